@@ -1,0 +1,281 @@
+"""FLAIR: OpenCLIP's two towers and a text-conditioned attention pool over the image's local tokens.
+
+Source: FLAIR, CVPR 2025, arXiv 2412.03561. Shapes: B images, T texts, P patches, D embedding, H pool heads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flairsearch import weights
+from flairsearch.errors import WeightsError
+from flairsearch.records import PoolWeights
+
+LAYER_NORM_EPS = 1e-5
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of RGB in [0, 1]
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# FLAIR's name of a tensor -> OpenCLIP's name of the same tensor; all others agree.
+_RENAMED = {"image_post.proj": "visual.proj", "text_post.proj": "text_projection"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of one FLAIR; the fields are OpenCLIP's, with the pool's heads besides."""
+
+    embed_dim: int
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    vision_heads: int
+    text_width: int
+    text_layers: int
+    text_heads: int
+    pool_heads: int
+    context_length: int = 77
+    vocab_size: int = 49408
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @staticmethod
+    def from_json(text: str) -> ModelConfig:
+        """Raises WeightsError when the text is not a configuration."""
+        try:
+            config = ModelConfig(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise WeightsError(f"not a model configuration ({error}) - use a file saved by flairsearch") from None
+        if not all(isinstance(value, int) and 0 < value < 1 << 20 for value in asdict(config).values()):
+            raise WeightsError("model configuration with sizes out of range - use a file saved by flairsearch")
+        return config
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class TextConditionedPool(nn.Module):
+    """Attention of one text over an image's local tokens, with a zero key and a zero value appended last.
+
+    pool(t, L): LayerNorm of its own for query, key and value; H heads; softmax over P + 1, the sum over P
+    (the zero value adds nothing); out projection. No residual, no MLP. Parameter names are FLAIR's.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln_q = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.ln_k = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.ln_v = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = _PackedProjections(dim)
+
+    def forward(self, text: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+        """All pairs: text f[T, D], local f[B, P, D] -> pooled f[B, T, D], attention f[B, T, P] (heads' mean)."""
+        batch, patches, dim = local.shape
+        shape = (self.heads, dim // self.heads)
+        weight_q, weight_k, weight_v = self.attn.in_proj_weight.chunk(3)
+        bias_q, bias_k, bias_v = self.attn.in_proj_bias.chunk(3)
+        q = F.linear(self.ln_q(text), weight_q, bias_q).unflatten(-1, shape) * shape[1] ** -0.5
+        k = F.linear(self.ln_k(local), weight_k, bias_k).unflatten(-1, shape)
+        v = F.linear(self.ln_v(local), weight_v, bias_v).unflatten(-1, shape)
+        logits = torch.einsum("thd,bphd->bhtp", q, k)
+        attention = F.pad(logits, (0, 1)).softmax(-1)[..., :patches]  # the padded 0 is the zero key's logit
+        heads = torch.einsum("bhtp,bphd->bthd", attention, v).flatten(-2)
+        return self.attn.out_proj(heads), attention.mean(1)
+
+
+class _PackedProjections(nn.Module):
+    """The parameters of a multi-head attention under torch's names."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+
+class FLAIR(nn.Module):
+    """The whole model: `encode_image`, `encode_text`, `get_logits`, `get_logits_as_clip`, `preprocess`, `tokenize`."""
+
+    def __init__(self, config: ModelConfig, name: str = "unnamed", weights_hash: str = "") -> None:
+        super().__init__()
+        self.config, self.name, self.weights_hash = config, name, weights_hash
+        vision = CLIPVisionCfg(
+            layers=config.vision_layers,
+            width=config.vision_width,
+            head_width=config.vision_width // config.vision_heads,
+            patch_size=config.patch_size,
+            image_size=config.image_size,
+            output_tokens=True,
+        )
+        text = CLIPTextCfg(
+            context_length=config.context_length,
+            vocab_size=config.vocab_size,
+            width=config.text_width,
+            heads=config.text_heads,
+            layers=config.text_layers,
+        )
+        self.towers = CLIP(config.embed_dim, vision, text, init_logit_bias=-10.0)
+        self.visual_proj = TextConditionedPool(config.embed_dim, config.pool_heads)
+
+    # -- weights under FLAIR's names
+
+    def flair_state(self) -> dict[str, Tensor]:
+        """Every tensor under its published name."""
+        back = {ours: theirs for theirs, ours in _RENAMED.items()}
+        names = ((name.removeprefix("towers."), tensor) for name, tensor in self.state_dict().items())
+        return {back.get(name, name): tensor for name, tensor in names}
+
+    def load_flair_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take tensors under FLAIR's names.
+
+        Raises WeightsError on a missing, extra or misshapen tensor; a missing `logit_bias` counts as 0.
+        """
+        state = {"logit_bias": torch.zeros(()), **state}
+        weights.check_tensors(
+            {name: tuple(tensor.shape) for name, tensor in state.items()},
+            {name: tuple(tensor.shape) for name, tensor in self.flair_state().items()},
+        )
+        pool = "visual_proj."
+        renamed = {
+            name if name.startswith(pool) else f"towers.{_RENAMED.get(name, name)}": tensor
+            for name, tensor in state.items()
+        }
+        self.load_state_dict(renamed)
+
+    # -- inputs
+
+    @cached_property
+    def preprocess(self) -> Any:
+        """The reference's: PIL picture -> f32[3, S, S]; short side to S (bicubic), centre crop, normalise."""
+        return open_clip.image_transform(self.config.image_size, is_train=False, mean=IMAGE_MEAN, std=IMAGE_STD)
+
+    @cached_property
+    def _tokenizer(self) -> open_clip.SimpleTokenizer:
+        return open_clip.SimpleTokenizer(context_length=self.config.context_length)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """texts -> i64[T, 77]; too long: cut, and the last id becomes EOT."""
+        return self._tokenizer(texts)
+
+    # -- towers
+
+    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """image f[B, 3, S, S] -> global tokens f[B, D], local tokens f[B, P, D]; neither is normalised."""
+        pooled, patches = self.towers.visual(image)
+        return pooled, patches @ self.towers.visual.proj
+
+    def encode_text(self, text: Tensor, full_context: bool = False) -> Tensor:
+        """text i64[T, 77] -> global text tokens f[T, D], not normalised.
+
+        The tower is causal and only the EOT position is read, so positions after the last EOT are not computed;
+        `full_context=True` computes all of them, as stock OpenCLIP does.
+        """
+        towers = self.towers
+        end = text.argmax(-1)  # EOT is the largest id
+        length = text.shape[1] if full_context else int(end.max()) + 1
+        x = towers.token_embedding(text[:, :length]) + towers.positional_embedding[:length]
+        x = towers.transformer(x, attn_mask=towers.attn_mask[:length, :length].to(x.dtype))
+        if full_context:
+            x = towers.ln_final(x)
+            x = x[torch.arange(len(x), device=x.device), end]
+        else:
+            x = towers.ln_final(x[torch.arange(len(x), device=x.device), end])
+        return x @ towers.text_projection
+
+    # -- scores
+
+    def scores(self, local: Tensor, text: Tensor) -> Tensor:
+        """cos(pool(t, L), t) of all pairs: local f[B, P, D], text f[T, D] -> f[B, T]."""
+        pooled, _ = self.visual_proj(text, local)
+        return F.cosine_similarity(pooled, text.unsqueeze(0), dim=-1)
+
+    def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """FLAIR's way: exp(scale) cos(pool(t, L), t) + bias; image f[B, 3, S, S], text i64[T, 77] -> f[B, T], f[T, B]."""
+        _, local = self.encode_image(image)
+        scores = self.scores(local, self.encode_text(text))
+        logits = self.towers.logit_scale.exp() * scores + self.towers.logit_bias
+        return logits, logits.T
+
+    def get_logits_as_clip(self, image: Tensor, text: Tensor, full_context: bool = False) -> tuple[Tensor, Tensor]:
+        """CLIP's way: exp(scale) cos(g, t), without the bias; shapes as in `get_logits`."""
+        pooled, _ = self.encode_image(image)
+        image_unit = F.normalize(pooled, dim=-1)
+        text_unit = F.normalize(self.encode_text(text, full_context), dim=-1)
+        logits = self.towers.logit_scale.exp() * image_unit @ text_unit.T
+        return logits, logits.T
+
+    # -- the folded form: what re-ranking needs, in float32 numpy
+
+    @torch.inference_mode()
+    def fold(self, text: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """text f[T, D] -> u f32[T, H, D], c f32[T, H]: logits over stored tokens x are x u + c (folded form).
+
+        u_h = gain_k * (W_k,h^T q_h), c_h = q_h . (W_k,h bias_k + b_k,h), q = (W_q ln_q(t) + b_q) / sqrt(D / H).
+        """
+        pool, dim = self.visual_proj, self.config.embed_dim
+        shape = (pool.heads, dim // pool.heads)
+        weight_q, weight_k, _ = pool.attn.in_proj_weight.float().chunk(3)
+        bias_q, bias_k, _ = pool.attn.in_proj_bias.float().chunk(3)
+        normed = F.layer_norm(text.float(), (dim,), pool.ln_q.weight.float(), pool.ln_q.bias.float(), LAYER_NORM_EPS)
+        q = F.linear(normed, weight_q, bias_q).unflatten(-1, shape) * shape[1] ** -0.5
+        u = torch.einsum("thd,hde->the", q, weight_k.unflatten(0, shape)) * pool.ln_k.weight.float()
+        shift = F.linear(pool.ln_k.bias.float(), weight_k, bias_k).unflatten(0, shape)
+        c = torch.einsum("thd,hd->th", q, shift)
+        return u.cpu().numpy(), c.cpu().numpy()
+
+    @torch.inference_mode()
+    def pool_weights(self) -> PoolWeights:
+        """The value and output projections of the folded form, gain and bias of ln_v folded in."""
+        pool, dim = self.visual_proj, self.config.embed_dim
+        shape = (pool.heads, dim // pool.heads)
+        weight_v = pool.attn.in_proj_weight.float().chunk(3)[2]
+        bias_v = pool.attn.in_proj_bias.float().chunk(3)[2]
+        value_bias = F.linear(pool.ln_v.bias.float(), weight_v, bias_v)
+        return PoolWeights(
+            value=(weight_v * pool.ln_v.weight.float()).unflatten(0, shape).cpu().numpy(),
+            value_bias=value_bias.unflatten(0, shape).cpu().numpy(),
+            out=pool.attn.out_proj.weight.float().cpu().numpy(),
+            out_bias=pool.attn.out_proj.bias.float().cpu().numpy(),
+            logit_scale=float(self.towers.logit_scale.exp()),
+            logit_bias=float(self.towers.logit_bias),
+        )
+
+
+def resize_positions(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+    """Fit the patch part of `visual.positional_embedding` to another grid (bicubic, antialias)."""
+    name = "visual.positional_embedding"
+    first, patches = state[name][:1], state[name][1:]
+    side = round(len(patches) ** 0.5)
+    square = patches.float().T.reshape(1, -1, side, side)
+    resized = F.interpolate(square, (grid, grid), mode="bicubic", antialias=True).flatten(2)[0].T
+    return {**state, name: torch.cat([first, resized.to(first.dtype)])}
+
+
+def load_model(name: str | Path = "flair-tiny", device: str = "cpu") -> FLAIR:
+    """A model by name (`flair-tiny`, `flair-merged30m`, ...) or by file (.safetensors, or a published .pt).
+
+    Raises WeightsError when the name is unknown, the file is missing or is not a FLAIR.
+    """
+    file = weights.find(name)
+    state, config_json, weights_hash = weights.read(file.path)
+    model = FLAIR(ModelConfig.from_json(config_json), file.name, weights_hash)
+    model.load_flair_state(state)
+    return model.eval().requires_grad_(False).to(device)

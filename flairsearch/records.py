@@ -1,0 +1,158 @@
+"""The nouns that travel between stages. Frozen; arrays for many things at once, objects only at the edge.
+
+Shapes: N views, P patches, G grid side, D embedding, H heads, K results, Q queries.
+Boxes are (left, top, right, bottom) in pixels of the upright original, half-open; arrays are [row, column].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file seen on disk. `path` is relative to `root`, in the file system's encoding with surrogate escapes."""
+
+    root: str
+    path: str
+    size: int  # bytes
+    mtime_ns: int
+    inode: tuple[int, int] = (0, 0)  # device, inode
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a view's square lies on the upright original; maps the grid to pixels and back."""
+
+    width: int  # of the upright original, pixels
+    height: int
+    left: float  # the part of the original that the view shows, pixels
+    top: float
+    right: float
+    bottom: float
+
+    def to_pixels(self, left: float, top: float, right: float, bottom: float) -> Box:
+        """A box in view coordinates (0 to 1 across the square) -> whole pixels of the original, at least 1 x 1."""
+        wide, high = self.right - self.left, self.bottom - self.top
+        x0 = min(max(round(self.left + left * wide), 0), self.width - 1)
+        y0 = min(max(round(self.top + top * high), 0), self.height - 1)
+        x1 = min(max(round(self.left + right * wide), x0 + 1), self.width)
+        y1 = min(max(round(self.top + bottom * high), y0 + 1), self.height)
+        return x0, y0, x1, y1
+
+    def to_view(self, box: Box) -> tuple[float, float, float, float]:
+        """Pixels of the original -> view coordinates; may lie outside 0..1 where the view does not reach."""
+        wide, high = self.right - self.left, self.bottom - self.top
+        left, top, right, bottom = box
+        return (
+            (left - self.left) / wide,
+            (top - self.top) / high,
+            (right - self.left) / wide,
+            (bottom - self.top) / high,
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded view: pixels u8[S, S, 3] (RGB, upright) and its frame."""
+
+    pixels: NDArray[np.uint8]
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the model keeps of N views."""
+
+    pooled: NDArray[np.float16]  # [N, D] global tokens, unit length
+    tokens: NDArray[np.float16]  # [N, P, D] local tokens, LayerNorm-ed without gain
+    shift: NDArray[np.float16]  # [N, P] r = mean / sqrt(var + eps) of each local token
+    scale: NDArray[np.float16]  # [N, P] s = sqrt(var + eps); local token = s (x + r)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A text and its folded form."""
+
+    text: str
+    vector: NDArray[np.float32]  # [D] global text token, not normalised
+    u: NDArray[np.float32]  # [H, D]
+    c: NDArray[np.float32]  # [H]
+
+
+@dataclass(frozen=True)
+class PoolWeights:
+    """The value and output side of the pool, gains folded in; and the logits' scale and bias."""
+
+    value: NDArray[np.float32]  # [H, d, D]
+    value_bias: NDArray[np.float32]  # [H, d]
+    out: NDArray[np.float32]  # [D, D]
+    out_bias: NDArray[np.float32]  # [D]
+    logit_scale: float  # the factor itself, exp already taken
+    logit_bias: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The prefilter's shortlist, best first."""
+
+    views: NDArray[np.int64]  # [K] view ids
+    scores: NDArray[np.float32]  # [K] cosine of the global token and the text
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Exact scores of candidates."""
+
+    scores: NDArray[np.float32]  # [N] cos(pool(t, L), t)
+    attention: NDArray[np.float32]  # [N, P] heads' mean over the patches, zero key left out
+
+
+@dataclass(frozen=True)
+class Region:
+    """A place in a photo; the score is the share of the attention that falls into the box, 0 to 1."""
+
+    box: Box
+    score: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What the user gets: one photo, its score and the places in it."""
+
+    rank: int  # from 1
+    path: str  # absolute
+    score: float
+    score_global: float  # cosine of the global token and the text
+    width: int  # pixels, upright
+    height: int
+    regions: tuple[Region, ...]
+    logit: float = 0.0
+    attention: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)  # [G, G]
+    frame: Frame | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or folder that was left out, and why, in one line."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one indexing run did, in files."""
+
+    added: int = 0
+    updated: int = 0
+    moved: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()

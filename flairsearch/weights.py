@@ -1,0 +1,297 @@
+"""Model names -> checkpoint files (bundled, user's cache, hub), and the safe import of foreign checkpoints.
+
+A model of ours is a safetensors file whose metadata carries `config` (JSON) and `name`. Nothing is ever unpickled
+but tensors, and the one numpy scalar that the published optimizer state holds (FLAIR.md section 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from flairsearch.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BUNDLED = "flair-tiny"
+HUB_REPOSITORY = "xiaorui638/flair"
+PUBLISHED = ("flair-merged30m", "flair-yfcc15m-recap", "flair-cc12m-recap", "flair-cc3m-recap")  # best first
+_BIG_CONFIG = "vit-b-16-flair.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A model that is on this machine."""
+
+    name: str
+    path: Path
+
+
+# -- names -> files
+
+
+def cache_folder() -> Path:
+    """Where imported models live: $FLAIRSEARCH_CACHE, else the platform's user cache folder."""
+    return Path(os.environ.get("FLAIRSEARCH_CACHE") or platformdirs.user_cache_path("flairsearch")) / "models"
+
+
+def bundled_file() -> Path:
+    return Path(str(resources.files("flairsearch") / "models" / f"{BUNDLED}.safetensors"))
+
+
+def default_name() -> str:
+    """The best published model already in the cache, else the bundled one; never a download."""
+    return next((name for name in PUBLISHED if (cache_folder() / f"{name}.safetensors").is_file()), BUNDLED)
+
+
+def find(name: str | Path) -> WeightsFile:
+    """A name or a file -> a safetensors file of ours; a published name is downloaded, a foreign file imported.
+
+    Raises WeightsError when the name is unknown or the file is missing or not a FLAIR.
+    """
+    text = os.fspath(name)
+    if text == BUNDLED and bundled_file().is_file():
+        return WeightsFile(BUNDLED, bundled_file())
+    path = Path(text).expanduser()
+    if path.suffix in (".safetensors", ".pt") or os.sep in text:
+        return import_file(path) if not _is_ours(path) else WeightsFile(_metadata(path)["name"], path)
+    cached = cache_folder() / f"{text}.safetensors"
+    if _NAME.fullmatch(text) and cached.is_file():
+        return WeightsFile(text, cached)
+    if text in PUBLISHED:
+        return pull(text)
+    known = ", ".join((BUNDLED, *PUBLISHED))
+    raise WeightsError(f"no model named {text!r} - known are {known}; or give a .safetensors or .pt file")
+
+
+def available() -> list[tuple[str, str]]:
+    """(name, where it is) of the known and the imported models."""
+    rows = {BUNDLED: "bundled"} if bundled_file().is_file() else {}
+    rows |= dict.fromkeys(PUBLISHED, f"hub: flairsearch models pull NAME ({HUB_REPOSITORY}, 1.8 GB each)")
+    if cache_folder().is_dir():
+        rows |= {file.stem: str(file) for file in sorted(cache_folder().glob("*.safetensors"))}
+    return list(rows.items())
+
+
+def pull(name: str) -> WeightsFile:
+    """Download a published checkpoint (the hub's client shows a progress bar), import it, drop the download.
+
+    Raises WeightsError when the name is not published or the hub cannot be reached.
+    """
+    if name not in PUBLISHED:
+        raise WeightsError(f"no published model named {name!r} - the published ones are {', '.join(PUBLISHED)}")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    download = cache_folder() / "download"
+    try:
+        file = hf_hub_download(HUB_REPOSITORY, f"{name}.pt", local_dir=download)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(
+            f"{name} could not be downloaded from the model hub ({type(error).__name__}) - copy {name}.pt here and run "
+            f"'flairsearch models import {name}.pt', or use --model {BUNDLED}"
+        ) from error
+    found = import_file(Path(file), name)
+    shutil.rmtree(download)
+    return found
+
+
+# -- reading and importing
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
+    """One of our files -> tensors, configuration (JSON), hash of the whole file (hex of SHA-256).
+
+    Raises WeightsError when it is missing, truncated or not ours.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    metadata = _metadata(path)
+    if "config" not in metadata:
+        raise WeightsError(f"{path} carries no model configuration - import it: flairsearch models import {path}")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged ({error}) - copy or import it again") from None
+    return {name: tensor.float() for name, tensor in tensors.items()}, metadata["config"], file_hash(path)
+
+
+def import_file(path: Path, name: str | None = None) -> WeightsFile:
+    """Check a checkpoint (.pt as published, or .safetensors) and keep it in the cache as one of our files.
+
+    A .safetensors without configuration counts as a ViT-B-16-FLAIR, and so does every .pt. Nothing is written to
+    the cache unless all tensors are there with the right names and shapes.
+    Raises WeightsError otherwise, when the file is missing or damaged, or when it holds more than tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no model file at {path} - check the path, or see 'flairsearch models list'")
+    name = name or path.stem
+    if not _NAME.fullmatch(name):
+        raise WeightsError(f"{name!r} is no name for a model - rename the file (letters, digits, '.', '_', '-')")
+    from safetensors.torch import save_file
+
+    if path.suffix == ".pt":
+        state, config = _read_published(path), big_config()
+    else:
+        state, config = _read_safetensors(path)
+    state.setdefault("logit_bias", _zero())
+    check_tensors({key: tuple(tensor.shape) for key, tensor in state.items()}, expected_tensors(config), str(path))
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    target = cache_folder() / f"{name}.safetensors"
+    part = target.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file(
+            {key: tensor.contiguous().clone() for key, tensor in state.items()}, part, {"config": config, "name": name}
+        )
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return WeightsFile(name, target)
+
+
+def check_tensors(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str = "the model file"
+) -> None:
+    """Raises WeightsError naming the first tensor that is missing, extra or of another shape."""
+    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if missing:
+        raise WeightsError(f"{where} lacks {len(missing)} tensors, first {min(missing)} - it is not a FLAIR checkpoint")
+    if extra:
+        raise WeightsError(f"{where} has {len(extra)} unknown tensors, first {min(extra)} - not a FLAIR checkpoint")
+    for name in sorted(expected):
+        if found[name] != expected[name]:
+            raise WeightsError(
+                f"{where}: {name} has shape {list(found[name])}, expected {list(expected[name])} - another architecture"
+            )
+
+
+def big_config() -> str:
+    """The configuration of the published models, JSON."""
+    return (resources.files("flairsearch") / "models" / _BIG_CONFIG).read_text(encoding="utf-8")
+
+
+def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor name of a FLAIR of this configuration, and its shape (FLAIR.md section 1)."""
+    try:
+        c: dict[str, int] = json.loads(config)
+        dim, vision, text = c["embed_dim"], c["vision_width"], c["text_width"]
+        patches = (c["image_size"] // c["patch_size"]) ** 2
+        shapes: dict[str, tuple[int, ...]] = {
+            "positional_embedding": (c.get("context_length", 77), text),
+            "token_embedding.weight": (c.get("vocab_size", 49408), text),
+            "logit_scale": (),
+            "logit_bias": (),
+            "text_post.proj": (text, dim),
+            "image_post.proj": (vision, dim),
+            "visual.class_embedding": (vision,),
+            "visual.positional_embedding": (patches + 1, vision),
+            "visual.conv1.weight": (vision, 3, c["patch_size"], c["patch_size"]),
+            "visual_proj.attn.in_proj_weight": (3 * dim, dim),
+            "visual_proj.attn.in_proj_bias": (3 * dim,),
+            "visual_proj.attn.out_proj.weight": (dim, dim),
+            "visual_proj.attn.out_proj.bias": (dim,),
+        }
+        norms = {f"visual_proj.ln_{x}": dim for x in "qkv"}
+        norms |= {"ln_final": text, "visual.ln_pre": vision, "visual.ln_post": vision}
+        for prefix, width, layers in (("visual.", vision, c["vision_layers"]), ("", text, c["text_layers"])):
+            for i in range(layers):
+                block = f"{prefix}transformer.resblocks.{i}"
+                norms |= {f"{block}.ln_1": width, f"{block}.ln_2": width}
+                shapes[f"{block}.attn.in_proj_weight"] = (3 * width, width)
+                shapes[f"{block}.attn.in_proj_bias"] = (3 * width,)
+                for layer, rows, columns in (
+                    ("attn.out_proj", width, width),
+                    ("mlp.c_fc", 4 * width, width),
+                    ("mlp.c_proj", width, 4 * width),
+                ):
+                    shapes[f"{block}.{layer}.weight"] = (rows, columns)
+                    shapes[f"{block}.{layer}.bias"] = (rows,)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"not a model configuration ({error}) - use a file saved by flairsearch") from None
+    return shapes | {f"{norm}.{x}": (width,) for norm, width in norms.items() for x in ("weight", "bias")}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _zero() -> Tensor:
+    import torch
+
+    return torch.zeros(())
+
+
+def _is_ours(path: Path) -> bool:
+    return path.suffix == ".safetensors" and path.is_file() and {"config", "name"} <= _metadata(path).keys()
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors header, read without any tensor."""
+    if not path.is_file():
+        raise WeightsError(f"no model file at {path} - check the path, or see 'flairsearch models list'")
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(100 << 20, path.stat().st_size):
+                raise ValueError("header longer than the file")
+            header = json.loads(stream.read(length))
+            return {str(k): str(v) for k, v in header.get("__metadata__", {}).items()}
+    except (ValueError, AttributeError, struct.error) as error:
+        raise WeightsError(f"{path} is not a safetensors file ({error}) - copy or download it again") from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = _metadata(path).get("config") or big_config()
+    try:
+        return dict(load_file(path)), config
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged ({error}) - copy or download it again") from None
+
+
+def _read_published(path: Path) -> dict[str, Tensor]:
+    """{epoch, name, state_dict, optimizer, scaler} -> the state dict's tensors, without `module.`."""
+    import _codecs
+
+    import numpy as np
+    import torch
+
+    allowed: list[Any] = [
+        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        type(np.dtype("float64")),
+        _codecs.encode,
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{path} holds more than tensors and was not opened - use the published file or a .safetensors"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is damaged or no checkpoint ({first}) - download it again") from None
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise WeightsError(f"{path} holds no state_dict of tensors - use a published FLAIR checkpoint")
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}

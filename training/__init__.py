@@ -1,0 +1,1 @@
+"""Training of flair-tiny: data (photos, crops, mosaics) -> teacher (targets) -> train -> evaluate -> card."""
