@@ -1,0 +1,35 @@
+"""flairsearch: type a sentence, get the photos and the place in each photo.
+
+The map, in the order data flow:
+    errors, records, settings               ground: imports nothing of ours
+    files -> decode -> encode -> store      WRITE, in ingest.py
+    encode -> prefilter -> store -> rerank -> region   READ, in query.py
+    model, weights                          FLAIR and its files
+    codec, tokens, catalog                  the parts of store
+    engine                                  the facade: Engine
+    present, cli                            what people see
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flairsearch.engine import Engine
+    from flairsearch.errors import FlairSearchError
+    from flairsearch.model import FLAIR, load_model
+    from flairsearch.records import Hit, Region, Report
+
+__all__ = ["FLAIR", "Engine", "FlairSearchError", "Hit", "Region", "Report", "load_model"]
+__version__ = "0.1.0"
+
+_HOMES = {"Engine": "engine", "FlairSearchError": "errors", "FLAIR": "model", "load_model": "model"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use: `flairsearch --help` must not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'flairsearch' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"flairsearch.{_HOMES.get(name, 'records')}"), name)

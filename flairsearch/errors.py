@@ -15,7 +15,7 @@ class PictureError(FlairSearchError):
     """A file that is not a picture we can decode."""
 
 
-class IndexError_(FlairSearchError):
+class StoreError(FlairSearchError):
     """An index that is missing, damaged, locked, or of another format or model."""
 
 

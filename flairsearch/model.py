@@ -86,7 +86,7 @@ class TextConditionedPool(nn.Module):
 
     def forward(self, text: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         """All pairs: text f[T, D], local f[B, P, D] -> pooled f[B, T, D], attention f[B, T, P] (heads' mean)."""
-        batch, patches, dim = local.shape
+        _, patches, dim = local.shape
         shape = (self.heads, dim // self.heads)
         weight_q, weight_k, weight_v = self.attn.in_proj_weight.chunk(3)
         bias_q, bias_k, bias_v = self.attn.in_proj_bias.chunk(3)
@@ -173,7 +173,8 @@ class FLAIR(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """texts -> i64[T, 77]; too long: cut, and the last id becomes EOT."""
-        return self._tokenizer(texts)
+        tokens: Tensor = self._tokenizer(texts)
+        return tokens
 
     # -- towers
 
@@ -198,7 +199,8 @@ class FLAIR(nn.Module):
             x = x[torch.arange(len(x), device=x.device), end]
         else:
             x = towers.ln_final(x[torch.arange(len(x), device=x.device), end])
-        return x @ towers.text_projection
+        vectors: Tensor = x @ towers.text_projection
+        return vectors
 
     # -- scores
 
@@ -208,7 +210,10 @@ class FLAIR(nn.Module):
         return F.cosine_similarity(pooled, text.unsqueeze(0), dim=-1)
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """FLAIR's way: exp(scale) cos(pool(t, L), t) + bias; image f[B, 3, S, S], text i64[T, 77] -> f[B, T], f[T, B]."""
+        """FLAIR's way: exp(scale) cos(pool(t, L), t) + bias.
+
+        image f[B, 3, S, S], text i64[T, 77] -> f[B, T] and its transpose f[T, B].
+        """
         _, local = self.encode_image(image)
         scores = self.scores(local, self.encode_text(text))
         logits = self.towers.logit_scale.exp() * scores + self.towers.logit_bias

@@ -14,15 +14,27 @@ from numpy.typing import NDArray
 Box = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file seen on disk. `path` is relative to `root`, in the file system's encoding with surrogate escapes."""
+    """A file seen on disk."""
 
-    root: str
-    path: str
+    root: str  # absolute folder that was asked for
+    path: str  # relative to root, with / between the parts
     size: int  # bytes
     mtime_ns: int
-    inode: tuple[int, int] = (0, 0)  # device, inode
+
+    @property
+    def absolute(self) -> str:
+        return f"{self.root.rstrip('/')}/{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the index remembers of a file."""
+
+    image: int  # id
+    size: int  # bytes
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Picture:
-    """One decoded view: pixels u8[S, S, 3] (RGB, upright) and its frame."""
+    """One decoded view."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]  # [S, S, 3] RGB, upright
     frame: Frame
 
 
@@ -107,10 +119,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Exact scores of candidates."""
+    """The winners, best first."""
 
-    scores: NDArray[np.float32]  # [N] cos(pool(t, L), t)
-    attention: NDArray[np.float32]  # [N, P] heads' mean over the patches, zero key left out
+    views: NDArray[np.int64]  # [K] view ids
+    scores: NDArray[np.float32]  # [K] cos(pool(t, L), t)
+    attention: NDArray[np.float32]  # [K, P] heads' mean over the patches, zero key left out
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,31 @@ class Skipped:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an indexing run has come, in files that had to be read."""
+
+    done: int
+    total: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What an index holds."""
+
+    folder: str
+    model: str
+    weights_hash: str
+    views_policy: str
+    codec: str
+    roots: tuple[str, ...]
+    images: int
+    views: int
+    bytes: int  # on disk
+    skipped: tuple[Skipped, ...]
 
 
 @dataclass(frozen=True)

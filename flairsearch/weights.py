@@ -15,7 +15,7 @@ import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ BUNDLED = "flair-tiny"
 HUB_REPOSITORY = "xiaorui638/flair"
 PUBLISHED = ("flair-merged30m", "flair-yfcc15m-recap", "flair-cc12m-recap", "flair-cc3m-recap")  # best first
 _BIG_CONFIG = "vit-b-16-flair.json"
+_OURS = frozenset({"config", "name", "hash"})  # metadata of our files
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -68,7 +69,8 @@ def find(name: str | Path) -> WeightsFile:
         return WeightsFile(BUNDLED, bundled_file())
     path = Path(text).expanduser()
     if path.suffix in (".safetensors", ".pt") or os.sep in text:
-        return import_file(path) if not _is_ours(path) else WeightsFile(_metadata(path)["name"], path)
+        home = path.absolute() == bundled_file() or path.absolute().parent == cache_folder().absolute()
+        return WeightsFile(path.stem, path) if home else import_file(path)
     cached = cache_folder() / f"{text}.safetensors"
     if _NAME.fullmatch(text) and cached.is_file():
         return WeightsFile(text, cached)
@@ -113,22 +115,40 @@ def pull(name: str) -> WeightsFile:
 # -- reading and importing
 
 
+def describe(path: Path) -> tuple[str, str]:
+    """Configuration (JSON) and weights hash of one of our files, read from its header alone.
+
+    Raises WeightsError when it is missing, or not ours.
+    """
+    metadata = _metadata(path)
+    if not metadata.keys() >= _OURS:
+        raise WeightsError(f"{path} carries no model configuration - import it: flairsearch models import {path}")
+    return metadata["config"], metadata["hash"]
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
-    """One of our files -> tensors, configuration (JSON), hash of the whole file (hex of SHA-256).
+    """One of our files -> tensors (float32), configuration (JSON), weights hash.
 
     Raises WeightsError when it is missing, truncated or not ours.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    config, weights_hash = describe(path)
+    return {name: tensor.float() for name, tensor in _read_safetensors(path)[0].items()}, config, weights_hash
 
-    metadata = _metadata(path)
-    if "config" not in metadata:
-        raise WeightsError(f"{path} carries no model configuration - import it: flairsearch models import {path}")
+
+def save(state: Mapping[str, Tensor], config: str, name: str, path: Path) -> None:
+    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and tensors."""
+    from safetensors.torch import save_file
+
+    tensors = {key: state[key].detach().cpu().contiguous() for key in sorted(state)}
+    digest = hashlib.sha256()
+    for key, tensor in tensors.items():
+        digest.update(key.encode() + tensor.numpy().tobytes())
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is damaged ({error}) - copy or import it again") from None
-    return {name: tensor.float() for name, tensor in tensors.items()}, metadata["config"], file_hash(path)
+        save_file(tensors, part, {"config": config, "name": name, "hash": digest.hexdigest()})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def import_file(path: Path, name: str | None = None) -> WeightsFile:
@@ -141,10 +161,10 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     if not path.is_file():
         raise WeightsError(f"no model file at {path} - check the path, or see 'flairsearch models list'")
     name = name or path.stem
-    if not _NAME.fullmatch(name):
-        raise WeightsError(f"{name!r} is no name for a model - rename the file (letters, digits, '.', '_', '-')")
-    from safetensors.torch import save_file
-
+    if not _NAME.fullmatch(name) or name == BUNDLED:
+        raise WeightsError(
+            f"{name!r} is no name for an imported model - rename the file (letters, digits, . _ -; not {BUNDLED})"
+        )
     if path.suffix == ".pt":
         state, config = _read_published(path), big_config()
     else:
@@ -153,14 +173,7 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     check_tensors({key: tuple(tensor.shape) for key, tensor in state.items()}, expected_tensors(config), str(path))
     cache_folder().mkdir(parents=True, exist_ok=True)
     target = cache_folder() / f"{name}.safetensors"
-    part = target.with_suffix(f".{os.getpid()}.part")
-    try:
-        save_file(
-            {key: tensor.contiguous().clone() for key, tensor in state.items()}, part, {"config": config, "name": name}
-        )
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    save(state, config, name, target)
     return WeightsFile(name, target)
 
 
@@ -226,20 +239,10 @@ def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
     return shapes | {f"{norm}.{x}": (width,) for norm, width in norms.items() for x in ("weight", "bias")}
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _zero() -> Tensor:
     import torch
 
     return torch.zeros(())
-
-
-def _is_ours(path: Path) -> bool:
-    return path.suffix == ".safetensors" and path.is_file() and {"config", "name"} <= _metadata(path).keys()
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -276,7 +279,7 @@ def _read_published(path: Path) -> dict[str, Tensor]:
     import torch
 
     allowed: list[Any] = [
-        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+        (import_module("numpy._core.multiarray").scalar, "numpy.core.multiarray.scalar"),
         np.dtype,
         type(np.dtype("float64")),
         _codecs.encode,

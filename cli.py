@@ -1,0 +1,3 @@
+from flairsearch.cli import main
+
+main()

@@ -1,0 +1,290 @@
+"""The command line. Results go to stdout, talk and progress to stderr; the only place that prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flairsearch.errors import FlairSearchError, UsageError
+
+if TYPE_CHECKING:
+    from flairsearch.records import Hit, Progress, Report
+
+app = typer.Typer(
+    help="Search a folder of photos with a sentence: the photos, and the place in each photo.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="List, download and import models.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+IndexOption = Annotated[str, typer.Option("--index", help="Name or folder of the index.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model name, .safetensors or published .pt file.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+
+
+def main() -> None:
+    """The console script: one line for every expected error."""
+    with _one_line_errors():
+        app()
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except FlairSearchError as error:
+        typer.echo(f"flairsearch: {error}", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        typer.echo("flairsearch: stopped; what was committed is kept, run it again to go on", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe went away: nobody is left to tell
+        sys.stderr.close()
+        sys.exit(141)
+
+
+@app.command("index")
+def index_command(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")] = None,
+    index: IndexOption = "default",
+    model: ModelOption = None,
+    views: Annotated[str | None, typer.Option(help="squash (the whole photo) or center (the middle square).")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Glob of names or paths to leave out.")] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Index folders of photos, or bring the index up to date."""
+    from flairsearch import engine as engines
+    from flairsearch.settings import index_folder
+
+    folder = index_folder(index)
+    if not folders and not rebuild and not (folder / "index.json").exists():
+        raise UsageError(f"no index at {folder} yet - give a folder of photos: flairsearch index FOLDER")
+    if not (folder / "index.json").exists():
+        _check_folders(folders or [])
+        if model is None:
+            _say_default_model()
+    if rebuild:
+        report = _follow(engines.rebuild(folder, folders or [], model, device, views, exclude or []))
+    else:
+        with engines.Engine.open(folder, model, device=device, views=views) as engine:
+            report = _follow(engine.adding(folders or [], exclude or []))
+    _tell(report, folder)
+
+
+def _check_folders(folders: list[Path]) -> None:
+    """Before an empty index is made for a mistyped folder."""
+    for folder in folders:
+        if not folder.expanduser().is_dir():
+            what = "is a file" if folder.exists() else "is not there"
+            raise UsageError(f"{folder} {what} - give a folder of photos")
+
+
+def _say_default_model() -> None:
+    from flairsearch import weights
+
+    name = weights.default_name()
+    if name == weights.BUNDLED:
+        typer.echo(
+            f"model: {name}, small and offline; for far better results: flairsearch models pull {weights.PUBLISHED[0]}",
+            err=True,
+        )
+
+
+def _follow(steps: Iterator[Progress | Report]) -> Report:
+    """Show progress on stderr, return the report."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from flairsearch.records import Report
+
+    columns = (
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[skipped]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("indexing", total=None, rate="", skipped="")
+        for step in steps:
+            if isinstance(step, Report):
+                return step
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            bar.update(
+                task,
+                total=step.total,
+                completed=step.done,
+                rate=f"{speed:.1f} photos/s" if speed else "",
+                skipped=f"{step.skipped} skipped" if step.skipped else "",
+            )
+    raise AssertionError("an indexing run ends with its report")
+
+
+def _tell(report: Report, folder: Path) -> None:
+    from flairsearch.present import short_path, to_text
+
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for skipped in report.skipped[:20]:
+        typer.echo(f"skipped: {short_path(skipped.path)}: {skipped.reason}", err=True)
+    if len(report.skipped) > 20:
+        typer.echo(f"skipped: {len(report.skipped) - 20} more, see 'flairsearch status'", err=True)
+    typer.echo(f"{to_text(report)} -> {short_path(str(folder))}", err=True)
+    indexed = report.added + report.updated + report.moved + report.removed + report.unchanged
+    if not indexed and report.skipped:
+        raise typer.Exit(1)
+
+
+@app.command("query")
+def query_command(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="What to look for, in quotes.")],
+    index: IndexOption = "default",
+    k: Annotated[int, typer.Option("-k", help="How many photos.")] = 10,
+    shortlist: Annotated[str, typer.Option(help="Views ranked exactly: auto, all or a number.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Only the paths.")] = False,
+    min_score: Annotated[float | None, typer.Option(help="Hide photos that score less.")] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="Show the score as FLAIR's logit.")] = False,
+    overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with the regions drawn.")] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Find photos, and the place in each."""
+    from rich.console import Console
+
+    from flairsearch import present
+    from flairsearch.engine import Engine
+
+    if len(texts) > 1:
+        raise UsageError(f'several texts - put the sentence in quotes: flairsearch query "{" ".join(texts)}"')
+    with Engine.open(index, model, device=device, create=False) as engine:
+        hits = engine.search(texts[0], k, shortlist, min_score)
+    if overlay:
+        for hit in hits:
+            _draw(hit, texts[0], overlay / f"{hit.rank:02d}-{Path(hit.path).stem}.jpg")
+    if json:
+        for hit in hits:
+            typer.echo(present.to_json(hit))
+    elif paths:
+        for hit in hits:
+            typer.echo(hit.path)
+    elif hits:
+        Console(soft_wrap=not sys.stdout.isatty()).print(present.to_table(hits, logits))
+    if not hits:
+        typer.echo("no photo to show: the index is empty, or --min-score hides them all", err=True)
+
+
+def _draw(hit: Hit, text: str, path: Path) -> None:
+    from flairsearch import present
+    from flairsearch.decode import open_upright
+    from flairsearch.errors import PictureError
+
+    try:
+        photo = open_upright(hit.path)
+    except PictureError as error:
+        typer.echo(f"no overlay for {error}", err=True)
+        return
+    present.save_overlay(hit, photo, text, path)
+    typer.echo(f"overlay: {present.short_path(str(path))}", err=True)
+
+
+@app.command("show")
+def show_command(
+    image: Annotated[Path, typer.Argument(help="An indexed photo.")],
+    text: Annotated[str, typer.Argument(help="What to look for in it.")],
+    out: Annotated[Path | None, typer.Option(help="Picture to write; default NAME-regions.jpg here.")] = None,
+    index: IndexOption = "default",
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw where one photo shows what the text says."""
+    from flairsearch import present
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, device=device, create=False) as engine:
+        hit = engine.show(image, text)
+    _draw(hit, text, out or Path(f"{image.stem}-regions.jpg"))
+    typer.echo(present.to_json(hit))
+
+
+@app.command("status")
+def status_command(index: IndexOption = "default") -> None:
+    """What the index holds."""
+    from flairsearch import present
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, create=False) as engine:
+        for line in present.to_lines(engine.status()):
+            typer.echo(line)
+
+
+@app.command("forget")
+def forget_command(
+    path: Annotated[Path, typer.Argument(help="A photo or folder in the index.")], index: IndexOption = "default"
+) -> None:
+    """Remove a photo or a folder from the index; the files stay."""
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, create=False) as engine:
+        typer.echo(f"{engine.forget(path):,} photos removed from the index; the files are untouched", err=True)
+
+
+@app.command("demo")
+def demo_command(
+    photos: Annotated[Path | None, typer.Option(help="Your own folder; none: sample photographs.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the sample photos, the index and the pictures.")] = Path("demo"),
+) -> None:
+    """Index photos, run two queries, draw the regions."""
+    from flairsearch.demo import QUERIES, copy_samples
+
+    folder = photos.expanduser() if photos else copy_samples(out / "photos")
+    index = str((out / ("own-index" if photos else "index")).absolute())
+    typer.echo(f"$ flairsearch index {folder}")
+    index_command([folder], index)
+    for text in QUERIES:
+        pictures = out / "overlay" / text.replace(" ", "-")
+        typer.echo(f'$ flairsearch query "{text}" -k 3 --overlay {pictures}')
+        query_command([text], index, k=3, overlay=pictures)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """Known and imported models."""
+    from flairsearch import weights
+
+    for name, where in weights.available():
+        typer.echo(f"{name:<22} {where}")
+
+
+@models_app.command("pull")
+def models_pull(name: str) -> None:
+    """Download a published model into the cache."""
+    from flairsearch import weights
+
+    typer.echo(str(weights.pull(name).path))
+
+
+@models_app.command("import")
+def models_import(
+    file: Path, name: Annotated[str | None, typer.Option(help="Name to keep it under; default: the file's.")] = None
+) -> None:
+    """Check a checkpoint file and keep it in the cache."""
+    from flairsearch import weights
+
+    found = weights.import_file(file, name)
+    typer.echo(f"{found.name}: {found.path}")
+
+
+if __name__ == "__main__":
+    main()

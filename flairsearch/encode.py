@@ -1,0 +1,86 @@
+"""Pictures -> Encoded, texts -> queries: batching, precision and device around the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from flairsearch.errors import UsageError
+from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, LAYER_NORM_EPS, load_model
+from flairsearch.records import Encoded, Picture, PoolWeights, Query
+
+BATCH = 32  # views a step of the model
+
+
+def choose_device(name: str = "auto") -> str:
+    """`auto` is CUDA, else Apple's GPU, else the CPU. Raises UsageError when the device is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if there[device])
+    if not there.get(name.split(":")[0], False):
+        raise UsageError(f"no device {name!r} on this machine - use --device auto or cpu")
+    return name
+
+
+def choose_precision(device: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it: every recent GPU, CPUs with AVX512-BF16 or AMX; else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.float32
+
+
+class Encoder:
+    """A model on a device: the image tower in a fast precision, texts and the fold in float32."""
+
+    def __init__(self, model: str = "flair-tiny", device: str = "auto", precision: torch.dtype | None = None) -> None:
+        self.device = choose_device(device)
+        self._precision = precision or choose_precision(self.device)
+        self._model: FLAIR = load_model(model, self.device)
+        self.name, self.weights_hash, self.config = self._model.name, self._model.weights_hash, self._model.config
+
+    @cached_property
+    def _visual(self) -> Any:
+        """The image tower in the fast precision, made when the first picture comes (a query needs none)."""
+        visual = self._model.towers.visual
+        return visual if self._precision == torch.float32 else copy.deepcopy(visual).to(self._precision)
+
+    @cached_property
+    def pool_weights(self) -> PoolWeights:
+        return self._model.pool_weights()
+
+    @torch.inference_mode()
+    def encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:
+        """N views u8[S, S, 3] -> Encoded; x = LayerNorm without gain of each local token (FLAIR.md section 4)."""
+        image = self._normalise(np.stack([picture.pixels for picture in pictures]))
+        pooled, patches = self._visual(image)
+        pooled = F.normalize(pooled.float(), dim=-1)
+        local = (patches @ self._visual.proj).float()
+        mean = local.mean(-1, keepdim=True)
+        scale = (local.var(-1, correction=0, keepdim=True) + LAYER_NORM_EPS).sqrt()
+        columns = (pooled, (local - mean) / scale, (mean / scale).squeeze(-1), scale.squeeze(-1))
+        return Encoded(*(column.half().cpu().numpy() for column in columns))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> list[Query]:
+        """Texts -> folded queries, float32."""
+        vectors = self._model.encode_text(self._model.tokenize(list(texts)).to(self.device))
+        u, c = self._model.fold(vectors)
+        return [
+            Query(text, v, u[i], c[i]) for i, (text, v) in enumerate(zip(texts, vectors.cpu().numpy(), strict=True))
+        ]
+
+    def _normalise(self, pixels: np.ndarray) -> torch.Tensor:
+        """u8[N, S, S, 3] -> f[N, 3, S, S] in the image tower's precision."""
+        image = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
+        mean = torch.tensor(IMAGE_MEAN, device=self.device).mul(255).view(3, 1, 1)
+        std = torch.tensor(IMAGE_STD, device=self.device).mul(255).view(3, 1, 1)
+        return ((image - mean) / std).to(self._precision)

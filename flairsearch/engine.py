@@ -1,0 +1,224 @@
+"""Engine: one index and one model behind open / add / search / show / forget / status / close. No logic of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flairsearch import weights
+from flairsearch.catalog import Catalog
+from flairsearch.errors import StoreError, UsageError
+from flairsearch.records import Hit, Progress, Report, Status
+from flairsearch.settings import IndexSettings, check_views, index_folder
+from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index
+
+if TYPE_CHECKING:
+    from flairsearch.encode import Encoder
+    from flairsearch.query import Searcher
+
+
+class Engine:
+    """Make one with `Engine.open`. Heavy libraries are imported when the first photo or query needs them."""
+
+    def __init__(self, folder: Path, settings: IndexSettings, model: Path, device: str) -> None:
+        self.folder, self.settings = folder, settings
+        self._model_path, self._device = model, device
+        self._catalog = Catalog(folder)
+        self._opened: Searcher | None = None
+
+    @staticmethod
+    def open(
+        index: str | Path | None = None,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        views: str | None = None,
+        create: bool = True,
+    ) -> Engine:
+        """Open an index by name or folder; make an empty one when there is none and `create`.
+
+        Raises StoreError when there is no such index, or it was made with other weights or another view policy;
+        WeightsError when the model cannot be had.
+        """
+        folder = index_folder(index)
+        if create and not (folder / "index.json").exists():
+            name = model or weights.default_name()
+            create_index(folder, _new_settings(weights.find(name), views))
+        settings = IndexSettings.load(folder)
+        file = weights.find(model or settings.model)
+        _, found = weights.describe(file.path)
+        if found != settings.weights_hash:
+            raise StoreError(
+                f"{folder} was made with {settings.model} (weights {settings.weights_hash[:12]}), this is {file.name} "
+                f"(weights {found[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
+            )
+        if views is not None and check_views(views) != settings.views:
+            raise StoreError(
+                f"{folder} was made with --views {settings.views}, asked for {views} - run flairsearch index --rebuild"
+            )
+        return Engine(folder, settings, file.path, device)
+
+    # -- write
+
+    def add(self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()) -> Report:
+        """Index folders, or rescan all known ones; unchanged files are not read again."""
+        report = Report()
+        for step in self.adding(folders, exclude):
+            if isinstance(step, Report):
+                report = step
+        return report
+
+    def adding(
+        self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()
+    ) -> Iterator[Progress | Report]:
+        """`add`, step by step: Progress after every file, the Report at the end."""
+        from flairsearch.ingest import ingest
+
+        several = [folders] if isinstance(folders, str | Path) else folders
+        writer = Writer(self.folder, self.settings)
+        try:
+            yield from ingest(
+                writer,
+                [os.fspath(folder) for folder in several],
+                self.settings,
+                lambda pictures: self.encoder.encode_pictures(pictures),  # the model is loaded when it is needed
+                exclude,
+            )
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder} cannot be written ({error.strerror or error}) - free space or check permissions, "
+                "then run it again: what was committed is kept"
+            ) from error
+        finally:
+            writer.close()
+
+    def forget(self, path: str | Path) -> int:
+        """Remove an image, or all images below a folder; the photos stay. Returns how many."""
+        absolute = os.path.abspath(os.path.expanduser(path))
+        writer = Writer(self.folder, self.settings)
+        try:
+            images = writer.catalog.images_below(absolute)
+            known = absolute in writer.catalog.roots()
+            if not images and not known:
+                raise UsageError(f"{absolute} is not in the index - see 'flairsearch status' for its folders")
+            writer.remove_images(images)
+            writer.commit()
+            if known:
+                writer.catalog.remove_root(absolute)
+            return len(images)
+        finally:
+            writer.close()
+
+    # -- read
+
+    def search(
+        self, text: str, k: int = 10, shortlist: str | int = "auto", min_score: float | None = None
+    ) -> list[Hit]:
+        """The k photos that answer the text best, each with its regions.
+
+        `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
+        Raises UsageError when the text is empty, StoreError when the index is damaged.
+        """
+        if not text.strip():
+            raise UsageError("the query is empty - say what to look for")
+        (query,) = self.encoder.encode_texts([text])
+        return self._searcher().search(query, k, shortlist, min_score)
+
+    def show(self, image: str | Path, text: str) -> Hit:
+        """Where one indexed photo shows what the text says."""
+        absolute = os.path.abspath(os.path.expanduser(image))
+        views = self._catalog.views_at(absolute)
+        if not views:
+            raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
+        (query,) = self.encoder.encode_texts([text])
+        return self._searcher().show(views, query)
+
+    def status(self) -> Status:
+        """What the index holds."""
+        images, views = self._catalog.counts()
+        s = self.settings
+        return Status(
+            folder=str(self.folder),
+            model=s.model,
+            weights_hash=s.weights_hash,
+            views_policy=s.views,
+            codec=s.codec,
+            roots=tuple(sorted(self._catalog.roots())),
+            images=images,
+            views=views,
+            bytes=index_bytes(self.folder),
+            skipped=tuple(self._catalog.skipped()),
+        )
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        from flairsearch.encode import Encoder
+
+        return Encoder(str(self._model_path), self._device)
+
+    def _searcher(self) -> Searcher:
+        """The searcher of the newest committed state; another process may have written since."""
+        from flairsearch.query import Searcher
+
+        if self._opened is None or self._opened.reader.generation != self._catalog.generation():
+            reader = Reader(self.folder, self.settings, self._catalog)
+            weights_ = self.encoder.pool_weights
+            self._opened = Searcher(reader, self._catalog, weights_, self.settings.dim, self.encoder.device)
+        return self._opened
+
+    def close(self) -> None:
+        self._catalog.close()
+        self._opened = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def rebuild(
+    index: str | Path | None,
+    folders: Sequence[str | Path],
+    model: str | Path | None = None,
+    device: str = "auto",
+    views: str | None = None,
+    exclude: Sequence[str] = (),
+) -> Iterator[Progress | Report]:
+    """Make an index anew beside the old one and swap them at the end; a run that is cut off goes on next time.
+
+    The folders are those given and those the old index knows.
+    """
+    folder = index_folder(index)
+    roots = [os.fspath(f) for f in folders]
+    if (folder / "index.json").exists():
+        old = IndexSettings.load(folder)
+        model, views = model or old.model, views or old.views
+        catalog = Catalog(folder)
+        roots += [root for root in catalog.roots() if root not in roots and os.path.isdir(root)]
+        catalog.close()
+    if not roots:
+        raise UsageError("nothing to rebuild from - give the folder of photos")
+    fresh = folder.with_name(f"{folder.name}.rebuilding")
+    try:
+        engine = Engine.open(fresh, model, device=device, views=views)
+    except StoreError:  # left over from a run with other settings
+        shutil.rmtree(fresh)
+        engine = Engine.open(fresh, model, device=device, views=views)
+    with engine:
+        yield from engine.adding(roots, exclude)
+    replace_index(folder, fresh)
+
+
+def _new_settings(file: weights.WeightsFile, views: str | None) -> IndexSettings:
+    config_json, weights_hash = weights.describe(file.path)
+    config = json.loads(config_json)
+    size, grid = config["image_size"], config["image_size"] // config["patch_size"]
+    return IndexSettings(
+        file.name, weights_hash, size, grid * grid, config["embed_dim"], check_views(views or "squash")
+    )

@@ -1,0 +1,151 @@
+"""Walk folders, and tell which files are new, changed, unchanged and gone."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flairsearch.records import ImageFile, Known, Skipped
+
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+)
+_SKIPPED_FOLDERS = frozenset({"@eadir", "thumbnails", "thumbs", "#recycle", "$recycle.bin", "__macosx"})
+
+
+@dataclass(frozen=True)
+class Blind:
+    """A folder whose content could not be seen; what the index knows below it stays."""
+
+    folder: str  # relative to the root, "" for the root itself
+    reason: str
+
+
+def walk(root: str, exclude: Sequence[str] = ()) -> Iterator[ImageFile | Skipped | Blind]:
+    """Every image file below a folder, depth first in name order.
+
+    Hidden and thumbnail folders and hidden files are passed over, links to folders followed once. `exclude` holds
+    glob patterns, matched against the name and the path relative to the root.
+    """
+    seen: set[tuple[int, int]] = set()
+    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while stack:
+        folder, ancestors = stack.pop()
+        here = os.path.join(root, folder) if folder else root
+        try:
+            status = os.stat(here)
+            with os.scandir(here) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            yield Blind(folder, _reason(error))
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen:
+            if identity in ancestors:
+                yield Skipped(here, "symbolic link to a folder above it")
+            continue
+        seen.add(identity)
+        if not entries:
+            yield Blind(folder, "empty")
+        below: list[str] = []
+        for entry in entries:
+            relative = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith(".") or _excluded(relative, exclude):
+                continue
+            try:
+                if entry.is_dir():
+                    if entry.name.lower() not in _SKIPPED_FOLDERS:
+                        below.append(relative)
+                    continue
+                if os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                    yield _look(root, relative, entry)
+            except OSError as error:
+                yield Skipped(printable(entry.path), _reason(error))
+        stack.extend((relative, ancestors | {identity}) for relative in reversed(below))
+
+
+def _look(root: str, relative: str, entry: os.DirEntry[str]) -> ImageFile | Skipped:
+    try:
+        relative.encode()
+    except UnicodeEncodeError:
+        return Skipped(printable(entry.path), "the name is not UTF-8 - rename the file")
+    if not entry.is_file():
+        broken = entry.is_symlink() and not os.path.exists(entry.path)
+        return Skipped(entry.path, "broken symbolic link" if broken else "not a regular file")
+    status = entry.stat()
+    return ImageFile(root, relative, status.st_size, status.st_mtime_ns)
+
+
+def _excluded(relative: str, patterns: Sequence[str]) -> bool:
+    name = relative.rsplit("/", 1)[-1]
+    return any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(relative, p.rstrip("/")) for p in patterns)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def printable(path: str) -> str:
+    """A path whose bytes may not be UTF-8, as text that can be printed and stored."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The difference between the disk and the index, for one root."""
+
+    fresh: list[ImageFile]  # no image at this path yet
+    changed: list[tuple[ImageFile, int]]  # size or time differ; image id
+    unchanged: int
+    gone: list[int]  # image ids whose file is not there any more
+    skipped: list[Skipped]
+    warnings: list[str]
+
+
+def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nested: Sequence[str] = ()) -> Changes:
+    """Walk one root and compare it with what the index knows (path relative to the root -> Known).
+
+    `nested` are other roots inside this one; they are walked on their own, so no file is indexed twice.
+    A folder that cannot be seen, or is suddenly empty, makes nothing gone: one warning instead.
+    """
+    fresh: list[ImageFile] = []
+    changed: list[tuple[ImageFile, int]] = []
+    skipped: list[Skipped] = []
+    blind: list[Blind] = []
+    missing = dict(known)
+    unchanged = found = 0
+    inside = [os.path.relpath(other, root) for other in nested]
+    for seen in walk(root, [*exclude, *inside]):
+        if isinstance(seen, Skipped):
+            skipped.append(seen)
+            missing.pop(os.path.relpath(seen.path, root), None)  # there, but not readable now: keep it
+        elif isinstance(seen, Blind):
+            blind.append(seen)
+        else:
+            found += 1
+            before = missing.pop(seen.path, None)
+            if before is None:
+                fresh.append(seen)
+            elif (before.size, before.mtime_ns) == (seen.size, seen.mtime_ns):
+                unchanged += 1
+            else:
+                changed.append((seen, before.image))
+    if known and not found and not any(b.folder == "" for b in blind):
+        blind.append(Blind("", "no image left in it"))
+    warnings = []
+    for b in blind:
+        prefix = f"{b.folder}/" if b.folder else ""
+        kept = [path for path in missing if path.startswith(prefix)]
+        for path in kept:
+            del missing[path]
+        where = os.path.join(root, b.folder) if b.folder else root
+        if kept:
+            warnings.append(
+                f"{printable(where)}: {b.reason} - its {len(kept)} photos stay in the index; "
+                f"to remove them: flairsearch forget {printable(where)}"
+            )
+        elif b.reason != "empty":
+            skipped.append(Skipped(printable(where), b.reason))
+    return Changes(fresh, changed, unchanged, [entry.image for entry in missing.values()], skipped, warnings)

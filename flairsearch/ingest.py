@@ -1,0 +1,140 @@
+"""WRITE: files -> decode -> encode -> store. The only place where this order is written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from flairsearch import decode, files
+from flairsearch.errors import UsageError
+from flairsearch.records import Encoded, ImageFile, Picture, Progress, Report, Skipped
+from flairsearch.settings import IndexSettings
+from flairsearch.store import Writer
+
+BATCH = 32  # photos a step of the model
+COMMIT_VIEWS = 2048  # commit after so many views,
+COMMIT_SECONDS = 60.0  # or so long: a power cut loses no more
+
+EncodePictures = Callable[[Sequence[Picture]], Encoded]
+
+
+@dataclass
+class _Work:
+    """What one run has to do and has done."""
+
+    fresh: list[ImageFile] = field(default_factory=list)
+    changed: dict[tuple[str, str], int] = field(default_factory=dict)  # root, path -> image id
+    gone: dict[bytes, list[int]] = field(default_factory=dict)  # content hash -> image ids whose file is not there
+    unchanged: int = 0
+    added: int = 0
+    updated: int = 0
+    moved: int = 0
+    removed: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def ingest(
+    writer: Writer,
+    folders: Sequence[str],
+    settings: IndexSettings,
+    encode: EncodePictures,
+    exclude: Sequence[str] = (),
+) -> Iterator[Progress | Report]:
+    """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is a Report.
+
+    Whatever was committed stays when the run is cut off, and a KeyboardInterrupt commits what is encoded first.
+    Raises UsageError when a folder was never there.
+    """
+    work = _survey(writer, folders, exclude)
+    yield Progress(0, len(work.fresh), len(work.skipped))
+    try:
+        yield from _read(writer, work, settings, encode)
+        gone = [image for images in work.gone.values() for image in images]
+        writer.remove_images(gone)
+        work.removed = len(gone)
+    finally:
+        writer.commit()
+    writer.catalog.replace_skipped(work.skipped)
+    counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
+    yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
+
+
+def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _Work:
+    """Walk the folders and compare them with the catalogue."""
+    roots = writer.catalog.roots()
+    chosen = []
+    for folder in folders or sorted(roots):
+        path = os.path.abspath(os.path.expanduser(folder))
+        parents = [root for root in roots if path == root or path.startswith(root.rstrip("/") + "/")]
+        if not parents and not os.path.isdir(path):
+            what = "is not a folder" if os.path.exists(path) else "is not there"
+            raise UsageError(f"{files.printable(path)} {what} - give a folder of photos")
+        root = min(parents, key=len) if parents else path
+        roots.setdefault(root, 0)
+        chosen.append(root)
+    work = _Work()
+    gone: list[int] = []
+    for root in dict.fromkeys(chosen):
+        nested = [other for other in roots if other != root and other.startswith(root.rstrip("/") + "/")]
+        changes = files.compare(root, writer.catalog.known(writer.catalog.add_root(root)), exclude, nested)
+        work.fresh += changes.fresh + [file for file, _ in changes.changed]
+        work.changed |= {(file.root, file.path): image for file, image in changes.changed}
+        work.unchanged += changes.unchanged
+        work.skipped += changes.skipped
+        work.warnings += changes.warnings
+        gone += changes.gone
+    for image, digest in writer.catalog.image_hashes(gone).items():
+        work.gone.setdefault(digest, []).append(image)
+    return work
+
+
+def _read(writer: Writer, work: _Work, settings: IndexSettings, encode: EncodePictures) -> Iterator[Progress]:
+    """Decode ahead, encode in batches, hand to the writer; commit every so often."""
+    batch: list[decode.Loaded] = []
+    last_commit = time.monotonic()
+
+    def flush() -> None:
+        pictures = [(loaded.hash, picture) for loaded in batch for picture in loaded.pictures or ()]
+        if pictures:
+            encoded = encode([picture for _, picture in pictures])
+            writer.add_views([h for h, _ in pictures], [picture.frame for _, picture in pictures], encoded)
+        for loaded in batch:
+            _record(writer, work, loaded)
+        batch.clear()
+
+    waiting: set[bytes] = set()
+    loader = decode.load_all(work.fresh, settings.views, settings.image_size, writer.hashes)
+    for done, loaded in enumerate(loader, 1):
+        if isinstance(loaded, decode.Failed):
+            work.skipped.append(Skipped(loaded.file.absolute, loaded.reason))
+        else:
+            if loaded.hash in writer.hashes or loaded.hash in waiting:  # known, or its twin is in this very batch
+                loaded = decode.Loaded(loaded.file, loaded.hash, None)
+            waiting.add(loaded.hash)
+            batch.append(loaded)
+        if len(batch) >= BATCH:
+            flush()
+            waiting.clear()
+        if writer.pending >= COMMIT_VIEWS or (writer.pending and time.monotonic() - last_commit > COMMIT_SECONDS):
+            writer.commit()
+            last_commit = time.monotonic()
+        yield Progress(done, len(work.fresh), len(work.skipped))
+    flush()
+
+
+def _record(writer: Writer, work: _Work, loaded: decode.Loaded) -> None:
+    """One image whose content has views now: changed, moved or new."""
+    file = loaded.file
+    image = work.changed.get((file.root, file.path))
+    if image is not None:
+        writer.update_image(image, file, loaded.hash)
+        work.updated += 1
+    elif work.gone.get(loaded.hash):
+        writer.update_image(work.gone[loaded.hash].pop(0), file, loaded.hash)
+        work.moved += 1
+    else:
+        writer.add_image(file, loaded.hash)
+        work.added += 1

@@ -1,0 +1,107 @@
+"""Hits -> table, JSON lines, overlay picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from rich.table import Table
+
+from flairsearch.errors import FlairSearchError
+from flairsearch.records import Hit, Report, Status
+
+_BOX = (255, 214, 10)
+_EDGE = (0, 0, 0)
+
+
+def to_json(hit: Hit) -> str:
+    """One hit as one line of JSON."""
+    return json.dumps(
+        {
+            "rank": hit.rank,
+            "path": hit.path,
+            "score": round(hit.score, 6),
+            "score_global": round(hit.score_global, 6),
+            "width_px": hit.width,
+            "height_px": hit.height,
+            "regions": [{"box": list(region.box), "score": round(region.score, 6)} for region in hit.regions],
+        },
+        ensure_ascii=False,
+    )
+
+
+def to_table(hits: Sequence[Hit], logits: bool = False) -> Table:
+    """Rank, score, path (relative where that is shorter) and the best region's box."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", "logit" if logits else "score", "photo", "where (left, top, right, bottom)"):
+        table.add_column(name, justify="right" if name in ("", "score", "logit") else "left", overflow="fold")
+    for hit in hits:
+        boxes = "  ".join(",".join(map(str, region.box)) for region in hit.regions)
+        table.add_row(str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", short_path(hit.path), boxes)
+    return table
+
+
+def short_path(path: str) -> str:
+    """Relative to the working folder where the file lies below it."""
+    here = os.getcwd().rstrip("/") + "/"
+    return path.removeprefix(here)
+
+
+def to_text(report: Report) -> str:
+    """One line about a run."""
+    counts = [
+        (report.added, "added"),
+        (report.updated, "updated"),
+        (report.moved, "moved"),
+        (report.removed, "removed"),
+        (report.unchanged, "unchanged"),
+        (len(report.skipped), "skipped"),
+    ]
+    return ", ".join(f"{number:,} {name}" for number, name in counts if number) or "nothing to do"
+
+
+def to_lines(status: Status) -> list[str]:
+    """What an index holds, for a person."""
+    per_photo = status.bytes / max(status.images, 1) / 1000
+    lines = [
+        f"index    {status.folder}",
+        f"photos   {status.images:,} ({status.bytes / 1e6:,.1f} MB, {per_photo:,.0f} kB a photo)",
+        f"model    {status.model} (weights {status.weights_hash[:12]}), views {status.views_policy}, {status.codec}",
+        *(f"folder   {root}" for root in status.roots),
+    ]
+    if status.skipped:
+        lines.append(f"skipped  {len(status.skipped):,} in the last run")
+        lines += [f"         {skipped.path}: {skipped.reason}" for skipped in status.skipped]
+    return lines
+
+
+def overlay(hit: Hit, photo: Image.Image, label: str) -> Image.Image:
+    """The photo in its own size with its regions drawn, the best one labelled."""
+    picture = photo.convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    line = max(2, round(min(picture.size) / 150))
+    font = ImageFont.load_default(size=max(12, round(min(picture.size) / 24)))
+    for region in reversed(hit.regions):
+        left, top, right, bottom = region.box
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=_EDGE, width=line + 2)
+        draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=_BOX, width=line)
+    left, top, _, _ = hit.regions[0].box
+    text = f"{label}  {hit.score:.2f}"
+    x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
+    wide, high = x1 - x0 + 2 * line + 4, y1 - y0 + 2 * line + 4
+    x, y = max(0, min(left, picture.width - wide)), max(0, min(top, picture.height - high))
+    draw.rectangle((x, y, x + wide, y + high), fill=_BOX)
+    draw.text((x + line + 2 - x0, y + line + 2 - y0), text, fill=_EDGE, font=font)
+    return picture
+
+
+def save_overlay(hit: Hit, photo: Image.Image, label: str, path: Path) -> None:
+    """Raises FlairSearchError when the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        overlay(hit, photo, label).save(path, quality=92)
+    except (OSError, ValueError) as error:
+        raise FlairSearchError(f"{path} cannot be written ({error}) - give another folder or file") from None

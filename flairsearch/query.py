@@ -1,0 +1,94 @@
+"""READ: text -> encode -> prefilter -> store -> rerank -> region. The only place where this order is written."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flairsearch.catalog import Catalog
+from flairsearch.errors import UsageError
+from flairsearch.prefilter import Prefilter
+from flairsearch.records import Hit, PoolWeights, Query, Ranking
+from flairsearch.region import find_regions
+from flairsearch.rerank import Reranker
+from flairsearch.settings import SHORTLIST_AUTO
+from flairsearch.store import Reader
+
+
+def shortlist_size(shortlist: str | int, views: int) -> int:
+    """`auto`, `all` or a number -> how many views are re-ranked. Raises UsageError on anything else."""
+    if shortlist == "all":
+        return views
+    if shortlist == "auto":
+        return min(SHORTLIST_AUTO, views)
+    try:
+        number = int(shortlist)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UsageError(f"shortlist {shortlist!r} is no size - use auto, all, or a number of views")
+    return min(number, views)
+
+
+class Searcher:
+    """One committed state of the index, ready for queries."""
+
+    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, dim: int, device: str) -> None:
+        self.reader, self._catalog, self._weights = reader, catalog, weights
+        self._prefilter = Prefilter(dim, reader.all_pooled())
+        self._reranker = Reranker(weights, device)
+
+    def search(self, query: Query, k: int, shortlist: str | int = "auto", min_score: float | None = None) -> list[Hit]:
+        """The k best images, best first; equal scores by image id."""
+        if k < 1:
+            raise UsageError(f"k is {k} - ask for at least one hit")
+        candidates = self._prefilter.search(query.vector, shortlist_size(shortlist, len(self.reader)))
+        views = np.sort(candidates.views)  # the order on disk
+        ranking = self._rank(views, query, k, min_score)
+        globals_ = dict(zip(candidates.views.tolist(), candidates.scores.tolist(), strict=True))
+        return self._hits(ranking, globals_)[:k]
+
+    def _rank(self, views: np.ndarray, query: Query, k: int, min_score: float | None) -> Ranking:
+        """Exact scores of all candidates; the best view of each of the k best contents, with its attention."""
+        scores = self._reranker.score(self.reader.tokens(views), query)
+        contents = self.reader.contents(views)
+        order = np.lexsort((views, -scores))
+        _, first = np.unique(contents[order], return_index=True)
+        best = order[np.sort(first)]
+        if min_score is not None:
+            best = best[scores[best] >= min_score]
+        best = best[:k]
+        winners = views[best]
+        return Ranking(winners, scores[best], self._reranker.attend(self.reader.tokens(winners), query))
+
+    def _hits(self, ranking: Ranking, globals_: dict[int, float]) -> list[Hit]:
+        """One hit per image; identical files are several images of one content."""
+        contents = self.reader.contents(ranking.views).tolist()
+        frames = self._catalog.frames(ranking.views.tolist())
+        images = self._catalog.images_of(contents)
+        rows = [
+            (-float(ranking.scores[i]), image, path, i)
+            for i, content in enumerate(contents)
+            for image, path in images.get(content, [])
+        ]
+        hits = []
+        for rank, (_, _, path, i) in enumerate(sorted(rows), 1):
+            view, score = int(ranking.views[i]), float(ranking.scores[i])
+            grid = round(ranking.attention.shape[1] ** 0.5)
+            attention, frame = ranking.attention[i].reshape(grid, grid), frames[view]
+            logit = self._weights.logit_scale * score + self._weights.logit_bias
+            size = (frame.width, frame.height)
+            regions = find_regions(attention, frame)
+            hits.append(Hit(rank, path, score, globals_[view], *size, regions, logit, attention, frame))
+        return hits
+
+    def show(self, views: list[int], query: Query) -> Hit:
+        """The hit of one image, given its views."""
+        ids = np.asarray(views, np.int64)
+        scores = self._reranker.score(self.reader.tokens(ids), query)
+        best = int(np.argmax(scores))
+        attention = self._reranker.attend(self.reader.tokens(ids[best : best + 1]), query)
+        cosine = (
+            self.reader.pooled(ids[best : best + 1]).astype(np.float32) @ query.vector / np.linalg.norm(query.vector)
+        )
+        ranking = Ranking(ids[best : best + 1], scores[best : best + 1], attention)
+        return self._hits(ranking, {int(ids[best]): float(cosine[0])})[0]
