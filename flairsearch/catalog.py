@@ -6,11 +6,12 @@ An image is a file; a content is what files with the same bytes share; a view be
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -76,6 +77,7 @@ _views = sa.Table(
     sqlite_autoincrement=True,
 )
 _skipped = sa.Table("skipped", _meta, sa.Column("path", sa.Text), sa.Column("reason", sa.Text))
+_LIVE = sa.exists().where(_images.c.content == _views.c.content)  # of a view: some image still has its content
 
 
 @dataclass(frozen=True)
@@ -130,19 +132,18 @@ class Catalog:
         if not create and not path.is_file():
             raise StoreError(f"{path} is missing - run flairsearch index --rebuild FOLDER")
         writable = os.access(folder, os.W_OK) and (create or os.access(path, os.W_OK))
-        # An index on read-only media has no room for SQLite's shared memory: nobody can write there, so read it as is.
-        mode = "rwc" if create else "rw" if writable else "ro&immutable=1"
+        # An index on read-only media has no room for SQLite's shared memory: nobody can write there, so read it as is;
+        # where that memory is there already, somebody with other rights writes now.
+        shared = path.with_name(f"{path.name}-shm").exists()
+        mode = "rwc" if create else "rw" if writable else "ro" if shared else "ro&immutable=1"
         url = sa.URL.create("sqlite", database=f"file:{_quote(path)}?mode={mode}", query={"uri": "true"})
         self._engine = sa.create_engine(url, connect_args={"timeout": 30})
-        if writable:
-            sa.event.listen(self._engine, "connect", _configure)
-        try:
-            if create:
-                _meta.create_all(self._engine)
-            with self._engine.connect() as connection:
-                connection.execute(sa.select(_state.c.value).limit(1))
-        except sa.exc.DatabaseError as error:
-            raise StoreError(f"{path} is damaged ({error.orig}) - run flairsearch index --rebuild FOLDER") from None
+        sa.event.listen(self._engine, "connect", _configure if writable else _begin_ourselves)
+        sa.event.listen(self._engine, "begin", _begin)
+        sa.event.listen(self._engine, "handle_error", _one_line(path))
+        if create:
+            _meta.create_all(self._engine)
+        self.generation()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -150,14 +151,9 @@ class Catalog:
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
         bump = "INSERT INTO state VALUES ('generation', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-                connection.execute(sa.text(bump))
-        except sa.exc.OperationalError as error:
-            raise StoreError(
-                f"{self._engine.url.database} cannot be written ({error.orig}) - check disk and permissions"
-            ) from None
+        with self._engine.begin() as connection:
+            yield connection
+            connection.execute(sa.text(bump))
 
     # -- roots
 
@@ -249,9 +245,8 @@ class Catalog:
 
     def state(self) -> State:
         """Generation, segments and live views, all of one moment."""
-        live = sa.exists().where(_images.c.content == _views.c.content)
         v = _views.c
-        query = sa.select(v.id, v.content, v.segment, v.row).where(live).order_by(v.id)
+        query = sa.select(v.id, v.content, v.segment, v.row).where(_LIVE).order_by(v.id)
         with self._engine.connect() as connection:
             rows = np.array(connection.execute(query).all(), np.int64).reshape(-1, 4)
             segments = connection.execute(sa.select(_segments.c.id, _segments.c.count, _segments.c.codec)).all()
@@ -276,10 +271,10 @@ class Catalog:
             return [Skipped(*row) for row in connection.execute(sa.select(_skipped.c.path, _skipped.c.reason))]
 
     def counts(self) -> tuple[int, int]:
-        """Images, views."""
+        """Images, and views that belong to one."""
         with self._engine.connect() as connection:
-            tables = (_images, _views)
-            images, views = (connection.scalar(sa.select(sa.func.count()).select_from(t)) or 0 for t in tables)
+            images = connection.scalar(sa.select(sa.func.count()).select_from(_images)) or 0
+            views = connection.scalar(sa.select(sa.func.count()).select_from(_views).where(_LIVE)) or 0
         return int(images), int(views)
 
     # -- commits
@@ -316,10 +311,33 @@ class Catalog:
                 connection.execute(_skipped.insert(), [{"path": s.path, "reason": s.reason} for s in skipped])
 
 
-def _configure(connection: object, _record: object) -> None:
+def _begin_ourselves(connection: Any, _record: object) -> None:
+    """Python's driver would begin a transaction at the first change only: several reads would be several moments."""
+    connection.isolation_level = None
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _one_line(path: Path) -> Callable[[sa.ExceptionContext], None]:
+    """What SQLite complains of, anywhere, becomes one line."""
+
+    def replace(context: sa.ExceptionContext) -> None:
+        error = context.original_exception
+        if isinstance(error, sqlite3.OperationalError):
+            raise StoreError(f"{path} cannot be read or written ({error}) - check disk and permissions") from None
+        if isinstance(error, sqlite3.DatabaseError):
+            raise StoreError(f"{path} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
+
+    return replace
+
+
+def _configure(connection: Any, record: object) -> None:
     """WAL: readers see whole states while one writes. FULL: a commit survives a power cut."""
+    _begin_ourselves(connection, record)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")  # type: ignore[attr-defined]
+        connection.execute(f"PRAGMA {pragma}")
 
 
 def _content_ids(connection: sa.Connection, hashes: set[bytes]) -> dict[bytes, int]:

@@ -120,7 +120,7 @@ def _view(picture: Image.Image, views: str, size: int, draft: bool) -> Picture:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
-    orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    orientation = _orientation(picture)
     if draft and picture.format == "JPEG":
         picture.draft(None, (_DRAFT * size, _DRAFT * size))
     small, box = _resize(_to_rgb(picture), views, size)
@@ -142,8 +142,9 @@ def _resize(rgb: Image.Image, views: str, size: int) -> tuple[Image.Image, tuple
     short = min(width, height)
     wide, high = (size * width) // short, (size * height) // short
     left, top = round((wide - size) / 2), round((high - size) / 2)
-    crop = rgb.resize((wide, high), bicubic).crop((left, top, left + size, top + size))
-    return crop, (left / wide, top / high, (left + size) / wide, (top + size) / high)
+    part = (left / wide, top / high, (left + size) / wide, (top + size) / high)
+    box = (part[0] * width, part[1] * height, part[2] * width, part[3] * height)
+    return rgb.resize((size, size), bicubic, box), part  # only the crop: a thin picture resized whole would be huge
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -157,6 +158,11 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         page = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(page, layer).convert("RGB")
     return picture.convert("RGB")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation that is left to apply: Pillow itself turns a TIFF as it loads."""
+    return 1 if picture.format == "TIFF" else int(picture.getexif().get(_EXIF_ORIENTATION, 1))
 
 
 def _turn(picture: Image.Image, orientation: int) -> Image.Image:
@@ -173,7 +179,7 @@ def open_upright(path: str) -> Image.Image:
         with Image.open(BytesIO(read_bytes(path))) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
-            orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+            orientation = _orientation(picture)
             return _turn(_to_rgb(picture), orientation)
     except PictureError as error:
         raise PictureError(f"{path}: {error}") from None

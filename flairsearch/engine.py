@@ -50,7 +50,7 @@ class Engine:
             name = model or weights.default_name()
             create_index(folder, _new_settings(weights.find(name), views))
         settings = IndexSettings.load(folder)
-        file = weights.find(model or settings.model)
+        file = weights.find(model or settings.model, download=model is not None)
         _, found = weights.describe(file.path)
         if found != settings.weights_hash:
             raise StoreError(

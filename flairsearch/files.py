@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from flairsearch.records import ImageFile, Known, Skipped
@@ -23,11 +23,11 @@ class Blind:
     reason: str
 
 
-def walk(root: str, exclude: Sequence[str] = ()) -> Iterator[ImageFile | Skipped | Blind]:
+def walk(root: str, exclude: Sequence[str] = (), apart: Collection[str] = ()) -> Iterator[ImageFile | Skipped | Blind]:
     """Every image file below a folder, depth first in name order.
 
     Hidden and thumbnail folders and hidden files are passed over, links to folders followed once. `exclude` holds
-    glob patterns, matched against the name and the path relative to the root.
+    glob patterns, matched against the name and the path relative to the root; `apart` holds relative paths as they are.
     """
     seen: set[tuple[int, int]] = set()
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
@@ -44,7 +44,7 @@ def walk(root: str, exclude: Sequence[str] = ()) -> Iterator[ImageFile | Skipped
         identity = (status.st_dev, status.st_ino)
         if identity in seen:
             if identity in ancestors:
-                yield Skipped(here, "symbolic link to a folder above it")
+                yield Skipped(printable(here), "symbolic link to a folder above it")
             continue
         seen.add(identity)
         if not entries:
@@ -52,7 +52,7 @@ def walk(root: str, exclude: Sequence[str] = ()) -> Iterator[ImageFile | Skipped
         below: list[str] = []
         for entry in entries:
             relative = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.name.startswith(".") or _excluded(relative, exclude):
+            if entry.name.startswith(".") or relative in apart or _excluded(relative, exclude):
                 continue
             try:
                 if entry.is_dir():
@@ -116,8 +116,7 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
     blind: list[Blind] = []
     missing = dict(known)
     unchanged = found = 0
-    inside = [os.path.relpath(other, root) for other in nested]
-    for seen in walk(root, [*exclude, *inside]):
+    for seen in walk(root, exclude, {os.path.relpath(other, root) for other in nested}):
         if isinstance(seen, Skipped):
             skipped.append(seen)
             missing.pop(os.path.relpath(seen.path, root), None)  # there, but not readable now: keep it

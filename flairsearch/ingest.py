@@ -68,17 +68,19 @@ def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _
     chosen = []
     for folder in folders or sorted(roots):
         path = os.path.abspath(os.path.expanduser(folder))
-        parents = [root for root in roots if path == root or path.startswith(root.rstrip("/") + "/")]
+        parents = [root for root in roots if _inside(path, root)]
         if not parents and not os.path.isdir(path):
             what = "is not a folder" if os.path.exists(path) else "is not there"
             raise UsageError(f"{files.printable(path)} {what} - give a folder of photos")
-        root = min(parents, key=len) if parents else path
+        if path != files.printable(path):
+            raise UsageError(f"{files.printable(path)} has a name that is not UTF-8 - rename the folder")
+        root = max(parents, key=len) if parents else path
         roots.setdefault(root, 0)
-        chosen.append(root)
+        chosen += [root, *(other for other in sorted(roots) if _inside(other, path))]
     work = _Work()
     gone: list[int] = []
     for root in dict.fromkeys(chosen):
-        nested = [other for other in roots if other != root and other.startswith(root.rstrip("/") + "/")]
+        nested = [other for other in roots if other != root and _inside(other, root)]
         changes = files.compare(root, writer.catalog.known(writer.catalog.add_root(root)), exclude, nested)
         work.fresh += changes.fresh + [file for file, _ in changes.changed]
         work.changed |= {(file.root, file.path): image for file, image in changes.changed}
@@ -89,6 +91,11 @@ def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _
     for image, digest in writer.catalog.image_hashes(gone).items():
         work.gone.setdefault(digest, []).append(image)
     return work
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether a path is a folder or lies below it."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _read(writer: Writer, work: _Work, settings: IndexSettings, encode: EncodePictures) -> Iterator[Progress]:

@@ -43,17 +43,20 @@ class Writer:
             raise StoreError(f"{folder} is being written by another process - wait until it has finished") from None
         except OSError as error:
             raise StoreError(f"{folder} cannot be written ({error.strerror}) - check its permissions") from None
+        self._folder = folder / "segments"
+        self._segment: SegmentWriter | None = None
+        self._change = Changeset()
         try:
+            self._codec = make_codec(settings.codec, settings.patches, settings.dim)
             self.catalog = Catalog(folder)
+            self.hashes = self.catalog.hashes()
+            self._remove_garbage()
+        except OSError as error:
+            self._lock.release()
+            raise StoreError(f"{error.filename} cannot be written ({error.strerror}) - check its permissions") from None
         except StoreError:
             self._lock.release()
             raise
-        self._folder = folder / "segments"
-        self._codec = make_codec(settings.codec, settings.patches, settings.dim)
-        self._segment: SegmentWriter | None = None
-        self._change = Changeset()
-        self.hashes = self.catalog.hashes()
-        self._remove_garbage()
 
     def _remove_garbage(self) -> None:
         """Files of a segment that never was committed."""

@@ -93,6 +93,8 @@ def _map(path: Path, shape: tuple[int, int]) -> NDArray[np.uint8]:
         return np.memmap(path, np.uint8, "r", shape=shape)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing - run flairsearch index --rebuild") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}) - check its permissions") from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -59,10 +59,10 @@ def default_name() -> str:
     return next((name for name in PUBLISHED if (cache_folder() / f"{name}.safetensors").is_file()), BUNDLED)
 
 
-def find(name: str | Path) -> WeightsFile:
+def find(name: str | Path, download: bool = True) -> WeightsFile:
     """A name or a file -> a safetensors file of ours; a published name is downloaded, a foreign file imported.
 
-    Raises WeightsError when the name is unknown or the file is missing or not a FLAIR.
+    Raises WeightsError when the name is unknown, or not here and `download` is off, or the file is not a FLAIR.
     """
     text = os.fspath(name)
     if text == BUNDLED and bundled_file().is_file():
@@ -74,8 +74,10 @@ def find(name: str | Path) -> WeightsFile:
     cached = cache_folder() / f"{text}.safetensors"
     if _NAME.fullmatch(text) and cached.is_file():
         return WeightsFile(text, cached)
-    if text in PUBLISHED:
+    if text in PUBLISHED and download:
         return pull(text)
+    if text in PUBLISHED:
+        raise WeightsError(f"the model {text} is not on this machine - run flairsearch models pull {text}")
     known = ", ".join((BUNDLED, *PUBLISHED))
     raise WeightsError(f"no model named {text!r} - known are {known}; or give a .safetensors or .pt file")
 
@@ -136,13 +138,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
 
 
 def save(state: Mapping[str, Tensor], config: str, name: str, path: Path) -> None:
-    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and tensors."""
+    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and float32 values."""
     from safetensors.torch import save_file
 
     tensors = {key: state[key].detach().cpu().contiguous() for key in sorted(state)}
     digest = hashlib.sha256()
     for key, tensor in tensors.items():
-        digest.update(key.encode() + tensor.numpy().tobytes())
+        digest.update(key.encode() + tensor.float().numpy().tobytes())
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, part, {"config": config, "name": name, "hash": digest.hexdigest()})

@@ -80,12 +80,12 @@ def right_cell(attention: NDArray[np.float32], places: NDArray[np.int64], side: 
     return round(float((mass.argmax(1) == places[:, 1]).mean()) * 100, 1)
 
 
-def evaluate(model: FLAIR, photos: NDArray[np.uint8], annotations: Annotations) -> dict[str, object]:
+def evaluate(model: FLAIR, photos: NDArray[np.uint8], annotations: Annotations) -> dict[str, dict[str, object]]:
     captions = [caption for several in annotations.captions for caption in several]
     owner = np.repeat(np.arange(len(photos)), [len(several) for several in annotations.captions])
     full, whole, _ = score_all(model, photos, captions)
     right = owner[None] == np.arange(len(photos))[:, None]
-    result: dict[str, object] = {
+    result: dict[str, dict[str, object]] = {
         "photos": {"full": recall(full.numpy(), right), "global": recall(whole.numpy(), right)},
     }
     for side in (2, 3):

@@ -111,7 +111,9 @@ def train(args: argparse.Namespace) -> None:
     student.to(torch.bfloat16 if args.bf16 else torch.float32)
     optimizer = Optimizer(student, args.rate, args.decay)
     args.run.mkdir(parents=True, exist_ok=True)
-    log = (args.run / "log.jsonl").open("a")
+    settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+    (args.run / "settings.json").write_text(json.dumps(settings, indent=1))
+    log = (args.run / "log.jsonl").open("w")
     began, sums = time.time(), {}
     for step, batch in enumerate(tqdm(batches.stream(0, args.steps, args.pictures), total=args.steps, mininterval=10)):
         loss, parts = student(batch)

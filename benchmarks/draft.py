@@ -1,0 +1,67 @@
+"""What JPEG draft mode saves and changes: photos enlarged to 12 megapixels, decoded with and without it.
+
+python -m benchmarks.draft PHOTOS [--model NAME] [--count 24]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from flairsearch.decode import decode
+from flairsearch.encode import Encoder
+from flairsearch.files import walk
+from flairsearch.records import ImageFile
+
+
+def enlarge(path: str) -> bytes:
+    with Image.open(path) as picture:
+        factor = (12e6 / (picture.width * picture.height)) ** 0.5
+        large = picture.convert("RGB").resize((round(picture.width * factor), round(picture.height * factor)))
+    stream = BytesIO()
+    large.save(stream, "JPEG", quality=92)
+    return stream.getvalue()
+
+
+def cosine(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    values: NDArray[np.float32] = (x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
+    return values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cosine of embeddings with and without JPEG draft mode.")
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--count", type=int, default=24)
+    args = parser.parse_args()
+    encoder = Encoder(args.model, "cpu", torch.float32)
+    found = (f for f in walk(str(args.photos.absolute())) if isinstance(f, ImageFile))
+    seconds, encoded = {True: 0.0, False: 0.0}, {}
+    data = [enlarge(file.absolute) for file in islice(found, args.count)]
+    for draft in (True, False):
+        began = time.perf_counter()
+        pictures = [decode(photo, "squash", encoder.config.image_size, draft)[0] for photo in data]
+        seconds[draft] = time.perf_counter() - began
+        encoded[draft] = encoder.encode_pictures(pictures)
+    pooled = cosine(encoded[True].pooled, encoded[False].pooled)
+    tokens = cosine(encoded[True].tokens, encoded[False].tokens)
+    print(f"{len(data)} photos at 12 megapixels, {args.model}, fp32")
+    print(
+        f"decoding: {seconds[False] / len(data) * 1e3:.0f} ms a photo, with draft {seconds[True] / len(data) * 1e3:.0f} ms"
+    )
+    print(
+        f"cosine with to without: global mean {pooled.mean():.5f} min {pooled.min():.5f}, local mean {tokens.mean():.5f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Indexing speed: flairsearch in float32 and bfloat16 against a plain one-by-one float32 loop, same model, same run.
+
+    python -m benchmarks.indexing PHOTOS [--model NAME] [--count N] [--rounds 3]
+
+`--model random-vit-b-16` takes the big model's configuration with random weights (speed only, never quality).
+Also measured: the model alone on decoded pictures (what is left of decoding is what it does not hide), a rescan of
+the unchanged folder, and how far bfloat16 moves the vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flairsearch import decode, weights
+from flairsearch.encode import Encoder
+from flairsearch.engine import Engine
+from flairsearch.files import walk
+from flairsearch.model import FLAIR, ModelConfig, load_model
+from flairsearch.records import ImageFile, Picture
+
+RANDOM = "random-vit-b-16"
+
+
+def random_model() -> None:
+    """Random weights of the big configuration, in the cache."""
+    torch.manual_seed(0)
+    config = ModelConfig.from_json(weights.big_config())
+    weights.cache_folder().mkdir(parents=True, exist_ok=True)
+    target = weights.cache_folder() / f"{RANDOM}.safetensors"
+    weights.save(FLAIR(config).flair_state(), config.to_json(), RANDOM, target)
+
+
+@torch.inference_mode()
+def plain_loop(model: FLAIR, paths: list[str]) -> None:
+    """What one writes first: open, resize, normalise, encode, one photo after the other, float32."""
+    size = (model.config.image_size, model.config.image_size)
+    for path in paths:
+        with Image.open(path) as picture:
+            image = model.preprocess(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+        model.encode_image(image[None])
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def index_once(photos: Path, home: Path, model: str, encoder: Encoder) -> float:
+    shutil.rmtree(home, ignore_errors=True)
+    with Engine.open(home, model) as engine:
+        engine.__dict__["encoder"] = encoder
+        return timed(lambda: engine.add(photos))
+
+
+def encode_only(encoder: Encoder, pictures: list[Picture]) -> float:
+    batches = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
+    return timed(lambda: [encoder.encode_pictures(batch) for batch in batches])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Indexing against a plain loop.")
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    if args.model == RANDOM:
+        random_model()
+
+    found = (f for f in walk(str(args.photos.absolute())) if isinstance(f, ImageFile))
+    chosen = list(islice(found, args.count))
+    with tempfile.TemporaryDirectory() as scratch:
+        photos, home = Path(scratch) / "photos", Path(scratch) / "index"
+        photos.mkdir()
+        for i, file in enumerate(chosen):
+            shutil.copy(file.absolute, photos / f"{i:06d}{Path(file.path).suffix}")
+        paths = sorted(str(path) for path in photos.iterdir())
+        model = load_model(args.model)
+        fp32 = Encoder(args.model, "cpu", torch.float32)
+        bf16 = Encoder(args.model, "cpu", torch.bfloat16)
+        size = model.config.image_size
+        pictures = [decode.decode(Path(path).read_bytes(), "squash", size)[0] for path in paths]
+        for encoder in (fp32, bf16):
+            encoder.encode_pictures(pictures[:32])
+        plain_loop(model, paths[:8])
+
+        seconds: dict[str, list[float]] = {}
+        for _ in range(args.rounds):
+            seconds.setdefault("plain loop, fp32", []).append(timed(lambda: plain_loop(model, paths)))
+            for name, encoder in (("fp32", fp32), ("bf16", bf16)):
+                seconds.setdefault(f"index, {name}", []).append(index_once(photos, home, args.model, encoder))
+                seconds.setdefault(f"model alone, {name}", []).append(encode_only(encoder, pictures))
+            with Engine.open(home, args.model) as engine:
+                seconds.setdefault("rescan, unchanged", []).append(timed(lambda: engine.add(photos)))
+        decoding = [timed(lambda: [decode.decode(Path(p).read_bytes(), "squash", size) for p in paths])]
+
+    exact, fast = fp32.encode_pictures(pictures[:64]), bf16.encode_pictures(pictures[:64])
+    cosine = (exact.pooled.astype(np.float32) * fast.pooled.astype(np.float32)).sum(-1)
+    x, y = exact.tokens.astype(np.float32), fast.tokens.astype(np.float32)
+    token_cosine = (x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
+
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    base = median["plain loop, fp32"]
+    print(f"{args.model}, {len(paths)} photos, median of {args.rounds}; {os.cpu_count()} cores, {platform.processor()}")
+    print("| what | photos/s | against the plain loop |\n|---|---|---|")
+    for name, value in median.items():
+        print(f"| {name} | {len(paths) / value:.1f} | {base / value:.2f}x |")
+    print(f"| decoding alone, one thread | {len(paths) / decoding[0]:.1f} | |")
+    shares = {name: median[f"model alone, {name}"] / median[f"index, {name}"] for name in ("fp32", "bf16")}
+    print(f"model's share of the indexing time: fp32 {shares['fp32']:.0%}, bf16 {shares['bf16']:.0%}")
+    print(f"rescan: {median['rescan, unchanged'] / median['index, bf16']:.2%} of the first run (bf16)")
+    print(f"cosine bf16 to fp32: global min {cosine.min():.4f}, local mean {token_cosine.mean():.4f}")
+    print(json.dumps({name: [round(v, 3) for v in values] for name, values in seconds.items()}))
+
+
+if __name__ == "__main__":
+    main()
