@@ -54,13 +54,11 @@ def main() -> None:
         encoded[draft] = encoder.encode_pictures(pictures)
     pooled = cosine(encoded[True].pooled, encoded[False].pooled)
     tokens = cosine(encoded[True].tokens, encoded[False].tokens)
+    milliseconds = {draft: value / len(data) * 1e3 for draft, value in seconds.items()}
     print(f"{len(data)} photos at 12 megapixels, {args.model}, fp32")
-    print(
-        f"decoding: {seconds[False] / len(data) * 1e3:.0f} ms a photo, with draft {seconds[True] / len(data) * 1e3:.0f} ms"
-    )
-    print(
-        f"cosine with to without: global mean {pooled.mean():.5f} min {pooled.min():.5f}, local mean {tokens.mean():.5f}"
-    )
+    print(f"decoding: {milliseconds[False]:.0f} ms a photo, with draft {milliseconds[True]:.0f} ms")
+    print("cosine of the embeddings with draft to those without:")
+    print(f"global mean {pooled.mean():.5f}, min {pooled.min():.5f}; local mean {tokens.mean():.5f}")
 
 
 if __name__ == "__main__":

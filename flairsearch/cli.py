@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 
 def main() -> None:
     """The console script: one line for every expected error."""
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is checked in decode
     with _one_line_errors():
         app()
 
@@ -68,12 +70,12 @@ def index_command(
     from flairsearch.settings import index_folder
 
     folder = index_folder(index)
-    if not folders and not rebuild and not (folder / "index.json").exists():
+    if not folders and not (folder / "index.json").exists():
         raise UsageError(f"no index at {folder} yet - give a folder of photos: flairsearch index FOLDER")
-    if not (folder / "index.json").exists():
+    if rebuild or not (folder / "index.json").exists():
         _check_folders(folders or [])
-        if model is None:
-            _say_default_model()
+    if model is None and not (folder / "index.json").exists():
+        _say_default_model()
     if rebuild:
         report = _follow(engines.rebuild(folder, folders or [], model, device, views, exclude or []))
     else:
@@ -116,7 +118,8 @@ def _follow(steps: Iterator[Progress | Report]) -> Report:
         TimeRemainingColumn(),
         TextColumn("{task.fields[skipped]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("indexing", total=None, rate="", skipped="")
         for step in steps:
             if isinstance(step, Report):
@@ -237,7 +240,11 @@ def forget_command(
     from flairsearch.engine import Engine
 
     with Engine.open(index, create=False) as engine:
-        typer.echo(f"{engine.forget(path):,} photos removed from the index; the files are untouched", err=True)
+        count = engine.forget(path)
+        known = any(Path(root) in path.expanduser().absolute().parents for root in engine.status().roots)
+    typer.echo(f"{count:,} photos removed from the index; the files are untouched", err=True)
+    if known:
+        typer.echo("their folder is still indexed: the next run finds them again, unless with --exclude", err=True)
 
 
 @app.command("demo")

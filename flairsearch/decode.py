@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -22,6 +23,7 @@ MAX_BYTES = 1 << 30  # of a file
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses a little more than this
 _EXIF_ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+_THIN = 16  # sides' ratio up to which the crop is made as the reference makes it, to the last bit
 _DRAFT = 2  # JPEG: decode at the smallest scale that still is this many times the wanted side
 
 
@@ -100,9 +102,15 @@ def decode(data: bytes, views: str, size: int, draft: bool = True) -> tuple[Pict
     `draft` lets JPEG decode at 1/2, 1/4 or 1/8 where that is still twice `size`.
     Raises PictureError when the data are no picture, damaged, or too large.
     """
+    with _one_line(), Image.open(BytesIO(data)) as picture:
+        return (_view(picture, views, size, draft),)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Whatever goes wrong with a picture, as a PictureError of one line."""
     try:
-        with Image.open(BytesIO(data)) as picture:
-            return (_view(picture, views, size, draft),)
+        yield
     except UnidentifiedImageError:
         raise PictureError("not a picture in a known format") from None
     except Image.DecompressionBombError:
@@ -143,8 +151,10 @@ def _resize(rgb: Image.Image, views: str, size: int) -> tuple[Image.Image, tuple
     wide, high = (size * width) // short, (size * height) // short
     left, top = round((wide - size) / 2), round((high - size) / 2)
     part = (left / wide, top / high, (left + size) / wide, (top + size) / high)
-    box = (part[0] * width, part[1] * height, part[2] * width, part[3] * height)
-    return rgb.resize((size, size), bicubic, box), part  # only the crop: a thin picture resized whole would be huge
+    if max(wide, high) > _THIN * size:  # resized whole it would be huge
+        box = (part[0] * width, part[1] * height, part[2] * width, part[3] * height)
+        return rgb.resize((size, size), bicubic, box), part
+    return rgb.resize((wide, high), bicubic).crop((left, top, left + size, top + size)), part
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -162,7 +172,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation that is left to apply: Pillow itself turns a TIFF as it loads."""
-    return 1 if picture.format == "TIFF" else int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+    found = 1 if picture.format == "TIFF" else picture.getexif().get(_EXIF_ORIENTATION, 1)
+    return found if isinstance(found, int) else 1
 
 
 def _turn(picture: Image.Image, orientation: int) -> Image.Image:
@@ -176,12 +187,10 @@ def _turn(picture: Image.Image, orientation: int) -> Image.Image:
 def open_upright(path: str) -> Image.Image:
     """The whole photo, upright, in RGB, for showing. Raises PictureError as `decode` does."""
     try:
-        with Image.open(BytesIO(read_bytes(path))) as picture:
+        with _one_line(), Image.open(BytesIO(read_bytes(path))) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
             orientation = _orientation(picture)
             return _turn(_to_rgb(picture), orientation)
     except PictureError as error:
         raise PictureError(f"{path}: {error}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path}: damaged ({error})") from None

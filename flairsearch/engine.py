@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from flairsearch import weights
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
-from flairsearch.records import Hit, Progress, Report, Status
+from flairsearch.records import Hit, Progress, Query, Report, Status
 from flairsearch.settings import IndexSettings, check_views, index_folder
 from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index
 
@@ -47,8 +48,13 @@ class Engine:
         """
         folder = index_folder(index)
         if create and not (folder / "index.json").exists():
-            name = model or weights.default_name()
-            create_index(folder, _new_settings(weights.find(name), views))
+            fresh = _new_settings(weights.find(model or weights.default_name()), views)
+            try:
+                create_index(folder, fresh)
+            except OSError as error:
+                raise StoreError(
+                    f"{folder} cannot be made ({error.strerror or error}) - give another place: --index FOLDER"
+                ) from None
         settings = IndexSettings.load(folder)
         file = weights.find(model or settings.model, download=model is not None)
         _, found = weights.describe(file.path)
@@ -80,8 +86,7 @@ class Engine:
         from flairsearch.ingest import ingest
 
         several = [folders] if isinstance(folders, str | Path) else folders
-        writer = Writer(self.folder, self.settings)
-        try:
+        with self._writing() as writer:
             yield from ingest(
                 writer,
                 [os.fspath(folder) for folder in several],
@@ -89,19 +94,11 @@ class Engine:
                 lambda pictures: self.encoder.encode_pictures(pictures),  # the model is loaded when it is needed
                 exclude,
             )
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder} cannot be written ({error.strerror or error}) - free space or check permissions, "
-                "then run it again: what was committed is kept"
-            ) from error
-        finally:
-            writer.close()
 
     def forget(self, path: str | Path) -> int:
         """Remove an image, or all images below a folder; the photos stay. Returns how many."""
         absolute = os.path.abspath(os.path.expanduser(path))
-        writer = Writer(self.folder, self.settings)
-        try:
+        with self._writing() as writer:
             images = writer.catalog.images_below(absolute)
             known = absolute in writer.catalog.roots()
             if not images and not known:
@@ -111,6 +108,18 @@ class Engine:
             if known:
                 writer.catalog.remove_root(absolute)
             return len(images)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        """The writer, and one line for a disk that is full or read-only."""
+        writer = Writer(self.folder, self.settings)
+        try:
+            yield writer
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder} cannot be written ({error.strerror or error}) - free space or check permissions, "
+                "then run it again: what was committed is kept"
+            ) from error
         finally:
             writer.close()
 
@@ -124,9 +133,7 @@ class Engine:
         `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
         Raises UsageError when the text is empty, StoreError when the index is damaged.
         """
-        if not text.strip():
-            raise UsageError("the query is empty - say what to look for")
-        (query,) = self.encoder.encode_texts([text])
+        query = self._query(text)
         return self._searcher().search(query, k, shortlist, min_score)
 
     def show(self, image: str | Path, text: str) -> Hit:
@@ -135,8 +142,18 @@ class Engine:
         views = self._catalog.views_at(absolute)
         if not views:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
+        query = self._query(text)
+        return self._searcher().show(absolute, views, query)
+
+    def _query(self, text: str) -> Query:
+        if not text.strip():
+            raise UsageError("the query is empty - say what to look for")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError("the query is no valid UTF-8 - check the terminal's encoding") from None
         (query,) = self.encoder.encode_texts([text])
-        return self._searcher().show(views, query)
+        return query
 
     def status(self) -> Status:
         """What the index holds."""

@@ -132,7 +132,7 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
             else:
                 changed.append((seen, before.image))
     if known and not found and not any(b.folder == "" for b in blind):
-        blind.append(Blind("", "no image left in it"))
+        blind.insert(0, Blind("", "no image left in it"))
     warnings = []
     for b in blind:
         prefix = f"{b.folder}/" if b.folder else ""

@@ -30,6 +30,10 @@ class Prefilter:
         if not count:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
         unit = text / max(float(np.linalg.norm(text)), 1e-12)
-        scores, ids = self._index.search(unit[None].astype(np.float32), count)
-        order = np.lexsort((ids[0], -scores[0]))
+        fetch = min(count + 1, len(self))
+        scores, ids = self._index.search(unit[None].astype(np.float32), fetch)
+        while fetch < len(self) and scores[0, -1] == scores[0, count - 1]:  # FAISS cuts a tie anywhere: see it whole
+            fetch = min(2 * fetch, len(self))
+            scores, ids = self._index.search(unit[None].astype(np.float32), fetch)
+        order = np.lexsort((ids[0], -scores[0]))[:count]
         return Candidates(ids[0][order], scores[0][order])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
+from rich.text import Text
 
 from flairsearch.errors import FlairSearchError
 from flairsearch.records import Hit, Report, Status
@@ -40,7 +41,8 @@ def to_table(hits: Sequence[Hit], logits: bool = False) -> Table:
         table.add_column(name, justify="right" if name in ("", "score", "logit") else "left", overflow="fold")
     for hit in hits:
         boxes = "  ".join(",".join(map(str, region.box)) for region in hit.regions)
-        table.add_row(str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", short_path(hit.path), boxes)
+        path = Text(short_path(hit.path))  # not a str: rich would read [brackets] in a file name as markup
+        table.add_row(str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", path, boxes)
     return table
 
 
@@ -87,7 +89,8 @@ def overlay(hit: Hit, photo: Image.Image, label: str) -> Image.Image:
     for region in reversed(hit.regions):
         left, top, right, bottom = region.box
         draw.rectangle((left, top, right - 1, bottom - 1), outline=_EDGE, width=line + 2)
-        draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=_BOX, width=line)
+        if min(right - left, bottom - top) > 2:
+            draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=_BOX, width=line)
     left, top, _, _ = hit.regions[0].box
     text = f"{label}  {hit.score:.2f}"
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)

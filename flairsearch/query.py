@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from flairsearch.catalog import Catalog
@@ -48,7 +50,10 @@ class Searcher:
         return self._hits(ranking, globals_)[:k]
 
     def _rank(self, views: np.ndarray, query: Query, k: int, min_score: float | None) -> Ranking:
-        """Exact scores of all candidates; the best view of each of the k best contents, with its attention."""
+        """Exact scores of all candidates; the best view of each of the k best contents, with its attention.
+
+        More than k where the k-th score is shared: image ids decide there, and contents know none.
+        """
         scores = self._reranker.score(self.reader.tokens(views), query)
         contents = self.reader.contents(views)
         order = np.lexsort((views, -scores))
@@ -56,7 +61,8 @@ class Searcher:
         best = order[np.sort(first)]
         if min_score is not None:
             best = best[scores[best] >= min_score]
-        best = best[:k]
+        if len(best) > k:
+            best = best[scores[best] >= scores[best[k - 1]]]
         winners = views[best]
         return Ranking(winners, scores[best], self._reranker.attend(self.reader.tokens(winners), query))
 
@@ -81,8 +87,8 @@ class Searcher:
             hits.append(Hit(rank, path, score, globals_[view], *size, regions, logit, attention, frame))
         return hits
 
-    def show(self, views: list[int], query: Query) -> Hit:
-        """The hit of one image, given its views."""
+    def show(self, path: str, views: list[int], query: Query) -> Hit:
+        """The hit of one image, given its absolute path and its views."""
         ids = np.asarray(views, np.int64)
         scores = self._reranker.score(self.reader.tokens(ids), query)
         best = int(np.argmax(scores))
@@ -91,4 +97,5 @@ class Searcher:
             self.reader.pooled(ids[best : best + 1]).astype(np.float32) @ query.vector / np.linalg.norm(query.vector)
         )
         ranking = Ranking(ids[best : best + 1], scores[best : best + 1], attention)
-        return self._hits(ranking, {int(ids[best]): float(cosine[0])})[0]
+        hits = self._hits(ranking, {int(ids[best]): float(cosine[0])})
+        return next(replace(hit, rank=1) for hit in hits if hit.path == path)  # not a twin of it

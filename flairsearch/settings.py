@@ -35,7 +35,10 @@ class IndexSettings:
 
     def save(self, folder: Path) -> None:
         part = folder / "index.json.part"
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(self), indent=2) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
         part.replace(folder / "index.json")
 
     @staticmethod

@@ -31,6 +31,11 @@ HUB_REPOSITORY = "xiaorui638/flair"
 PUBLISHED = ("flair-merged30m", "flair-yfcc15m-recap", "flair-cc12m-recap", "flair-cc3m-recap")  # best first
 _BIG_CONFIG = "vit-b-16-flair.json"
 _OURS = frozenset({"config", "name", "hash"})  # metadata of our files
+_LARGEST = 1 << 16  # size in a configuration: its layers are counted before any tensor is looked at
+_DAMAGE = (  # what torch raises on a pickle with a wrong byte somewhere
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(struct.error, MemoryError, OverflowError),
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -67,7 +72,7 @@ def find(name: str | Path, download: bool = True) -> WeightsFile:
     text = os.fspath(name)
     if text == BUNDLED and bundled_file().is_file():
         return WeightsFile(BUNDLED, bundled_file())
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix in (".safetensors", ".pt") or os.sep in text:
         home = path.absolute() == bundled_file() or path.absolute().parent == cache_folder().absolute()
         return WeightsFile(path.stem, path) if home else import_file(path)
@@ -125,6 +130,7 @@ def describe(path: Path) -> tuple[str, str]:
     metadata = _metadata(path)
     if not metadata.keys() >= _OURS:
         raise WeightsError(f"{path} carries no model configuration - import it: flairsearch models import {path}")
+    expected_tensors(metadata["config"])
     return metadata["config"], metadata["hash"]
 
 
@@ -139,6 +145,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
 
 def save(state: Mapping[str, Tensor], config: str, name: str, path: Path) -> None:
     """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and float32 values."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {key: state[key].detach().cpu().contiguous() for key in sorted(state)}
@@ -149,6 +156,8 @@ def save(state: Mapping[str, Tensor], config: str, name: str, path: Path) -> Non
     try:
         save_file(tensors, part, {"config": config, "name": name, "hash": digest.hexdigest()})
         part.replace(path)
+    except SafetensorError as error:  # a full disk, too
+        raise OSError(str(error)) from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -160,9 +169,8 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     the cache unless all tensors are there with the right names and shapes.
     Raises WeightsError otherwise, when the file is missing or damaged, or when it holds more than tensors.
     """
-    if not path.is_file():
-        raise WeightsError(f"no model file at {path} - check the path, or see 'flairsearch models list'")
-    name = name or path.stem
+    _check_file(path)
+    name = path.stem if name is None else name
     if not _NAME.fullmatch(name) or name == BUNDLED:
         raise WeightsError(
             f"{name!r} is no name for an imported model - rename the file (letters, digits, . _ -; not {BUNDLED})"
@@ -173,9 +181,17 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
         state, config = _read_safetensors(path)
     state.setdefault("logit_bias", _zero())
     check_tensors({key: tuple(tensor.shape) for key, tensor in state.items()}, expected_tensors(config), str(path))
-    cache_folder().mkdir(parents=True, exist_ok=True)
+    odd = [key for key, tensor in state.items() if tensor.is_sparse or not tensor.is_floating_point()]
+    if odd:
+        raise WeightsError(f"{path}: {min(odd)} is no dense tensor of floating point numbers - use a FLAIR checkpoint")
     target = cache_folder() / f"{name}.safetensors"
-    save(state, config, name, target)
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        save(state, config, name, target)
+    except OSError as error:
+        raise WeightsError(
+            f"{target} cannot be written ({error.strerror or error}) - free space, or set FLAIRSEARCH_CACHE to a folder"
+        ) from None
     return WeightsFile(name, target)
 
 
@@ -204,6 +220,8 @@ def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
     """Every tensor name of a FLAIR of this configuration, and its shape (FLAIR.md section 1)."""
     try:
         c: dict[str, int] = json.loads(config)
+        if not all(isinstance(size, int) and 0 < size < _LARGEST for size in c.values()):
+            raise ValueError("sizes out of range")
         dim, vision, text = c["embed_dim"], c["vision_width"], c["text_width"]
         patches = (c["image_size"] // c["patch_size"]) ** 2
         shapes: dict[str, tuple[int, ...]] = {
@@ -236,7 +254,7 @@ def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
                 ):
                     shapes[f"{block}.{layer}.weight"] = (rows, columns)
                     shapes[f"{block}.{layer}.bias"] = (rows,)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(f"not a model configuration ({error}) - use a file saved by flairsearch") from None
     return shapes | {f"{norm}.{x}": (width,) for norm, width in norms.items() for x in ("weight", "bias")}
 
@@ -247,10 +265,18 @@ def _zero() -> Tensor:
     return torch.zeros(())
 
 
+def _check_file(path: Path) -> None:
+    try:
+        there = path.is_file()
+    except OSError:  # a name no file can have
+        there = False
+    if not there:
+        raise WeightsError(f"no model file at {str(path)!r} - check the path, or see 'flairsearch models list'")
+
+
 def _metadata(path: Path) -> dict[str, str]:
     """The metadata in a safetensors header, read without any tensor."""
-    if not path.is_file():
-        raise WeightsError(f"no model file at {path} - check the path, or see 'flairsearch models list'")
+    _check_file(path)
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -258,7 +284,7 @@ def _metadata(path: Path) -> dict[str, str]:
                 raise ValueError("header longer than the file")
             header = json.loads(stream.read(length))
             return {str(k): str(v) for k, v in header.get("__metadata__", {}).items()}
-    except (ValueError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, struct.error) as error:
         raise WeightsError(f"{path} is not a safetensors file ({error}) - copy or download it again") from None
 
 
@@ -293,7 +319,7 @@ def _read_published(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} holds more than tensors and was not opened - use the published file or a .safetensors"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is damaged or no checkpoint ({first}) - download it again") from None
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None

@@ -1,0 +1,43 @@
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+
+
+@contextmanager
+def ordinary_user():
+    """Permissions mean nothing to root: be somebody else for a while. Does nothing for anybody who is not root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    try:
+        os.setresuid(NOBODY, NOBODY, 0)
+    except OSError:
+        pytest.skip("root that may not become an ordinary user")
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.fixture
+def as_user():
+    """A context manager under which permissions count."""
+    return ordinary_user
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that any user may enter (pytest's own may be entered by its owner only)."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(folder)

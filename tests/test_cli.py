@@ -1,0 +1,234 @@
+"""The command line, as a user meets it: in a process of its own where it matters, else in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake import paint, paint_red
+from PIL import Image
+from random_flair import random_flair, save_flair
+
+from flairsearch import cli, weights
+
+
+class Done:
+    """What a run left: exit code, stdout, stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def message(self) -> str:
+        """The one line of an error."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("flairsearch: ")
+        return line
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with photos, a broken file, and a small model in the cache."""
+    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FLAIRSEARCH_HOME", str(tmp_path / "indexes"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    work = tmp_path / "work"
+    for area in (3, 30, 64):
+        paint_red(work / "photos" / f"{area}.png", area)
+    paint(work / "photos" / "a[red] b.png", [("blue", (0, 0, 20, 20))], size=(90, 60))
+    (work / "photos" / "broken.jpg").write_bytes(b"no picture")
+    save_flair(random_flair(), work / "small.safetensors")
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture
+def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`flairsearch ARGUMENTS` through the console script's own function."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["flairsearch", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        code = caught.value.code
+        return Done(code if isinstance(code, int) else 0, out, err)
+
+    return run
+
+
+@pytest.fixture
+def indexed(run: Run) -> Run:
+    assert run("index", "photos", "--model", "small.safetensors", "--device", "cpu").code == 0
+    return run
+
+
+def test_index_then_query(run: Run, home: Path) -> None:
+    done = run("index", "photos", "--model", "small.safetensors")
+    assert (done.code, done.out) == (0, "")
+    assert "4 added" in done.err
+    assert "broken.jpg: not a picture" in done.err
+    assert "4 unchanged" in run("index").err
+    done = run("query", "a red ball", "-k", "3")
+    assert (done.code, done.err) == (0, "")
+    assert sum(".png" in line for line in done.out.splitlines()) == 3
+    assert "photos/a[red] b.png" in run("query", "a red ball").out
+    assert "4 photos removed" in run("forget", "photos").err
+    assert (home / "photos" / "3.png").exists()
+    done = run("query", "a red ball")
+    assert (done.code, done.out) == (0, "")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_json_lines(indexed: Run, home: Path) -> None:
+    lines = [
+        json.loads(line) for line in indexed("query", "a red ball", "--json", "--shortlist", "all").out.splitlines()
+    ]
+    assert len(lines) == 4
+    assert [line["rank"] for line in lines] == [1, 2, 3, 4]
+    assert sorted((line["score"] for line in lines), reverse=True) == [line["score"] for line in lines]
+    for line in lines:
+        assert set(line) == {"rank", "path", "score", "score_global", "width_px", "height_px", "regions"}
+        assert Image.open(line["path"]).size == (line["width_px"], line["height_px"])
+        for region in line["regions"]:
+            left, top, right, bottom = region["box"]
+            assert 0 <= left < right <= line["width_px"]
+            assert 0 <= top < bottom <= line["height_px"]
+    paths = indexed("query", "a red ball", "--paths").out.splitlines()
+    assert paths == [line["path"] for line in lines]
+    limit = (lines[1]["score"] + lines[2]["score"]) / 2
+    assert indexed("query", "a red ball", "--paths", "--min-score", limit).out.splitlines() == paths[:2]
+    logit = indexed("query", "a red ball", "-k", "1", "--logits").out
+    model = random_flair().towers
+    shown = float(logit.splitlines()[1].split()[1])
+    assert shown == pytest.approx(float(model.logit_scale.exp() * lines[0]["score"] + model.logit_bias), abs=2e-3)
+
+
+def test_overlays(indexed: Run, home: Path) -> None:
+    done = indexed("query", "a red ball", "--paths", "-k", "2", "--overlay", "found")
+    pictures = sorted((home / "found").iterdir())
+    assert [picture.name[:3] for picture in pictures] == ["01-", "02-"]
+    for path, picture in zip(done.out.splitlines(), pictures, strict=True):
+        assert Path(path).stem in picture.name
+        assert Image.open(picture).size == Image.open(path).size
+    done = indexed("show", "photos/a[red] b.png", "blue", "--out", "blue.png")
+    assert json.loads(done.out)["path"] == str(home / "photos" / "a[red] b.png")
+    assert Image.open("blue.png").size == (90, 60)
+    (home / "photos" / "3.png").unlink()  # gone since it was indexed: said so, and the other answers are given
+    done = indexed("query", "a red ball", "--paths", "--overlay", "again")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 4
+    assert "no overlay for" in done.err
+    assert indexed("query", "a red ball", "--overlay", "small.safetensors").code == 1
+
+
+def test_status_and_models(indexed: Run, home: Path) -> None:
+    out = indexed("status").out
+    assert all(part in out for part in ("4 (", "small", str(home / "photos"), "broken.jpg"))
+    out = indexed("models", "list").out
+    assert all(name in out for name in ("flair-tiny", *weights.PUBLISHED, "small"))
+    assert "again: " in indexed("models", "import", "small.safetensors", "--name", "again").out
+
+
+def test_exit_code_says_whether_anything_was_indexed(run: Run, home: Path) -> None:
+    (home / "bad").mkdir()
+    (home / "bad" / "x.jpg").write_bytes(b"no picture")
+    done = run("index", "bad", "--index", "./b", "--model", "small.safetensors")
+    assert done.code == 1
+    assert "x.jpg" in done.err
+    paint_red(home / "bad" / "y.png", 5)
+    assert run("index", "bad", "--index", "./b").code == 0
+
+
+USAGE = {
+    "several texts": ("query", "a", "red", "ball"),
+    "empty text": ("query", " "),
+    "bad shortlist": ("query", "a", "--shortlist", "some"),
+    "shortlist 0": ("query", "a", "--shortlist", "0"),
+    "k 0": ("query", "a", "-k", "0"),
+    "not UTF-8": ("query", "a \udcff"),
+    "device": ("query", "a", "--device", "abacus"),
+    "missing folder": ("index", "nowhere"),
+    "missing folder, no index": ("index", "nowhere", "--index", "./new"),
+    "a file": ("index", "photos/3.png", "--index", "./new"),
+    "nothing to index": ("index", "--index", "./new"),
+    "missing folder to rebuild": ("index", "nowhere", "--rebuild", "--index", "./new"),
+    "nothing to rebuild": ("index", "--rebuild", "--index", "./new"),
+    "views": ("index", "photos", "--views", "round", "--index", "./new", "--model", "small"),
+    "stranger": ("show", "small.safetensors", "a"),
+    "forget a stranger": ("forget", "nowhere"),
+}
+ERRORS = {
+    "no index": ("query", "a", "--index", "./new"),
+    "no index to show": ("show", "photos/3.png", "a", "--index", "./new"),
+    "no index to know": ("status", "--index", "new"),
+    "no index to forget": ("forget", "photos", "--index", "./new"),
+    "index is a file": ("query", "a", "--index", "./small.safetensors"),
+    "index in a file": ("index", "photos", "--index", "./small.safetensors/x", "--model", "small"),
+    "unknown model": ("index", "photos", "--index", "./new", "--model", "flair-huge"),
+    "missing model": ("index", "photos", "--index", "./new", "--model", "no/such.pt"),
+    "model of nobody": ("index", "photos", "--index", "./new", "--model", "~nobody-here/x.pt"),
+    "another model": ("query", "a", "--model", "flair-tiny"),
+    "no model": ("models", "import", "photos/3.png"),
+    "folder as a model": ("models", "import", "photos"),
+    "unpublished": ("models", "pull", "flair-huge"),
+}
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_usage_errors_are_one_line(indexed: Run, home: Path, name: str) -> None:
+    done = indexed(*USAGE[name])
+    assert (done.code, done.out) == (2, "")
+    assert done.message
+    assert not list(home.glob("new*"))
+    if name == "several texts":
+        assert '"a red ball"' in done.message
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_one_line(indexed: Run, home: Path, name: str) -> None:
+    done = indexed(*ERRORS[name])
+    assert (done.code, done.out) == (1, "")
+    assert " - " in done.message  # found - what to do
+    assert not (home / "new").exists()
+
+
+def test_typers_own_usage_errors(run: Run) -> None:
+    for arguments in (["--nothing"], ["query"], ["query", "a", "-k", "many"], ["nonsense"], ["models", "nonsense"]):
+        assert run(*arguments).code == 2
+
+
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+HEAVY = {"torch", "open_clip", "faiss", "sqlalchemy", "PIL", "numpy", "huggingface_hub", "safetensors"}
+
+
+@pytest.mark.parametrize("command", [[], ["index"], ["query"], ["show"], ["models"], ["models", "pull"]])
+def test_help_loads_nothing_heavy(command: list[str], run: Run) -> None:
+    done = process("-X", "importtime", "-m", "flairsearch.cli", *command, "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "typer" in loaded
+    assert not HEAVY & loaded
+
+
+def test_reader_that_goes_away_gets_no_traceback(indexed: Run) -> None:
+    script = f"set -o pipefail; '{sys.executable}' -m flairsearch.cli status | true"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0  # nobody read it
+    assert done.stderr == ""

@@ -1,0 +1,368 @@
+import os
+import struct
+import threading
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from fake import COLOURS, SIZE, paint
+from PIL import Image
+
+from flairsearch import decode as decoding
+from flairsearch.decode import Failed, Loaded, content_hash, decode, load_all, open_upright, read_bytes
+from flairsearch.errors import PictureError
+from flairsearch.records import ImageFile
+
+ORIENTATION = 0x0112
+TURNED = {  # what a camera does to an upright picture before it writes that orientation
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def save(picture, kind="PNG", **options):
+    stream = BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def one(data, views="squash", size=SIZE, **options):
+    (picture,) = decode(data, views, size, **options)
+    assert picture.pixels.shape == (size, size, 3)
+    assert picture.pixels.dtype == np.uint8
+    return picture
+
+
+def centre(picture):
+    """The colour in the middle."""
+    return tuple(int(value) for value in picture.pixels[SIZE // 2, SIZE // 2])
+
+
+def red_box(picture):
+    """Where the view is red, in view coordinates."""
+    pixels = picture.pixels.astype(int)
+    rows, columns = np.nonzero((pixels[..., 0] > 128) & (pixels[..., 1] < 128) & (pixels[..., 2] < 128))
+    size = len(pixels)
+    return columns.min() / size, rows.min() / size, (columns.max() + 1) / size, (rows.max() + 1) / size
+
+
+def noise(width, height, seed=0, smooth=1):
+    """A picture with something to resize in it."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // smooth, width // smooth, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+# -- modes
+
+
+def in_mode(mode):
+    """A picture of one colour, and that colour in RGB."""
+    size = (40, 30)
+    palette = Image.new("P", size, 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    deep = Image.fromarray(np.full(size[::-1], 128 * 257, np.uint16))
+    return {
+        "1": (Image.new("1", size, 1), (255, 255, 255)),
+        "L": (Image.new("L", size, 77), (77, 77, 77)),
+        "LA": (Image.new("LA", size, (77, 255)), (77, 77, 77)),
+        "P": (palette, (200, 100, 50)),
+        "RGB": (Image.new("RGB", size, (1, 2, 3)), (1, 2, 3)),
+        "RGBA": (Image.new("RGBA", size, (9, 8, 7, 255)), (9, 8, 7)),
+        "I;16": (deep, (128, 128, 128)),
+    }[mode]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_mode_becomes_the_same_colour_in_rgb(mode):
+    picture, colour = in_mode(mode)
+    assert centre(one(save(picture))) == colour
+
+
+def test_cmyk(tmp_path):
+    red = one(save(Image.new("CMYK", (40, 30), (0, 255, 255, 0)), "JPEG", quality=95))
+    np.testing.assert_allclose(centre(red), COLOURS["red"], atol=3)
+    paint(tmp_path / "wide.tiff")
+    assert centre(one(save(Image.new("CMYK", (40, 30), (255, 0, 0, 0)), "TIFF"))) == COLOURS["cyan"]
+
+
+def test_sixteen_bits_keep_their_steps():
+    ramp = np.repeat(np.linspace(0, 65535, SIZE).astype(np.uint16)[None], SIZE, 0)
+    row = one(save(Image.fromarray(ramp))).pixels[SIZE // 2, :, 0].astype(int)
+    np.testing.assert_allclose(row, np.linspace(0, 255, SIZE), atol=1.5)
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_is_over_white(alpha, kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    colour = centre(one(save(Image.new("RGBA", (20, 20), (200, 0, 0, alpha)), kind, **options)))
+    share = alpha / 255
+    np.testing.assert_allclose(colour, [share * c + (1 - share) * 255 for c in (200, 0, 0)], atol=1)
+
+
+def test_a_transparent_palette_colour_is_over_white():
+    picture = Image.new("P", (20, 20), 0)
+    picture.putpalette([200, 0, 0, 0, 200, 0])
+    assert centre(one(save(picture, transparency=0))) == (255, 255, 255)
+    assert centre(one(save(Image.new("RGB", (20, 20), (9, 9, 9)), transparency=(9, 9, 9)))) == (255, 255, 255)
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (20, 20), COLOURS[name]) for name in ("red", "green", "blue")]
+    data = save(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
+    assert centre(one(data)) == COLOURS["red"]
+
+
+# -- orientation and frames
+
+
+def turned(orientation, kind, size=(96, 48), box=(60, 6, 84, 18)):
+    """A file of an upright picture, red in one box, as a camera held so would write it."""
+    upright = Image.new("RGB", size, "white")
+    upright.paste(COLOURS["red"], box)
+    how = TURNED[orientation]
+    stored = upright if how is None else upright.transpose(how)
+    if kind == "TIFF":
+        return save(stored, "TIFF", tiffinfo={ORIENTATION: orientation})
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    return save(stored, kind, exif=exif, **options.get(kind, {}))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_painted_square_maps_to_its_box_whatever_the_orientation(orientation, kind, tmp_path):
+    box = (60, 6, 84, 18)
+    data = turned(orientation, kind)
+    picture = one(data, size=96)
+    frame = picture.frame
+    assert (frame.width, frame.height) == (96, 48)
+    np.testing.assert_allclose(red_box(picture), (60 / 96, 6 / 48, 84 / 96, 18 / 48), atol=1.01 / 96)
+    np.testing.assert_allclose(frame.to_pixels(*red_box(picture)), box, atol=1)
+    np.testing.assert_allclose(frame.to_view(box), (60 / 96, 6 / 48, 84 / 96, 18 / 48))
+    (tmp_path / "photo").write_bytes(data)
+    shown = np.asarray(open_upright(str(tmp_path / "photo")), int)
+    assert shown.shape == (48, 96, 3)
+    assert shown[12, 72, 1] < 30
+    assert shown[36, 24, 1] > 225
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_center_view_maps_to_the_right_box_too(orientation):
+    box = (60, 6, 72, 18)
+    picture = one(turned(orientation, "PNG", box=box), "center", 48)
+    frame = picture.frame
+    assert (frame.left, frame.top, frame.right, frame.bottom) == (24, 0, 72, 48)
+    np.testing.assert_allclose(red_box(picture), (36 / 48, 6 / 48, 1, 18 / 48), atol=1e-6)
+    assert frame.to_pixels(*red_box(picture)) == box
+    np.testing.assert_allclose(frame.to_view((0, 0, 96, 48)), (-0.5, 0, 1.5, 1))
+
+
+def test_boxes_stay_inside_the_picture_and_have_a_pixel():
+    frame = one(save(noise(100, 50)), "center", 64).frame
+    assert frame.to_pixels(-1, -1, 2, 2) == (0, 0, 100, 50)
+    assert frame.to_pixels(0.5, 0.5, 0.5, 0.5) == (50, 25, 51, 26)
+    assert frame.to_pixels(3, 3, 4, 4) == (99, 49, 100, 50)
+
+
+def test_a_broken_or_senseless_orientation_is_no_orientation():
+    upright = Image.new("RGB", (40, 20), "white")
+    for value in (0, 9, 99):
+        exif = Image.Exif()
+        exif[ORIENTATION] = value
+        assert one(save(upright, "JPEG", exif=exif)).frame.width == 40
+    assert one(save(upright, "JPEG", exif=b"Exif\0\0no exif at all")).frame.width == 40
+
+
+# -- views
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 301), (224, 224), (65, 64), (40, 90), (1000, 63), (64, 2048)])
+def test_center_is_the_reference_preprocessing(size):
+    from open_clip import image_transform
+
+    picture = noise(*size, smooth=2)
+    reference = image_transform(SIZE, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(picture)
+    expected = reference.permute(1, 2, 0).numpy() * 255
+    found = one(save(picture), "center").pixels
+    assert np.abs(found - expected).max() <= 1.001
+
+
+def test_squash_shows_the_whole_picture():
+    picture = noise(300, 200, smooth=4)
+    found = one(save(picture))
+    expected = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(found.pixels, expected)
+    frame = found.frame
+    assert (frame.left, frame.top, frame.right, frame.bottom) == (0, 0, 300, 200)
+
+
+@pytest.mark.parametrize("views", ["squash", "center"])
+def test_draft_mode_of_jpeg_changes_little(views):
+    data = save(noise(1200, 900, smooth=30), "JPEG", quality=90)
+    quick, full = one(data, views), one(data, views, draft=False)
+    assert quick.frame == full.frame
+    difference = np.abs(quick.pixels.astype(int) - full.pixels)
+    assert 0 < difference.mean() < 2
+    assert difference.max() < 30
+
+
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000), (1, 1)])
+@pytest.mark.parametrize("views", ["squash", "center"])
+def test_thin_pictures_need_no_more_memory_than_others(size, views):
+    made = []
+    new = Image.Image._new
+
+    def watch(self, core):
+        made.append(core.size[0] * core.size[1])
+        return new(self, core)
+
+    data = save(Image.new("RGB", size, COLOURS["red"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "_new", watch)
+        assert centre(one(data, views)) == COLOURS["red"]
+    assert max(made) <= max(SIZE * SIZE, size[0] * size[1])
+
+
+# -- hostile input
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def claims(width, height):
+    """A tiny PNG that says it is huge."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+PHOTO = save(noise(80, 60, smooth=4), "JPEG")
+BAD = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"this is no photo\n" * 20, "not a picture in a known format"),
+    "header only": (PHOTO[:20], "not a picture|damaged"),
+    "half a JPEG": (PHOTO[: len(PHOTO) // 2], "damaged .*truncated"),
+    "half a PNG": (save(noise(80, 60))[:3000], "damaged .*truncated"),
+    "claims 3,600 megapixels": (claims(60_000, 60_000), "more than 178 megapixels"),
+    "claims 178 megapixels and a row": (claims(17_800, 10_001), "more than 178 megapixels"),
+    "zero wide": (claims(0, 10), "damaged|not a picture"),
+    "claims more than it has": (claims(300, 300), "damaged"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_picture_has_a_reason_of_one_line(name, tmp_path):
+    data, reason = BAD[name]
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(data)
+    with pytest.raises(PictureError, match=reason) as caught:
+        decode(read_bytes(str(file)), "squash", SIZE)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PictureError, match=reason) as caught:
+        open_upright(str(file))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_never_raise_anything_else():
+    rng = np.random.default_rng(1)
+    kinds = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
+    originals = [save(noise(48, 32, smooth=4), kind) for kind in kinds]
+    refused = 0
+    for turn in range(300):
+        data = bytearray(originals[turn % len(kinds)])
+        for place in rng.integers(0, min(len(data), 400), 1 + turn % 8):
+            data[place] = rng.integers(256)
+        try:
+            one(bytes(data[: len(data) - turn % 3]))
+        except PictureError:
+            refused += 1
+    assert 50 < refused < 300
+
+
+def test_the_name_says_nothing_about_the_format(tmp_path):
+    file = paint(tmp_path / "photo.png", [("red", (0, 0, SIZE, SIZE))])
+    file = file.rename(tmp_path / "photo.jpg")
+    assert centre(one(read_bytes(str(file)))) == COLOURS["red"]
+
+
+def test_files_that_cannot_be_read(open_folder, as_user, monkeypatch):
+    locked = open_folder / "locked.jpg"
+    locked.write_bytes(PHOTO)
+    locked.chmod(0)
+    with as_user(), pytest.raises(PictureError, match=r"^permission denied$"):
+        read_bytes(str(locked))
+    with pytest.raises(PictureError, match=r"^no such file or directory$"):
+        read_bytes(str(open_folder / "gone.jpg"))
+    with pytest.raises(PictureError, match=r"^is a directory$"):
+        read_bytes(str(open_folder))
+    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
+    huge = open_folder / "huge.jpg"
+    with huge.open("wb") as stream:
+        stream.truncate(2_000_000)
+    with pytest.raises(PictureError, match=r"^2 MB is more than the 0 MB a photo may have$"):
+        read_bytes(str(huge))
+
+
+# -- many at once
+
+
+def files(folder, count):
+    """Photos of one grey each: their number."""
+    for number in range(count):
+        Image.new("L", (8, 8), number).save(folder / f"{number:03d}.png")
+    return [ImageFile(str(folder), f"{number:03d}.png", 0, 0) for number in range(count)]
+
+
+def test_load_all_keeps_the_order(tmp_path):
+    todo = files(tmp_path, 100)
+    (tmp_path / "040.png").write_bytes(b"x")
+    results = list(load_all(todo, "squash", SIZE, set(), workers=4))
+    assert [result.file for result in results] == todo
+    for number, result in enumerate(results):
+        if number == 40:
+            assert result == Failed(todo[40], "not a picture in a known format")
+        else:
+            assert result.hash == content_hash((tmp_path / todo[number].path).read_bytes())
+            assert centre(result.pictures[0]) == (number, number, number)
+
+
+def test_load_all_reads_a_bounded_number_ahead(tmp_path, monkeypatch):
+    todo = files(tmp_path, 200)
+    read = []
+    monkeypatch.setattr(decoding, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    taken = []
+    results = load_all((taken.append(file) or file for file in todo), "squash", SIZE, set(), workers=2)
+    for done in range(1, 101):
+        next(results)
+        assert len(taken) <= done + 64
+    results.close()
+    assert len(read) <= 164  # closing it starts nothing new
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_known_contents_are_not_decoded(tmp_path, monkeypatch):
+    todo = files(tmp_path, 3)
+    known = {content_hash((tmp_path / "001.png").read_bytes())}
+    decoded = []
+    monkeypatch.setattr(decoding, "decode", lambda data, *rest: decoded.append(data) or decode(data, *rest))
+    results = list(load_all(todo, "squash", SIZE, known))
+    assert len(decoded) == 2
+    assert [isinstance(r, Loaded) and r.pictures is None for r in results] == [False, True, False]
+    assert results[1].hash in known
+
+
+def test_content_hash_is_of_the_bytes_alone():
+    assert content_hash(b"a") == content_hash(b"a") != content_hash(b"b")
+    assert len(content_hash(os.urandom(1000))) == 16

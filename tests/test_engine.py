@@ -1,0 +1,178 @@
+"""The facade: what it refuses, and what it sees of others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake import fake_engine, paint_red
+from random_flair import random_flair, save_flair
+
+import flairsearch
+from flairsearch import engine as engines
+from flairsearch import weights
+from flairsearch.engine import Engine
+from flairsearch.errors import FlairSearchError, StoreError, UsageError, WeightsError
+from flairsearch.records import Hit, Progress, Report
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for area in (3, 30):
+        paint_red(tmp_path / "photos" / f"{area}.png", area)
+    return tmp_path / "photos"
+
+
+def model_file(folder: Path, seed: int) -> Path:
+    return save_flair(random_flair(seed=seed), folder / f"model{seed}.safetensors")
+
+
+def test_real_model_from_folder_to_hits(tmp_path: Path, photos: Path) -> None:
+    with Engine.open(tmp_path / "index", model=model_file(tmp_path, 0), device="cpu") as engine:
+        assert engine.add(str(photos)) == Report(added=2)
+        assert engine.add([photos]) == Report(unchanged=2)
+        hits = engine.search("a red ball", k=10)
+        assert {hit.path for hit in hits} == {str(photos / "3.png"), str(photos / "30.png")}
+        assert all(isinstance(hit, Hit) and -1 <= hit.score <= 1 and hit.regions for hit in hits)
+        model = flairsearch.load_model("model0")
+        local = model.encode_image(_pictures(model, [hit.path for hit in hits]))[1]
+        expected = model.scores(local, model.encode_text(model.tokenize(["a red ball"])))[:, 0]
+    assert [hit.score for hit in hits] == pytest.approx(expected.tolist(), abs=1e-2)
+    assert hits[0].score >= hits[1].score
+    with Engine.open(tmp_path / "index", device="cpu", create=False) as engine:  # the index knows its model
+        assert engine.search("a red ball", k=10)[0].path == hits[0].path
+
+
+def _pictures(model: flairsearch.FLAIR, paths: list[str]):  # type: ignore[no-untyped-def]
+    import torch
+    from PIL import Image
+
+    return torch.stack([model.preprocess(Image.open(path)) for path in paths])  # squares: no crop, so squash agrees
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    first, second = model_file(tmp_path, 0), model_file(tmp_path, 1)
+    Engine.open(tmp_path / "index", model=first).close()
+    with pytest.raises(StoreError) as caught:
+        Engine.open(tmp_path / "index", model=second)
+    for path in (first, second):
+        assert weights.describe(path)[1][:12] in str(caught.value)
+    assert "--rebuild" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_changed_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    Engine.open(tmp_path / "index", model=model_file(tmp_path, 0)).close()
+    weights.import_file(model_file(tmp_path, 1), "model0")
+    with pytest.raises(StoreError, match="--rebuild"):
+        Engine.open(tmp_path / "index")
+
+
+def test_other_views_are_refused(tmp_path: Path) -> None:
+    model = model_file(tmp_path, 0)
+    Engine.open(tmp_path / "index", model=model, views="center").close()
+    assert Engine.open(tmp_path / "index").settings.views == "center"
+    with pytest.raises(StoreError, match="--rebuild"):
+        Engine.open(tmp_path / "index", views="squash")
+    with pytest.raises(UsageError):
+        Engine.open(tmp_path / "other", model=model, views="round")
+    assert not (tmp_path / "other").exists()
+
+
+def test_no_index_is_made_where_none_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="flairsearch index"):
+        Engine.open(tmp_path / "index", create=False)
+    with pytest.raises(WeightsError):
+        Engine.open(tmp_path / "index", model="flair-huge")
+    assert not (tmp_path / "index").exists()
+
+
+def test_folder_where_none_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for create in (True, False):
+        with pytest.raises(StoreError) as caught:
+            Engine.open(tmp_path / "file" / "index", create=create)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_search_sees_what_another_engine_added(tmp_path: Path, photos: Path) -> None:
+    reader, writer = fake_engine(tmp_path / "index"), fake_engine(tmp_path / "index")
+    assert reader.search("red") == []
+    writer.add(photos)
+    assert [Path(hit.path).stem for hit in reader.search("red")] == ["30", "3"]
+    paint_red(photos / "64.png", 64)
+    writer.add()
+    assert [Path(hit.path).stem for hit in reader.search("red")] == ["64", "30", "3"]
+    writer.forget(photos / "30.png")
+    assert [Path(hit.path).stem for hit in reader.search("red")] == ["64", "3"]
+
+
+def test_forget(tmp_path: Path, photos: Path) -> None:
+    engine = fake_engine(tmp_path / "index")
+    engine.add(photos)
+    assert engine.forget(photos / "3.png") == 1
+    assert (photos / "3.png").exists()
+    assert engine.forget(photos) == 1
+    assert engine.search("red") == []
+    with pytest.raises(UsageError):
+        engine.forget(photos)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "red \udcff"])
+def test_empty_and_broken_texts(tmp_path: Path, photos: Path, text: str) -> None:
+    engine = fake_engine(tmp_path / "index")
+    engine.add(photos)
+    with pytest.raises(UsageError):
+        engine.search(text)
+    with pytest.raises(UsageError):
+        engine.show(photos / "3.png", text)
+
+
+def test_show_of_a_stranger(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(UsageError, match="not in the index"):
+        fake_engine(tmp_path / "index").show(photos / "3.png", "red")
+
+
+def test_status_counts(tmp_path: Path, photos: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    engine = fake_engine(tmp_path / "index")
+    engine.add(photos)
+    status = engine.status()
+    assert (status.images, status.views, status.roots) == (2, 2, (str(photos),))
+    assert [Path(skipped.path).name for skipped in status.skipped] == ["broken.jpg"]
+    assert status.bytes == sum(file.stat().st_size for file in (tmp_path / "index").rglob("*") if file.is_file())
+
+
+def test_rebuild_for_another_model(tmp_path: Path, photos: Path) -> None:
+    first, second = model_file(tmp_path, 0), model_file(tmp_path, 1)
+    with Engine.open(tmp_path / "index", model=first, device="cpu") as engine:
+        engine.add(photos)
+    *progress, report = engines.rebuild(tmp_path / "index", [], second, "cpu")
+    assert report == Report(added=2)
+    assert all(isinstance(step, Progress) for step in progress)
+    assert Engine.open(tmp_path / "index").settings.model == "model1"
+    assert sorted(path.name for path in tmp_path.iterdir() if "index" in path.name) == ["index"]
+    with pytest.raises(UsageError):
+        list(engines.rebuild(tmp_path / "nothing", []))
+
+
+def test_errors_have_one_base() -> None:
+    assert {error.__base__ for error in (StoreError, UsageError, WeightsError)} == {FlairSearchError}
+
+
+def test_public_names_do_not_load_torch_before_use() -> None:
+    code = (
+        "import sys; from flairsearch import Engine, FlairSearchError, Hit, Region, Report\n"
+        "assert not {'torch', 'open_clip', 'faiss'} & set(sys.modules), sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError):
+        flairsearch.nothing  # noqa: B018

@@ -1,0 +1,312 @@
+import os
+import shutil
+
+import pytest
+from fake import FakeEncoder, fake_settings, paint, paint_red
+
+from flairsearch import decode
+from flairsearch.catalog import Catalog
+from flairsearch.errors import UsageError
+from flairsearch.ingest import ingest
+from flairsearch.records import Progress, Report, Skipped
+from flairsearch.store import Writer, create_index
+
+SETTINGS = fake_settings()
+
+
+class Index:
+    """An index under test, and what a run of it reads and encodes."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.read, self.encoded, self.encode = folder, [], 0, FakeEncoder().encode_pictures
+        create_index(folder, SETTINGS)
+        read_bytes = decode.read_bytes
+        monkeypatch.setattr(decode, "read_bytes", lambda path: self.read.append(path) or read_bytes(path))
+
+    def _encode(self, pictures):
+        self.encoded += len(pictures)
+        return self.encode(pictures)
+
+    def steps(self, *folders, exclude=()):
+        self.read, self.encoded = [], 0
+        writer = Writer(self.folder, SETTINGS)
+        try:
+            yield from ingest(writer, [str(folder) for folder in folders], SETTINGS, self._encode, exclude)
+        finally:
+            writer.close()
+
+    def add(self, *folders, exclude=()):
+        *_, report = self.steps(*folders, exclude=exclude)
+        return report
+
+    def images(self):
+        """Absolute path -> image id, of all roots."""
+        catalog = Catalog(self.folder)
+        found = {
+            f"{root}/{path}": known.image
+            for root, number in catalog.roots().items()
+            for path, known in catalog.known(number).items()
+        }
+        catalog.close()
+        return found
+
+    def ask(self, method, *args):
+        catalog = Catalog(self.folder)
+        answer = getattr(catalog, method)(*args)
+        catalog.close()
+        return answer
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    return Index(tmp_path / "index", monkeypatch)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five photos, each of its own content."""
+    for number in range(1, 6):
+        paint_red(tmp_path / "photos" / f"{number}.png", number)
+    return tmp_path / "photos"
+
+
+def test_progress_counts_what_has_to_be_read_and_the_report_is_last(index, photos):
+    *steps, report = index.steps(photos)
+    assert steps == [Progress(done, 5, 0) for done in range(6)]
+    assert report == Report(added=5)
+
+
+def test_unchanged_files_are_not_opened_again(index, photos):
+    index.add(photos)
+    assert sorted(index.read) == sorted(str(path) for path in photos.iterdir())
+    generation = index.ask("generation")
+    assert index.add(photos) == index.add() == Report(unchanged=5)
+    assert (index.read, index.encoded, index.ask("generation")) == ([], 0, generation)
+
+
+def test_only_what_changed_is_read(index, photos):
+    index.add(photos)
+    ids = index.images()
+    paint_red(photos / "2.png", 40)
+    paint_red(photos / "new.png", 50)
+    (photos / "4.png").unlink()
+    assert index.add(photos) == Report(added=1, updated=1, removed=1, unchanged=3)
+    assert sorted(index.read) == [str(photos / "2.png"), str(photos / "new.png")]
+    assert index.encoded == 2
+    now = index.images()
+    assert now.pop(str(photos / "new.png")) > max(ids.values())
+    del ids[str(photos / "4.png")]
+    assert now == ids
+
+
+def test_a_file_that_was_only_touched_is_not_encoded(index, photos):
+    index.add(photos)
+    os.utime(photos / "3.png", ns=(1, 1))
+    assert index.add(photos) == Report(updated=1, unchanged=4)
+    assert (len(index.read), index.encoded) == (1, 0)
+    assert index.add(photos) == Report(unchanged=5)
+
+
+def test_a_moved_file_keeps_its_id_and_is_not_encoded(index, photos, tmp_path):
+    index.add(photos)
+    ids = index.images()
+    (photos / "sub").mkdir()
+    (photos / "1.png").rename(photos / "sub" / "one.png")
+    (photos / "2.png").rename(photos / "6.png")
+    assert index.add(photos) == Report(moved=2, unchanged=3)
+    assert index.encoded == 0
+    now = index.images()
+    assert now[str(photos / "sub" / "one.png")] == ids[str(photos / "1.png")]
+    assert now[str(photos / "6.png")] == ids[str(photos / "2.png")]
+    assert len(now) == 5
+
+
+def test_a_renamed_folder_and_a_move_between_roots(index, photos, tmp_path):
+    other = tmp_path / "other"
+    paint_red(other / "a" / "7.png", 7)
+    paint_red(other / "8.png", 8)
+    index.add(photos, other)
+    ids = index.images()
+    (other / "a").rename(other / "b")
+    (photos / "1.png").rename(other / "1.png")
+    assert index.add() == Report(moved=2, unchanged=5)
+    now = index.images()
+    assert now[str(other / "b" / "7.png")] == ids[str(other / "a" / "7.png")]
+    assert now[str(other / "1.png")] == ids[str(photos / "1.png")]
+
+
+def test_files_that_changed_their_names_with_each_other(index, photos):
+    for name, stamp in (("1.png", 1), ("2.png", 2)):
+        os.utime(photos / name, ns=(stamp, stamp))
+    index.add(photos)
+    ids, before = index.images(), {path: index.ask("views_at", path) for path in index.images()}
+    one, two = photos / "1.png", photos / "2.png"
+    one.rename(photos / "x")
+    two.rename(one)
+    (photos / "x").rename(two)
+    assert index.add(photos) == Report(updated=2, unchanged=3)
+    assert index.images() == ids
+    assert index.encoded == 0
+    assert index.ask("views_at", str(one)) == before[str(two)]
+    assert index.ask("views_at", str(two)) == before[str(one)]
+
+
+def test_identical_files_share_their_views(index, photos):
+    shutil.copy(photos / "1.png", photos / "1 again.png")
+    assert index.add(photos) == Report(added=6)
+    assert index.encoded == 5
+    shutil.copy(photos / "1.png", photos / "1 once more.png")
+    assert index.add(photos) == Report(added=1, unchanged=6)
+    assert index.encoded == 0
+    assert index.ask("counts") == (7, 5)
+    (photos / "1.png").unlink()
+    assert index.add(photos) == Report(removed=1, unchanged=6)
+    assert index.ask("counts") == (6, 5)
+
+
+def test_a_photo_that_comes_back_is_not_encoded_again(index, photos):
+    index.add(photos)
+    (photos / "1.png").rename(photos.parent / "away.png")
+    index.add(photos)
+    (photos.parent / "away.png").rename(photos / "1.png")
+    assert index.add(photos) == Report(added=1, unchanged=4)
+    assert index.encoded == 0
+
+
+def test_a_damaged_photo_keeps_what_is_known_of_it_and_is_tried_again(index, photos):
+    index.add(photos)
+    (photos / "1.png").write_bytes(b"half")
+    (photos / "empty.jpg").write_bytes(b"")
+    report = index.add(photos)
+    assert report == Report(
+        unchanged=4,
+        skipped=(
+            Skipped(str(photos / "empty.jpg"), "the file is empty"),
+            Skipped(str(photos / "1.png"), "not a picture in a known format"),
+        ),
+    )
+    assert list(report.skipped) == index.ask("skipped")
+    assert len(index.images()) == 5
+    paint_red(photos / "1.png", 60)
+    (photos / "empty.jpg").unlink()
+    assert index.add(photos) == Report(updated=1, unchanged=4)
+    assert index.ask("skipped") == []
+
+
+def test_an_excluded_file_is_not_indexed(index, photos):
+    assert index.add(photos, exclude=["[12].png"]) == Report(added=3)
+
+
+def test_no_file_is_indexed_twice_whatever_the_order_of_folders(index, photos):
+    inner = photos / "inner"
+    paint_red(inner / "6.png", 6)
+    paint_red(photos / "away" / "inner" / "7.png", 7)  # of the same name, but no root
+    assert index.add(inner) == Report(added=1)
+    assert index.add(photos) == Report(added=6, unchanged=1)
+    assert len(index.images()) == 7
+    assert index.add() == Report(unchanged=7)
+    paint_red(inner / "8.png", 8)
+    assert index.add(inner) == Report(added=1, unchanged=1)
+    paint_red(inner / "9.png", 9)
+    assert index.add(photos) == Report(added=1, unchanged=8)
+    assert index.add(photos / "away") == Report(unchanged=6)  # inside a known folder: that one is rescanned
+
+
+@pytest.mark.parametrize("folder", ["missing", "1.png"])
+def test_a_folder_that_never_was_there(index, photos, folder):
+    with pytest.raises(UsageError, match=r"(is not there|is not a folder) - give a folder of photos"):
+        index.add(photos / folder)
+    assert index.ask("roots") == {}
+
+
+def test_a_folder_whose_name_is_not_utf8_is_one_line(index, tmp_path):
+    folder = os.fsencode(tmp_path) + b"/f\xff"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("the file system allows UTF-8 names only")
+    with pytest.raises(UsageError, match=r"f\\xff has a name that is not UTF-8"):
+        index.add(os.fsdecode(folder))
+
+
+def test_names_that_are_not_utf8_are_listed(index, photos):
+    try:
+        with open(os.fsencode(photos) + b"/caf\xe9.png", "wb"):
+            pass
+    except OSError:
+        pytest.skip("the file system allows UTF-8 names only")
+    report = index.add(photos)
+    assert [(skipped.path, skipped.reason) for skipped in report.skipped] == [
+        (f"{photos}/caf\\xe9.png", "the name is not UTF-8 - rename the file")
+    ]
+    assert list(report.skipped) == index.ask("skipped")
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_known_folder_that_is_gone_or_empty_removes_nothing(index, photos, tmp_path, missing):
+    index.add(photos)
+    photos.rename(tmp_path / "away")
+    if not missing:
+        photos.mkdir()
+    for folders in ([photos], []):
+        report = index.add(*folders)
+        (warning,) = report.warnings
+        assert f"{photos}: " in warning
+        assert "its 5 photos stay in the index" in warning
+        assert report == Report(warnings=(warning,))
+    assert len(index.images()) == 5
+    if not missing:
+        photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    assert index.add() == Report(unchanged=5)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, monkeypatch, batches):
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 4)
+    photos = tmp_path / "photos"
+    for number in range(20):
+        paint(photos / f"{number:02d}.png", [("red", (0, 0, 3 * number + 1, 5))])
+    index.add(photos)
+    paint(photos / "00.png", [("blue", (0, 0, 5, 5))])
+    (photos / "01.png").unlink()
+    for number in range(20, 40):
+        paint(photos / f"{number:02d}.png", [("green", (0, 0, 3 * number - 59, 5))])
+    encode, calls = index.encode, []
+
+    def stop(pictures):
+        calls.append(1)
+        if len(calls) > batches:
+            raise KeyboardInterrupt
+        return encode(pictures)
+
+    index.encode = stop
+    with pytest.raises(KeyboardInterrupt):
+        index.add()
+    done = 4 * batches
+    assert len(index.images()) == 20 + done  # new ones come first; nothing is gone in a run that was cut off
+    index.encode = encode
+    report = index.add()
+    assert report == Report(added=20 - done, updated=1, removed=1, unchanged=18 + done)
+    assert len(index.read) == index.encoded == 21 - done
+
+
+def test_a_run_whose_reader_stops_listening_keeps_what_was_encoded(index, photos, monkeypatch):
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 2)
+    steps = index.steps(photos)
+    while next(steps).done < 4:
+        pass
+    steps.close()
+    assert len(index.images()) == 4
+    assert index.add() == Report(added=1, unchanged=4)
+
+
+def test_commits_come_every_so_many_views(index, photos, monkeypatch):
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 2)
+    monkeypatch.setattr("flairsearch.ingest.COMMIT_VIEWS", 2)
+    steps = index.steps(photos)
+    seen = []
+    while not isinstance(step := next(steps), Report):
+        seen.append((step.done, index.ask("counts")[0]))
+    assert seen == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (5, 4)]
+    assert index.ask("counts") == (5, 5)

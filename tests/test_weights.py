@@ -1,0 +1,400 @@
+"""Checkpoint files: the published layout goes in whole; damaged, foreign and hostile files leave nothing behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy._core.multiarray import scalar
+from random_flair import BIG, SMALL, big_flair, random_flair, random_pictures, save_flair
+from safetensors.torch import save_file
+
+from flairsearch import weights
+from flairsearch.errors import WeightsError
+from flairsearch.model import FLAIR, load_model
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+class _Numpy1Pickler(pickle._Pickler):
+    """Names numpy's scalar as numpy 1 did, and so do the published files."""
+
+    def save_global(self, obj: object, name: str | None = None) -> None:
+        if obj is scalar:
+            self.write(b"cnumpy.core.multiarray\nscalar\n")
+            self.memoize(obj)
+        else:
+            super().save_global(obj, name)
+
+
+class _Numpy1Pickle:
+    Pickler = _Numpy1Pickler
+
+
+def publish(state: dict[str, torch.Tensor], path: Path, **more: object) -> Path:
+    """A file in the layout of the published ones."""
+    checkpoint = {
+        "epoch": 30,
+        "name": "published",
+        "state_dict": {f"module.{name}": tensor for name, tensor in state.items()},
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": np.float64(5e-4)}]},
+        "scaler": {"scale": 65536.0, "growth_factor": 2.0},
+    }
+    torch.save(checkpoint | more, path, pickle_module=_Numpy1Pickle)
+    return path
+
+
+def hollow_state() -> dict[str, torch.Tensor]:
+    """All names and shapes of the big model, one number of memory each."""
+    return {
+        name: torch.zeros(()).expand(shape) for name, shape in weights.expected_tensors(weights.big_config()).items()
+    }
+
+
+def refused(path: Path, cache: Path, words: str | None = None) -> str:
+    """The file is refused in one line, and the cache holds nothing."""
+    with pytest.raises(WeightsError, match=words) as caught:
+        weights.import_file(path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 500
+    assert not cache.exists() or not list(cache.iterdir())
+    return str(caught.value)
+
+
+# -- what a FLAIR is
+
+
+@pytest.mark.parametrize("config", [SMALL, weights.BUNDLED, BIG], ids=["small", "tiny", "big"])
+def test_expected_tensors_are_the_models(config: object) -> None:
+    if config == weights.BUNDLED:
+        text, _ = weights.describe(weights.bundled_file())
+        state = weights.read(weights.bundled_file())[0]
+    else:
+        model = big_flair() if config == BIG else random_flair()
+        text, state = model.config.to_json(), model.flair_state()
+    assert weights.expected_tensors(text) == {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def test_published_size() -> None:
+    """313 tensors, 150,674,434 parameters."""
+    shapes = weights.expected_tensors(weights.big_config())
+    assert len(shapes) == 313
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 150_674_434
+    assert shapes["visual_proj.attn.in_proj_weight"] == (1536, 512)
+    assert shapes["visual.conv1.weight"] == (768, 3, 16, 16)
+
+
+@pytest.mark.slow
+def test_published_checkpoint_comes_in_whole(tmp_path: Path, cache: Path) -> None:
+    model = big_flair()
+    path = publish(dict(model.flair_state()), tmp_path / "flair-cc3m-recap.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, mmap=True)  # it holds the numpy scalar that torch refuses by default
+    found = weights.import_file(path)
+    path.unlink()
+    assert found.name == "flair-cc3m-recap"
+    assert weights.default_name() == "flair-cc3m-recap"
+    assert 602e6 < found.path.stat().st_size < 604e6  # no optimizer
+    assert [file.name for file in cache.iterdir()] == ["flair-cc3m-recap.safetensors"]
+    loaded = load_model("flair-cc3m-recap")
+    picture = torch.from_numpy(random_pictures(1, 224)).permute(0, 3, 1, 2) / 100 - 1
+    tokens = model.tokenize(["a red ball"])
+    with torch.inference_mode():
+        assert torch.equal(loaded.get_logits(picture, tokens)[0], model.get_logits(picture, tokens)[0])
+    state = model.flair_state()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.flair_state().items())
+
+
+# -- our own files
+
+
+def same(a: FLAIR, b: FLAIR) -> bool:
+    mine, other = a.flair_state(), b.flair_state()
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_our_file_goes_round(tmp_path: Path, cache: Path) -> None:
+    model = random_flair()
+    path = save_flair(model, tmp_path / "mine.safetensors")
+    loaded = load_model(path)
+    assert same(loaded, model)
+    assert loaded.config == SMALL
+    assert loaded.name == "mine"
+    assert same(load_model("mine"), model)  # from the cache now
+    assert ("mine", str(cache / "mine.safetensors")) in weights.available()
+    path.unlink()
+    assert same(load_model(cache / "mine.safetensors"), model)
+
+
+def test_hash_names_the_weights(tmp_path: Path) -> None:
+    one, twin, other = (
+        weights.describe(save_flair(random_flair(seed=seed), tmp_path / f"{name}.safetensors"))[1]
+        for seed, name in ((0, "one"), (0, "twin"), (1, "other"))
+    )
+    assert one == twin != other
+    moved = dict(random_flair(seed=0).flair_state())
+    moved["logit_scale"], moved["logit_bias"] = moved["logit_bias"], moved["logit_scale"]
+    weights.save(moved, SMALL.to_json(), "moved", tmp_path / "moved.safetensors")
+    assert weights.describe(tmp_path / "moved.safetensors")[1] != one
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files_load_as_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in random_flair().flair_state().items()}
+    save_file(state, tmp_path / "half.safetensors", {"config": SMALL.to_json()})
+    loaded = load_model(tmp_path / "half.safetensors").flair_state()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in state.items())
+
+
+def test_missing_logit_bias_is_zero(tmp_path: Path) -> None:
+    state = dict(random_flair().flair_state())
+    del state["logit_bias"]
+    save_file(state, tmp_path / "old.safetensors", {"config": SMALL.to_json()})
+    assert float(load_model(tmp_path / "old.safetensors").towers.logit_bias) == 0
+
+
+def test_import_under_another_name(tmp_path: Path) -> None:
+    path = save_flair(random_flair(), tmp_path / "a.safetensors")
+    assert weights.import_file(path, "flair-merged30m").name == "flair-merged30m"
+    for name in ("", "..", "a/b", "-x", "flair-tiny", "x" * 200):
+        with pytest.raises(WeightsError):
+            weights.import_file(path, name or "/")
+
+
+def test_default_is_the_best_model_at_hand(cache: Path) -> None:
+    assert weights.default_name() == "flair-tiny"
+    cache.mkdir(parents=True)
+    for name in ("another", "flair-cc3m-recap", "flair-yfcc15m-recap", "flair-merged30m"):
+        (cache / f"{name}.safetensors").write_bytes(b"")
+        assert weights.default_name() == ("flair-tiny" if name == "another" else name)
+
+
+# -- refused
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "empty", "number", "integers", "sparse"])
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_wrong_checkpoint(tmp_path: Path, cache: Path, change: str) -> None:
+    state = hollow_state()
+    if change == "missing":
+        del state["visual_proj.ln_q.weight"]
+    elif change == "extra":
+        state["visual_proj.ln_x.weight"] = torch.zeros(1)
+    elif change == "shape":
+        state["positional_embedding"] = torch.zeros(78, 512)
+    elif change == "empty":
+        state = {}
+    elif change == "number":
+        state["logit_scale"] = 4.6  # type: ignore[assignment]
+    elif change == "integers":
+        state["ln_final.weight"] = torch.ones(512, dtype=torch.int64)
+    else:
+        state["text_post.proj"] = torch.zeros(512, 512).to_sparse()
+    message = refused(publish(state, tmp_path / "x.pt"), cache)
+    named = {"missing": "visual_proj.ln_q.weight", "extra": "visual_proj.ln_x.weight", "shape": "[78, 512]"}
+    assert named.get(change, "") in message
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "integers"])
+def test_wrong_safetensors(tmp_path: Path, cache: Path, change: str) -> None:
+    state = dict(random_flair().flair_state())
+    if change == "missing":
+        del state["ln_final.bias"]
+    elif change == "extra":
+        state["optimizer"] = torch.zeros(1)
+    elif change == "shape":
+        state["ln_final.bias"] = torch.zeros(33)
+    else:
+        state["ln_final.bias"] = torch.zeros(32, dtype=torch.int32)
+    path = tmp_path / "x.safetensors"
+    save_file(state, path, {"config": SMALL.to_json()})
+    refused(path, cache)
+
+
+def test_file_without_configuration_counts_as_the_big_model(tmp_path: Path, cache: Path) -> None:
+    save_file(dict(random_flair().flair_state()), tmp_path / "x.safetensors")
+    message = refused(tmp_path / "x.safetensors", cache)
+    assert "lacks" in message
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
+def test_truncated(tmp_path: Path, cache: Path, share: float) -> None:
+    for path in (publish(hollow_state(), tmp_path / "x.pt"), save_flair(random_flair(), tmp_path / "x.safetensors")):
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * share)])
+        refused(path, cache)
+
+
+class _Trap:
+    """Unpickling it runs a function."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self._call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self._call
+
+
+@pytest.mark.parametrize("place", ["optimizer", "epoch", "state_dict", "bare", "legacy"])
+@pytest.mark.parametrize("kind", ["system", "open", "eval"])
+def test_nothing_is_executed(tmp_path: Path, cache: Path, place: str, kind: str) -> None:
+    target = tmp_path / "executed"
+    trap = {
+        "system": _Trap(os.system, f"touch {target}"),
+        "open": _Trap(open, str(target), "w"),
+        "eval": _Trap(eval, f"open({str(target)!r}, 'w')"),
+    }[kind]
+    path = tmp_path / "x.pt"
+    if place == "bare":
+        path.write_bytes(pickle.dumps({"state_dict": hollow_state(), "epoch": trap}))
+    elif place == "legacy":
+        torch.save({"state_dict": trap}, path, _use_new_zipfile_serialization=False)
+    else:
+        publish(hollow_state(), path, **{place: trap})
+    refused(path, cache)
+    assert not target.exists()
+    if place == "epoch":
+        torch.load(path, weights_only=False)  # the trap is a real one
+        assert target.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_anywhere(tmp_path: Path, cache: Path) -> None:
+    """Any byte of the pickle inside changed: refused in one line, whatever the unpickler makes of it."""
+    state = {name: tensor for name, tensor in hollow_state().items() if not name.startswith("visual.transformer")}
+    whole = publish(state, tmp_path / "whole.pt").read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        parts = {info.filename: archive.read(info) for info in archive.infolist()}
+    (name,) = (name for name in parts if name.endswith("data.pkl"))
+    for _ in range(150):
+        data = bytearray(parts[name])
+        data[rng.integers(len(data))] = rng.integers(256)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for part, content in parts.items():
+                archive.writestr(part, bytes(data) if part == name else content)
+        refused(path, cache)
+
+
+def header(content: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(content) if length is None else length) + content
+
+
+def tensor_header(offsets: list[int], shape: list[int], config: str | None = None) -> bytes:
+    metadata = {} if config is None else {"__metadata__": {"config": config}}
+    return header(json.dumps({**metadata, "x": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode())
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": b"\x01\x02",
+    "garbage": bytes(np.random.default_rng(0).integers(0, 256, 4096, dtype=np.uint8)),
+    "huge length": header(b"{}", 1 << 63),
+    "length of 50 MB": header(b"{}", 50 << 20),
+    "not JSON": header(b"hello, world"),
+    "not UTF-8": header(b'{"\xff\xfe": 1}'),
+    "a list": header(b"[1, 2]"),
+    "a number": header(b"7"),
+    "deep": header(b"[" * 200_000),
+    "metadata is a list": header(b'{"__metadata__": [1]}'),
+    "config is no JSON": header(b'{"__metadata__": {"config": "{"}}'),
+    "config is a list": header(b'{"__metadata__": {"config": "[]"}}'),
+    "config is deep": header(json.dumps({"__metadata__": {"config": "[" * 100_000}}).encode()),
+    "beyond the end": tensor_header([0, 1 << 40], [1 << 38], SMALL.to_json()),
+    "backwards": tensor_header([8, 0], [2], SMALL.to_json()),
+    "shape overflows": tensor_header([0, 4], [1 << 62, 1 << 62], SMALL.to_json()),
+    "zero patch": tensor_header([0, 4], [1], SMALL.to_json().replace('"patch_size": 16', '"patch_size": 0')) + b"0000",
+    "endless layers": tensor_header([0, 4], [1], SMALL.to_json().replace('layers": 2', 'layers": 1000000000'))
+    + b"0000",
+    "no sizes": tensor_header([0, 4], [1], '{"embed_dim": "a"}') + b"0000",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_safetensors(tmp_path: Path, cache: Path, name: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(HOSTILE[name])
+    refused(path, cache)
+    with pytest.raises(WeightsError):
+        weights.describe(path)
+    cache.mkdir(parents=True, exist_ok=True)
+    path.rename(cache / "planted.safetensors")  # a damaged file in the cache itself
+    with pytest.raises(WeightsError):
+        load_model("planted")
+
+
+def test_damaged_header_anywhere(tmp_path: Path) -> None:
+    """One byte of the header changed: refused, or loaded when nothing that counts was hit; no other outcome."""
+    whole = save_flair(random_flair(), tmp_path / "whole.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(100):
+        data = bytearray(whole)
+        data[rng.integers(8 + length)] = rng.integers(256)
+        (tmp_path / "x.safetensors").write_bytes(data)
+        try:
+            weights.import_file(tmp_path / "x.safetensors")
+            outcomes.add("loaded")
+        except WeightsError as error:
+            outcomes.add(f"refused in {len(str(error).splitlines())} lines")
+    assert "refused in 1 lines" in outcomes
+    assert outcomes <= {"refused in 1 lines", "loaded"}
+
+
+# -- names
+
+
+@pytest.mark.parametrize("name", ["flair-huge", "", "..", "no/such/file.pt", "~nobody-here/x.pt", "x" * 300, "a\0b"])
+def test_unknown_name(name: str) -> None:
+    for call in (partial(weights.find, name), partial(load_model, name)):
+        with pytest.raises(WeightsError) as caught:
+            call()
+        assert len(str(caught.value).splitlines()) == 1
+    if name == "flair-huge":
+        assert all(known in str(caught.value) for known in ("flair-tiny", "flair-merged30m", ".safetensors"))
+
+
+def test_pull_only_what_is_published() -> None:
+    with pytest.raises(WeightsError, match="flair-merged30m"):
+        weights.pull("flair-tiny")
+
+
+def test_pull_without_a_hub(tmp_path: Path) -> None:
+    """Offline: one line that says what to do, and no half-made file."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-m", "flairsearch.cli", "models", "pull", "flair-cc3m-recap"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "models import flair-cc3m-recap.pt" in done.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_flair(random_flair(), tmp_path / "x.safetensors")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(WeightsError) as caught:
+        weights.import_file(path)
+    assert len(str(caught.value).splitlines()) == 1
