@@ -15,6 +15,7 @@ from PIL import Image
 from random_flair import random_flair, save_flair
 
 from flairsearch import cli, weights
+from flairsearch.engine import Engine
 
 
 class Done:
@@ -34,25 +35,46 @@ class Done:
 Run = Callable[..., Done]
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with photos, a broken file, and a small model in the cache."""
-    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("FLAIRSEARCH_HOME", str(tmp_path / "indexes"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    work = tmp_path / "work"
+def make_home(folder: Path) -> Path:
+    """A working folder with photos, a broken file and a small model."""
+    work = folder / "work"
     for area in (3, 30, 64):
         paint_red(work / "photos" / f"{area}.png", area)
     paint(work / "photos" / "a[red] b.png", [("blue", (0, 0, 20, 20))], size=(90, 60))
     (work / "photos" / "broken.jpg").write_bytes(b"no picture")
     save_flair(random_flair(), work / "small.safetensors")
-    monkeypatch.chdir(work)
+    return work
+
+
+def settle(work: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make it the working folder, with cache and indexes beside it, and no hub."""
+    patch.setenv("FLAIRSEARCH_CACHE", str(work.parent / "cache"))
+    patch.setenv("FLAIRSEARCH_HOME", str(work.parent / "indexes"))
+    patch.setenv("COLUMNS", "200")
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.chdir(work)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    work = make_home(tmp_path)
+    settle(work, monkeypatch)
+    return work
+
+
+@pytest.fixture(scope="module")
+def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that has its index, for commands that change nothing."""
+    work = make_home(tmp_path_factory.mktemp("home"))
+    with pytest.MonkeyPatch.context() as patch:
+        settle(work, patch)
+        with Engine.open("default", "small.safetensors", device="cpu") as engine:
+            engine.add("photos")
     return work
 
 
 @pytest.fixture
-def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`flairsearch ARGUMENTS` through the console script's own function."""
 
     def run(*arguments: object) -> Done:
@@ -69,12 +91,13 @@ def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def indexed(run: Run) -> Run:
-    assert run("index", "photos", "--model", "small.safetensors", "--device", "cpu").code == 0
+def indexed(made_home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """For commands that leave the photos and the index alone."""
+    settle(made_home, monkeypatch)
     return run
 
 
-def test_index_then_query(run: Run, home: Path) -> None:
+def test_index_then_query(home: Path, run: Run) -> None:
     done = run("index", "photos", "--model", "small.safetensors")
     assert (done.code, done.out) == (0, "")
     assert "4 added" in done.err
@@ -84,6 +107,12 @@ def test_index_then_query(run: Run, home: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert sum(".png" in line for line in done.out.splitlines()) == 3
     assert "photos/a[red] b.png" in run("query", "a red ball").out
+    (home / "photos" / "30.png").rename(home / "30.png")  # gone since it was indexed: the others are shown all the same
+    done = run("query", "a red ball", "--paths", "--overlay", "again")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 4
+    assert len(list((home / "again").iterdir())) == 3
+    assert "no overlay for" in done.err
     assert "4 photos removed" in run("forget", "photos").err
     assert (home / "photos" / "3.png").exists()
     done = run("query", "a red ball")
@@ -91,7 +120,7 @@ def test_index_then_query(run: Run, home: Path) -> None:
     assert len(done.err.splitlines()) == 1
 
 
-def test_json_lines(indexed: Run, home: Path) -> None:
+def test_json_lines(indexed: Run) -> None:
     lines = [
         json.loads(line) for line in indexed("query", "a red ball", "--json", "--shortlist", "all").out.splitlines()
     ]
@@ -115,33 +144,28 @@ def test_json_lines(indexed: Run, home: Path) -> None:
     assert shown == pytest.approx(float(model.logit_scale.exp() * lines[0]["score"] + model.logit_bias), abs=2e-3)
 
 
-def test_overlays(indexed: Run, home: Path) -> None:
+def test_overlays(indexed: Run, made_home: Path) -> None:
     done = indexed("query", "a red ball", "--paths", "-k", "2", "--overlay", "found")
-    pictures = sorted((home / "found").iterdir())
+    pictures = sorted((made_home / "found").iterdir())
     assert [picture.name[:3] for picture in pictures] == ["01-", "02-"]
     for path, picture in zip(done.out.splitlines(), pictures, strict=True):
         assert Path(path).stem in picture.name
         assert Image.open(picture).size == Image.open(path).size
     done = indexed("show", "photos/a[red] b.png", "blue", "--out", "blue.png")
-    assert json.loads(done.out)["path"] == str(home / "photos" / "a[red] b.png")
+    assert json.loads(done.out)["path"] == str(made_home / "photos" / "a[red] b.png")
     assert Image.open("blue.png").size == (90, 60)
-    (home / "photos" / "3.png").unlink()  # gone since it was indexed: said so, and the other answers are given
-    done = indexed("query", "a red ball", "--paths", "--overlay", "again")
-    assert done.code == 0
-    assert len(done.out.splitlines()) == 4
-    assert "no overlay for" in done.err
     assert indexed("query", "a red ball", "--overlay", "small.safetensors").code == 1
 
 
-def test_status_and_models(indexed: Run, home: Path) -> None:
+def test_status_and_models(indexed: Run, made_home: Path) -> None:
     out = indexed("status").out
-    assert all(part in out for part in ("4 (", "small", str(home / "photos"), "broken.jpg"))
+    assert all(part in out for part in ("4 (", "small", str(made_home / "photos"), "broken.jpg"))
     out = indexed("models", "list").out
     assert all(name in out for name in ("flair-tiny", *weights.PUBLISHED, "small"))
     assert "again: " in indexed("models", "import", "small.safetensors", "--name", "again").out
 
 
-def test_exit_code_says_whether_anything_was_indexed(run: Run, home: Path) -> None:
+def test_exit_code_says_whether_anything_was_indexed(home: Path, run: Run) -> None:
     (home / "bad").mkdir()
     (home / "bad" / "x.jpg").write_bytes(b"no picture")
     done = run("index", "bad", "--index", "./b", "--model", "small.safetensors")
@@ -187,21 +211,21 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", USAGE)
-def test_usage_errors_are_one_line(indexed: Run, home: Path, name: str) -> None:
+def test_usage_errors_are_one_line(indexed: Run, made_home: Path, name: str) -> None:
     done = indexed(*USAGE[name])
     assert (done.code, done.out) == (2, "")
     assert done.message
-    assert not list(home.glob("new*"))
+    assert not list(made_home.glob("new*"))
     if name == "several texts":
         assert '"a red ball"' in done.message
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_are_one_line(indexed: Run, home: Path, name: str) -> None:
+def test_errors_are_one_line(indexed: Run, made_home: Path, name: str) -> None:
     done = indexed(*ERRORS[name])
     assert (done.code, done.out) == (1, "")
     assert " - " in done.message  # found - what to do
-    assert not (home / "new").exists()
+    assert not (made_home / "new").exists()
 
 
 def test_typers_own_usage_errors(run: Run) -> None:
@@ -218,7 +242,7 @@ HEAVY = {"torch", "open_clip", "faiss", "sqlalchemy", "PIL", "numpy", "huggingfa
 
 
 @pytest.mark.parametrize("command", [[], ["index"], ["query"], ["show"], ["models"], ["models", "pull"]])
-def test_help_loads_nothing_heavy(command: list[str], run: Run) -> None:
+def test_help_loads_nothing_heavy(command: list[str]) -> None:
     done = process("-X", "importtime", "-m", "flairsearch.cli", *command, "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
