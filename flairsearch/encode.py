@@ -12,10 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from flairsearch.errors import UsageError
-from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, LAYER_NORM_EPS, load_model
+from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, LAYER_NORM_EPS, load_model, run_image_tower
 from flairsearch.records import Encoded, Picture, PoolWeights, Query
-
-BATCH = 32  # views a step of the model
 
 
 def choose_device(name: str = "auto") -> str:
@@ -61,9 +59,8 @@ class Encoder:
     def encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:
         """N views u8[S, S, 3] -> Encoded; x = LayerNorm without gain of each local token (FLAIR.md section 4)."""
         image = self._normalise(np.stack([picture.pixels for picture in pictures]))
-        pooled, patches = self._visual(image)
-        pooled = F.normalize(pooled.float(), dim=-1)
-        local = (patches @ self._visual.proj).float()
+        pooled, local = run_image_tower(self._visual, image)
+        pooled, local = F.normalize(pooled.float(), dim=-1), local.float()
         mean = local.mean(-1, keepdim=True)
         scale = (local.var(-1, correction=0, keepdim=True) + LAYER_NORM_EPS).sqrt()
         columns = (pooled, (local - mean) / scale, (mean / scale).squeeze(-1), scale.squeeze(-1))

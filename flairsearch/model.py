@@ -264,6 +264,24 @@ class FLAIR(nn.Module):
         )
 
 
+def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+    """`FLAIR.encode_image` of an OpenCLIP tower, with the attention written out.
+
+    image f[B, 3, S, S] -> global f[B, D], local f[B, P, D]. torch's MultiheadAttention copies its input once more for
+    every projection; in bfloat16 on a CPU that costs a small tower 40 % of its speed. Same sums, tested against it.
+    """
+    x = visual._embeds(image)
+    for block in visual.transformer.resblocks:
+        attention, normed = block.attn, block.ln_1(x)
+        packed = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = packed.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + attention.out_proj(mixed)
+        x = x + block.mlp(block.ln_2(x))
+    tokens = visual.ln_post(x) @ visual.proj
+    return tokens[:, 0], tokens[:, 1:]
+
+
 def resize_positions(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     """Fit the patch part of `visual.positional_embedding` to another grid (bicubic, antialias)."""
     name = "visual.positional_embedding"
