@@ -95,7 +95,8 @@ def overlay(hit: Hit, photo: Image.Image, label: str) -> Image.Image:
     text = f"{label}  {hit.score:.2f}"
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
     wide, high = x1 - x0 + 2 * line + 4, y1 - y0 + 2 * line + 4
-    x, y = max(0, min(left, picture.width - wide)), max(0, min(top, picture.height - high))
+    x = max(0, min(left, picture.width - wide))
+    y = top - high if top >= high else max(0, min(top, picture.height - high))  # above the box where there is room
     draw.rectangle((x, y, x + wide, y + high), fill=_BOX)
     draw.text((x + line + 2 - x0, y + line + 2 - y0), text, fill=_EDGE, font=font)
     return picture

@@ -65,13 +65,13 @@ def test_the_global_score_is_the_cosine_of_the_mean_colour(engine, photos):
 
 def test_boxes_are_the_painted_ones_in_pixels_of_the_photo(engine, tmp_path):
     folder = tmp_path / "photos"
-    paint(folder / "wide.png", [("red", (400, 100, 600, 300)), ("blue", (0, 0, 100, 400))], size=(800, 400))
-    paint(folder / "tall.png", [("green", (40, 480, 120, 560))], size=(160, 640))
+    paint(folder / "wide.png", [("red", (500, 100, 800, 300)), ("blue", (0, 0, 300, 400))], size=(800, 400))
+    paint(folder / "tall.png", [("green", (40, 320, 120, 560))], size=(160, 640))
     engine.add(folder)
     for text, name, box in (
-        ("red", "wide.png", (400, 100, 600, 300)),
-        ("blue", "wide.png", (0, 0, 100, 400)),
-        ("green", "tall.png", (40, 480, 120, 560)),
+        ("red", "wide.png", (500, 100, 800, 300)),
+        ("blue", "wide.png", (0, 0, 300, 400)),
+        ("green", "tall.png", (40, 320, 120, 560)),
     ):
         hit = engine.search(text, k=1)[0]
         assert (Path(hit.path).name, [region.box for region in hit.regions]) == (name, [box])
@@ -92,7 +92,7 @@ def test_two_squares_are_two_regions_the_larger_first(engine, tmp_path):
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_boxes_lie_on_the_upright_photo(engine, tmp_path, orientation):
     upright = Image.new("RGB", (128, 64), "black")
-    upright.paste("red", (96, 8, 112, 16))
+    upright.paste("red", (64, 16, 112, 40))
     turn = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = upright.transpose(turn[orientation]) if turn[orientation] is not None else upright
     exif = Image.Exif()
@@ -102,15 +102,15 @@ def test_boxes_lie_on_the_upright_photo(engine, tmp_path, orientation):
     engine.add(tmp_path / "photos")
     (hit,) = engine.search("red")
     assert (hit.width, hit.height) == (128, 64)
-    assert [region.box for region in hit.regions] == [(96, 8, 112, 16)]
+    assert [region.box for region in hit.regions] == [(64, 16, 112, 40)]
 
 
 def test_the_center_view_sees_the_middle_only(tmp_path):
-    paint(tmp_path / "photos" / "a.png", [("red", (0, 0, 32, 64)), ("blue", (96, 16, 104, 24))], size=(192, 64))
+    paint(tmp_path / "photos" / "a.png", [("red", (0, 0, 32, 64)), ("blue", (96, 16, 120, 40))], size=(192, 64))
     with fake_engine(tmp_path / "index", "center") as engine:
         engine.add(tmp_path / "photos")
         (hit,) = engine.search("blue")
-        assert hit.regions[0].box == (96, 16, 104, 24)
+        assert hit.regions[0].box == (96, 16, 120, 40)
         assert engine.search("red")[0].score < 1e-6
 
 

@@ -11,7 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from flairsearch.errors import WeightsError
-from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, ModelConfig, TextConditionedPool, load_model
+from flairsearch.model import (
+    FLAIR,
+    IMAGE_MEAN,
+    IMAGE_STD,
+    ModelConfig,
+    TextConditionedPool,
+    load_model,
+    run_image_tower,
+)
 from flairsearch.model import resize_positions as resize
 
 torch.set_num_threads(2)
@@ -40,6 +48,11 @@ def test_image_tower_equals_the_description(model: FLAIR, image: torch.Tensor) -
     expected_pooled, expected_local = oracle_image(model, image)
     assert largest(pooled, expected_pooled) <= 1e-5
     assert largest(local, expected_local) <= 1e-5
+
+
+def test_written_out_image_tower_equals_openclips(model: FLAIR, image: torch.Tensor) -> None:
+    for found, expected in zip(run_image_tower(model.towers.visual, image), model.encode_image(image), strict=True):
+        assert largest(found, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("full_context", [True, False])

@@ -104,7 +104,7 @@ def test_empty_index(tmp_path: Path) -> None:
     assert engine.search("red", k=5, shortlist="all", min_score=0.1) == []
 
 
-@pytest.mark.parametrize(("place", "views"), [((8, 16, 24, 40), "squash"), ((72, 16, 88, 40), "center")])
+@pytest.mark.parametrize(("place", "views"), [((8, 16, 48, 56), "squash"), ((72, 16, 112, 56), "center")])
 def test_region_is_where_the_colour_is(tmp_path: Path, place: tuple[int, int, int, int], views: str) -> None:
     width = SIZE if views == "squash" else 3 * SIZE
     left, top, right, bottom = place
