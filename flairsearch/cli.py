@@ -176,7 +176,7 @@ def query_command(
         hits = engine.search(texts[0], k, shortlist, min_score)
     if overlay:
         for hit in hits:
-            _draw(hit, texts[0], overlay / f"{hit.rank:02d}-{Path(hit.path).stem}.jpg")
+            _draw(hit, texts[0], overlay / f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg")
     if json:
         for hit in hits:
             typer.echo(present.to_json(hit))

@@ -15,7 +15,7 @@ from flairsearch import weights
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.records import Hit, Progress, Query, Report, Status
-from flairsearch.settings import IndexSettings, check_views, index_folder
+from flairsearch.settings import IndexSettings, check_device, check_views, index_folder
 from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Engine:
     """Make one with `Engine.open`. Heavy libraries are imported when the first photo or query needs them."""
 
-    def __init__(self, folder: Path, settings: IndexSettings, model: Path, device: str) -> None:
+    def __init__(self, folder: Path, settings: IndexSettings, model: str | Path, device: str) -> None:
         self.folder, self.settings = folder, settings
-        self._model_path, self._device = model, device
+        self._model, self._device = model, device
         self._catalog = Catalog(folder)
         self._opened: Searcher | None = None
 
@@ -44,9 +44,10 @@ class Engine:
         """Open an index by name or folder; make an empty one when there is none and `create`.
 
         Raises StoreError when there is no such index, or it was made with other weights or another view policy;
-        WeightsError when the model cannot be had.
+        WeightsError when the model cannot be had (without `model`, not before it is needed).
         """
         folder = index_folder(index)
+        check_device(device)
         if create and not (folder / "index.json").exists():
             fresh = _new_settings(weights.find(model or weights.default_name()), views)
             try:
@@ -56,18 +57,15 @@ class Engine:
                     f"{folder} cannot be made ({error.strerror or error}) - give another place: --index FOLDER"
                 ) from None
         settings = IndexSettings.load(folder)
-        file = weights.find(model or settings.model, download=model is not None)
-        _, found = weights.describe(file.path)
-        if found != settings.weights_hash:
-            raise StoreError(
-                f"{folder} was made with {settings.model} (weights {settings.weights_hash[:12]}), this is {file.name} "
-                f"(weights {found[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
-            )
+        if model is not None:
+            file = weights.find(model)
+            _check_weights(folder, settings, file)
+            model = file.path
         if views is not None and check_views(views) != settings.views:
             raise StoreError(
                 f"{folder} was made with --views {settings.views}, asked for {views} - run flairsearch index --rebuild"
             )
-        return Engine(folder, settings, file.path, device)
+        return Engine(folder, settings, model or settings.model, device)
 
     # -- write
 
@@ -176,7 +174,9 @@ class Engine:
     def encoder(self) -> Encoder:
         from flairsearch.encode import Encoder
 
-        return Encoder(str(self._model_path), self._device)
+        file = weights.find(self._model, download=False)
+        _check_weights(self.folder, self.settings, file)
+        return Encoder(str(file.path), self._device)
 
     def _searcher(self) -> Searcher:
         """The searcher of the newest committed state; another process may have written since."""
@@ -217,10 +217,13 @@ def rebuild(
         old = IndexSettings.load(folder)
         model, views = model or old.model, views or old.views
         catalog = Catalog(folder)
-        roots += [root for root in catalog.roots() if root not in roots and os.path.isdir(root)]
+        roots += [root for root in catalog.roots() if root not in roots]
         catalog.close()
     if not roots:
         raise UsageError("nothing to rebuild from - give the folder of photos")
+    for root in roots:
+        if not os.path.isdir(root):
+            raise UsageError(f"{root} is not there - bring it back, or run flairsearch forget {root} first")
     fresh = folder.with_name(f"{folder.name}.rebuilding")
     try:
         engine = Engine.open(fresh, model, device=device, views=views)
@@ -230,6 +233,16 @@ def rebuild(
     with engine:
         yield from engine.adding(roots, exclude)
     replace_index(folder, fresh)
+
+
+def _check_weights(folder: Path, settings: IndexSettings, file: weights.WeightsFile) -> None:
+    """Raises StoreError when the index was made with other weights."""
+    _, found = weights.describe(file.path)
+    if found != settings.weights_hash:
+        raise StoreError(
+            f"{folder} was made with {settings.model} (weights {settings.weights_hash[:12]}), this is {file.name} "
+            f"(weights {found[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
+        )
 
 
 def _new_settings(file: weights.WeightsFile, views: str | None) -> IndexSettings:

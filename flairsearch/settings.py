@@ -69,14 +69,21 @@ def check_views(views: str) -> ViewPolicy:
     return views  # type: ignore[return-value]
 
 
+def check_device(device: str) -> str:
+    """Raises UsageError when there is no such device name; whether the machine has it is asked later."""
+    if device.split(":")[0] not in get_args(Device):
+        raise UsageError(f"no device {device!r} - use one of {', '.join(get_args(Device))}")
+    return device
+
+
 def index_folder(index: str | Path | None = None) -> Path:
     """--index as a path; else $FLAIRSEARCH_HOME/NAME; else ./indexes/NAME; else the user's data folder."""
     text = os.fspath(index or DEFAULT_INDEX)
     if isinstance(index, Path) or os.sep in text or text.startswith("."):
-        return Path(text).expanduser().absolute()
+        return Path(os.path.expanduser(text)).absolute()
     home = os.environ.get("FLAIRSEARCH_HOME")
     if home:
-        return Path(home).expanduser().absolute() / text
+        return Path(os.path.expanduser(home)).absolute() / text
     if Path("indexes").is_dir():
         return Path("indexes").absolute() / text
     return Path(platformdirs.user_data_path("flairsearch")) / "indexes" / text

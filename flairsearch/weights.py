@@ -175,8 +175,11 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
         raise WeightsError(
             f"{name!r} is no name for an imported model - rename the file (letters, digits, . _ -; not {BUNDLED})"
         )
+    target = cache_folder() / f"{name}.safetensors"
     if path.suffix == ".pt":
         state, config = _read_published(path), big_config()
+    elif target.is_file() and _metadata(path).keys() >= _OURS and describe(path) == describe(target):
+        return WeightsFile(name, target)
     else:
         state, config = _read_safetensors(path)
     state.setdefault("logit_bias", _zero())
@@ -184,7 +187,6 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     odd = [key for key, tensor in state.items() if tensor.is_sparse or not tensor.is_floating_point()]
     if odd:
         raise WeightsError(f"{path}: {min(odd)} is no dense tensor of floating point numbers - use a FLAIR checkpoint")
-    target = cache_folder() / f"{name}.safetensors"
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         save(state, config, name, target)

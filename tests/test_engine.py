@@ -71,8 +71,29 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def test_changed_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
     Engine.open(tmp_path / "index", model=model_file(tmp_path, 0)).close()
     weights.import_file(model_file(tmp_path, 1), "model0")
-    with pytest.raises(StoreError, match="--rebuild"):
-        Engine.open(tmp_path / "index")
+    with Engine.open(tmp_path / "index") as engine:
+        assert engine.status().images == 0  # what needs no model works
+        with pytest.raises(StoreError, match="--rebuild"):
+            engine.search("red")
+
+
+def test_a_model_that_is_not_here_is_named_not_downloaded(tmp_path: Path) -> None:
+    Engine.open(tmp_path / "index", model=model_file(tmp_path, 0)).close()
+    file = tmp_path / "index" / "index.json"
+    file.write_text(file.read_text().replace('"model0"', '"flair-merged30m"'))
+    with Engine.open(tmp_path / "index") as engine:
+        assert engine.status().model == "flair-merged30m"
+        with pytest.raises(WeightsError, match="models pull flair-merged30m"):
+            engine.search("red")
+
+
+def test_rebuild_names_a_known_folder_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with Engine.open(tmp_path / "index", model=model_file(tmp_path, 0)) as engine:
+        engine.add(tmp_path / "photos")
+    (tmp_path / "photos").rmdir()
+    with pytest.raises(UsageError, match="forget"):
+        list(engines.rebuild(tmp_path / "index", []))
 
 
 def test_other_views_are_refused(tmp_path: Path) -> None:
