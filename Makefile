@@ -8,7 +8,7 @@ BIN := .venv/bin
 .PHONY: demo test check clean
 
 demo: .venv/demo.done
-	$(BIN)/flairsearch demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+	@$(BIN)/flairsearch demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest
@@ -19,12 +19,13 @@ check: .venv/dev.done
 	$(BIN)/mypy
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip
 
 .venv/%.done: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[$*]"
-	touch $@
+	@echo "installing into .venv (a few minutes; PyTorch with its CUDA packages is 6 GB)"
+	@$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
 
 clean:
 	rm -rf .venv demo build *.egg-info
