@@ -22,9 +22,10 @@ from flairsearch.files import walk
 from flairsearch.records import ImageFile
 
 
-def enlarge(path: str) -> bytes:
+def enlarge(path: str, megapixels: float = 12) -> bytes:
+    """A photo as a JPEG of so many megapixels, as a phone makes it."""
     with Image.open(path) as picture:
-        factor = (12e6 / (picture.width * picture.height)) ** 0.5
+        factor = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5
         large = picture.convert("RGB").resize((round(picture.width * factor), round(picture.height * factor)))
     stream = BytesIO()
     large.save(stream, "JPEG", quality=92)

@@ -1,6 +1,6 @@
 """Indexing speed: flairsearch in float32 and bfloat16 against a plain one-by-one float32 loop, same model, same run.
 
-    python -m benchmarks.indexing PHOTOS [--model NAME] [--count N] [--rounds 3]
+    python -m benchmarks.indexing PHOTOS [--model NAME] [--count N] [--rounds 3] [--megapixels 12]
 
 `--model random-vit-b-16` takes the big model's configuration with random weights (speed only, never quality).
 Also measured: the model alone on decoded pictures (what is left of decoding is what it does not hide), a rescan of
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.draft import enlarge
 from flairsearch import decode, weights
 from flairsearch.encode import Encoder
 from flairsearch.engine import Engine
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--model", default="flair-tiny")
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megapixels", type=float, help="enlarge the photos to this size first")
     args = parser.parse_args()
     if args.model == RANDOM:
         random_model()
@@ -88,7 +90,10 @@ def main() -> None:
         photos, home = Path(scratch) / "photos", Path(scratch) / "index"
         photos.mkdir()
         for i, file in enumerate(chosen):
-            shutil.copy(file.absolute, photos / f"{i:06d}{Path(file.path).suffix}")
+            if args.megapixels:
+                (photos / f"{i:06d}.jpg").write_bytes(enlarge(file.absolute, args.megapixels))
+            else:
+                shutil.copy(file.absolute, photos / f"{i:06d}{Path(file.path).suffix}")
         paths = sorted(str(path) for path in photos.iterdir())
         model = load_model(args.model)
         fp32 = Encoder(args.model, "cpu", torch.float32)

@@ -77,7 +77,6 @@ class Encoder:
 
     def _normalise(self, pixels: np.ndarray) -> torch.Tensor:
         """u8[N, S, S, 3] -> f[N, 3, S, S] in the image tower's precision."""
-        image = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
-        mean = torch.tensor(IMAGE_MEAN, device=self.device).mul(255).view(3, 1, 1)
-        std = torch.tensor(IMAGE_STD, device=self.device).mul(255).view(3, 1, 1)
-        return ((image - mean) / std).to(self._precision)
+        image = torch.from_numpy(pixels).to(self.device).float()
+        mean, std = (torch.tensor(value, device=self.device).mul(255) for value in (IMAGE_MEAN, IMAGE_STD))
+        return image.sub_(mean).div_(std).to(self._precision).permute(0, 3, 1, 2)

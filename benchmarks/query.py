@@ -1,0 +1,46 @@
+"""Warm queries on an index: time by shortlist, and how much of the exhaustive top 10 each shortlist holds.
+
+    python -m benchmarks.query INDEX val.json [--count 40]
+
+The captions of the annotation file are the queries (the first of each photo).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from flairsearch import Engine
+from training.data import Annotations
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Query time and shortlist recall@10.")
+    parser.add_argument("index", type=Path)
+    parser.add_argument("annotations", type=Path)
+    parser.add_argument("--count", type=int, default=40)
+    args = parser.parse_args()
+    texts = [captions[0] for captions in Annotations.read(args.annotations).captions[: args.count]]
+    with Engine.open(args.index, create=False) as engine:
+        views = engine.status().views
+        engine.search(texts[0])
+        print(f"{views} views, {len(texts)} captions\n| shortlist | ms a query, median | recall@10 |\n|---|---|---|")
+        exact: list[set[str]] = []
+        for shortlist in (views, *(max(10, round(views * share)) for share in SHARES)):
+            seconds, found = [], []
+            for text in texts:
+                began = time.perf_counter()
+                hits = engine.search(text, 10, shortlist)
+                seconds.append(time.perf_counter() - began)
+                found.append({hit.path for hit in hits})
+            exact = exact or found
+            recall = statistics.mean(len(a & b) / len(b) for a, b in zip(found, exact, strict=True))
+            print(f"| {shortlist} ({shortlist / views:.0%}) | {statistics.median(seconds) * 1e3:.0f} | {recall:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
