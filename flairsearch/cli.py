@@ -184,7 +184,7 @@ def query_command(
         for hit in hits:
             typer.echo(hit.path)
     elif hits:
-        Console(soft_wrap=not sys.stdout.isatty()).print(present.to_table(hits, logits))
+        Console(width=None if sys.stdout.isatty() else 1000).print(present.to_table(hits, logits))
     if not hits:
         typer.echo("no photo to show: the index is empty, or --min-score hides them all", err=True)
 
@@ -260,7 +260,7 @@ def demo_command(
     typer.echo(f"$ flairsearch index {folder}")
     index_command([folder], index)
     for text in QUERIES:
-        pictures = out / "overlay" / text.replace(" ", "-")
+        pictures = out / ("own-overlay" if photos else "overlay") / text.replace(" ", "-")
         typer.echo(f'$ flairsearch query "{text}" -k 3 --overlay {pictures}')
         query_command([text], index, k=3, overlay=pictures)
 
