@@ -57,7 +57,7 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:
-        """N views u8[S, S, 3] -> Encoded; x = LayerNorm without gain of each local token (FLAIR.md section 4)."""
+        """N views u8[S, S, 3] -> Encoded; x = LayerNorm without gain of each local token."""
         image = self._normalise(np.stack([picture.pixels for picture in pictures]))
         pooled, local = run_image_tower(self._visual, image)
         pooled, local = F.normalize(pooled.float(), dim=-1), local.float()

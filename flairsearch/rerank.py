@@ -1,4 +1,4 @@
-"""Tokens + folded query -> exact FLAIR scores and attention (FLAIR.md section 4); the reference path, in torch."""
+"""Tokens + folded query -> exact FLAIR scores and attention; the reference path, in torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ class Reranker:
 
     @torch.inference_mode()
     def _chunk(self, x: Tensor, u: Tensor, c: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, P, D], u [H, D], c [H], text [D] -> scores [n], attention [n, P]."""
+        """x [n, P, D], u [H, D], c [H], text [D] -> scores [n], attention [n, P].
+
+        a = softmax over [x u_h + c_h, 0]; o_h = W_v,h sum_p a_p x_p + (sum_p a_p) b_v,h; score = cos(W_o o + b_o, t):
+        the pool of arXiv 2412.03561 with its LayerNorm gains folded into u and W_v (model.FLAIR.fold, pool_weights).
+        """
         logits = (x @ u.T + c).transpose(1, 2)  # [n, H, P]
         weights = F.pad(logits, (0, 1)).softmax(-1)[..., :-1]  # the padded 0 is the zero key's logit
         mixed = weights @ x  # [n, H, D]

@@ -1,7 +1,7 @@
 """Model names -> checkpoint files (bundled, user's cache, hub), and the safe import of foreign checkpoints.
 
 A model of ours is a safetensors file whose metadata carries `config` (JSON) and `name`. Nothing is ever unpickled
-but tensors, and the one numpy scalar that the published optimizer state holds (FLAIR.md section 2).
+but tensors, and the one numpy scalar that the published optimizer state holds.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def big_config() -> str:
 
 
 def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
-    """Every tensor name of a FLAIR of this configuration, and its shape (FLAIR.md section 1)."""
+    """Every tensor name of a FLAIR of this configuration, and its shape."""
     try:
         c: dict[str, int] = json.loads(config)
         if not all(isinstance(size, int) and 0 < size < _LARGEST for size in c.values()):

@@ -63,7 +63,7 @@ def random_pictures(count: int, size: int, seed: int = 0) -> np.ndarray:
     return smooth.permute(0, 2, 3, 1).round().byte().numpy()
 
 
-# -- FLAIR.md sections 1 and 4 in plain arithmetic, over tensors under their published names
+# -- FLAIR and its folded form in plain arithmetic, over tensors under their published names
 
 
 def _norm(x: torch.Tensor, state: dict[str, torch.Tensor], name: str) -> torch.Tensor:

@@ -54,7 +54,7 @@ def towers(pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_what_is_kept_gives_the_local_tokens_back(encoder: Encoder, pictures: list[Picture]) -> None:
-    """s (x + r) = L, x = LayerNorm of L without gain: FLAIR.md section 4."""
+    """s (x + r) = L, x = LayerNorm of L without gain."""
     encoded = encoder.encode_pictures(pictures)
     pooled, local = towers(pictures)
     x, r, s = (torch.from_numpy(part).double() for part in (encoded.tokens, encoded.shift, encoded.scale))

@@ -78,7 +78,7 @@ def test_scores_equal_the_description(model: FLAIR, image: torch.Tensor) -> None
 
 @pytest.mark.slow
 def test_clips_way_equals_stock_openclip() -> None:
-    """The identity of FLAIR.md section 1: renamed weights, no difference at all."""
+    """The published identity: renamed weights, no difference at all."""
     model = big_flair()
     renamed = {"image_post.proj": "visual.proj", "text_post.proj": "text_projection"}
     state = {renamed.get(name, name): tensor for name, tensor in model.flair_state().items()}

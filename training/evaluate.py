@@ -1,6 +1,6 @@
 """Retrieval of a trained model on Flickr-style annotations: `python -m training.evaluate --help`.
 
-Modes (FLAIR.md section 5): full = cos(pool(t, L), t) of all pairs; global = cos(g, t).
+Modes: full = cos(pool(t, L), t) of all pairs; global = cos(g, t).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def recall(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, f
 def mosaics(
     photos: NDArray[np.uint8], names: list[list[str]], side: int, seed: int
 ) -> tuple[NDArray[np.uint8], list[str], NDArray[np.int64]]:
-    """All photos once, in side x side mosaics: pictures, captions, (mosaic, cell) of each caption (FLAIR.md 6)."""
+    """All photos once, in side x side mosaics: pictures, captions, (mosaic, cell) of each caption."""
     rng = np.random.default_rng(seed)
     size, cells = photos.shape[1], side * side
     order = rng.permutation(len(photos))[: len(photos) // cells * cells]
