@@ -4,7 +4,7 @@ The map, in the order data flow:
     errors, records, settings               ground: imports nothing of ours
     files -> decode -> encode -> store      WRITE, in ingest.py
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
-    model, weights                          FLAIR and its files
+    model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
     codec, tokens, catalog                  the parts of store
     engine                                  the facade: Engine
     present, cli                            what people see

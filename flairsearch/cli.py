@@ -14,6 +14,7 @@ import typer
 from flairsearch.errors import FlairSearchError, UsageError
 
 if TYPE_CHECKING:
+    from flairsearch.engine import Engine
     from flairsearch.records import Hit, Progress, Report
 
 app = typer.Typer(
@@ -174,6 +175,7 @@ def query_command(
         raise UsageError(f'several texts - put the sentence in quotes: flairsearch query "{" ".join(texts)}"')
     with Engine.open(index, model, device=device, create=False) as engine:
         hits = engine.search(texts[0], k, shortlist, min_score)
+        _say_unseen(engine, texts[0])
     if overlay:
         for hit in hits:
             _draw(hit, texts[0], overlay / f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg")
@@ -187,6 +189,12 @@ def query_command(
         Console(width=None if sys.stdout.isatty() else 1000).print(present.to_table(hits, logits))
     if not hits:
         typer.echo("no photo to show: the index is empty, or --min-score hides them all", err=True)
+
+
+def _say_unseen(engine: Engine, text: str) -> None:
+    if words := engine.unseen_words(text):
+        model, several = engine.settings.model, ", ".join(repr(word) for word in words)
+        typer.echo(f"note: {model} was trained on no text with {several}; the hits do not know that word", err=True)
 
 
 def _draw(hit: Hit, text: str, path: Path) -> None:

@@ -75,6 +75,10 @@ class Encoder:
             Query(text, v, u[i], c[i]) for i, (text, v) in enumerate(zip(texts, vectors.cpu().numpy(), strict=True))
         ]
 
+    def unseen_words(self, text: str) -> list[str]:
+        """Words of a text that the model was not trained on."""
+        return self._model.unseen_words(text)
+
     def _normalise(self, pixels: np.ndarray) -> torch.Tensor:
         """u8[N, S, S, 3] -> f[N, 3, S, S] in the image tower's precision."""
         image = torch.from_numpy(pixels).to(self.device).float()

@@ -143,6 +143,10 @@ class Engine:
         query = self._query(text)
         return self._searcher().show(absolute, views, query)
 
+    def unseen_words(self, text: str) -> list[str]:
+        """The words of a text that the model was never trained on: what it makes of them is a guess."""
+        return self.encoder.unseen_words(text)
+
     def _query(self, text: str) -> Query:
         if not text.strip():
             raise UsageError("the query is empty - say what to look for")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flairsearch import weights
+from flairsearch.architecture import check_config, check_tensors
+from flairsearch.convtower import ConvTower, Stage
 from flairsearch.errors import WeightsError
 from flairsearch.records import PoolWeights
 
@@ -48,6 +50,7 @@ class ModelConfig:
     pool_heads: int
     context_length: int = 77
     vocab_size: int = 49408
+    conv_stages: tuple[Stage, ...] = ()  # if any, the image tower is a ConvTower; vision_layers and _heads are 0
 
     @property
     def grid(self) -> int:
@@ -58,12 +61,11 @@ class ModelConfig:
     def from_json(text: str) -> ModelConfig:
         """Raises WeightsError when the text is not a configuration."""
         try:
+            check_config(json.loads(text))
             config = ModelConfig(**json.loads(text))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise WeightsError(f"not a model configuration ({error}) - use a file saved by flairsearch") from None
-        if not all(isinstance(value, int) and 0 < value < 1 << 20 for value in asdict(config).values()):
-            raise WeightsError("model configuration with sizes out of range - use a file saved by flairsearch")
-        return config
+        return replace(config, conv_stages=tuple((e, c, n, s) for e, c, n, s in config.conv_stages))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -85,7 +87,8 @@ class TextConditionedPool(nn.Module):
         self.attn = _PackedProjections(dim)
 
     def forward(self, text: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
-        """All pairs: text f[T, D], local f[B, P, D] -> pooled f[B, T, D], attention f[B, T, P] (heads' mean)."""
+        """text f[T, D] (all pairs) or f[B, T, D] (texts of their own for every image), local f[B, P, D]
+        -> pooled f[B, T, D], attention f[B, T, P] (heads' mean)."""
         _, patches, dim = local.shape
         shape = (self.heads, dim // self.heads)
         weight_q, weight_k, weight_v = self.attn.in_proj_weight.chunk(3)
@@ -93,7 +96,7 @@ class TextConditionedPool(nn.Module):
         q = F.linear(self.ln_q(text), weight_q, bias_q).unflatten(-1, shape) * shape[1] ** -0.5
         k = F.linear(self.ln_k(local), weight_k, bias_k).unflatten(-1, shape)
         v = F.linear(self.ln_v(local), weight_v, bias_v).unflatten(-1, shape)
-        logits = torch.einsum("thd,bphd->bhtp", q, k)
+        logits = torch.einsum("thd,bphd->bhtp" if text.ndim == 2 else "bthd,bphd->bhtp", q, k)
         attention = F.pad(logits, (0, 1)).softmax(-1)[..., :patches]  # the padded 0 is the zero key's logit
         heads = torch.einsum("bhtp,bphd->bthd", attention, v).flatten(-2)
         return self.attn.out_proj(heads), attention.mean(1)
@@ -114,13 +117,17 @@ class _PackedProjections(nn.Module):
 class FLAIR(nn.Module):
     """The whole model: `encode_image`, `encode_text`, `get_logits`, `get_logits_as_clip`, `preprocess`, `tokenize`."""
 
-    def __init__(self, config: ModelConfig, name: str = "unnamed", weights_hash: str = "") -> None:
+    def __init__(
+        self, config: ModelConfig, name: str = "unnamed", weights_hash: str = "", seen: frozenset[int] | None = None
+    ) -> None:
         super().__init__()
         self.config, self.name, self.weights_hash = config, name, weights_hash
+        self._seen = seen  # token ids of the training texts; None: all
+        transformer = not config.conv_stages
         vision = CLIPVisionCfg(
             layers=config.vision_layers,
-            width=config.vision_width,
-            head_width=config.vision_width // config.vision_heads,
+            width=config.vision_width if transformer else 1,
+            head_width=config.vision_width // config.vision_heads if transformer else 1,
             patch_size=config.patch_size,
             image_size=config.image_size,
             output_tokens=True,
@@ -133,6 +140,8 @@ class FLAIR(nn.Module):
             layers=config.text_layers,
         )
         self.towers = CLIP(config.embed_dim, vision, text, init_logit_bias=-10.0)
+        if not transformer:
+            self.towers.visual = ConvTower(config.conv_stages, config.vision_width, config.embed_dim, LAYER_NORM_EPS)
         self.visual_proj = TextConditionedPool(config.embed_dim, config.pool_heads)
 
     # -- weights under FLAIR's names
@@ -149,7 +158,7 @@ class FLAIR(nn.Module):
         Raises WeightsError on a missing, extra or misshapen tensor; a missing `logit_bias` counts as 0.
         """
         state = {"logit_bias": torch.zeros(()), **state}
-        weights.check_tensors(
+        check_tensors(
             {name: tuple(tensor.shape) for name, tensor in state.items()},
             {name: tuple(tensor.shape) for name, tensor in self.flair_state().items()},
         )
@@ -175,6 +184,17 @@ class FLAIR(nn.Module):
         """texts -> i64[T, 77]; too long: cut, and the last id becomes EOT."""
         tokens: Tensor = self._tokenizer(texts)
         return tokens
+
+    def unseen_words(self, text: str) -> list[str]:
+        """The words of a text, lower case, that hold a token which was in no training text; each once, in order.
+
+        Punctuation does not count.
+        """
+        if self._seen is None:
+            return []
+        tokenizer = self._tokenizer
+        words = dict.fromkeys(tokenizer.pat.findall(tokenizer.clean_fn(text)))
+        return [word for word in words if word.isalnum() and not self._seen.issuperset(tokenizer.encode(word))]
 
     # -- towers
 
@@ -205,9 +225,9 @@ class FLAIR(nn.Module):
     # -- scores
 
     def scores(self, local: Tensor, text: Tensor) -> Tensor:
-        """cos(pool(t, L), t) of all pairs: local f[B, P, D], text f[T, D] -> f[B, T]."""
+        """cos(pool(t, L), t): local f[B, P, D], text f[T, D] (all pairs) or f[B, T, D] -> f[B, T]."""
         pooled, _ = self.visual_proj(text, local)
-        return F.cosine_similarity(pooled, text.unsqueeze(0), dim=-1)
+        return F.cosine_similarity(pooled, text.expand_as(pooled), dim=-1)
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """FLAIR's way: exp(scale) cos(pool(t, L), t) + bias.
@@ -270,6 +290,9 @@ def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     image f[B, 3, S, S] -> global f[B, D], local f[B, P, D]. torch's MultiheadAttention copies its input once more for
     every projection; in bfloat16 on a CPU that costs a small tower 40 % of its speed. Same sums, tested against it.
     """
+    if isinstance(visual, ConvTower):
+        pooled, patches = visual(image)
+        return pooled, patches @ visual.proj
     x = visual._embeds(image)
     for block in visual.transformer.resblocks:
         attention, normed = block.attn, block.ln_1(x)
@@ -299,6 +322,6 @@ def load_model(name: str | Path = "flair-tiny", device: str = "cpu") -> FLAIR:
     """
     file = weights.find(name)
     state, config_json, weights_hash = weights.read(file.path)
-    model = FLAIR(ModelConfig.from_json(config_json), file.name, weights_hash)
+    model = FLAIR(ModelConfig.from_json(config_json), file.name, weights_hash, weights.seen_tokens(file.path))
     model.load_flair_state(state)
     return model.eval().requires_grad_(False).to(device)

@@ -13,7 +13,7 @@ import pickle
 import re
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from flairsearch.architecture import LARGEST, check_tensors, expected_tensors
 from flairsearch.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ HUB_REPOSITORY = "xiaorui638/flair"
 PUBLISHED = ("flair-merged30m", "flair-yfcc15m-recap", "flair-cc12m-recap", "flair-cc3m-recap")  # best first
 _BIG_CONFIG = "vit-b-16-flair.json"
 _OURS = frozenset({"config", "name", "hash"})  # metadata of our files
-_LARGEST = 1 << 16  # size in a configuration: its layers are counted before any tensor is looked at
 _DAMAGE = (  # what torch raises on a pickle with a wrong byte somewhere
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(struct.error, MemoryError, OverflowError),
@@ -143,8 +143,28 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
     return {name: tensor.float() for name, tensor in _read_safetensors(path)[0].items()}, config, weights_hash
 
 
-def save(state: Mapping[str, Tensor], config: str, name: str, path: Path) -> None:
-    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and float32 values."""
+def seen_tokens(path: Path) -> frozenset[int] | None:
+    """The token ids a model was trained on, from the file's header; None when it does not say.
+
+    Raises WeightsError when the list is damaged.
+    """
+    text = _metadata(path).get("seen")
+    if text is None:
+        return None
+    try:
+        tokens = json.loads(text)
+    except (ValueError, RecursionError):
+        tokens = None
+    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < LARGEST for token in tokens):
+        raise WeightsError(f"{path} has a damaged list of seen tokens - copy or download it again")
+    return frozenset(tokens)
+
+
+def save(state: Mapping[str, Tensor], config: str, name: str, path: Path, seen: Iterable[int] | None = None) -> None:
+    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and float32 values.
+
+    `seen`: the token ids it was trained on, where that is worth telling.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -154,7 +174,8 @@ def save(state: Mapping[str, Tensor], config: str, name: str, path: Path) -> Non
         digest.update(key.encode() + tensor.float().numpy().tobytes())
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, part, {"config": config, "name": name, "hash": digest.hexdigest()})
+        metadata = {"config": config, "name": name, "hash": digest.hexdigest()}
+        save_file(tensors, part, metadata if seen is None else metadata | {"seen": json.dumps(sorted(seen))})
         part.replace(path)
     except SafetensorError as error:  # a full disk, too
         raise OSError(str(error)) from None
@@ -176,12 +197,14 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
             f"{name!r} is no name for an imported model - rename the file (letters, digits, . _ -; not {BUNDLED})"
         )
     target = cache_folder() / f"{name}.safetensors"
+    seen = None
     if path.suffix == ".pt":
         state, config = _read_published(path), big_config()
-    elif target.is_file() and _metadata(path).keys() >= _OURS and describe(path) == describe(target):
+    elif target.is_file() and _metadata(path).keys() >= _OURS and _same(path, target):
         return WeightsFile(name, target)
     else:
         state, config = _read_safetensors(path)
+        seen = seen_tokens(path)
     state.setdefault("logit_bias", _zero())
     check_tensors({key: tuple(tensor.shape) for key, tensor in state.items()}, expected_tensors(config), str(path))
     odd = [key for key, tensor in state.items() if tensor.is_sparse or not tensor.is_floating_point()]
@@ -189,7 +212,7 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
         raise WeightsError(f"{path}: {min(odd)} is no dense tensor of floating point numbers - use a FLAIR checkpoint")
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        save(state, config, name, target)
+        save(state, config, name, target, seen)
     except OSError as error:
         raise WeightsError(
             f"{target} cannot be written ({error.strerror or error}) - free space, or set FLAIRSEARCH_CACHE to a folder"
@@ -197,68 +220,13 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     return WeightsFile(name, target)
 
 
-def check_tensors(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str = "the model file"
-) -> None:
-    """Raises WeightsError naming the first tensor that is missing, extra or of another shape."""
-    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
-    if missing:
-        raise WeightsError(f"{where} lacks {len(missing)} tensors, first {min(missing)} - it is not a FLAIR checkpoint")
-    if extra:
-        raise WeightsError(f"{where} has {len(extra)} unknown tensors, first {min(extra)} - not a FLAIR checkpoint")
-    for name in sorted(expected):
-        if found[name] != expected[name]:
-            raise WeightsError(
-                f"{where}: {name} has shape {list(found[name])}, expected {list(expected[name])} - another architecture"
-            )
+def _same(one: Path, other: Path) -> bool:
+    return describe(one) == describe(other) and seen_tokens(one) == seen_tokens(other)
 
 
 def big_config() -> str:
     """The configuration of the published models, JSON."""
     return (resources.files("flairsearch") / "models" / _BIG_CONFIG).read_text(encoding="utf-8")
-
-
-def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
-    """Every tensor name of a FLAIR of this configuration, and its shape."""
-    try:
-        c: dict[str, int] = json.loads(config)
-        if not all(isinstance(size, int) and 0 < size < _LARGEST for size in c.values()):
-            raise ValueError("sizes out of range")
-        dim, vision, text = c["embed_dim"], c["vision_width"], c["text_width"]
-        patches = (c["image_size"] // c["patch_size"]) ** 2
-        shapes: dict[str, tuple[int, ...]] = {
-            "positional_embedding": (c.get("context_length", 77), text),
-            "token_embedding.weight": (c.get("vocab_size", 49408), text),
-            "logit_scale": (),
-            "logit_bias": (),
-            "text_post.proj": (text, dim),
-            "image_post.proj": (vision, dim),
-            "visual.class_embedding": (vision,),
-            "visual.positional_embedding": (patches + 1, vision),
-            "visual.conv1.weight": (vision, 3, c["patch_size"], c["patch_size"]),
-            "visual_proj.attn.in_proj_weight": (3 * dim, dim),
-            "visual_proj.attn.in_proj_bias": (3 * dim,),
-            "visual_proj.attn.out_proj.weight": (dim, dim),
-            "visual_proj.attn.out_proj.bias": (dim,),
-        }
-        norms = {f"visual_proj.ln_{x}": dim for x in "qkv"}
-        norms |= {"ln_final": text, "visual.ln_pre": vision, "visual.ln_post": vision}
-        for prefix, width, layers in (("visual.", vision, c["vision_layers"]), ("", text, c["text_layers"])):
-            for i in range(layers):
-                block = f"{prefix}transformer.resblocks.{i}"
-                norms |= {f"{block}.ln_1": width, f"{block}.ln_2": width}
-                shapes[f"{block}.attn.in_proj_weight"] = (3 * width, width)
-                shapes[f"{block}.attn.in_proj_bias"] = (3 * width,)
-                for layer, rows, columns in (
-                    ("attn.out_proj", width, width),
-                    ("mlp.c_fc", 4 * width, width),
-                    ("mlp.c_proj", width, 4 * width),
-                ):
-                    shapes[f"{block}.{layer}.weight"] = (rows, columns)
-                    shapes[f"{block}.{layer}.bias"] = (rows,)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"not a model configuration ({error}) - use a file saved by flairsearch") from None
-    return shapes | {f"{norm}.{x}": (width,) for norm, width in norms.items() for x in ("weight", "bias")}
 
 
 def _zero() -> Tensor:

@@ -57,6 +57,10 @@ class FakeEncoder:
             queries.append(Query(text, vector, SHARP * vector[None], c))
         return queries
 
+    def unseen_words(self, text):
+        """It knows its colours, and says so of no word."""
+        return []
+
     @property
     def pool_weights(self):
         """Identities, and a bias orthogonal to every text: what makes the score grow with the area."""

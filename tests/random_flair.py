@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,15 +26,22 @@ SMALL = ModelConfig(
     text_heads=2,
     pool_heads=4,
 )
+CONV = replace(
+    SMALL,
+    vision_width=24,
+    vision_layers=0,
+    vision_heads=0,
+    conv_stages=((1, 4, 1, 2), (2, 4, 1, 1), (2, 8, 1, 2), (2, 8, 2, 2)),
+)
 BIG = ModelConfig.from_json(weights.big_config())
 
 
 def random_flair(config: ModelConfig = SMALL, seed: int = 0, name: str = "random") -> FLAIR:
-    """Initial weights, and noise on every vector: a fresh model's zero biases and unit gains would hide mistakes."""
+    """Initial weights, and noise on every vector and zero matrix: zero biases and unit gains hide mistakes."""
     torch.manual_seed(seed)
     model = FLAIR(config, name).eval().requires_grad_(False)
     for parameter in model.parameters():
-        if parameter.ndim <= 1:
+        if parameter.ndim <= 1 or not parameter.any():
             parameter += 0.2 * torch.randn_like(parameter)
     return model
 
@@ -50,9 +58,9 @@ def big_flair() -> FLAIR:
     return random_flair(BIG)
 
 
-def save_flair(model: FLAIR, path: Path) -> Path:
+def save_flair(model: FLAIR, path: Path, seen: Iterable[int] | None = None) -> Path:
     """As a file of ours."""
-    weights.save(model.flair_state(), model.config.to_json(), path.stem, path)
+    weights.save(model.flair_state(), model.config.to_json(), path.stem, path, seen)
     return path
 
 
@@ -101,6 +109,61 @@ def oracle_image(model: FLAIR, image: torch.Tensor) -> tuple[torch.Tensor, torch
     x = _norm(x, state, "visual.ln_pre")
     x = _blocks(x, state, "visual.transformer.resblocks.", c.vision_layers, c.vision_heads, causal=False)
     x = _norm(x, state, "visual.ln_post") @ state["image_post.proj"]
+    return x[:, 0], x[:, 1:]
+
+
+def _convolve(
+    x: torch.Tensor, state: dict[str, torch.Tensor], name: str, stride: int = 1, first: int = 0
+) -> torch.Tensor:
+    """Output i is the window centred on input `first` + `stride` i, zeros outside the picture: a sum over offsets.
+
+    A kernel of one input channel is depthwise.
+    """
+    kernel, reach = state[f"{name}.weight"], state[f"{name}.weight"].shape[-1] // 2
+    depthwise = kernel.shape[1] == 1 < x.shape[1]
+    centres = torch.arange(first, x.shape[-1], stride)
+    total = torch.zeros((), dtype=x.dtype)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            rows, columns = centres + dy, centres + dx
+            there = ((rows >= 0) & (rows < x.shape[2]))[:, None] & (columns >= 0) & (columns < x.shape[3])
+            seen = x[:, :, rows % x.shape[2]][:, :, :, columns % x.shape[3]] * there
+            w = kernel[:, :, dy + reach, dx + reach]
+            total = total + (seen * w[:, :1, None] if depthwise else torch.einsum("bchw,oc->bohw", seen, w))
+    return total + state[f"{name}.bias"][:, None, None]
+
+
+def oracle_conv_patches(model: FLAIR, image: torch.Tensor) -> torch.Tensor:
+    """image f[B, 3, S, S] -> the convolutional trunk's output f64[B, P, W]."""
+    state, image = {k: v.double() for k, v in model.flair_state().items()}, image.double()
+    x = _convolve(image, state, "visual.trunk.0.0", stride=2).clamp(0, 6)
+    unit, halvings = 1, 0
+    for _, out, blocks, stride in model.config.conv_stages:
+        for i in range(blocks):
+            name = f"visual.trunk.{unit}"
+            if i == 0 and stride == 2:
+                halvings += 1
+                hidden = _convolve(x, state, f"{name}.expand", stride=2, first=1 if halvings == 3 else 0).clamp(0, 6)
+                x = _convolve(hidden, state, f"{name}.project")
+            else:
+                hidden = _convolve(x, state, f"{name}.expand").clamp(0, 6)
+                hidden = _convolve(hidden, state, f"{name}.depthwise").clamp(0, 6)
+                y = _convolve(hidden, state, f"{name}.project")
+                x = x + y if x.shape[1] == out else y
+            unit += 1
+    return _convolve(x, state, f"visual.trunk.{unit}.0").clamp(0, 6).flatten(2).transpose(1, 2)
+
+
+def oracle_conv_tokens(model: FLAIR, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The trunk's output f[B, P, W] -> global f64[B, D], local f64[B, P, D]."""
+    state = {k: v.double() for k, v in model.flair_state().items()}
+    patches = patches.double()
+    mean = patches.sum(1) / patches.shape[1]
+    hidden = mean @ state["visual.class_fc.weight"].T + state["visual.class_fc.bias"]
+    gelu = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    first = mean + gelu @ state["visual.class_proj.weight"].T + state["visual.class_proj.bias"]
+    tokens = torch.cat([first[:, None], patches], 1)
+    x = _norm(tokens, state, "visual.ln_post") @ state["image_post.proj"]
     return x[:, 0], x[:, 1:]
 
 

@@ -13,7 +13,21 @@ PACKAGE = Path(__file__).parents[1] / "flairsearch"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 GROUND = {"errors", "records", "settings"}
-STAGES = {"files", "decode", "model", "weights", "encode", "text", "codec", "tokens", "catalog", "prefilter", "fit"} | {
+STAGES = {
+    "files",
+    "decode",
+    "model",
+    "convtower",
+    "architecture",
+    "weights",
+    "encode",
+    "text",
+    "codec",
+    "tokens",
+    "catalog",
+    "prefilter",
+    "fit",
+} | {
     "rerank",
     "rerank_cpu",
     "rerank_triton",
@@ -26,7 +40,9 @@ TOP = {"cli", "web"}
 
 STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "encode": {"model"},
-    "model": {"weights"},
+    "model": {"weights", "convtower", "architecture"},
+    "convtower": {"architecture"},
+    "weights": {"architecture"},
     "tokens": {"codec"},
     "rerank": {"codec", "rerank_cpu", "rerank_triton"},
     "rerank_cpu": {"codec"},
@@ -45,7 +61,7 @@ HOMES = {  # third-party library -> the modules that may import it
     "rich": {"present", "cli"},
     "safetensors": {"weights"},
     "sqlalchemy": {"catalog"},
-    "torch": {"model", "encode", "rerank", "rerank_triton", "weights"},
+    "torch": {"model", "convtower", "encode", "rerank", "rerank_triton", "weights"},
     "triton": {"rerank_triton"},
     "typer": {"cli"},
 }

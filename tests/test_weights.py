@@ -9,8 +9,11 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +21,13 @@ import numpy as np
 import pytest
 import torch
 from numpy._core.multiarray import scalar
-from random_flair import BIG, SMALL, big_flair, random_flair, random_pictures, save_flair
+from random_flair import BIG, CONV, SMALL, big_flair, random_flair, random_pictures, save_flair
 from safetensors.torch import save_file
 
-from flairsearch import weights
+from flairsearch import architecture, weights
+from flairsearch.convtower import Stage
 from flairsearch.errors import WeightsError
-from flairsearch.model import FLAIR, load_model
+from flairsearch.model import FLAIR, ModelConfig, load_model
 
 torch.set_num_threads(2)
 
@@ -65,7 +69,8 @@ def publish(state: dict[str, torch.Tensor], path: Path, **more: object) -> Path:
 def hollow_state() -> dict[str, torch.Tensor]:
     """All names and shapes of the big model, one number of memory each."""
     return {
-        name: torch.zeros(()).expand(shape) for name, shape in weights.expected_tensors(weights.big_config()).items()
+        name: torch.zeros(()).expand(shape)
+        for name, shape in architecture.expected_tensors(weights.big_config()).items()
     }
 
 
@@ -82,20 +87,34 @@ def refused(path: Path, cache: Path, words: str | None = None) -> str:
 # -- what a FLAIR is
 
 
-@pytest.mark.parametrize("config", [SMALL, weights.BUNDLED, BIG], ids=["small", "tiny", "big"])
+@pytest.mark.parametrize("config", [SMALL, CONV, weights.BUNDLED, BIG], ids=["small", "conv", "tiny", "big"])
 def test_expected_tensors_are_the_models(config: object) -> None:
     if config == weights.BUNDLED:
         text, _ = weights.describe(weights.bundled_file())
         state = weights.read(weights.bundled_file())[0]
     else:
-        model = big_flair() if config == BIG else random_flair()
+        model = big_flair() if config == BIG else random_flair(config)
         text, state = model.config.to_json(), model.flair_state()
-    assert weights.expected_tensors(text) == {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert architecture.expected_tensors(text) == {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ((1, 4, 1, 2), (1, 4, 1, 2), (1, 4, 1, 2)),
+        ((2, 8, 2, 1), (1, 4, 3, 2), (2, 8, 1, 2), (3, 8, 1, 1), (2, 16, 2, 2), (2, 8, 2, 1)),
+        ModelConfig.from_json((Path(__file__).parents[1] / "training" / "flair-tiny.json").read_text()).conv_stages,
+    ],
+)
+def test_expected_tensors_of_other_stages(stages: tuple[Stage, ...]) -> None:
+    state = FLAIR(replace(CONV, conv_stages=stages, vocab_size=10)).flair_state()
+    config = replace(CONV, conv_stages=stages, vocab_size=10).to_json()
+    assert architecture.expected_tensors(config) == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def test_published_size() -> None:
     """313 tensors, 150,674,434 parameters."""
-    shapes = weights.expected_tensors(weights.big_config())
+    shapes = architecture.expected_tensors(weights.big_config())
     assert len(shapes) == 313
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 150_674_434
     assert shapes["visual_proj.attn.in_proj_weight"] == (1536, 512)
@@ -142,6 +161,51 @@ def test_our_file_goes_round(tmp_path: Path, cache: Path) -> None:
     assert ("mine", str(cache / "mine.safetensors")) in weights.available()
     path.unlink()
     assert same(load_model(cache / "mine.safetensors"), model)
+
+
+def test_convolutional_file_goes_round(tmp_path: Path, cache: Path) -> None:
+    model = random_flair(CONV)
+    path = save_flair(model, tmp_path / "conv.safetensors")
+    loaded = load_model(path)
+    assert same(loaded, model)
+    assert loaded.config == CONV
+    assert hash(loaded.config) == hash(CONV)  # tuples, not lists, after JSON
+    assert weights.describe(cache / "conv.safetensors") == (CONV.to_json(), loaded.weights_hash)
+
+
+def test_transformers_file_without_stages_is_read(tmp_path: Path) -> None:
+    """A configuration from before there were convolutional towers."""
+    config = {name: size for name, size in json.loads(SMALL.to_json()).items() if name != "conv_stages"}
+    assert ModelConfig.from_json(json.dumps(config)) == SMALL
+    save_file(dict(random_flair().flair_state()), tmp_path / "old.safetensors", {"config": json.dumps(config)})
+    assert load_model(tmp_path / "old.safetensors").config == SMALL
+
+
+SEEN = [0, 256, 320, 1929, 49406, 49407]
+
+
+def test_seen_tokens_go_round(tmp_path: Path, cache: Path) -> None:
+    path = save_flair(random_flair(CONV), tmp_path / "seen.safetensors", {*SEEN})
+    plain = save_flair(random_flair(CONV), tmp_path / "plain.safetensors")
+    assert weights.seen_tokens(path) == frozenset(SEEN)
+    assert weights.seen_tokens(plain) is None
+    assert weights.seen_tokens(save_flair(random_flair(CONV), tmp_path / "none.safetensors", [])) == frozenset()
+    assert weights.describe(path) == weights.describe(plain)  # the same weights: the list is no part of the hash
+    imported = weights.import_file(path).path
+    assert imported.parent == cache
+    assert weights.seen_tokens(imported) == frozenset(SEEN)
+    assert weights.seen_tokens(weights.import_file(plain).path) is None
+    state, config, weights_hash = weights.read(imported)
+    assert {k: tuple(v.shape) for k, v in state.items()} == architecture.expected_tensors(config)
+    assert weights_hash == weights.describe(path)[1]
+
+
+def test_seen_list_comes_with_the_same_weights(tmp_path: Path) -> None:
+    """A file without a list is in the cache; the same weights are imported again, now with it."""
+    path = save_flair(random_flair(CONV), tmp_path / "x.safetensors")
+    assert weights.seen_tokens(weights.import_file(path).path) is None
+    save_flair(random_flair(CONV), path, SEEN)
+    assert weights.seen_tokens(weights.import_file(path).path) == frozenset(SEEN)
 
 
 def test_hash_names_the_weights(tmp_path: Path) -> None:
@@ -241,6 +305,131 @@ def test_truncated(tmp_path: Path, cache: Path, share: float) -> None:
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * share)])
         refused(path, cache)
+
+
+DAMAGED_LISTS = {
+    "no JSON": "[1, 2",
+    "empty": "",
+    "a number": "7",
+    "null": "null",
+    "words": '["a"]',
+    "nested": "[[1]]",
+    "objects": '[{"a": 1}]',
+    "no number": "[NaN]",
+    "infinite": "[Infinity]",
+    "too large": "[1e999]",
+    "half": "[1.5]",
+    "true": "[true]",
+    "text": '"123"',
+    "an object": '{"1": 2}',
+    "negative": "[-1]",
+    "endless digits": f"[{'9' * 10000}]",
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_LISTS)
+def test_damaged_seen_list(tmp_path: Path, cache: Path, name: str) -> None:
+    path = tmp_path / "x.safetensors"
+    metadata = {"config": CONV.to_json(), "name": "x", "hash": "0" * 64, "seen": DAMAGED_LISTS[name]}
+    save_file(dict(random_flair(CONV).flair_state()), path, metadata)
+    assert "seen" in refused(path, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    path.rename(cache / "planted.safetensors")
+    with pytest.raises(WeightsError) as caught:
+        load_model("planted")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+BAD_STAGES: dict[str, object] = {
+    "two halvings": [[1, 4, 1, 2], [1, 4, 1, 2]],
+    "four halvings": [[1, 4, 1, 2]] * 4,
+    "no halving": [[1, 4, 1, 1]],
+    "stride 3": [[1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 3]],
+    "stride 0": [[1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 0]],
+    "no expansion": [[0, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "no channels": [[1, 0, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "no blocks": [[1, 4, 0, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "negative": [[1, -4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "negative blocks": [[1, 4, -1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "huge expansion": [[1 << 40, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "huge channels": [[1, 1 << 40, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "huge blocks": [[1, 4, 1 << 40, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "half": [[1, 4.5, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "float": [[1, 4.0, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "true": [[True, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
+    "strings": [["1", "4", "1", "2"]] * 3,
+    "words": ["abcd", "abcd", "abcd"],
+    "nested": [[[1], [4], [1], [2]]] * 3,
+    "three numbers": [[1, 4, 2]] * 3,
+    "five numbers": [[1, 4, 1, 2, 1]] * 3,
+    "flat": [1, 4, 1, 2],
+    "null inside": [[None, 4, 1, 2]] * 3,
+    "a null": [None, [1, 4, 1, 2]],
+    "null": None,
+    "zero": 0,
+    "false": False,
+    "yes": True,
+    "a number": 3,
+    "text": "[[1, 4, 1, 2]]",
+    "an object": {"a": 1},
+    "objects": [{"a": 1, "b": 2, "c": 3, "d": 4}] * 3,
+    "very long": [[1, 4, 1, 1]] * 20_000,
+    "deep": json.loads("[" * 500 + "]" * 500),
+}
+
+
+@pytest.mark.parametrize("name", BAD_STAGES)
+def test_bad_stages_are_refused(name: str) -> None:
+    """Also what is false in Python, and no list: with a transformer's sizes nothing else would be wrong with it."""
+    for sizes in (CONV, SMALL):
+        config = json.dumps({**json.loads(sizes.to_json()), "conv_stages": BAD_STAGES[name]})
+        for call in (architecture.expected_tensors, ModelConfig.from_json):
+            with pytest.raises(WeightsError) as caught:
+                call(config)
+            assert len(str(caught.value).splitlines()) == 1
+            assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("changes", [{"patch_size": 32}, {"patch_size": 8}, {"patch_size": None}, {"vision_heads": -1}])
+@pytest.mark.parametrize("missing", [False, True])
+def test_bad_convolutional_configuration(changes: dict[str, object], missing: bool) -> None:
+    config = json.loads(CONV.to_json())
+    config = {k: v for k, v in config.items() if k not in changes} if missing else config | changes
+    for call in (architecture.expected_tensors, ModelConfig.from_json):
+        if missing and "vision_heads" in changes and call == architecture.expected_tensors:
+            continue  # it says nothing of any tensor
+        with pytest.raises(WeightsError):
+            call(json.dumps(config))
+
+
+def test_size_that_is_not_cut_evenly_is_refused() -> None:
+    """63 pixels: the tower rounds up where a patch grid rounds down."""
+    with pytest.raises(WeightsError):
+        architecture.expected_tensors(replace(CONV, image_size=63).to_json())
+
+
+@pytest.mark.parametrize("name", ["conv", "text", "vision", "picture"])
+def test_hostile_sizes_cost_little(name: str) -> None:
+    """Refused, or counted within 100 MB and a few seconds: a small file must not fill the memory."""
+    most = 65535
+    config = {
+        "conv": replace(CONV, conv_stages=(*[(16, 4095, 100, 2)] * 3, *[(16, 4095, 100, 1)] * 97)),
+        "text": replace(SMALL, text_layers=most),
+        "vision": replace(SMALL, vision_layers=most),
+        "picture": replace(SMALL, image_size=most, embed_dim=most, vocab_size=most),
+    }[name].to_json()
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        architecture.expected_tensors(config)
+    except WeightsError:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 100e6
+    assert time.process_time() - began < 5
 
 
 class _Trap:

@@ -1,17 +1,16 @@
-"""Flickr-style annotations -> decoded photos, fixed random crops and the teacher's features of them.
+"""Flickr-style annotations -> decoded photos and the teacher's features of them.
 
-Everything that does not change between epochs is computed once and kept in a cache folder:
-    photos.npy   u8[N, 224, 224, 3]     decoded photos
-    crops.npy    f32[N, C, 4]           crop boxes (left, top, right, bottom) in pixels of the 224 px photo
-    targets.npy  f16[N, C, 8, 8, T]     teacher features of each crop at 256 px, on their first T principal axes
-Run `python -m training.data --help` for the command that makes it.
+What does not change between epochs is computed once and kept in a cache folder:
+    photos.npy    u8[N, 224, 224, 3]       decoded photos
+    features.npy  f16[N, 14, 14, 1280]     the teacher's features of each photo at 448 px
+    coarse.npy    f16[N, 7, 7, 1280]       the same, 2 x 2 places averaged: the cells of mosaics
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,13 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from training.teacher import Teacher
+from training.teacher import WIDTH, Teacher
 
 PHOTO_SIZE = 224
-TEACHER_SIZE = 256  # stride 32: an 8 x 8 map
-TARGET_DIM = 192
+GRID = 14
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,31 @@ class Annotations:
         return Annotations([row["image"] for row in rows], [row["caption"] for row in rows])
 
 
-def read_photos(archive: Path, names: list[str]) -> NDArray[np.uint8]:
-    """Decode the named members of a tar of JPEGs: u8[N, 224, 224, 3]."""
+def read_photos(source: Path, names: list[str]) -> NDArray[np.uint8]:
+    """Decode the named photos of a folder, or of a tar: u8[N, 224, 224, 3]. Exits when some are not there."""
     photos = np.zeros((len(names), PHOTO_SIZE, PHOTO_SIZE, 3), np.uint8)
+
+    def put(i: int, stream: BytesIO | Path) -> None:
+        picture = Image.open(stream).convert("RGB")
+        photos[i] = np.asarray(picture.resize((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.BICUBIC))
+
     position = {name: i for i, name in enumerate(names)}
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            i = position.pop(member.name.removeprefix("./"), None)
-            if i is None:
-                continue
-            stream = tar.extractfile(member)
-            assert stream is not None
-            picture = Image.open(BytesIO(stream.read())).convert("RGB")
-            photos[i] = np.asarray(picture.resize((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.BICUBIC))
+    if source.is_dir():
+        for name in [name for name in names if (source / name).is_file()]:
+            put(position.pop(name), source / name)
+    else:
+        with tarfile.open(source) as tar:
+            for member in tar:
+                i = position.pop(member.name.removeprefix("./"), None)
+                stream = tar.extractfile(member) if i is not None else None
+                if i is not None and stream is not None:
+                    put(i, BytesIO(stream.read()))
     if position:
-        raise SystemExit(f"{archive} lacks {len(position)} annotated photos, for example {next(iter(position))}")
+        raise SystemExit(f"{source} lacks {len(position)} annotated photos, for example {next(iter(position))}")
     return photos
 
 
-def random_crops(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
+def random_crops(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Crop boxes f32[*shape, 4] covering 35-100 % of the photo, aspect 3/4 to 4/3."""
     area = rng.uniform(0.35, 1.0, shape)
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), shape))
@@ -70,65 +77,52 @@ def random_crops(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np
     return (np.stack([left, top, left + width, top + height], -1) * PHOTO_SIZE).astype(np.float32)
 
 
-def cut(photo: NDArray[np.uint8], box: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """One crop of one photo, resized: u8[size, size, 3]."""
-    picture = Image.fromarray(photo)
+def cut(photo: NDArray[np.uint8], box: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
+    """One crop of one photo, resized: u8[height, width, 3]."""
     left, top, right, bottom = (float(v) for v in box)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+    picture = Image.fromarray(photo)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
 
 
-def principal_axes(features: NDArray[np.float32], dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """f32[M, F] -> mean f32[F], axes f32[F, dim], the directions of largest variance first."""
-    mean = features.mean(0)
-    centred = features - mean
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    return mean, np.ascontiguousarray(vectors[:, ::-1][:, :dim]).astype(np.float32)
+def to_teacher(pictures: Tensor) -> Tensor:
+    """Values 0-255, [B, S, S, 3] -> [B, 3, S, S] in [-1, 1]."""
+    return (pictures.float() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
-def build_cache(archive: Path, annotations: Path, weights: Path, cache: Path, crops: int, seed: int) -> None:
+def build_cache(source: Path, annotations: Path, teacher: Teacher, cache: Path) -> None:
+    """Write the three files, unless they are there."""
+    if (cache / "features.npy").is_file():
+        return
     cache.mkdir(parents=True, exist_ok=True)
-    photos = read_photos(archive, Annotations.read(annotations).names)
+    photos = read_photos(source, Annotations.read(annotations).names)
     np.save(cache / "photos.npy", photos)
-    rng = np.random.default_rng(seed)
-    boxes = random_crops(rng, (len(photos), crops))
-    boxes[:, 0] = (0, 0, PHOTO_SIZE, PHOTO_SIZE)  # the first crop is the whole photo
-    np.save(cache / "crops.npy", boxes)
-
-    teacher = Teacher(weights)
-
-    def features(batch: list[tuple[int, int]]) -> NDArray[np.float32]:
-        pictures = np.stack([cut(photos[i], boxes[i, c], TEACHER_SIZE) for i, c in batch])
-        result: NDArray[np.float32] = teacher(torch.from_numpy(pictures)).numpy()
-        return result
-
-    probe = [(int(i), int(rng.integers(crops))) for i in rng.choice(len(photos), min(800, len(photos)), replace=False)]
-    sample = np.concatenate([features(probe[i : i + 16]).reshape(-1, 1280) for i in range(0, len(probe), 16)])
-    mean, axes = principal_axes(sample, TARGET_DIM)
-
-    targets = np.lib.format.open_memmap(
-        cache / "targets.npy.part", "w+", np.float16, (len(photos), crops, 8, 8, TARGET_DIM)
+    features = np.lib.format.open_memmap(
+        cache / "features.npy.part", "w+", np.float16, (len(photos), GRID, GRID, WIDTH)
     )
-    pairs = [(i, c) for c in range(crops) for i in range(len(photos))]
-    for start in tqdm(range(0, len(pairs), 16), desc="teacher"):
-        batch = pairs[start : start + 16]
-        values = (features(batch) - mean) @ axes
-        rows, columns = np.array(batch).T
-        targets[rows, columns] = values.astype(np.float16)
-    targets.flush()
-    (cache / "targets.npy.part").rename(cache / "targets.npy")
+    coarse = np.lib.format.open_memmap(
+        cache / "coarse.npy", "w+", np.float16, (len(photos), GRID // 2, GRID // 2, WIDTH)
+    )
+    for start in tqdm(range(0, len(photos), _BATCH), desc="teacher", mininterval=5):
+        rows = slice(start, start + _BATCH)
+        doubled = F.interpolate(to_teacher(torch.from_numpy(photos[rows])), scale_factor=2, mode="bicubic").clamp(-1, 1)
+        maps = teacher(doubled).float()
+        features[rows] = maps.permute(0, 2, 3, 1).half().cpu().numpy()
+        coarse[rows] = F.avg_pool2d(maps, 2).permute(0, 2, 3, 1).half().cpu().numpy()
+    features.flush()
+    coarse.flush()
+    (cache / "features.npy.part").rename(cache / "features.npy")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Decode photos, choose crops, compute the teacher's targets.")
-    parser.add_argument("--archive", type=Path, required=True, help="tar of JPEG photos")
-    parser.add_argument("--annotations", type=Path, required=True, help="Flickr30k-style JSON")
-    parser.add_argument("--teacher", type=Path, required=True, help="mobilenet_v2.npz")
-    parser.add_argument("--cache", type=Path, default=Path("training/runs/cache"))
-    parser.add_argument("--crops", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    build_cache(args.archive, args.annotations, args.teacher, args.cache, args.crops, args.seed)
-
-
-if __name__ == "__main__":
-    main()
+def cache_tokens(cache: Path, tokens: Callable[[Tensor], Tensor]) -> None:
+    """tokens.npy f16[N, 14, 14, D]: the local tokens that the cached features give, unless it is there."""
+    if (cache / "tokens.npy").is_file():
+        return
+    features = np.load(cache / "features.npy", mmap_mode="r")
+    pieces = range(0, len(features), 64)
+    made = [
+        tokens(torch.from_numpy(np.array(features[i : i + 64]))).half().cpu().numpy()
+        for i in tqdm(pieces, desc="tokens", mininterval=5)
+    ]
+    part = cache / "tokens.part.npy"
+    np.save(part, np.concatenate(made))
+    part.rename(cache / "tokens.npy")

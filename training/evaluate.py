@@ -1,12 +1,11 @@
-"""Retrieval of a trained model on Flickr-style annotations: `python -m training.evaluate --help`.
+"""Retrieval of a model on Flickr-style annotations: `python -m training.evaluate --help`.
 
-Modes: full = cos(pool(t, L), t) of all pairs; global = cos(g, t).
+Modes: full = cos(pool(t, L), t) of all pairs; global = cos(g, t). Photos are squashed to the model's square.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model
+from flairsearch import weights
+from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, ModelConfig, load_model
 from training.data import Annotations, read_photos
 
 KS = (1, 5, 10)
+RIGHT_CELL = "right cell"
+
+
+def open_model(name: str) -> FLAIR:
+    """A model by name, or a run's weights where they lie, without importing them into the user's cache."""
+    if not name.endswith(".safetensors"):
+        return load_model(name)
+    state, config, weights_hash = weights.read(Path(name))
+    model = FLAIR(ModelConfig.from_json(config), Path(name).stem, weights_hash)
+    model.load_flair_state(state)
+    return model.eval().requires_grad_(False)
 
 
 @torch.inference_mode()
@@ -64,7 +75,7 @@ def mosaics(
             antialias=True,
         )
         pictures[mosaic, top:bottom, left:right] = small[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
-        captions.append(names[photo][int(rng.integers(5))])
+        captions.append(names[photo][int(rng.integers(len(names[photo])))])
         places.append((mosaic, cell))
     return pictures, captions, np.array(places)
 
@@ -95,20 +106,33 @@ def evaluate(model: FLAIR, photos: NDArray[np.uint8], annotations: Annotations) 
         result[f"mosaics {side}x{side}"] = {
             "full": recall(full.numpy(), right),
             "global": recall(whole.numpy(), right),
-            "attention largest in the right cell": right_cell(attention.numpy(), places, side),
+            RIGHT_CELL: right_cell(attention.numpy(), places, side),
         }
     return result
 
 
+def table(figures: dict[str, dict[str, object]]) -> str:
+    """Markdown."""
+    lines = ["| | R@1 | R@5 | R@10 | attention largest in the right cell |", "|---|---|---|---|---|"]
+    for name, modes in figures.items():
+        cell = modes.get(RIGHT_CELL)
+        for mode in ("full", "global"):
+            recalls = modes[mode]
+            assert isinstance(recalls, dict)
+            shown = f"{cell} %" if cell is not None and mode == "full" else ""
+            lines.append(f"| {name}, {mode} | " + " | ".join(f"{v} %" for v in recalls.values()) + f" | {shown} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Text-to-image recall in full and global mode, photos and mosaics.")
-    parser.add_argument("--archive", type=Path, required=True)
-    parser.add_argument("--annotations", type=Path, required=True)
-    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--photos", type=Path, required=True, help="folder or tar with the annotated photos")
+    parser.add_argument("--annotations", type=Path, required=True, help="Flickr30k-style JSON")
+    parser.add_argument("--model", default=weights.BUNDLED, help="name or file")
     args = parser.parse_args()
     annotations = Annotations.read(args.annotations)
-    photos = read_photos(args.archive, annotations.names)
-    print(json.dumps(evaluate(load_model(args.model), photos, annotations), indent=1))
+    photos = read_photos(args.photos, annotations.names)
+    print(table(evaluate(open_model(args.model), photos, annotations)))
 
 
 if __name__ == "__main__":

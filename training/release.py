@@ -1,31 +1,27 @@
-"""A training run's weights -> the bundled model, float16: `python -m training.release --run training/runs/full`."""
+"""A training run -> the bundled model, float16, and its log: `python -m training.release --run training/runs/tiny`."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from flairsearch import weights
-from flairsearch.model import FLAIR, ModelConfig, resize_positions
+
+LOG = Path(__file__).parent / "flair-tiny.log.jsonl"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make a run the bundled model.")
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=Path("flairsearch/models/flair-tiny.json"))
-    parser.add_argument("--out", type=Path, default=weights.bundled_file())
+    parser.add_argument("--run", type=Path, default=Path("training/runs/tiny"))
     args = parser.parse_args()
-    config = ModelConfig.from_json(args.config.read_text())
-    tensors = load_file(args.run / "weights.safetensors")
-    model = FLAIR(config)
-    model.load_flair_state(
-        resize_positions({name: t for name, t in tensors.items() if not name.startswith("head.")}, config.grid)
-    )
-    state = {name: tensor.half() for name, tensor in model.flair_state().items()}
-    weights.save(state, config.to_json(), weights.BUNDLED, args.out)
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+    trained = args.run / "weights.safetensors"
+    state, config, _ = weights.read(trained)
+    half = {name: tensor.half() for name, tensor in state.items()}
+    out = weights.bundled_file()
+    weights.save(half, config, weights.BUNDLED, out, weights.seen_tokens(trained))
+    shutil.copyfile(args.run / "log.jsonl", LOG)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; now regenerate its card: python -m training.card --help")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""MobileNetV2 from plain arrays: the frozen network whose patch features the student learns to predict.
+"""MobileNetV2 from plain arrays: the frozen network whose features the student learns to predict.
 
-Layout of the arrays (53 convolutions with batch norm folded in) as its README states it: 0 stem, 1 depthwise,
-2 linear pointwise, then 16 inverted-residual blocks of (expand, depthwise, project), 51 the last 1x1.
-Its weights are training data: they are read here and never stored with the student.
+53 convolutions with batch norm folded in: 0 stem, 1 depthwise, 2 linear pointwise, then 16 inverted-residual blocks of
+(expand, depthwise, project), 51 the last 1x1. The student's trunk has the same widths at the blocks' ends, so that each
+of its blocks learns from the teacher's input and output of that block.
+The teacher's weights are training data: they are read here and never stored with the student.
 """
 
 from __future__ import annotations
@@ -16,37 +17,51 @@ from torch.nn import functional as F
 
 _STRIDES = (2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 
+WIDTH = 1280
+
 
 class Teacher:
-    """pictures -> feature maps of 1,280 channels at stride 32."""
+    """pictures f[B, 3, S, S] in [-1, 1] -> features f[B, 1280, S/32, S/32].
 
-    def __init__(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    The student has half the stride, so that it learns from the teacher's features of the picture at twice the size.
+    Windows are centred as the student's: half a pixel off the middle of a patch; the original is half a patch off.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+        self._dtype, self._device = dtype, device
         with np.load(path, allow_pickle=False) as arrays:
             self._weights = [
                 (
-                    torch.from_numpy(arrays[f"{i}.w"]).to(dtype).contiguous(memory_format=torch.channels_last),
-                    torch.from_numpy(arrays[f"{i}.b"]).to(dtype),
+                    torch.from_numpy(arrays[f"{i}.w"]).to(device, dtype).contiguous(memory_format=torch.channels_last),
+                    torch.from_numpy(arrays[f"{i}.b"]).to(device, dtype),
                 )
                 for i in range(52)
             ]
-        self._dtype = dtype
 
-    def _conv(self, x: Tensor, i: int, stride: int = 1, linear: bool = False) -> Tensor:
+    def _conv(self, x: Tensor, i: int, stride: int = 1, late: bool = False) -> Tensor:
+        """`late`: windows centred on the second pixel of a pair, as the student's in its last halving."""
         weight, bias = self._weights[i]
-        groups = x.shape[1] // weight.shape[1]
-        if weight.shape[-1] == 3 and stride == 2:  # TensorFlow's SAME: pad right and bottom only
-            x = F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2, groups=groups)
-        else:
-            x = F.conv2d(x, weight, bias, stride=stride, padding=weight.shape[-1] // 2, groups=groups)
-        return x if linear else x.clamp_(0, 6)
+        x = F.pad(x, (0, 1, 0, 1)) if late else x
+        padding = 0 if late else weight.shape[-1] // 2
+        return F.conv2d(x, weight, bias, stride, padding, groups=x.shape[1] // weight.shape[1])
 
-    @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """uint8[B, S, S, 3] -> f32[B, S/32, S/32, 1280]."""
-        x = pictures.permute(0, 3, 1, 2).to(self._dtype).div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
-        x = self._conv(self._conv(self._conv(x, 0, stride=2), 1), 2, linear=True)
-        for block, stride in enumerate(_STRIDES):
+    @torch.no_grad()
+    def activations(self, pictures: Tensor, blocks: int = len(_STRIDES)) -> list[Tensor]:
+        """The outputs of the stem's unit, of the first `blocks` blocks and, after all, of the last convolution."""
+        last_halving = max(block for block in range(blocks) if _STRIDES[block] == 2)
+        x = self._conv(pictures.to(self._device, self._dtype), 0, stride=2).clamp_(0, 6)
+        x = self._conv(self._conv(x, 1).clamp_(0, 6), 2)
+        ends = [x]
+        for block, stride in enumerate(_STRIDES[:blocks]):
             i = 3 + 3 * block
-            y = self._conv(self._conv(self._conv(x, i), i + 1, stride=stride), i + 2, linear=True)
-            x = x + y if stride == 1 and y.shape == x.shape else y
-        return self._conv(x, 51).permute(0, 2, 3, 1).float()
+            y = self._conv(x, i).clamp_(0, 6)
+            y = self._conv(y, i + 1, stride, late=block == last_halving).clamp_(0, 6)
+            y = self._conv(y, i + 2)
+            x = x + y if y.shape == x.shape else y
+            ends.append(x)
+        if blocks == len(_STRIDES):
+            ends.append(self._conv(x, 51).clamp_(0, 6))
+        return ends
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return self.activations(pictures)[-1]
