@@ -225,6 +225,7 @@ def show_command(
 
     with Engine.open(index, device=device, create=False) as engine:
         hit = engine.show(image, text)
+        _say_unseen(engine, text)
     _draw(hit, text, out or Path(f"{image.stem}-regions.jpg"))
     typer.echo(present.to_json(hit))
 

@@ -1,28 +1,28 @@
-"""The bundled model on real photos it has not seen; needs the project's data, which are not in the repository."""
+"""The bundled model on photos it was not trained on; needs the project's data, which are not in the repository."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "flickr8k"
-COUNT = 150
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "images.tar").is_file(), reason="needs ../shared/data/flickr8k")
-def test_bundled_model_beats_chance_by_far_in_both_modes():
+def test_bundled_model_finds_photos_and_places():
+    """The figures promised for it: floors well below its card, so that a broken tower, pool or file falls through."""
     from flairsearch.model import load_model
     from training.data import Annotations, read_photos
-    from training.evaluate import recall, score_all
+    from training.evaluate import RIGHT_CELL, evaluate
 
-    annotations = Annotations.read(DATA / "val.json")
-    photos = read_photos(DATA / "images.tar", annotations.names[:COUNT])
-    captions = [several[0] for several in annotations.captions[:COUNT]]
     torch.set_num_threads(2)
-    full, whole, _ = score_all(load_model("flair-tiny"), photos, captions)
-    right = np.eye(COUNT, dtype=bool)
-    chance = 100 * 10 / COUNT
-    assert recall(full.numpy(), right)["R@10"] > 4 * chance
-    assert recall(whole.numpy(), right)["R@10"] > 4 * chance
+    annotations = Annotations.read(DATA / "val.json")
+    figures = evaluate(load_model("flair-tiny"), read_photos(DATA / "images.tar", annotations.names), annotations)
+    photos, four, nine = (figures[name] for name in ("photos", "mosaics 2x2", "mosaics 3x3"))
+    for k, least in {"R@1": 5, "R@5": 15, "R@10": 25}.items():
+        assert photos["full"][k] >= least
+    assert abs(photos["global"]["R@10"] - photos["full"]["R@10"]) <= 3
+    assert four["full"]["R@10"] >= 1.4 * four["global"]["R@10"]
+    assert four[RIGHT_CELL] >= 60
+    assert nine[RIGHT_CELL] >= 35
