@@ -1,7 +1,4 @@
-"""catalog.sqlite: roots, images, contents, views, segments (SQLAlchemy Core). What it lists is what exists.
-
-An image is a file; a content is what files with the same bytes share; a view belongs to a content.
-"""
+"""catalog.sqlite: roots, images, contents, views, segments (SQLAlchemy Core). What it lists is what exists."""
 
 from __future__ import annotations
 
@@ -19,65 +16,17 @@ from numpy.typing import NDArray
 
 from flairsearch.errors import StoreError
 from flairsearch.records import Frame, ImageFile, Known, Skipped
+from flairsearch.schema import LIVE as _LIVE
+from flairsearch.schema import contents as _contents
+from flairsearch.schema import images as _images
+from flairsearch.schema import meta as _meta
+from flairsearch.schema import roots as _roots
+from flairsearch.schema import segments as _segments
+from flairsearch.schema import skipped as _skipped
+from flairsearch.schema import state as _state
+from flairsearch.schema import views as _views
 
 _T = TypeVar("_T")
-_meta = sa.MetaData()
-_state = sa.Table(
-    "state", _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Integer, nullable=False)
-)
-_roots = sa.Table(
-    "roots",
-    _meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("path", sa.Text, nullable=False, unique=True),
-    sqlite_autoincrement=True,
-)
-_contents = sa.Table(
-    "contents",
-    _meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),
-    sqlite_autoincrement=True,
-)
-_images = sa.Table(
-    "images",
-    _meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("root", sa.ForeignKey("roots.id"), nullable=False),
-    sa.Column("path", sa.Text, nullable=False),  # relative to the root
-    sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("mtime_ns", sa.Integer, nullable=False),
-    sa.Column("content", sa.ForeignKey("contents.id"), nullable=False, index=True),
-    sa.UniqueConstraint("root", "path"),
-    sqlite_autoincrement=True,
-)
-_segments = sa.Table(
-    "segments",
-    _meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("count", sa.Integer, nullable=False),
-    sa.Column("codec", sa.Text, nullable=False),
-    sqlite_autoincrement=True,
-)
-_views = sa.Table(
-    "views",
-    _meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("content", sa.ForeignKey("contents.id"), nullable=False, index=True),
-    sa.Column("segment", sa.ForeignKey("segments.id"), nullable=False),
-    sa.Column("row", sa.Integer, nullable=False),
-    sa.Column("checksum", sa.Integer, nullable=False),
-    sa.Column("width", sa.Integer, nullable=False),  # Frame, from here on
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("left", sa.Float, nullable=False),
-    sa.Column("top", sa.Float, nullable=False),
-    sa.Column("right", sa.Float, nullable=False),
-    sa.Column("bottom", sa.Float, nullable=False),
-    sa.UniqueConstraint("segment", "row"),
-    sqlite_autoincrement=True,
-)
-_skipped = sa.Table("skipped", _meta, sa.Column("path", sa.Text), sa.Column("reason", sa.Text))
-_LIVE = sa.exists().where(_images.c.content == _views.c.content)  # of a view: some image still has its content
 
 
 @dataclass(frozen=True)
@@ -88,6 +37,25 @@ class NewView:
     row: int
     checksum: int
     frame: Frame
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a view is written anew."""
+
+    view: int
+    row: int
+    checksum: int
+
+
+@dataclass(frozen=True)
+class SegmentViews:
+    """The views of one segment."""
+
+    id: NDArray[np.int64]
+    row: NDArray[np.int64]
+    checksum: NDArray[np.int64]
+    live: NDArray[np.bool_]  # some image still has its content
 
 
 @dataclass
@@ -112,6 +80,9 @@ class ViewColumns:
     content: NDArray[np.int64]
     segment: NDArray[np.int64]
     row: NDArray[np.int64]
+
+    def only(self, chosen: NDArray[np.bool_]) -> ViewColumns:
+        return ViewColumns(self.id[chosen], self.content[chosen], self.segment[chosen], self.row[chosen])
 
 
 @dataclass(frozen=True)
@@ -276,6 +247,56 @@ class Catalog:
             images = connection.scalar(sa.select(sa.func.count()).select_from(_images)) or 0
             views = connection.scalar(sa.select(sa.func.count()).select_from(_views).where(_LIVE)) or 0
         return int(images), int(views)
+
+    # -- rewriting
+
+    def checksums(self) -> dict[int, int]:
+        """View id -> CRC-32 of its bytes."""
+        with self._engine.connect() as connection:
+            return dict(connection.execute(sa.select(_views.c.id, _views.c.checksum)).tuples())
+
+    def content_hashes(self, contents: Sequence[int]) -> dict[int, bytes]:
+        result: dict[int, bytes] = {}
+        with self._engine.connect() as connection:
+            for some in _pieces(contents):
+                query = sa.select(_contents.c.id, _contents.c.hash).where(_contents.c.id.in_(some))
+                result |= {i: bytes(h) for i, h in connection.execute(query)}
+        return result
+
+    def segment_views(self, segment: int) -> SegmentViews:
+        """All views of a segment, by row; those of images that are gone too."""
+        v = _views.c
+        query = sa.select(v.id, v.row, v.checksum, _LIVE.label("live")).where(v.segment == segment).order_by(v.row)
+        with self._engine.connect() as connection:
+            rows = np.array(connection.execute(query).all(), np.int64).reshape(-1, 4)
+        return SegmentViews(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3].astype(bool))
+
+    def rewrite(self, segment: tuple[int, int, str] | None, places: Sequence[Place], emptied: Sequence[int]) -> None:
+        """Views move to a new segment, and emptied segments leave with the views that nobody has; one transaction."""
+        with self._write() as connection:
+            if segment:
+                number, count, codec = segment
+                connection.execute(_segments.insert().values(id=number, count=count, codec=codec))
+                move = (
+                    _views.update()
+                    .where(_views.c.id == sa.bindparam("view"))
+                    .values(segment=number, row=sa.bindparam("place"), checksum=sa.bindparam("sum"))
+                )
+                rows = [{"view": p.view, "place": p.row, "sum": p.checksum} for p in places]
+                connection.execute(move, rows)
+            for number in emptied:
+                connection.execute(_views.delete().where(_views.c.segment == number))
+                connection.execute(_segments.delete().where(_segments.c.id == number))
+
+    def move_root(self, old: str, new: str) -> None:
+        """The same folder is somewhere else now. Raises StoreError when `old` is not known or `new` is."""
+        roots = self.roots()
+        if old not in roots:
+            raise StoreError(f"{old} is no folder of this index - see flairsearch status for its folders")
+        if new in roots:
+            raise StoreError(f"{new} is a folder of this index already - forget one of the two")
+        with self._write() as connection:
+            connection.execute(_roots.update().where(_roots.c.id == roots[old]).values(path=new))
 
     # -- commits
 

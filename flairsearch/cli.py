@@ -64,6 +64,10 @@ def index_command(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")
     ] = False,
+    codec: Annotated[str | None, typer.Option(help="How tokens are kept: fp16, int8, q4, q2, q1.")] = None,
+    move_root: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="OLD NEW: a known folder that is somewhere else now.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Index folders of photos, or bring the index up to date."""
@@ -71,6 +75,9 @@ def index_command(
     from flairsearch.settings import index_folder
 
     folder = index_folder(index)
+    if move_root:
+        with engines.Engine.open(folder, create=False) as engine:
+            engine.move_root(*move_root)
     if not folders and not (folder / "index.json").exists():
         raise UsageError(f"no index at {folder} yet - give a folder of photos: flairsearch index FOLDER")
     if rebuild or not (folder / "index.json").exists():
@@ -80,7 +87,7 @@ def index_command(
     if rebuild:
         report = _follow(engines.rebuild(folder, folders or [], model, device, views, exclude or []))
     else:
-        with engines.Engine.open(folder, model, device=device, views=views) as engine:
+        with engines.Engine.open(folder, model, device=device, views=views, codec=codec) as engine:
             report = _follow(engine.adding(folders or [], exclude or []))
     _tell(report, folder)
 
@@ -176,6 +183,8 @@ def query_command(
     with Engine.open(index, model, device=device, create=False) as engine:
         hits = engine.search(texts[0], k, shortlist, min_score)
         _say_unseen(engine, texts[0])
+        for warning in engine.damage():
+            typer.echo(f"warning: {warning}", err=True)
     if overlay:
         for hit in hits:
             _draw(hit, texts[0], overlay / f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg")
@@ -254,6 +263,53 @@ def forget_command(
     typer.echo(f"{count:,} photos removed from the index; the files are untouched", err=True)
     if known:
         typer.echo("their folder is still indexed: the next run finds them again, unless with --exclude", err=True)
+
+
+@app.command("verify")
+def verify_command(
+    index: IndexOption = "default",
+    repair: Annotated[bool, typer.Option("--repair", help="Encode damaged views again from their photos.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Check every stored byte against its checksum."""
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, device=device, create=False) as engine:
+        damage, total = [], 0
+        for _, total, found in engine.verify():  # noqa: B007 - the last total is told
+            damage += found
+        for one in damage:
+            typer.echo("\t".join((f"view {one.view}", *one.paths)))
+        if damage and repair:
+            left = engine.repair(damage)
+            typer.echo(f"{len(damage) - len(left):,} of {len(damage):,} damaged views encoded again", err=True)
+            for one in left:
+                typer.echo(f"not repaired, the photo is gone or has changed: {' '.join(one.paths)}", err=True)
+            damage = left
+        elif damage:
+            typer.echo(f"{len(damage):,} of {total:,} views are damaged - run flairsearch verify --repair", err=True)
+        else:
+            typer.echo(f"{total:,} views, none damaged", err=True)
+    if damage:
+        raise typer.Exit(1)
+
+
+@app.command("compact")
+def compact_command(
+    index: IndexOption = "default",
+    codec: Annotated[str | None, typer.Option(help="Write all views in it: fp16, int8, q4, q2, q1.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Give back the room of photos that are gone; with --codec, keep tokens in another way."""
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, device=device, create=False) as engine:
+        before = engine.status().bytes
+        done = 0
+        for done, _ in engine.compact(codec):  # noqa: B007 - the last count is told
+            pass
+        after = engine.status().bytes
+    typer.echo(f"{done:,} views rewritten; {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now", err=True)
 
 
 @app.command("demo")

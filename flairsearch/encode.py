@@ -55,6 +55,11 @@ class Encoder:
     def pool_weights(self) -> PoolWeights:
         return self._model.pool_weights()
 
+    @cached_property
+    def token_metric(self) -> np.ndarray:
+        """f32[D, D]: how much an error of a stored token matters (model.FLAIR.token_metric)."""
+        return self._model.token_metric()
+
     @torch.inference_mode()
     def encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:
         """N views u8[S, S, 3] -> Encoded; x = LayerNorm without gain of each local token."""

@@ -7,16 +7,18 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flairsearch import weights
 from flairsearch.catalog import Catalog
+from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
-from flairsearch.records import Hit, Progress, Query, Report, Status
-from flairsearch.settings import IndexSettings, check_device, check_views, index_folder
-from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index
+from flairsearch.records import Damage, Hit, Progress, Query, Report, Status
+from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, check_views, index_folder
+from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index, verify
 
 if TYPE_CHECKING:
     from flairsearch.encode import Encoder
@@ -39,6 +41,7 @@ class Engine:
         *,
         device: str = "auto",
         views: str | None = None,
+        codec: str | None = None,
         create: bool = True,
     ) -> Engine:
         """Open an index by name or folder; make an empty one when there is none and `create`.
@@ -49,7 +52,7 @@ class Engine:
         folder = index_folder(index)
         check_device(device)
         if create and not (folder / "index.json").exists():
-            fresh = _new_settings(weights.find(model or weights.default_name()), views)
+            fresh = _new_settings(weights.find(model or weights.default_name()), views, codec)
             try:
                 create_index(folder, fresh)
             except OSError as error:
@@ -64,6 +67,11 @@ class Engine:
         if views is not None and check_views(views) != settings.views:
             raise StoreError(
                 f"{folder} was made with --views {settings.views}, asked for {views} - run flairsearch index --rebuild"
+            )
+        if codec is not None and check_codec(codec) != settings.codec:
+            raise StoreError(
+                f"{folder} was made with --codec {settings.codec}, asked for {codec} - "
+                f"run flairsearch compact --codec {codec}"
             )
         return Engine(folder, settings, model or settings.model, device)
 
@@ -90,6 +98,7 @@ class Engine:
                 [os.fspath(folder) for folder in several],
                 self.settings,
                 lambda pictures: self.encoder.encode_pictures(pictures),  # the model is loaded when it is needed
+                lambda: self.encoder.token_metric,
                 exclude,
             )
 
@@ -106,6 +115,40 @@ class Engine:
             if known:
                 writer.catalog.remove_root(absolute)
             return len(images)
+
+    def compact(self, codec: str | None = None) -> Iterator[tuple[int, int]]:
+        """Give back the room of photos that are gone and, with `codec`, write all views in it.
+
+        Yields (views done, views in all). Raises StoreError when there is no such codec.
+        """
+        if codec is not None:
+            check_codec(codec)
+            self.settings = replace(self.settings, codec=codec)
+        with self._writing() as writer:
+            if codec is not None:
+                self.settings.save(self.folder)
+            if needs_basis(self.settings.codec) and (codec is not None or writer.wants_basis) and self.status().views:
+                writer.fit(self.encoder.token_metric)
+            yield from writer.compact()
+
+    def verify(self) -> Iterator[tuple[int, int, list[Damage]]]:
+        """Compare every stored byte with its checksum: (views done, views in all, damaged ones), piece by piece."""
+        yield from verify(Reader(self.folder, self.settings, self._catalog), self._catalog)
+
+    def repair(self, damage: Sequence[Damage]) -> list[Damage]:
+        """Encode damaged views again from their photos. Returns those whose photo is gone or has changed."""
+        from flairsearch.ingest import repair
+
+        with self._writing() as writer:
+            return list(repair(writer, damage, self.settings, lambda pictures: self.encoder.encode_pictures(pictures)))
+
+    def move_root(self, old: str | Path, new: str | Path) -> None:
+        """The same photos are in another folder now (a disk that moved); nothing is encoded again.
+
+        Raises StoreError when `old` is not a folder of the index.
+        """
+        with self._writing() as writer:
+            writer.catalog.move_root(*(os.path.abspath(os.path.expanduser(path)) for path in (old, new)))
 
     @contextmanager
     def _writing(self) -> Iterator[Writer]:
@@ -142,6 +185,10 @@ class Engine:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
         query = self._query(text)
         return self._searcher().show(absolute, views, query)
+
+    def damage(self) -> list[str]:
+        """One line for each segment that cannot be searched because its file is missing or cut."""
+        return self._searcher().reader.damage
 
     def unseen_words(self, text: str) -> list[str]:
         """The words of a text that the model was never trained on: what it makes of them is a guess."""
@@ -249,10 +296,16 @@ def _check_weights(folder: Path, settings: IndexSettings, file: weights.WeightsF
         )
 
 
-def _new_settings(file: weights.WeightsFile, views: str | None) -> IndexSettings:
+def _new_settings(file: weights.WeightsFile, views: str | None, codec: str | None) -> IndexSettings:
     config_json, weights_hash = weights.describe(file.path)
     config = json.loads(config_json)
     size, grid = config["image_size"], config["image_size"] // config["patch_size"]
     return IndexSettings(
-        file.name, weights_hash, size, grid * grid, config["embed_dim"], check_views(views or "squash")
+        file.name,
+        weights_hash,
+        size,
+        grid * grid,
+        config["embed_dim"],
+        check_views(views or "squash"),
+        check_codec(codec or DEFAULT_CODEC),
     )

@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flairsearch import decode, files
 from flairsearch.errors import UsageError
-from flairsearch.records import Encoded, ImageFile, Picture, Progress, Report, Skipped
+from flairsearch.records import Damage, Encoded, ImageFile, Picture, Progress, Report, Skipped
 from flairsearch.settings import IndexSettings
 from flairsearch.store import Writer
 
@@ -41,22 +44,29 @@ def ingest(
     folders: Sequence[str],
     settings: IndexSettings,
     encode: EncodePictures,
+    metric: Callable[[], NDArray[np.float32]],
     exclude: Sequence[str] = (),
 ) -> Iterator[Progress | Report]:
     """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is a Report.
 
+    `metric` is asked for (encode.Encoder.token_metric) when the index has views enough to fit its codec to.
     Whatever was committed stays when the run is cut off, and a KeyboardInterrupt commits what is encoded first.
     Raises UsageError when a folder was never there.
     """
     work = _survey(writer, folders, exclude)
     yield Progress(0, len(work.fresh), len(work.skipped))
     try:
-        yield from _read(writer, work, settings, encode)
+        yield from _read(writer, work, settings, encode, metric)
         gone = [image for images in work.gone.values() for image in images]
         writer.remove_images(gone)
         work.removed = len(gone)
     finally:
         writer.commit()
+    if writer.wants_basis:
+        writer.fit(metric())
+    if writer.has_basis:
+        for _ in writer.compact(dead_too=False):
+            pass
     writer.catalog.replace_skipped(work.skipped)
     counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
     yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
@@ -98,7 +108,13 @@ def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _read(writer: Writer, work: _Work, settings: IndexSettings, encode: EncodePictures) -> Iterator[Progress]:
+def _read(
+    writer: Writer,
+    work: _Work,
+    settings: IndexSettings,
+    encode: EncodePictures,
+    metric: Callable[[], NDArray[np.float32]],
+) -> Iterator[Progress]:
     """Decode ahead, encode in batches, hand to the writer; commit every so often."""
     batch: list[decode.Loaded] = []
     last_commit = time.monotonic()
@@ -128,6 +144,8 @@ def _read(writer: Writer, work: _Work, settings: IndexSettings, encode: EncodePi
         if writer.pending >= COMMIT_VIEWS or (writer.pending and time.monotonic() - last_commit > COMMIT_SECONDS):
             writer.commit()
             last_commit = time.monotonic()
+            if writer.wants_basis:
+                writer.fit(metric())
         yield Progress(done, len(work.fresh), len(work.skipped))
     flush()
 
@@ -145,3 +163,31 @@ def _record(writer: Writer, work: _Work, loaded: decode.Loaded) -> None:
     else:
         writer.add_image(file, loaded.hash)
         work.added += 1
+
+
+def repair(
+    writer: Writer, damage: Sequence[Damage], settings: IndexSettings, encode: EncodePictures
+) -> Iterator[Damage]:
+    """Encode damaged views again from their photos; yields those whose photo is gone or has changed."""
+    hashes = writer.catalog.content_hashes(sorted({d.content for d in damage}))
+    for start in range(0, len(damage), BATCH):
+        views, pictures = [], []
+        for one in damage[start : start + BATCH]:
+            again = _decode_again(one.paths, hashes[one.content], settings)
+            if again is None:
+                yield one
+            else:
+                views.append(one.view)
+                pictures.append(again)
+        if views:
+            writer.replace_views(views, encode(pictures))
+
+
+def _decode_again(paths: Sequence[str], digest: bytes, settings: IndexSettings) -> Picture | None:
+    """The view of the first of these files that still has the bytes it had."""
+    there = [path for path in paths if os.path.isfile(path)]
+    candidates = [ImageFile(os.path.dirname(path), os.path.basename(path), 0, 0) for path in there]
+    for loaded in decode.load_all(candidates, settings.views, settings.image_size, ()):
+        if isinstance(loaded, decode.Loaded) and loaded.hash == digest and loaded.pictures:
+            return loaded.pictures[0]
+    return None

@@ -267,6 +267,26 @@ class FLAIR(nn.Module):
         return u.cpu().numpy(), c.cpu().numpy()
 
     @torch.inference_mode()
+    def token_metric(self) -> NDArray[np.float32]:
+        """f32[D, D]: how much an error e of a stored token matters to the pool, e^T metric e; keys and values alike.
+
+        Keys: the mean square of e . u over texts whose ln_q is isotropic; values: |W_o,h W_v,h e|^2. Both have trace 1.
+        """
+        pool, dim = self.visual_proj, self.config.embed_dim
+        shape = (pool.heads, dim // pool.heads)
+        weight_q, weight_k, weight_v = (w.float().unflatten(0, shape) for w in pool.attn.in_proj_weight.chunk(3))
+        bias_q = pool.attn.in_proj_bias.float().chunk(3)[0].unflatten(0, shape)
+        spread = weight_q * pool.ln_q.weight.float()  # [H, d, D]: q of a text is spread @ its unit part + centre
+        centre = weight_q @ pool.ln_q.bias.float() + bias_q
+        query = spread @ spread.mT + centre.unsqueeze(-1) * centre.unsqueeze(-2)
+        key = weight_k * pool.ln_k.weight.float()
+        value = torch.einsum("ohd,hde->hoe", pool.attn.out_proj.weight.float().unflatten(1, shape), weight_v)
+        value = value * pool.ln_v.weight.float()
+        keys, values = (key.mT @ query @ key).sum(0), (value.mT @ value).sum(0)
+        metric: NDArray[np.float32] = (keys / keys.trace() + values / values.trace()).cpu().numpy()
+        return metric
+
+    @torch.inference_mode()
     def pool_weights(self) -> PoolWeights:
         """The value and output projections of the folded form, gain and bias of ln_v folded in."""
         pool, dim = self.visual_proj, self.config.embed_dim

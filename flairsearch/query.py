@@ -37,7 +37,9 @@ class Searcher:
     def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, dim: int, device: str) -> None:
         self.reader, self._catalog, self._weights = reader, catalog, weights
         self._prefilter = Prefilter(dim, reader.all_pooled())
-        self._reranker = Reranker(weights, device)
+        self._rerankers = {
+            label: Reranker(codec.fold_weights(weights), device) for label, codec in reader.codecs.items()
+        }
 
     def search(self, query: Query, k: int, shortlist: str | int = "auto", min_score: float | None = None) -> list[Hit]:
         """The k best images, best first; equal scores by image id."""
@@ -54,7 +56,7 @@ class Searcher:
 
         More than k where the k-th score is shared: image ids decide there, and contents know none.
         """
-        scores = self._reranker.score(self.reader.tokens(views), query)
+        scores = self._score(views, query)
         contents = self.reader.contents(views)
         order = np.lexsort((views, -scores))
         _, first = np.unique(contents[order], return_index=True)
@@ -64,7 +66,29 @@ class Searcher:
         if len(best) > k:
             best = best[scores[best] >= scores[best[k - 1]]]
         winners = views[best]
-        return Ranking(winners, scores[best], self._reranker.attend(self.reader.tokens(winners), query))
+        return Ranking(winners, scores[best], self._attend(winners, query))
+
+    def _score(self, views: np.ndarray, query: Query) -> np.ndarray:
+        """View ids i64[K] -> exact scores f32[K]; each codec's views with the query in its coordinates."""
+        scores = np.empty(len(views), np.float32)
+        for label, here in self.reader.by_codec(views):
+            folded = self.reader.codecs[label].fold(query)
+            scores[here] = self._rerankers[label].score(self.reader.tokens(views[here]), folded)
+        return scores
+
+    def _attend(self, views: np.ndarray, query: Query) -> np.ndarray:
+        """View ids i64[K] -> attention f32[K, P]."""
+        pieces = [
+            (
+                here,
+                self._rerankers[label].attend(self.reader.tokens(views[here]), self.reader.codecs[label].fold(query)),
+            )
+            for label, here in self.reader.by_codec(views)
+        ]
+        attention = np.zeros((len(views), pieces[0][1].shape[1] if pieces else 0), np.float32)
+        for here, part in pieces:
+            attention[here] = part
+        return attention
 
     def _hits(self, ranking: Ranking, globals_: dict[int, float]) -> list[Hit]:
         """One hit per image; identical files are several images of one content."""
@@ -90,9 +114,9 @@ class Searcher:
     def show(self, path: str, views: list[int], query: Query) -> Hit:
         """The hit of one image, given its absolute path and its views."""
         ids = np.asarray(views, np.int64)
-        scores = self._reranker.score(self.reader.tokens(ids), query)
+        scores = self._score(ids, query)
         best = int(np.argmax(scores))
-        attention = self._reranker.attend(self.reader.tokens(ids[best : best + 1]), query)
+        attention = self._attend(ids[best : best + 1], query)
         cosine = (
             self.reader.pooled(ids[best : best + 1]).astype(np.float32) @ query.vector / np.linalg.norm(query.vector)
         )

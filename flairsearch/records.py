@@ -168,6 +168,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """A view whose bytes are not those that were written."""
+
+    view: int  # id
+    content: int  # id
+    paths: tuple[str, ...]  # of the photos that need it, absolute
+
+
+@dataclass(frozen=True)
 class Status:
     """What an index holds."""
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.codec import Fp16
+from flairsearch.codec import Codec
 from flairsearch.errors import StoreError
 from flairsearch.records import Encoded
 
@@ -27,10 +27,14 @@ def checksums(tokens: NDArray[np.uint8], pooled: NDArray[np.float16]) -> list[in
 
 
 class SegmentWriter:
-    """Appends views to NAME.part files; `finish` makes them durable under their final names."""
+    """Appends views to NAME.part files; `finish` makes them durable under their final names.
 
-    def __init__(self, folder: Path, number: int, codec: Fp16) -> None:
+    Used as a context, it discards what was not finished.
+    """
+
+    def __init__(self, folder: Path, number: int, codec: Codec) -> None:
         self.number, self.codec, self.count = number, codec, 0
+        self._finished = False
         self._folder = folder
         self._final = segment_paths(folder, number)
         self._parts = tuple(path.with_name(f"{path.name}.part") for path in self._final)
@@ -55,6 +59,14 @@ class SegmentWriter:
         for part, final in zip(self._parts, self._final, strict=True):
             part.replace(final)
         sync_folder(self._folder)
+        self._finished = True
+
+    def __enter__(self) -> SegmentWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            self.discard()
 
     def discard(self) -> None:
         for stream, part in zip(self._streams, self._parts, strict=True):
@@ -66,7 +78,7 @@ class SegmentWriter:
 class Segment:
     """One segment, open for reading."""
 
-    def __init__(self, folder: Path, number: int, count: int, codec: Fp16) -> None:
+    def __init__(self, folder: Path, number: int, count: int, codec: Codec) -> None:
         """Raises StoreError when a file is missing or has not the size the catalogue says."""
         self.number, self.count, self.codec = number, count, codec
         tokens, pooled = segment_paths(folder, number)
@@ -74,8 +86,13 @@ class Segment:
         self.pooled: NDArray[np.float16] = _map(pooled, (count, 2 * codec.dim)).view("<f2")
 
     def tokens(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Row numbers -> x f16[K, P, D]."""
+        """Row numbers -> the codec's coordinates f16[K, P, C]."""
         return self.codec.decode(self._rows[rows])
+
+    def encoded(self, rows: NDArray[np.int64]) -> Encoded:
+        """Row numbers -> all that is stored of these views, x as far as the codec kept it."""
+        codes = self._rows[rows]
+        return Encoded(self.pooled[rows], self.codec.restore(codes), *self.codec.decode_moments(codes))
 
     def damaged(self, rows: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
         """bool[K]: which rows do not have the expected checksum."""
@@ -88,11 +105,11 @@ def _map(path: Path, shape: tuple[int, int]) -> NDArray[np.uint8]:
         size = path.stat().st_size
         if size != shape[0] * shape[1]:
             raise StoreError(
-                f"{path} has {size} bytes, expected {shape[0] * shape[1]} - run flairsearch index --rebuild"
+                f"{path} has {size} bytes, expected {shape[0] * shape[1]} - run flairsearch verify --repair"
             )
         return np.memmap(path, np.uint8, "r", shape=shape)
     except FileNotFoundError:
-        raise StoreError(f"{path} is missing - run flairsearch index --rebuild") from None
+        raise StoreError(f"{path} is missing - run flairsearch verify --repair") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}) - check its permissions") from None
 
