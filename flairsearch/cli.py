@@ -312,6 +312,49 @@ def compact_command(
     typer.echo(f"{done:,} views rewritten; {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now", err=True)
 
 
+@app.command("eval")
+def eval_command(
+    codecs: Annotated[bool, typer.Option("--codecs", help="What each codec costs and loses.")] = False,
+    index: IndexOption = "default",
+    annotations: Annotated[Path | None, typer.Option(help="Flickr30k-style JSON; none: the index.")] = None,
+    photos: Annotated[Path, typer.Option(help="Folder the annotated image paths start from.")] = Path("."),
+    mosaics: Annotated[int, typer.Option(help="2x2 mosaics of the annotated photos, instead of the photos.")] = 0,
+    count: Annotated[int, typer.Option(help="Texts, and views of an index, at most.")] = 500,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure: codecs on annotated photos, or on an index of your own."""
+    import numpy as np
+    from rich.console import Console
+
+    from flairsearch import evaluate, present, weights
+    from flairsearch.encode import Encoder
+    from flairsearch.engine import Engine
+
+    if not codecs:
+        raise UsageError("nothing to measure - give --codecs")
+    if annotations is None:
+        with Engine.open(index, model, device=device, create=False) as engine:
+            encoder, encoded = engine.encoder, engine.sample(count)
+        texts, right = evaluate.phrases()[:count], None
+    else:
+        encoder = Encoder(model or weights.default_name(), device)
+        rows = evaluate.read_annotations(annotations)
+        pictures = evaluate.load_pictures(photos, [name for name, _ in rows], encoder.config.image_size)
+        shown = np.arange(len(rows))[:, None]
+        if mosaics:
+            pictures, shown = evaluate.make_mosaics(pictures, mosaics, seed=0)
+        chosen = range(0, len(rows), max(1, len(rows) // count))
+        texts = [rows[i][1][0] for i in chosen]
+        right = np.stack([(shown == i).any(1) for i in chosen], 1)
+        encoded = evaluate.encode_all(encoder.encode_pictures, pictures)
+    typer.echo(f"{encoder.name}, {len(encoded.tokens):,} views, {len(texts):,} texts", err=True)
+    found = evaluate.compare_codecs(
+        encoded, encoder.encode_texts(texts), right, encoder.pool_weights, encoder.token_metric, encoder.device
+    )
+    Console(width=None if sys.stdout.isatty() else 1000).print(present.to_codec_table(found))
+
+
 @app.command("demo")
 def demo_command(
     photos: Annotated[Path | None, typer.Option(help="Your own folder; none: sample photographs.")] = None,

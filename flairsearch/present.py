@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flairsearch.errors import FlairSearchError
-from flairsearch.records import Hit, Report, Status
+from flairsearch.records import CodecRow, Hit, Report, Status
 
 _BOX = (255, 214, 10)
 _EDGE = (0, 0, 0)
@@ -43,6 +43,20 @@ def to_table(hits: Sequence[Hit], logits: bool = False) -> Table:
         boxes = "  ".join(",".join(map(str, region.box)) for region in hit.regions)
         path = Text(short_path(hit.path))  # not a str: rich would read [brackets] in a file name as markup
         table.add_row(str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", path, boxes)
+    return table
+
+
+def to_codec_table(rows: Iterable[CodecRow]) -> Table:
+    """What each codec costs and loses."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    names = ("codec", "bytes a view", "R@1", "R@5", "R@10", "R@10 less fp16's, 95 %", "top 10", "box IoU", "views/s")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        recall = ["-"] * 3 if row.recall is None else [f"{value:.1%}" for value in row.recall.values()]
+        interval = "-" if row.difference is None else "{:+.1%} to {:+.1%}".format(*row.difference)
+        measured = (f"{row.overlap:.3f}", f"{row.box_iou:.3f}", f"{row.speed:,.0f}")
+        table.add_row(row.codec, f"{row.bytes:,}", *recall, interval, *measured)
     return table
 
 

@@ -177,6 +177,19 @@ class Damage:
 
 
 @dataclass(frozen=True)
+class CodecRow:
+    """One codec on one set of views."""
+
+    codec: str
+    bytes: int  # of one view
+    recall: dict[int, float] | None  # k -> share of texts whose right view is among the k best
+    difference: tuple[float, float] | None  # R@10 minus fp16's: 95 % interval, paired bootstrap over the texts
+    overlap: float  # mean share of fp16's top 10 in this codec's top 10
+    box_iou: float  # mean over fp16's top 10 of the best region's box against fp16's
+    speed: float  # views/s of re-ranking
+
+
+@dataclass(frozen=True)
 class Status:
     """What an index holds."""
 
