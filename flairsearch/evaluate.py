@@ -178,8 +178,9 @@ def _ranks(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.
     return ranks
 
 
-def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % interval of the mean, bootstrap."""
+def _interval(found: NDArray[np.bool_], exact: NDArray[np.bool_]) -> tuple[float, float]:
+    """95 % interval of the mean of found - exact over the texts, paired bootstrap."""
+    differences = found.astype(np.float64) - exact
     rng = np.random.default_rng(0)
     means = [differences[rng.integers(len(differences), size=len(differences))].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, (2.5, 97.5))
