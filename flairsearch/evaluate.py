@@ -128,9 +128,7 @@ def compare_codecs(
             name,
             codec.stride,
             None if hits is None else {k: float((hits < k).mean()) for k in (1, 5, 10)},
-            None
-            if hits is None or exact_hits is None
-            else _interval((hits < TOP).astype(np.float64) - (exact_hits < TOP)),
+            None if hits is None or exact_hits is None else _interval(hits < TOP, exact_hits < TOP),
             float(overlap) / len(exact.top),
             float(np.mean([_iou(a, b) for a, b in zip(found.boxes, exact.boxes, strict=True)])),
             found.speed,
