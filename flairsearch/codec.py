@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from flairsearch.errors import StoreError
 from flairsearch.records import Encoded, PoolWeights, Query
 
+Coordinates = NDArray[np.float16] | NDArray[np.float32]
 AVERAGE_BITS = {"q4": 4.0, "q2": 2.0, "q1": 1.0}
+_CHUNK = 32  # views encoded at once: the temporary arrays stay near the cache
 _WIDTHS = (8, 4, 2)  # bits a number can have besides none: a byte holds a whole number of them
 # Mean squared error of the best uniform quantiser of a Gaussian of variance 1, and its step (Max, IRE 1960).
 _ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}
@@ -46,12 +49,12 @@ class Codec(ABC):
         """K views -> u8[K, stride]."""
 
     @abstractmethod
-    def decode(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """u8[K, stride] -> coordinates f16[K, P, C]."""
+    def decode(self, rows: NDArray[np.uint8]) -> Coordinates:
+        """u8[K, stride] -> coordinates [K, P, C], float16 or float32."""
 
     def restore(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
         """u8[K, stride] -> x f16[K, P, D], as far as the codec kept it."""
-        return self.decode(rows)
+        return self.decode(rows).astype(np.float16, copy=False)
 
     def decode_moments(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """u8[K, stride] -> r f16[K, P], s f16[K, P]: the local token is s (x + r)."""
@@ -97,19 +100,21 @@ class Int8(Codec):
         return self.patches * self.dim + 6 * self.patches
 
     def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
-        tokens = encoded.tokens.astype(np.float32)
-        step = (np.abs(tokens).max(-1) / 127).astype("<f2")
-        step[step == 0] = 1
-        codes = np.clip(np.rint(tokens / step[..., None].astype(np.float32)), -127, 127).astype(np.int8)
-        flat = np.concatenate([codes.reshape(len(codes), -1).view(np.uint8), step.view(np.uint8)], axis=1)
-        return self._with_moments(flat, encoded)
+        pieces = [self._encode(encoded.tokens[i : i + _CHUNK]) for i in range(0, len(encoded.tokens), _CHUNK)]
+        return self._with_moments(np.concatenate(pieces), encoded)
 
-    def decode(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
+    def _encode(self, tokens: NDArray[np.float16]) -> NDArray[np.uint8]:
+        values = tokens.astype(np.float32)
+        step = (np.maximum(values.max(-1), -values.min(-1)) / 127).astype("<f2")
+        step[step == 0] = 1
+        codes = np.clip(np.rint(values / step.astype(np.float32)[..., None]), -127, 127).astype(np.int8)
+        return np.concatenate([codes.reshape(len(codes), -1).view(np.uint8), step.view(np.uint8)], axis=1)
+
+    def decode(self, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
         count, split = len(rows), self.patches * self.dim
         codes = rows[:, :split].view(np.int8).reshape(count, self.patches, self.dim)
         step = np.ascontiguousarray(rows[:, split : split + 2 * self.patches]).view("<f2")
-        tokens: NDArray[np.float16] = codes * step[..., None]
-        return tokens
+        return np.multiply(codes, step.astype(np.float32)[..., None], dtype=np.float32)
 
 
 _PLAIN: dict[str, type[Fp16] | type[Int8]] = {"fp16": Fp16, "int8": Int8}
@@ -169,51 +174,61 @@ class Quantised(Codec):
         return self.patches * sum(size for _, _, size in self._planes) + 4 * self.patches
 
     def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
-        basis, count = self.basis, len(encoded.tokens)
-        y = (encoded.tokens.astype(np.float32) - basis.mean) @ basis.forward / basis.step
+        pieces = [self._encode(encoded.tokens[i : i + _CHUNK]) for i in range(0, len(encoded.tokens), _CHUNK)]
+        return self._with_moments(np.concatenate(pieces), encoded)
+
+    def _encode(self, tokens: NDArray[np.float16]) -> NDArray[np.uint8]:
+        """f16[n, P, D] -> the planes u8[n, ...]."""
+        basis, count = self.basis, len(tokens)
+        flat = tokens.reshape(-1, self.dim).astype(np.float32) - basis.mean
+        y = np.floor(flat @ (basis.forward / basis.step)).reshape(count, self.patches, -1)
         planes = []
         for width, columns, size in self._planes:
-            half = 1 << (width - 1)
-            codes = (np.clip(np.floor(y[..., columns]), -half, half - 1) + half).astype(np.uint8)
-            per_byte = 8 // width
-            padded = np.zeros((count, self.patches, size * per_byte), np.uint8)
-            padded[..., : codes.shape[-1]] = codes
-            packed = np.zeros((count, self.patches, size), np.uint8)
-            for i in range(per_byte):
-                packed |= padded[..., i::per_byte] << (i * width)
+            half, per_byte = 1 << (width - 1), 8 // width
+            codes = np.zeros((count, self.patches, size * per_byte), np.uint8)
+            part = y[..., columns]
+            codes[..., : part.shape[-1]] = np.clip(part, -half, half - 1) + half
+            packed = codes[..., ::per_byte].copy()
+            for i in range(1, per_byte):
+                packed |= codes[..., i::per_byte] << (i * width)
             planes.append(packed.reshape(count, -1))
-        return self._with_moments(np.concatenate(planes, axis=1), encoded)
+        return np.concatenate(planes, axis=1)
 
-    def decode(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
-        y = np.empty((len(rows), self.patches, len(self.basis.bits)), np.float16)
+    def decode(self, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Coordinates in steps: the middle of each code's interval, f32[K, P, C]."""
+        y = np.empty((len(rows), self.patches, len(self.basis.bits)), np.float32)
         start = 0
         for width, columns, size in self._planes:
             end = start + self.patches * size
-            packed = rows[:, start:end].reshape(len(rows), self.patches, size)
-            levels = np.arange(1 << width, dtype=np.float32) - (1 << (width - 1)) + 0.5
-            per_byte = 8 // width
-            for i in range(per_byte):
-                part = y[..., columns][..., i::per_byte]
-                codes = (packed >> (i * width)) & ((1 << width) - 1)
-                part[...] = levels[codes[..., : part.shape[-1]]]
+            numbers = _numbers_of_byte(width)[rows[:, start:end]].reshape(len(rows), self.patches, -1)
+            y[..., columns] = numbers[..., : columns.stop - columns.start]
             start = end
-        y *= self.basis.step.astype(np.float16)
         return y
 
+    @cached_property
+    def _back(self) -> NDArray[np.float32]:
+        """f32[C, D]: coordinates in steps -> x - mean."""
+        return self.basis.step[:, None] * self.basis.inverse
+
     def restore(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
-        x: NDArray[np.float32] = self.decode(rows).astype(np.float32) @ self.basis.inverse + self.basis.mean
+        x: NDArray[np.float32] = self.decode(rows) @ self._back + self.basis.mean
         return x.astype(np.float16)
 
     def fold(self, query: Query) -> Query:
-        """x u + c = y (inverse u) + (mean u + c)."""
-        u = query.u @ self.basis.inverse.T
-        return replace(query, u=u.astype(np.float32), c=(query.c + query.u @ self.basis.mean).astype(np.float32))
+        """x u + c = y (back u) + (mean u + c)."""
+        return replace(query, u=query.u @ self._back.T, c=query.c + query.u @ self.basis.mean)
 
     def fold_weights(self, weights: PoolWeights) -> PoolWeights:
-        """W_v sum_p a_p x_p = (W_v inverse^T) sum_p a_p y_p + (sum_p a_p) W_v mean."""
-        value = weights.value @ self.basis.inverse.T
+        """W_v sum_p a_p x_p = (W_v back^T) sum_p a_p y_p + (sum_p a_p) W_v mean."""
         value_bias = weights.value_bias + weights.value @ self.basis.mean
-        return replace(weights, value=value.astype(np.float32), value_bias=value_bias.astype(np.float32))
+        return replace(weights, value=weights.value @ self._back.T, value_bias=value_bias)
+
+
+def _numbers_of_byte(width: int) -> NDArray[np.float32]:
+    """f32[256, 8 / width]: the numbers that each byte stands for, lowest bits first."""
+    shifts = np.arange(0, 8, width)
+    codes = (np.arange(256)[:, None] >> shifts) & ((1 << width) - 1)
+    return (codes - (1 << (width - 1)) + 0.5).astype(np.float32)
 
 
 def fit_basis(tokens: NDArray[np.float32], metric: NDArray[np.float32], average: float) -> Basis:

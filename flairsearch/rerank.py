@@ -25,17 +25,20 @@ class Reranker:
         self._out = self._move(weights.out)
         self._out_bias = self._move(weights.out_bias)
 
-    def score(self, tokens: Iterable[NDArray[np.float16]], query: Query) -> NDArray[np.float32]:
-        """Pieces of tokens x [n, P, D] -> cos(pool(t, L), t) f32[N], N the sum of all n."""
+    def score(self, tokens: Iterable[NDArray[np.float16] | NDArray[np.float32]], query: Query) -> NDArray[np.float32]:
+        """Pieces of tokens x [n, P, D] -> cos(pool(t, L), t) f32[N], N the sum of all n.
+
+        Or pieces of coordinates in a codec's basis, with the query and the weights folded into it.
+        """
         return np.concatenate([np.zeros(0, np.float32), *(scores for scores, _ in self._rank(tokens, query))])
 
-    def attend(self, tokens: Iterable[NDArray[np.float16]], query: Query) -> NDArray[np.float32]:
+    def attend(self, tokens: Iterable[NDArray[np.float16] | NDArray[np.float32]], query: Query) -> NDArray[np.float32]:
         """Pieces of tokens x [n, P, D] -> attention f32[N, P]: the heads' mean, zero key left out."""
         pieces = [attention for _, attention in self._rank(tokens, query)]
         return np.concatenate(pieces) if pieces else np.zeros((0, 0), np.float32)
 
     def _rank(
-        self, tokens: Iterable[NDArray[np.float16]], query: Query
+        self, tokens: Iterable[NDArray[np.float16] | NDArray[np.float32]], query: Query
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         u, c, text = self._move(query.u), self._move(query.c), self._move(query.vector)
         for piece in tokens:

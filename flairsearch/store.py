@@ -7,7 +7,7 @@ bytes without a row are garbage that the next writer removes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from flairsearch.catalog import Catalog, Changeset, NewView, Place, ViewColumns
-from flairsearch.codec import AVERAGE_BITS, Basis, Codec, fit_basis, make_codec, needs_basis
+from flairsearch.codec import AVERAGE_BITS, Basis, Codec, Coordinates, fit_basis, make_codec, needs_basis
 from flairsearch.errors import StoreError
 from flairsearch.records import Damage, Encoded, Frame, ImageFile
 from flairsearch.settings import IndexSettings
@@ -175,7 +175,7 @@ class Writer:
             for start in range(0, len(live), REWRITE_VIEWS):
                 some = live[start : start + REWRITE_VIEWS]
                 last = start + REWRITE_VIEWS >= len(live)
-                self._rewrite(old, views.id[some], [number] if last else [])
+                self._rewrite(old, views.id[some], label == self._label, [number] if last else [])
                 done += len(some)
                 yield done, total
             if not len(live):
@@ -190,12 +190,18 @@ class Writer:
         places = [Place(view, row, checksum) for row, (view, checksum) in enumerate(zip(views, checksums, strict=True))]
         self.catalog.rewrite((segment.number, segment.count, self._label), places, [])
 
-    def _rewrite(self, old: Reader, views: NDArray[np.int64], emptied: list[int]) -> None:
+    def _rewrite(self, old: Reader, views: NDArray[np.int64], as_is: bool, emptied: list[int]) -> None:
+        """Copy views to a new segment: their bytes `as_is`, or decoded and encoded in the codec of today."""
         places: list[Place] = []
         with SegmentWriter(self._folder, self.catalog.last_segment() + 1, self._codec) as segment:
             for start in range(0, len(views), PIECE):
                 some = views[start : start + PIECE]
-                for view, checksum in zip(some.tolist(), segment.append(old.encoded(some)), strict=True):
+                sums = (
+                    segment.append_rows(old.coded(some), old.pooled(some))
+                    if as_is
+                    else segment.append(old.encoded(some))
+                )
+                for view, checksum in zip(some.tolist(), sums, strict=True):
                     places.append(Place(view, len(places), checksum))
             segment.finish()
         self.catalog.rewrite((segment.number, segment.count, self._label), places, emptied)
@@ -297,9 +303,10 @@ class Reader:
             if len(here):
                 yield label, here
 
-    def tokens(self, views: NDArray[np.int64]) -> Iterator[NDArray[np.float16]]:
-        """View ids i64[K] of one codec -> its coordinates f16[n, P, C] in the same order, in pieces."""
-        return self._pieces(views, Segment.tokens)
+    def tokens(self, views: NDArray[np.int64]) -> Iterator[Coordinates]:
+        """View ids i64[K] of one codec -> its coordinates [n, P, C] in the same order, in pieces."""
+        for codec, rows in self._pieces(views):
+            yield codec.decode(rows)
 
     def local_tokens(self, views: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """View ids i64[K] -> x f32[n, P, D] in the same order, in pieces."""
@@ -316,17 +323,23 @@ class Reader:
         columns = ("pooled", "tokens", "shift", "scale")
         return Encoded(*(np.concatenate([getattr(f, name) for f in found])[order] for name in columns))
 
-    def _pieces(
-        self, views: NDArray[np.int64], read: Callable[[Segment, NDArray[np.int64]], NDArray[np.float16]]
-    ) -> Iterator[NDArray[np.float16]]:
+    def coded(self, views: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """View ids i64[K] of one codec -> their rows as they are, u8[K, stride]."""
+        return np.concatenate([rows for _, rows in self._pieces(views)])
+
+    def _pieces(self, views: NDArray[np.int64]) -> Iterator[tuple[Codec, NDArray[np.uint8]]]:
+        """View ids of one codec -> (codec, rows u8[n, stride]) in the same order, in pieces."""
         positions = self._positions(views)
         for start in range(0, len(views), PIECE):
             here = positions[start : start + PIECE]
             segments, rows = self.views.segment[here], self.views.row[here]
-            parts = [(np.flatnonzero(segments == n), self._segments[n]) for n in np.unique(segments).tolist()]
-            order = np.argsort(np.concatenate([chosen for chosen, _ in parts]))
-            found = [read(segment, rows[chosen]) for chosen, segment in parts]
-            yield found[0] if len(found) == 1 else np.concatenate(found)[order]
+            numbers = np.unique(segments).tolist()
+            codec = self._segments[numbers[0]].codec
+            piece = np.empty((len(here), codec.stride), np.uint8)
+            for number in numbers:
+                chosen = segments == number
+                piece[chosen] = self._segments[number].coded(rows[chosen])
+            yield codec, piece
 
     def _positions(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self.views.id, views).astype(np.int64)

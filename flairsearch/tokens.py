@@ -42,8 +42,11 @@ class SegmentWriter:
 
     def append(self, encoded: Encoded) -> list[int]:
         """Write N views; returns their checksums. Raises OSError when the disk is full."""
-        rows = self.codec.encode(encoded)
-        pooled = np.ascontiguousarray(encoded.pooled, "<f2")
+        return self.append_rows(self.codec.encode(encoded), encoded.pooled)
+
+    def append_rows(self, rows: NDArray[np.uint8], pooled: NDArray[np.float16]) -> list[int]:
+        """Write N views that are coded already: rows u8[N, stride], pooled f16[N, D]."""
+        pooled = np.ascontiguousarray(pooled, "<f2")
         self._streams[0].write(rows.tobytes())
         self._streams[1].write(pooled.tobytes())
         self.count += len(rows)
@@ -85,9 +88,9 @@ class Segment:
         self._rows = _map(tokens, (count, codec.stride))
         self.pooled: NDArray[np.float16] = _map(pooled, (count, 2 * codec.dim)).view("<f2")
 
-    def tokens(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Row numbers -> the codec's coordinates f16[K, P, C]."""
-        return self.codec.decode(self._rows[rows])
+    def coded(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Row numbers -> the bytes as they are, u8[K, stride]."""
+        return self._rows[rows]
 
     def encoded(self, rows: NDArray[np.int64]) -> Encoded:
         """Row numbers -> all that is stored of these views, x as far as the codec kept it."""
