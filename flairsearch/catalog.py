@@ -231,7 +231,8 @@ class Catalog:
     def last_segment(self) -> int:
         """The largest segment number ever committed; numbers are not used twice."""
         with self._engine.connect() as connection:
-            return int(connection.scalar(sa.select(sa.func.max(_segments.c.id))) or 0)
+            found = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'segments'").scalar()
+            return int(found or 0)
 
     def segment_numbers(self) -> set[int]:
         with self._engine.connect() as connection:
@@ -253,7 +254,8 @@ class Catalog:
     def checksums(self) -> dict[int, int]:
         """View id -> CRC-32 of its bytes."""
         with self._engine.connect() as connection:
-            return dict(connection.execute(sa.select(_views.c.id, _views.c.checksum)).tuples())
+            rows = connection.execute(sa.select(_views.c.id, _views.c.checksum))
+            return {view: checksum for view, checksum in rows}  # noqa: C416 - rows are no pairs to the type checker
 
     def content_hashes(self, contents: Sequence[int]) -> dict[int, bytes]:
         result: dict[int, bytes] = {}

@@ -85,7 +85,7 @@ def index_command(
     if model is None and not (folder / "index.json").exists():
         _say_default_model()
     if rebuild:
-        report = _follow(engines.rebuild(folder, folders or [], model, device, views, exclude or []))
+        report = _follow(engines.rebuild(folder, folders or [], model, device, views, exclude or [], codec))
     else:
         with engines.Engine.open(folder, model, device=device, views=views, codec=codec) as engine:
             report = _follow(engine.adding(folders or [], exclude or []))
@@ -129,9 +129,11 @@ def _follow(steps: Iterator[Progress | Report]) -> Report:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("indexing", total=None, rate="", skipped="")
-        for step in steps:
+        report = None
+        for step in steps:  # to the end: what comes after the report is the swap of a rebuilt index
             if isinstance(step, Report):
-                return step
+                report = step
+                continue
             speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
             bar.update(
                 task,
@@ -140,7 +142,8 @@ def _follow(steps: Iterator[Progress | Report]) -> Report:
                 rate=f"{speed:.1f} photos/s" if speed else "",
                 skipped=f"{step.skipped} skipped" if step.skipped else "",
             )
-    raise AssertionError("an indexing run ends with its report")
+    assert report, "an indexing run ends with its report"
+    return report
 
 
 def _tell(report: Report, folder: Path) -> None:

@@ -9,10 +9,13 @@ q4 q2   a basis of the model's own (`fit_basis`), 4 or 2 bits a number on averag
 from __future__ import annotations
 
 import heapq
+import os
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +107,7 @@ class Int8(Codec):
         return self._with_moments(np.concatenate(pieces), encoded)
 
     def _encode(self, tokens: NDArray[np.float16]) -> NDArray[np.uint8]:
-        values = tokens.astype(np.float32)
+        values = tokens.astype(np.float32, order="C")
         step = (np.maximum(values.max(-1), -values.min(-1)) / 127).astype("<f2")
         step[step == 0] = 1
         codes = np.clip(np.rint(values / step.astype(np.float32)[..., None]), -127, 127).astype(np.int8)
@@ -120,6 +123,10 @@ class Int8(Codec):
 _PLAIN: dict[str, type[Fp16] | type[Int8]] = {"fp16": Fp16, "int8": Int8}
 
 
+# What numpy and zipfile raise on a file that is damaged; RuntimeError: encrypted, or packed in a way they do not know.
+_NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
+
+
 @dataclass(frozen=True, eq=False)
 class Basis:
     """x ~ y @ inverse + mean; y = (x - mean) @ forward, in steps, with `bits` bits each; most bits first."""
@@ -131,9 +138,11 @@ class Basis:
     bits: NDArray[np.uint8]  # [C]
 
     def save(self, path: Path) -> None:
-        """Numbers only, in numpy's own format; whole or not at all is the caller's care."""
+        """Numbers only, in numpy's own format, durable; whole or not at all is the caller's care."""
         with path.open("wb") as stream:
             np.savez(stream, mean=self.mean, forward=self.forward, inverse=self.inverse, step=self.step, bits=self.bits)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     @staticmethod
     def load(path: Path) -> Basis:
@@ -143,13 +152,24 @@ class Basis:
                 basis = Basis(*(arrays[name] for name in ("mean", "forward", "inverse", "step", "bits")))
         except FileNotFoundError:
             raise StoreError(f"{path} is missing - run flairsearch index --rebuild") from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise StoreError(f"{path} is damaged ({error}) - run flairsearch index --rebuild") from None
-        dim, count = basis.forward.shape
-        shapes = (basis.mean.shape, basis.inverse.shape, basis.step.shape, basis.bits.shape)
-        if shapes != ((dim,), (count, dim), (count,), (count,)):
+        except _NO_ARRAYS as error:
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StoreError(f"{path} is damaged ({what}) - run flairsearch index --rebuild") from None
+        if not basis._is_sound():
             raise StoreError(f"{path} is damaged (its arrays do not fit) - run flairsearch index --rebuild")
         return basis
+
+    def _is_sound(self) -> bool:
+        """Shapes, types, finite numbers, widths that exist in falling order."""
+        arrays = (self.mean, self.forward, self.inverse, self.step, self.bits)
+        dim, count = self.mean.size, self.bits.size
+        if [array.shape for array in arrays] != [(dim,), (dim, count), (count, dim), (count,), (count,)]:
+            return False
+        if [array.dtype for array in arrays] != [np.float32] * 4 + [np.uint8]:
+            return False
+        finite = all(np.isfinite(array).all() for array in arrays) and bool((self.step > 0).all())
+        widths = self.bits.tolist()
+        return finite and count > 0 and set(widths) <= set(_WIDTHS) and widths == sorted(widths, reverse=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,7 +127,8 @@ class Engine:
         with self._writing() as writer:
             if codec is not None:
                 self.settings.save(self.folder)
-            if needs_basis(self.settings.codec) and (codec is not None or writer.wants_basis) and self.status().views:
+            asked = needs_basis(self.settings.codec) and codec is not None and not writer.has_basis
+            if (asked and self.status().views) or writer.wants_basis:
                 writer.fit(self.encoder.token_metric)
             yield from writer.compact()
 
@@ -191,7 +192,10 @@ class Engine:
         if not views:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
         query = self._query(text)
-        return self._searcher().show(absolute, views, query)
+        searcher = self._searcher()
+        if set(views) & set(searcher.reader.lost.id.tolist()):
+            raise StoreError(f"{absolute}: its part of the index is damaged - run flairsearch verify --repair")
+        return searcher.show(absolute, views, query)
 
     def damage(self) -> list[str]:
         """One line for each segment that cannot be searched because its file is missing or cut."""
@@ -264,6 +268,7 @@ def rebuild(
     device: str = "auto",
     views: str | None = None,
     exclude: Sequence[str] = (),
+    codec: str | None = None,
 ) -> Iterator[Progress | Report]:
     """Make an index anew beside the old one and swap them at the end; a run that is cut off goes on next time.
 
@@ -273,7 +278,7 @@ def rebuild(
     roots = [os.fspath(f) for f in folders]
     if (folder / "index.json").exists():
         old = IndexSettings.load(folder)
-        model, views = model or old.model, views or old.views
+        model, views, codec = model or old.model, views or old.views, codec or old.codec
         catalog = Catalog(folder)
         roots += [root for root in catalog.roots() if root not in roots]
         catalog.close()
@@ -284,10 +289,10 @@ def rebuild(
             raise UsageError(f"{root} is not there - bring it back, or run flairsearch forget {root} first")
     fresh = folder.with_name(f"{folder.name}.rebuilding")
     try:
-        engine = Engine.open(fresh, model, device=device, views=views)
+        engine = Engine.open(fresh, model, device=device, views=views, codec=codec)
     except StoreError:  # left over from a run with other settings
         shutil.rmtree(fresh)
-        engine = Engine.open(fresh, model, device=device, views=views)
+        engine = Engine.open(fresh, model, device=device, views=views, codec=codec)
     with engine:
         yield from engine.adding(roots, exclude)
     replace_index(folder, fresh)

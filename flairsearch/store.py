@@ -143,6 +143,10 @@ class Writer:
         reader = Reader(self._index, self._settings, self.catalog)
         every = max(1, len(reader) // SAMPLE_VIEWS)
         chosen = reader.views.id[::every][:SAMPLE_VIEWS]
+        checksums = self.catalog.checksums()
+        chosen = chosen[~reader.damaged(chosen, np.array([checksums[view] for view in chosen.tolist()], np.int64))]
+        if not len(chosen):
+            raise StoreError(f"{self._index} has no view that is whole - run flairsearch verify --repair first")
         sample = np.concatenate([x.reshape(-1, x.shape[-1]) for x in reader.local_tokens(chosen)])
         folder = self._index / "codecs"
         folder.mkdir(exist_ok=True)
@@ -160,12 +164,14 @@ class Writer:
         Each new segment is one commit, readers of the old ones keep them open, and a run that is cut off goes on.
         """
         stale = []
-        for number, _, label in self.catalog.state().segments:
-            views = self.catalog.segment_views(number)
-            if label != self._label or (dead_too and (~views.live).mean() > DEAD_SHARE):
-                stale.append((number, views))
-        total, done = sum(int(views.live.sum()) for _, views in stale), 0
-        for number, views in stale:
+        for number, count, label in self.catalog.state().segments:
+            if label == self._label and not dead_too:
+                continue
+            views = self.catalog.segment_views(number)  # fewer than its rows where some were written anew elsewhere
+            if label != self._label or views.live.sum() < (1 - DEAD_SHARE) * count:
+                stale.append((number, label == self._label, views))
+        total, done = sum(int(views.live.sum()) for _, _, views in stale), 0
+        for number, as_is, views in stale:
             live = np.flatnonzero(views.live)
             old = Reader(self._index, self._settings, self.catalog)
             if set(views.id[live].tolist()) & set(old.lost.id.tolist()):
@@ -175,7 +181,7 @@ class Writer:
             for start in range(0, len(live), REWRITE_VIEWS):
                 some = live[start : start + REWRITE_VIEWS]
                 last = start + REWRITE_VIEWS >= len(live)
-                self._rewrite(old, views.id[some], label == self._label, [number] if last else [])
+                self._rewrite(old, views.id[some], as_is, [number] if last else [])
                 done += len(some)
                 yield done, total
             if not len(live):

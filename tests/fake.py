@@ -62,6 +62,11 @@ class FakeEncoder:
         return []
 
     @property
+    def token_metric(self):
+        """Every error matters alike."""
+        return np.eye(DIM, dtype=np.float32)
+
+    @property
     def pool_weights(self):
         """Identities, and a bias orthogonal to every text: what makes the score grow with the area."""
         eye = np.eye(DIM, dtype=np.float32)
@@ -93,15 +98,15 @@ def paint_red(path, patches, mark=0):
     return paint(path, [(c, b) for c, b in squares if b[2] > b[0] and b[3] > b[1]], dpi=(72 + mark, 72))
 
 
-def fake_settings(views="squash"):
-    return IndexSettings("fake", FakeEncoder.weights_hash, SIZE, PATCHES, DIM, views)
+def fake_settings(views="squash", codec="fp16"):
+    return IndexSettings("fake", FakeEncoder.weights_hash, SIZE, PATCHES, DIM, views, codec)
 
 
-def fake_engine(folder, views="squash", encoder=None):
+def fake_engine(folder, views="squash", encoder=None, codec="fp16"):
     """An Engine on an index for the fake encoder; the index is made when it is not there."""
     folder = Path(folder)
     if not (folder / "index.json").exists():
-        create_index(folder, fake_settings(views))
+        create_index(folder, fake_settings(views, codec))
     engine = Engine(folder, IndexSettings.load(folder), Path("fake"), "cpu")
     engine.__dict__["encoder"] = encoder or FakeEncoder()
     return engine

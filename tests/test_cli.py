@@ -175,6 +175,114 @@ def test_exit_code_says_whether_anything_was_indexed(home: Path, run: Run) -> No
     assert run("index", "bad", "--index", "./b").code == 0
 
 
+def segment_file(home: Path, kind: str = "tokens", index: str = "default") -> Path:
+    (file,) = (home.parent / "indexes" / index / "segments").glob(f"*.{kind}")
+    return file
+
+
+def test_verify_finds_and_repairs(home: Path, run: Run) -> None:
+    run("index", "photos", "--model", "small.safetensors")
+    done = run("verify")
+    assert (done.code, done.out, done.err) == (0, "", "4 views, none damaged\n")
+    paths = run("query", "a red ball", "--paths").out
+    file = segment_file(home)
+    data = file.read_bytes()
+    broken = bytearray(data)
+    broken[len(data) // 4 + 3] ^= 1
+    file.write_bytes(broken)
+    done = run("verify")
+    (line,) = done.out.splitlines()
+    view, path = line.split("\t")
+    assert (done.code, done.err) == (1, "1 of 4 views are damaged - run flairsearch verify --repair\n")
+    assert view == "view 2"
+    assert Path(path).parent == home / "photos"
+    done = run("verify", "--repair")
+    assert (done.code, done.out) == (0, f"{line}\n")
+    assert done.err == "1 of 1 damaged views encoded again\n"
+    assert run("verify").code == 0
+    assert run("query", "a red ball", "--paths").out == paths
+
+
+def test_a_lost_segment_on_the_command_line(home: Path, run: Run) -> None:
+    run("index", "photos", "--model", "small.safetensors")
+    file = segment_file(home)
+    file.unlink()
+    done = run("query", "a red ball")
+    assert (done.code, done.out) == (0, "")
+    assert f"warning: {file} is missing - run flairsearch verify --repair" in done.err.splitlines()
+    assert "is damaged - run flairsearch verify --repair" in run("show", "photos/3.png", "red").message
+    gone = home / "photos" / "3.png"
+    gone.unlink()
+    done = run("verify", "--repair")
+    assert done.code == 1
+    assert len(done.out.splitlines()) == 4
+    assert done.err.splitlines() == [
+        "3 of 4 damaged views encoded again",
+        f"not repaired, the photo is gone or has changed: {gone}",
+    ]
+    run("index")
+    done = run("verify")
+    assert (done.code, done.err) == (0, "3 views, none damaged\n")
+    assert len(run("query", "a red ball", "--paths").out.splitlines()) == 3
+
+
+def test_compact_on_the_command_line(home: Path, run: Run) -> None:
+    run("index", "photos", "--model", "small.safetensors", "--codec", "fp16")
+    assert "fp16" in run("status").out
+    done = run("compact")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith("0 views rewritten; ")
+    paths = run("query", "a red ball", "--paths").out
+    size = segment_file(home).stat().st_size
+    done = run("compact", "--codec", "int8")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith("4 views rewritten; ")
+    assert segment_file(home).stat().st_size < 0.6 * size
+    assert "int8" in run("status").out
+    assert run("query", "a red ball", "--paths").out == paths
+    done = run("index", "--codec", "fp16")
+    assert done.code == 1
+    assert "asked for fp16 - run flairsearch compact --codec fp16" in done.message
+    assert "no token codec named 'int9'" in run("compact", "--codec", "int9").message
+    assert run("index", "--codec", "int8").code == 0
+    for codec in ("q4", "q2", "q1"):
+        assert run("compact", "--codec", codec).err.startswith("4 views rewritten; ")
+        assert run("compact", "--codec", codec).err.startswith("0 views rewritten; ")
+        assert run("verify").code == 0
+        assert len(run("query", "a red ball", "--paths").out.splitlines()) == 4
+    (home / "photos" / "3.png").unlink()
+    run("index")
+    assert run("compact").err.startswith("3 views rewritten; ")
+
+
+def test_rebuilding_keeps_the_codec_or_takes_a_new_one(home: Path, run: Run) -> None:
+    run("index", "photos", "--model", "small.safetensors", "--codec", "fp16")
+    assert run("index", "--rebuild").code == 0
+    assert "fp16" in run("status").out
+    assert run("index", "--rebuild", "--codec", "int8").code == 0
+    assert "int8" in run("status").out
+    assert not (home.parent / "indexes" / "default.rebuilding").exists()
+
+
+def test_a_moved_folder_on_the_command_line(home: Path, run: Run) -> None:
+    run("index", "photos", "--model", "small.safetensors")
+    (home / "photos").rename(home / "disk")
+    done = run("index", "--move-root", "photos", "disk")
+    assert (done.code, done.out) == (0, "")
+    assert "4 unchanged" in done.err
+    assert str(home / "disk") in run("status").out
+    assert all(Path(path).parent == home / "disk" for path in run("query", "red", "--paths").out.splitlines())
+    for old, new, what in (
+        ("photos", "elsewhere", f"{home / 'photos'} is no folder of this index"),
+        ("disk", "disk", f"{home / 'disk'} is a folder of this index already"),
+    ):
+        done = run("index", "--move-root", old, new)
+        assert done.code == 1
+        assert what in done.message
+    assert run("index", "--move-root", "disk").code == 2
+    assert "no index at" in run("index", "--move-root", "a", "b", "--index", "./new").message
+
+
 USAGE = {
     "several texts": ("query", "a", "red", "ball"),
     "empty text": ("query", " "),
@@ -196,6 +304,9 @@ USAGE = {
 ERRORS = {
     "no index": ("query", "a", "--index", "./new"),
     "no index to show": ("show", "photos/3.png", "a", "--index", "./new"),
+    "no index to verify": ("verify", "--index", "./new"),
+    "no index to compact": ("compact", "--index", "./new"),
+    "unknown codec": ("index", "photos", "--codec", "q3", "--index", "./new", "--model", "small"),
     "no index to know": ("status", "--index", "new"),
     "no index to forget": ("forget", "photos", "--index", "./new"),
     "index is a file": ("query", "a", "--index", "./small.safetensors"),

@@ -370,11 +370,13 @@ def test_a_second_writer_is_one_line_and_readers_go_on(tmp_path, photos):
         assert names(second.search("red", k=1)) == ["12.png"]
 
 
-def test_a_lost_segment_is_one_line(engine, photos):
+def test_a_lost_segment_is_left_out_and_told_in_one_line(engine, photos, tmp_path):
     engine.add(photos)
-    (engine.folder / "segments" / "000001.tokens").unlink()
-    with pytest.raises(StoreError, match=r"000001.tokens is missing - run flairsearch index --rebuild"):
-        engine.search("red")
+    engine.add(paint_red(tmp_path / "more" / "40.png", 40).parent)
+    file = engine.folder / "segments" / "000001.tokens"
+    file.unlink()
+    assert names(engine.search("red")) == ["40.png"]
+    assert engine.damage() == [f"{file} is missing - run flairsearch verify --repair"]
 
 
 def test_pictures_are_made_of_whole_patches():

@@ -31,7 +31,14 @@ class Index:
         self.read, self.encoded = [], 0
         writer = Writer(self.folder, SETTINGS)
         try:
-            yield from ingest(writer, [str(folder) for folder in folders], SETTINGS, self._encode, exclude)
+            yield from ingest(
+                writer,
+                [str(folder) for folder in folders],
+                SETTINGS,
+                self._encode,
+                lambda: FakeEncoder().token_metric,
+                exclude,
+            )
         finally:
             writer.close()
 

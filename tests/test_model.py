@@ -6,7 +6,16 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from random_flair import SMALL, big_flair, oracle_image, oracle_pool, oracle_text, random_flair, random_pictures
+from random_flair import (
+    SMALL,
+    big_flair,
+    oracle_image,
+    oracle_pool,
+    oracle_text,
+    pool_flair,
+    random_flair,
+    random_pictures,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -125,6 +134,56 @@ def test_zero_key_is_added_after_the_projection() -> None:
     pool.attn.in_proj_bias[:32] = 3.0  # a bias moves the patches' logits, not the zero key's
     _, attention = pool(torch.randn(1, 16), torch.randn(1, 9, 16))
     assert not torch.allclose(attention, torch.full((1, 1, 9), 0.1), atol=1e-3)
+
+
+# -- what an error of a token costs
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(32, 4), (16, 1), (24, 3)])
+def test_token_metric_is_the_mean_square_over_all_texts(dim: int, heads: int) -> None:
+    """Texts whose ln_q lies on every axis, both ways: their mean is 0, their covariance the identity, exactly."""
+    model = pool_flair(dim, heads)
+    state = {k.removeprefix("visual_proj."): v.double() for k, v in model.flair_state().items() if "visual_proj" in k}
+    weight_q, weight_k, weight_v = state["attn.in_proj_weight"].chunk(3)
+    bias_q = state["attn.in_proj_bias"].chunk(3)[0]
+    size = dim // heads
+    errors = torch.randn(7, dim, dtype=torch.float64)
+    key_errors = (errors * state["ln_k.weight"]) @ weight_k.T
+    value_errors = (errors * state["ln_v.weight"]) @ weight_v.T
+    keys, values = torch.zeros(7).double(), torch.zeros(7).double()
+    all_keys = all_values = 0.0  # the same, of errors along every axis: the traces
+    for h in range(heads):
+        here = slice(h * size, (h + 1) * size)
+        out = state["attn.out_proj.weight"][:, here]
+        values += (value_errors[:, here] @ out.T).square().sum(1)
+        all_values += float(((torch.diag(state["ln_v.weight"]) @ weight_v.T)[:, here] @ out.T).square().sum())
+        for axis in range(dim):
+            for sign in (1, -1):
+                unit = torch.zeros(dim).double()
+                unit[axis] = sign * dim**0.5
+                q = weight_q[here] @ (unit * state["ln_q.weight"] + state["ln_q.bias"]) + bias_q[here]
+                keys += (key_errors[:, here] @ q).square() / (2 * dim)
+                each = (torch.diag(state["ln_k.weight"]) @ weight_k.T)[:, here] @ q
+                all_keys += float(each.square().sum()) / (2 * dim)
+    metric = torch.from_numpy(model.token_metric()).double()
+    expected = keys / all_keys + values / all_values
+    found = torch.einsum("nd,de,ne->n", errors, metric, errors)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.0)
+    assert largest(metric, metric.T) <= 1e-6
+    assert float(metric.trace()) == pytest.approx(2, abs=1e-4)
+    assert float(torch.linalg.eigvalsh(metric).min()) > -1e-6
+
+
+def test_an_error_the_metric_thinks_little_of_moves_scores_little() -> None:
+    """Of errors of one length, those along the metric's last axis and its first: the pool is asked itself."""
+    model = pool_flair(32, 4)
+    metric = torch.from_numpy(model.token_metric())
+    axes = torch.linalg.eigh(metric).eigenvectors
+    texts, local = torch.randn(20, 32), torch.randn(6, 9, 32)
+    x = F.layer_norm(local, (32,))
+    before = model.visual_proj(texts, x)[0]
+    moved = [(model.visual_proj(texts, x + 0.3 * axes[:, i])[0] - before).square().mean() for i in (0, -1)]
+    assert moved[0] < 0.3 * moved[1]
 
 
 # -- inputs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake import DIM, PATCHES, fake_settings
 
-from flairsearch.catalog import Catalog
+from flairsearch.catalog import Catalog, Changeset
 from flairsearch.errors import StoreError
 from flairsearch.records import Encoded, Frame, ImageFile
 from flairsearch.settings import IndexSettings
@@ -144,7 +144,7 @@ def test_two_writers_at_once_are_refused(index):
 @pytest.mark.parametrize("damage", ["catalogue", "segments", "settings"])
 def test_a_writer_that_cannot_begin_lets_the_lock_go(index, damage):
     place = index / {"catalogue": "catalog.sqlite", "segments": "segments", "settings": "index.json"}[damage]
-    settings = SETTINGS if damage != "settings" else IndexSettings("fake", "", 64, PATCHES, DIM, codec="int8")
+    settings = SETTINGS if damage != "settings" else IndexSettings("fake", "", 64, PATCHES, DIM, codec="int9")
     if damage != "settings":
         place.rename(index.parent / "away")
     with pytest.raises(StoreError) as caught:
@@ -156,16 +156,40 @@ def test_a_writer_that_cannot_begin_lets_the_lock_go(index, damage):
 
 
 @pytest.mark.parametrize("name", ["000001.tokens", "000001.pooled"])
-def test_a_lost_or_cut_segment_is_one_line(index, catalog, name):
-    filled(index, range(3))
+def test_a_lost_or_cut_segment_is_left_out_with_one_line(index, catalog, name):
+    filled(index, range(3), range(3, 8))
+    assert Reader(index, SETTINGS, catalog).damage == []
     file = index / "segments" / name
     data = file.read_bytes()
-    file.write_bytes(data[:-1])
-    with pytest.raises(StoreError, match=rf"{name} has {len(data) - 1} bytes, expected {len(data)} - run flairsearch"):
-        Reader(index, SETTINGS, catalog)
+    for broken in (data[:-1], data + b"\0", b""):
+        file.write_bytes(broken)
+        reader = Reader(index, SETTINGS, catalog)
+        what = f"{file} has {len(broken)} bytes, expected {len(data)}"
+        assert reader.damage == [f"{what} - run flairsearch verify --repair"]
+        check_that_the_second_segment_is_left(reader)
     file.unlink()
-    with pytest.raises(StoreError, match=rf"{name} is missing - run flairsearch"):
-        Reader(index, SETTINGS, catalog)
+    reader = Reader(index, SETTINGS, catalog)
+    assert reader.damage == [f"{file} is missing - run flairsearch verify --repair"]
+    check_that_the_second_segment_is_left(reader)
+    file.write_bytes(data)
+    assert len(Reader(index, SETTINGS, catalog)) == 8
+
+
+def check_that_the_second_segment_is_left(reader):
+    assert reader.lost.id.tolist() == [1, 2, 3]
+    assert reader.views.id.tolist() == [4, 5, 6, 7, 8]
+    np.testing.assert_array_equal(next(reader.tokens(reader.views.id)), encoded(range(3, 8)).tokens)
+    ((ids, pooled),) = reader.all_pooled()
+    assert ids.tolist() == [4, 5, 6, 7, 8]
+    np.testing.assert_array_equal(pooled, encoded(range(3, 8)).pooled)
+
+
+def test_a_segment_that_nobody_uses_may_be_lost(index, catalog):
+    filled(index, range(3), range(3, 8))
+    catalog.commit(Changeset(removed=[1, 2, 3]))
+    (index / "segments" / "000001.tokens").unlink()
+    reader = Reader(index, SETTINGS, catalog)
+    assert (reader.damage, len(reader.lost.id), len(reader)) == ([], 0, 5)
 
 
 def test_a_reader_looks_again_when_a_segment_has_just_gone(index, catalog, monkeypatch):
