@@ -327,7 +327,6 @@ def eval_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Measure: codecs on annotated photos, or on an index of your own."""
-    import numpy as np
     from rich.console import Console
 
     from flairsearch import evaluate, present, weights
@@ -342,14 +341,7 @@ def eval_command(
         texts, right = evaluate.phrases()[:count], None
     else:
         encoder = Encoder(model or weights.default_name(), device)
-        rows = evaluate.read_annotations(annotations)
-        pictures = evaluate.load_pictures(photos, [name for name, _ in rows], encoder.config.image_size)
-        shown = np.arange(len(rows))[:, None]
-        if mosaics:
-            pictures, shown = evaluate.make_mosaics(pictures, mosaics, seed=0)
-        chosen = range(0, len(rows), max(1, len(rows) // count))
-        texts = [rows[i][1][0] for i in chosen]
-        right = np.stack([(shown == i).any(1) for i in chosen], 1)
+        pictures, texts, right = evaluate.read_views(annotations, photos, encoder.config.image_size, mosaics, count)
         encoded = evaluate.encode_all(encoder.encode_pictures, pictures)
     typer.echo(f"{encoder.name}, {len(encoded.tokens):,} views, {len(texts):,} texts", err=True)
     found = evaluate.compare_codecs(

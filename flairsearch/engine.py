@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flairsearch import weights
 from flairsearch.catalog import Catalog
@@ -18,11 +18,15 @@ from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.records import Damage, Encoded, Hit, Progress, Query, Report, Status
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, check_views, index_folder
-from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index, verify
+from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index, undo_replacement, verify
 
 if TYPE_CHECKING:
     from flairsearch.encode import Encoder
     from flairsearch.query import Searcher
+
+
+_T = TypeVar("_T")
+ATTEMPTS = 20  # at an answer from one state, while others write
 
 
 class Engine:
@@ -51,6 +55,7 @@ class Engine:
         """
         folder = index_folder(index)
         check_device(device)
+        undo_replacement(folder)
         if create and not (folder / "index.json").exists():
             fresh = _new_settings(weights.find(model or weights.default_name()), views, codec)
             try:
@@ -183,7 +188,7 @@ class Engine:
         Raises UsageError when the text is empty, StoreError when the index is damaged.
         """
         query = self._query(text)
-        return self._searcher().search(query, k, shortlist, min_score)
+        return self._of_one_state(lambda searcher: searcher.search(query, k, shortlist, min_score))
 
     def show(self, image: str | Path, text: str) -> Hit:
         """Where one indexed photo shows what the text says."""
@@ -192,10 +197,9 @@ class Engine:
         if not views:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
         query = self._query(text)
-        searcher = self._searcher()
-        if set(views) & set(searcher.reader.lost.id.tolist()):
+        if set(views) & set(self._searcher().reader.lost.id.tolist()):
             raise StoreError(f"{absolute}: its part of the index is damaged - run flairsearch verify --repair")
-        return searcher.show(absolute, views, query)
+        return self._of_one_state(lambda searcher: searcher.show(absolute, views, query))
 
     def damage(self) -> list[str]:
         """One line for each segment that cannot be searched because its file is missing or cut."""
@@ -204,6 +208,15 @@ class Engine:
     def unseen_words(self, text: str) -> list[str]:
         """The words of a text that the model was never trained on: what it makes of them is a guess."""
         return self.encoder.unseen_words(text)
+
+    def _of_one_state(self, ask: Callable[[Searcher], _T]) -> _T:
+        """Ask the newest state; ask again when another process committed meanwhile, as paths are looked up last."""
+        for _ in range(ATTEMPTS):
+            searcher = self._searcher()
+            answer = ask(searcher)
+            if self._catalog.generation() == searcher.reader.generation:
+                return answer
+        return answer
 
     def _query(self, text: str) -> Query:
         if not text.strip():

@@ -97,6 +97,18 @@ def make_mosaics(pictures: Sequence[Picture], count: int, seed: int) -> tuple[li
     return mosaics, shown
 
 
+def read_views(
+    annotations: Path, folder: Path, size: int, mosaics: int, count: int
+) -> tuple[list[Picture], list[str], NDArray[np.bool_]]:
+    """Annotated photos, or so many mosaics of them: pictures, about `count` texts, which answers which [N, T]."""
+    rows = read_annotations(annotations)
+    pictures, shown = load_pictures(folder, [name for name, _ in rows], size), np.arange(len(rows))[:, None]
+    if mosaics:
+        pictures, shown = make_mosaics(pictures, mosaics, seed=0)
+    chosen = range(0, len(rows), max(1, len(rows) // count))
+    return pictures, [rows[i][1][0] for i in chosen], np.stack([(shown == i).any(1) for i in chosen], 1)
+
+
 def encode_all(encode: Callable[[Sequence[Picture]], Encoded], pictures: Sequence[Picture]) -> Encoded:
     """Pictures -> one Encoded."""
     parts = [encode(pictures[i : i + _BATCH]) for i in range(0, len(pictures), _BATCH)]

@@ -62,12 +62,12 @@ def ingest(
         work.removed = len(gone)
     finally:
         writer.commit()
+    writer.catalog.replace_skipped(work.skipped)
     if writer.wants_basis:
         writer.fit(metric())
     if writer.has_basis:
         for _ in writer.compact(dead_too=False):
             pass
-    writer.catalog.replace_skipped(work.skipped)
     counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
     yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
 

@@ -79,6 +79,10 @@ class Writer:
             stem = file.name.split(".")[0]
             if file.suffix == ".part" or not stem.isdigit() or int(stem) not in live:
                 file.unlink()
+        bases = {label.partition(":")[2] for _, _, label in self.catalog.state().segments}
+        for file in (self._index / "codecs").glob("*"):
+            if file.suffix != ".npz" or file.stem not in bases | {self._label.partition(":")[2]}:
+                file.unlink()
 
     def _newest_label(self) -> str:
         """What new segments are written in: the index's codec in its newest basis, or PLAIN until there is one."""
@@ -228,6 +232,8 @@ def verify(reader: Reader, catalog: Catalog) -> Iterator[tuple[int, int, list[Da
     yield len(reader.lost.id), total, [Damage(v, c, tuple(p for _, p in paths.get(c, []))) for v, c in lost]
     done = len(reader.lost.id)
     checksums = catalog.checksums()
+    if catalog.generation() != reader.generation:
+        raise StoreError("another process has written the index meanwhile - run flairsearch verify again")
     for start in range(0, len(reader), PIECE):
         views = reader.views.id[start : start + PIECE]
         expected = np.array([checksums[view] for view in views.tolist()], np.int64)
@@ -359,6 +365,13 @@ def replace_index(folder: Path, fresh: Path) -> None:
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def undo_replacement(folder: Path) -> None:
+    """A kill between the two renames of `replace_index` left no index here: put the old one back."""
+    old = folder.with_name(f"{folder.name}.old")
+    if not folder.exists() and (old / "index.json").is_file():
+        old.rename(folder)
 
 
 def index_bytes(folder: Path) -> int:
