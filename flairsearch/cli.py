@@ -278,9 +278,7 @@ def verify_command(
     from flairsearch.engine import Engine
 
     with Engine.open(index, device=device, create=False) as engine:
-        damage, total = [], 0
-        for _, total, found in engine.verify():  # noqa: B007 - the last total is told
-            damage += found
+        damage, total = [one for _, _, found in engine.verify() for one in found], engine.status().views
         for one in damage:
             typer.echo("\t".join((f"view {one.view}", *one.paths)))
         if damage and repair:
@@ -308,9 +306,7 @@ def compact_command(
 
     with Engine.open(index, device=device, create=False) as engine:
         before = engine.status().bytes
-        done = 0
-        for done, _ in engine.compact(codec):  # noqa: B007 - the last count is told
-            pass
+        done = max((done for done, _ in engine.compact(codec)), default=0)
         after = engine.status().bytes
     typer.echo(f"{done:,} views rewritten; {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now", err=True)
 
