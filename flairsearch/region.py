@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from flairsearch.records import Frame, Region
 
 SMOOTHING = 1.0  # standard deviation in patches: single patches are noisy
-THRESHOLD = 0.3  # of the largest smoothed attention: patches above it belong to a region
+THRESHOLD = 0.4  # of the largest smoothed attention: patches above it belong to a region
 SMALLEST = 0.25  # of the best region's score: weaker regions are dropped
 MOST = 3  # regions a view
 
