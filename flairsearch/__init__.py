@@ -5,7 +5,8 @@ The map, in the order data flow:
     files -> decode -> encode -> store      WRITE, in ingest.py
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
     model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
-    codec, tokens, catalog                  the parts of store
+    codec, tokens, catalog, schema          the parts of store
+    evaluate                                what the codecs cost and lose
     engine                                  the facade: Engine
     present, cli                            what people see
 """

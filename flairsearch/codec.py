@@ -262,7 +262,7 @@ def fit_basis(tokens: NDArray[np.float32], metric: NDArray[np.float32], average:
     dim = tokens.shape[1]
     mean = tokens.mean(0)
     centred = tokens - mean
-    prior = 20 * dim / (20 * dim + len(tokens))
+    prior = 2 * dim / (2 * dim + len(tokens))
     covariance = (1 - prior) * (centred.T @ centred) / len(tokens) + prior * np.eye(dim) * centred.var()
     weight, axes = np.linalg.eigh(metric.astype(np.float64))
     weight = np.maximum(weight, 1e-6 * weight.max())

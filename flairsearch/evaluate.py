@@ -25,7 +25,7 @@ from flairsearch.rerank import Reranker
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 TOP = 10
 RESAMPLES = 2000  # of the bootstrap
-SAMPLE_VIEWS = 1000  # for a basis, as at indexing
+SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
 _BATCH = 32
 _NOUNS = (
     *(

@@ -24,7 +24,7 @@ from flairsearch.tokens import Segment, SegmentWriter, sync_folder
 PIECE = 128  # views a read
 PLAIN = "int8"  # codec of the first views of an index whose own codec has no basis yet
 BASIS_VIEWS = 256  # so many views make a basis,
-SAMPLE_VIEWS = 1000  # and no more are looked at
+SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
 DEAD_SHARE = 0.2  # a segment with more dead rows is rewritten by compaction
 REWRITE_VIEWS = 2048  # in one new segment
 
