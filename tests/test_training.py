@@ -96,7 +96,7 @@ def test_flair_losses_pair_by_pair() -> None:
                 logit = scale * float(random.scores(local[i : i + 1], vectors[j : j + 1])) + bias
                 conditioned += np.log1p(np.exp(-sign * logit)) / 3
     assert found["conditioned"].item() == pytest.approx(conditioned, rel=1e-4)
-    assert float(found["global"]) == pytest.approx(whole, rel=1e-4)
+    assert found["global"].item() == pytest.approx(whole, rel=1e-4)
 
 
 # -- batches
