@@ -1,4 +1,4 @@
-# make demo             sample photos -> index -> two queries -> pictures with the regions drawn
+# make demo             sample photos -> index -> three queries -> pictures with the regions drawn
 # make demo PHOTOS=DIR  the same on your own photos
 # make test, make check the test suite; ruff and mypy
 PYTHON ?= python3

@@ -99,8 +99,9 @@ class Segment:
 
     def damaged(self, rows: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
         """bool[K]: which rows do not have the expected checksum."""
-        found = np.asarray(checksums(self._rows[rows], self.pooled[rows]), np.int64)
-        return np.not_equal(found, expected)
+        single = (slice(row, row + 1) for row in rows.tolist())  # views of the map: nothing is copied
+        found = [checksums(self._rows[one], self.pooled[one])[0] for one in single]
+        return np.not_equal(np.asarray(found, np.int64), expected)
 
 
 def _map(path: Path, shape: tuple[int, int]) -> NDArray[np.uint8]:
