@@ -7,7 +7,8 @@ with the encoder of tests/fake.py. There every write, rename, removal and fsync 
 too, and the process kills itself with SIGKILL at event number n, drawn by the seed over the whole run; half of the
 writes it dies in are left torn. Then the index must open, verify clean, answer right and hold all that was reported as
 committed, and the same command, run again, must come to the state of a run that nobody disturbed. The other faults
-have their own lines in the second table.
+have their own lines in the second table. Sizes are set so small that a dozen photos make merges of merges, and every
+command that adds photos writes the caches of its last state.
 
 A kill is not a power cut: what a process has written survives it, synced or not. For that, every rename is looked at:
 the file must be synced before it and the folder before the transaction that speaks of the file.
@@ -25,6 +26,7 @@ import resource
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -46,13 +48,16 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
 
-from flairsearch import ingest, store
+from flairsearch import ingest, reader, store
+from flairsearch.cache import is_whole
 from flairsearch.catalog import Catalog
 from flairsearch.decode import content_hash
 from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, StoreError, UsageError
-from flairsearch.settings import IndexSettings
-from flairsearch.store import Reader, Writer, create_index
+from flairsearch.prefilter import Prefilter
+from flairsearch.reader import Reader
+from flairsearch.settings import FORMAT_VERSION, IndexSettings
+from flairsearch.store import Writer, create_index, open_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = 65534
@@ -60,8 +65,9 @@ SOFT = 5.0
 LITTER = "left over"
 NEAR = {"fp16": 0.01, "int8": 0.03, "q2": 0.1}  # how far a score may be from that of the formula
 SMALL = {  # several commits, pieces and segments of a dozen photos
-    ingest: {"BATCH": 2, "COMMIT_VIEWS": 4},
-    store: {"PIECE": 2, "REWRITE_VIEWS": 3, "BASIS_VIEWS": 8},
+    ingest: {"BATCH": 2, "COMMIT_VIEWS": 2},
+    store: {"PIECE": 2, "SEGMENT_VIEWS": 5, "LEVELS": (4, 8), "MERGE": 2, "BASIS_VIEWS": 8},
+    reader: {"PIECE": 2},
 }
 
 
@@ -216,7 +222,7 @@ def watched_call(name: str, call: Callable[..., int]) -> Callable[..., int]:
     return watched
 
 
-PLAIN_OPEN, PLAIN_FSYNC = io.open, os.fsync
+PLAIN_OPEN, PLAIN_FSYNC, PLAIN_SAVE = io.open, os.fsync, Prefilter.save
 
 
 def watch() -> None:
@@ -230,6 +236,14 @@ def watch() -> None:
     sa.event.listen(sa.Engine, "commit", on_commit)
     for name in ("commit", "rewrite", "remove_root"):
         setattr(Catalog, name, journalled(getattr(Catalog, name)))
+    Prefilter.save = watched_save
+
+
+def watched_save(prefilter: Prefilter, path: Path) -> None:
+    """FAISS writes its file by itself."""
+    event(lambda: PLAIN_OPEN(path, "wb").write(b"IxSQ" * 9))
+    PLAIN_SAVE(prefilter, path)
+    event()
 
 
 def journalled(method: Callable[..., None]) -> Callable[..., None]:
@@ -273,7 +287,7 @@ def open_engine(index: Path, codec: str = "fp16") -> Engine:
             create_index(index, replace(fake_settings(), codec=codec))
         except OSError as error:  # as Engine.open has it
             raise StoreError(f"{index} cannot be made ({error.strerror})") from None
-    engine = Engine(index, IndexSettings.load(index), Path("fake"), "cpu")
+    engine = Engine(index, open_settings(index), Path("fake"), "cpu")
     engine.__dict__["encoder"] = Encoder()
     return engine
 
@@ -282,6 +296,8 @@ def obey(job: dict) -> None:
     """One command, as a job names it."""
     with open_engine(Path(job["index"]), job.get("made", "fp16")) as engine:
         match job["do"]:
+            case "open":
+                engine.search("red")
             case "add":
                 engine.add(job.get("folders", ()))
             case "forget":
@@ -407,7 +423,7 @@ class Seen:
     listing: dict[str, str]
     ranking: list[str]
     codecs: set[str]
-    empty_rows: int  # in segments, of photos that are gone or have moved
+    empty_rows: int  # of photos that are gone or have moved, in segments that compaction is for
     skipped: list[str]
     wrong: list[str] = field(default_factory=list, compare=False)  # what should not be, in words
     damaged: list[str] = field(default_factory=list, compare=False)  # paths
@@ -435,7 +451,9 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
     seen.skipped = sorted(one.path for one in catalog.skipped())
     reader, state = Reader(engine.folder, engine.settings, catalog), catalog.state()
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
-    seen.empty_rows = sum(count for _, count, _ in state.segments) - len(state.views.id)
+    for number, count, _ in state.segments:
+        live = int((state.views.segment == number).sum())
+        seen.empty_rows += count - live if live < (1 - store.DEAD_SHARE) * count else 0
     stored: dict[str, list[int]] = {}
     hashes = catalog.content_hashes(reader.views.content.tolist())
     tokens = reader.encoded(reader.views.id).tokens if len(reader) else []
@@ -463,12 +481,15 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
 def left_over(index: Path) -> list[str]:
     """Files of an index that nothing speaks of, and segments without a view."""
     catalog = Catalog(index)
-    segments, state = catalog.segment_numbers(), catalog.state()
+    state = catalog.state()
+    segments = [n for n, _, _ in state.segments]
     rows = {n: len(catalog.segment_views(n).id) for n in segments}
     catalog.close()
     expected = {"index.json", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "writer.lock"}
     expected |= {f"segments/{n:06d}.{kind}" for n in segments for kind in ("tokens", "pooled")}
     expected |= {f"codecs/{label.partition(':')[2]}.npz" for _, _, label in state.segments if ":" in label}
+    caches = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in ("faiss", "views")]
+    expected |= {f"prefilter/{file.name}" for file in caches if file and is_whole(file)}
     found = {str(file.relative_to(index)) for file in index.rglob("*") if file.is_file()}
     return sorted(found - expected) + [f"segment {n} has no view" for n, count in rows.items() if not count]
 
@@ -653,7 +674,9 @@ def not_ended_well(world: World, base: Base, ended: dict) -> list[str]:
         return [f"the next run: {ended['signal'] or ended['error'] or ended['crash']}"]
     seen = look(world)
     wrong = seen.wrong + [f"damaged at the end: {path}" for path in seen.damaged]
-    for name in ("codec", "listing", "ranking", "codecs", "empty_rows", "skipped"):
+    if base.job["do"] == "compact" and seen.empty_rows:  # else merges have left out some of them, or not
+        wrong.append(f"ends with {seen.empty_rows} rows of nobody")
+    for name in ("codec", "listing", "ranking", "codecs", "skipped"):
         if getattr(seen, name) != getattr(base.after, name):
             wrong.append(f"ends with {name} {getattr(seen, name)}, undisturbed {getattr(base.after, name)}")
     return wrong + [f"{LITTER}: {name}" for name in left_over(world.index) if name not in base.left]
@@ -840,14 +863,63 @@ def lost_segment(world: World, rng: random.Random) -> Iterator[list[str]]:
 
 
 def lost_basis(world: World, _rng: random.Random) -> Iterator[list[str]]:
-    """All views written in it are named, writing is refused in one line; the file back, all is well."""
+    """All views written in it are named, a new one cannot be fitted to nothing; the file back, all is well."""
     base = begin(world, "to q2", after=True)
     (file,) = (world.index / "codecs").glob("*.npz")
     file.rename(world.work / "basis")
     wrong = damaged_exactly(world, sorted(base.after.listing))
-    wrong += one_line(run(world, do="add"), "is missing")
+    wrong += one_line(run(world, do="add"), "no view that is whole - run flairsearch verify --repair")
     (world.work / "basis").rename(file)
     yield wrong + damaged_exactly(world, [])
+
+
+def damage_basis(world: World, rng: random.Random, how: str) -> None:
+    """Its file is gone, cut or has a flipped bit that matters."""
+    (file,) = (world.index / "codecs").glob("*.npz")
+    whole = file.read_bytes()
+    file.unlink() if how == "missing" else file.write_bytes(whole[: rng.randrange(len(whole))])
+    if how == "flipped":
+        file.write_bytes(whole)
+        flip(file, whole.index(b"NUMPY") + 40)  # in the first array, which has a checksum
+
+
+def repaired_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
+    """Repair takes the photos, the next run fits a new basis; a kill on the way is made up for by the next run."""
+    for number, how in enumerate(("missing", "cut", "flipped") * 4):
+        base = begin(world, "to q2", after=True)
+        damage_basis(world, rng, how)
+        wrong = damaged_exactly(world, sorted(base.after.listing))
+        for job in ({"do": "repair"}, {"do": "add"}):
+            for _ in range(number % 4):  # kills
+                run(world, **job, at=rng.randint(1, 80), torn=rng.random() < 0.5)
+                seen = look(world)
+                wrong += seen.wrong + ["a photo is lost"] * (seen.listing != base.after.listing)
+            ended = run(world, **job)
+            wrong += [f"{job['do']}: {ended['error'] or ended['crash']}"] * bool(ended["error"] or ended["crash"])
+            seen = look(world)
+            wrong += seen.wrong + [f"damaged after {job['do']}: {path}" for path in seen.damaged]
+        if (seen.listing, seen.ranking, seen.codecs) != (base.after.listing, base.after.ranking, {"q2"}):
+            wrong.append(f"not as before the damage: {seen.ranking} in {seen.codecs}")
+        yield [f"basis {how}: {w}" for w in wrong + [f"{LITTER}: {name}" for name in left_over(world.index)]]
+
+
+def photos_beside_a_damaged_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
+    """More photos come before anybody repairs it: what was written in it is named until it is, and nothing else."""
+    for how in ("missing", "cut", "flipped"):
+        base = begin(world, "to q2", after=True)
+        old = sorted(base.after.listing)
+        damage_basis(world, rng, how)
+        for patches in (2, 6, 10, 14, 16, 20, 24, 30, 40):
+            world.paint(world.photos / "later" / f"{patches}.png", patches)
+        ended = run(world, do="add")
+        wrong = [ended["error"] or ended["crash"]] if ended["error"] or ended["crash"] else []
+        wrong += damaged_exactly(world, old)
+        for job in ({"do": "repair"}, {"do": "add"}):
+            ended = run(world, **job)
+            wrong += [f"{job['do']}: {ended['error'] or ended['crash']}"] * bool(ended["error"] or ended["crash"])
+        wrong += damaged_exactly(world, [])
+        yield [f"basis {how}: {w}" for w in wrong + [f"{LITTER}: {name}" for name in left_over(world.index)]]
+    shutil.rmtree(world.photos / "later")
 
 
 def flipped_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
@@ -862,9 +934,110 @@ def flipped_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
         if seen.damaged not in ([], sorted(base.after.listing)):
             wrong.append(f"byte {offset}: verify names {seen.damaged}")
         ended = run(world, do="add", folders=[str(world.photos)])
-        wrong += one_line(ended, "damaged") if seen.damaged or ended["crash"] else []
+        wrong += one_line(ended, "no view that is whole") if seen.damaged or ended["crash"] else []
         file.write_bytes(whole)
         yield wrong + damaged_exactly(world, [])
+
+
+# -- caches: files that can be made again
+
+
+def damaged_cache(world: World, rng: random.Random) -> Iterator[list[str]]:
+    """Deleted, cut, flipped, or half of one left by a power cut: no photo is missed, and none of it is left."""
+    for name in ("add", "to q2", "forget"):
+        for how in ("deleted", "cut", "flipped", "flipped in its head", "left by a power cut") * 2:
+            base = begin(world, name, after=True)
+            look(world)  # makes them
+            for kind in ("faiss", "views"):
+                (file,) = (world.index / "prefilter").glob(f"*.{kind}")
+                size = file.stat().st_size
+                match how:
+                    case "deleted":
+                        file.unlink()
+                    case "cut":
+                        os.truncate(file, rng.randrange(size))
+                    case "flipped":
+                        flip(file, rng.randrange(80 if kind == "faiss" else 0, size))
+                    case "flipped in its head":
+                        flip(file, rng.randrange(min(size, 81)))
+                    case _:
+                        shutil.copy(file, file.with_name(f"{rng.randrange(1, 99999)}.{kind}.part"))
+            wrong = search_only(world, base)
+            seen = look(world)
+            wrong += seen.wrong + ["the index changed"] * (seen != base.after)
+            for job in ({"do": "open"}, {"do": "add"}):
+                ended = run(world, **job)
+                wrong += [f"{job['do']}: {ended['error'] or ended['crash']}"] * bool(ended["error"] or ended["crash"])
+            wrong += [f"{LITTER}: {name}" for name in left_over(world.index) if name.startswith("prefilter")]
+            yield [f"{name}, {how}: {w}" for w in wrong]
+
+
+def search_only(world: World, base: Base) -> list[str]:
+    """What is wrong with the answers of an index that nobody has verified."""
+    try:
+        with open_engine(world.index) as engine:
+            found = [hit.path for hit in engine.search("red", k=1000, shortlist="all")]
+    except Exception:
+        return [in_short()]
+    return [] if found == base.after.ranking else [f"finds {found}"]
+
+
+# -- formats
+
+
+def newer_catalogue(world: World, _rng: random.Random) -> Iterator[list[str]]:
+    """A catalogue of a later flairsearch beside settings of today: refused, and nothing is touched."""
+    base = begin(world, "rescan")
+    for version in (FORMAT_VERSION + 1, 99):
+        numbered(world.index, version)
+        before = (world.index / "catalog.sqlite").read_bytes()
+        wrong = one_line(run(world, **base.job), "update flairsearch")
+        wrong += refused(lambda: open_engine(world.index), "update flairsearch")
+        wrong += ["the catalogue changed"] * ((world.index / "catalog.sqlite").read_bytes() != before)
+        numbered(world.index, FORMAT_VERSION)
+        yield wrong + (["something was touched"] if look(world) != base.before else [])
+    yield not_ended_well(world, base, run(world, **base.job))
+
+
+def numbered(index: Path, version: int) -> None:
+    """Another number in the catalogue; the log is written into it."""
+    connection = sqlite3.connect(index / "catalog.sqlite")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def as_format_1(index: Path) -> None:
+    """The same index, as the first format had it: no number in the catalogue, no caches."""
+    numbered(index, 0)
+    values = json.loads((index / "index.json").read_text())
+    (index / "index.json").write_text(json.dumps(values | {"format": 1}, indent=2) + "\n")
+    shutil.rmtree(index / "prefilter", ignore_errors=True)
+
+
+def migration(world: World, rng: random.Random) -> Iterator[list[str]]:
+    """An index of format 1, opened or written to, killed anywhere: what is half done is done by whoever comes next."""
+    for name, job in (("rescan", {"do": "open"}), ("to q2", {"do": "open"}), ("rescan", {"do": "add"})) * 5:
+        base = begin(world, name)
+        as_format_1(world.index)
+        ended = run(world, **job, at=rng.randint(1, 24), torn=rng.random() < 0.5)
+        found = formats(world.index)
+        wrong = [f"index.json has format {found[0]}, the catalogue {found[1]}"] * (
+            found not in ((1, 0), (FORMAT_VERSION, 0), (FORMAT_VERSION, FORMAT_VERSION))
+        )
+        known = ended["states"][-1] if ended["states"] else base.before.listing
+        wrong += after_kill(base, look(world), known)
+        if formats(world.index) != (FORMAT_VERSION, FORMAT_VERSION):
+            wrong.append(f"opened, index.json and the catalogue have the formats {formats(world.index)}")
+        yield wrong + not_ended_well(world, base, run(world, **base.job))
+
+
+def formats(index: Path) -> tuple[int, int]:
+    """Of index.json and of the catalogue."""
+    connection = sqlite3.connect(index / "catalog.sqlite")
+    (number,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.close()
+    return json.loads((index / "index.json").read_text())["format"], number
 
 
 def newer_format(world: World, _rng: random.Random) -> Iterator[list[str]]:
@@ -905,7 +1078,7 @@ def two_writers(world: World, rng: random.Random) -> Iterator[list[str]]:
         base = begin(world, name)
         for ending in (signal.SIGCONT, signal.SIGKILL):
             begin(world, name)
-            ended = run(world, **base.job, at=rng.randint(base.events // 4, base.events // 2), stop=True)
+            ended = run(world, **base.job, at=rng.randint(base.events * 2 // 5, base.events // 2), stop=True)
             if not ended["stopped"]:
                 raise RuntimeError(f"{name} did not stop")
             words = "is being written by another process"
@@ -987,8 +1160,13 @@ FAULTS = (
     cut_segment,
     lost_segment,
     lost_basis,
+    repaired_basis,
+    photos_beside_a_damaged_basis,
     flipped_basis,
+    damaged_cache,
     newer_format,
+    newer_catalogue,
+    migration,
     no_catalogue,
     two_writers,
     stopped_writers,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,17 +14,18 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from flairsearch.database import open_database
 from flairsearch.errors import StoreError
 from flairsearch.records import Frame, ImageFile, Known, Skipped
 from flairsearch.schema import LIVE as _LIVE
 from flairsearch.schema import contents as _contents
 from flairsearch.schema import images as _images
-from flairsearch.schema import meta as _meta
 from flairsearch.schema import roots as _roots
 from flairsearch.schema import segments as _segments
 from flairsearch.schema import skipped as _skipped
 from flairsearch.schema import state as _state
 from flairsearch.schema import views as _views
+from flairsearch.views import ViewColumns
 
 _T = TypeVar("_T")
 
@@ -73,48 +74,20 @@ class Changeset:
 
 
 @dataclass(frozen=True)
-class ViewColumns:
-    """The views of all images that exist, in the order of their ids."""
-
-    id: NDArray[np.int64]
-    content: NDArray[np.int64]
-    segment: NDArray[np.int64]
-    row: NDArray[np.int64]
-
-    def only(self, chosen: NDArray[np.bool_]) -> ViewColumns:
-        return ViewColumns(self.id[chosen], self.content[chosen], self.segment[chosen], self.row[chosen])
-
-
-@dataclass(frozen=True)
 class State:
     """One committed state of the index."""
 
     generation: int
     segments: list[tuple[int, int, str]]  # number, count, codec
-    views: ViewColumns
+    views: ViewColumns | None  # where they were asked for
 
 
 class Catalog:
     """One connection pool on catalog.sqlite; every method is one transaction."""
 
     def __init__(self, folder: Path, create: bool = False) -> None:
-        """Raises StoreError when the catalogue is missing or is not one."""
-        path = folder / "catalog.sqlite"
-        if not create and not path.is_file():
-            raise StoreError(f"{path} is missing - run flairsearch index --rebuild FOLDER")
-        writable = os.access(folder, os.W_OK) and (create or os.access(path, os.W_OK))
-        # An index on read-only media has no room for SQLite's shared memory: nobody can write there, so read it as is;
-        # where that memory is there already, somebody with other rights writes now.
-        shared = path.with_name(f"{path.name}-shm").exists()
-        mode = "rwc" if create else "rw" if writable else "ro" if shared else "ro&immutable=1"
-        url = sa.URL.create("sqlite", database=f"file:{_quote(path)}?mode={mode}", query={"uri": "true"})
-        self._engine = sa.create_engine(url, connect_args={"timeout": 30})
-        sa.event.listen(self._engine, "connect", _configure if writable else _begin_ourselves)
-        sa.event.listen(self._engine, "begin", _begin)
-        sa.event.listen(self._engine, "handle_error", _one_line(path))
-        if create:
-            _meta.create_all(self._engine)
-        self.generation()
+        """Raises StoreError when the catalogue is missing, is not one, or is of a newer format."""
+        self._engine = open_database(folder, create)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -151,16 +124,15 @@ class Catalog:
         """Path relative to the root -> what is remembered of the file."""
         columns = (_images.c.path, _images.c.id, _images.c.size, _images.c.mtime_ns)
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(*columns).where(_images.c.root == root))
+            rows: Any = connection.execute(sa.select(*columns).where(_images.c.root == root)).cursor
             return {path: Known(number, size, mtime) for path, number, size, mtime in rows}
 
     def hashes(self) -> set[bytes]:
         """Content hashes that have views."""
         with self._engine.connect() as connection:
-            rows = connection.execute(
-                sa.select(_contents.c.hash).where(_contents.c.id.in_(sa.select(_views.c.content)))
-            )
-            return {bytes(value) for (value,) in rows}
+            query = sa.select(_contents.c.hash).where(_contents.c.id.in_(sa.select(_views.c.content)))
+            rows: Any = connection.execute(query).cursor
+            return {value for (value,) in rows}
 
     def image_hashes(self, images: Sequence[int]) -> dict[int, bytes]:
         """Image ids -> their content hashes."""
@@ -214,15 +186,17 @@ class Catalog:
 
     # -- whole states
 
-    def state(self) -> State:
+    def state(self, with_views: bool = True) -> State:
         """Generation, segments and live views, all of one moment."""
-        v = _views.c
-        query = sa.select(v.id, v.content, v.segment, v.row).where(_LIVE).order_by(v.id)
         with self._engine.connect() as connection:
-            rows = np.array(connection.execute(query).all(), np.int64).reshape(-1, 4)
             segments = connection.execute(sa.select(_segments.c.id, _segments.c.count, _segments.c.codec)).all()
             generation = connection.scalar(sa.select(_state.c.value).where(_state.c.key == "generation")) or 0
-        return State(int(generation), [(i, n, codec) for i, n, codec in segments], ViewColumns(*rows.T.copy()))
+            views = _live_views(connection) if with_views else None
+        return State(int(generation), [(i, n, codec) for i, n, codec in segments], views)
+
+    def segments(self) -> list[tuple[int, int, str]]:
+        """Number, count and codec of every segment."""
+        return self.state(with_views=False).segments
 
     def generation(self) -> int:
         with self._engine.connect() as connection:
@@ -233,10 +207,6 @@ class Catalog:
         with self._engine.connect() as connection:
             found = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'segments'").scalar()
             return int(found or 0)
-
-    def segment_numbers(self) -> set[int]:
-        with self._engine.connect() as connection:
-            return set(connection.scalars(sa.select(_segments.c.id)))
 
     def skipped(self) -> list[Skipped]:
         with self._engine.connect() as connection:
@@ -251,11 +221,14 @@ class Catalog:
 
     # -- rewriting
 
-    def checksums(self) -> dict[int, int]:
-        """View id -> CRC-32 of its bytes."""
+    def checksums(self, views: Sequence[int]) -> dict[int, int]:
+        """View ids -> CRC-32 of their bytes."""
+        result: dict[int, int] = {}
+        query = sa.select(_views.c.id, _views.c.checksum)
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_views.c.id, _views.c.checksum))
-            return {view: checksum for view, checksum in rows}  # noqa: C416 - rows are no pairs to the type checker
+            for some in _pieces(views):
+                result |= {view: checksum for view, checksum in connection.execute(query.where(_views.c.id.in_(some)))}  # noqa: C416
+        return result
 
     def content_hashes(self, contents: Sequence[int]) -> dict[int, bytes]:
         result: dict[int, bytes] = {}
@@ -334,33 +307,13 @@ class Catalog:
                 connection.execute(_skipped.insert(), [{"path": s.path, "reason": s.reason} for s in skipped])
 
 
-def _begin_ourselves(connection: Any, _record: object) -> None:
-    """Python's driver would begin a transaction at the first change only: several reads would be several moments."""
-    connection.isolation_level = None
-
-
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _one_line(path: Path) -> Callable[[sa.ExceptionContext], None]:
-    """What SQLite complains of, anywhere, becomes one line."""
-
-    def replace(context: sa.ExceptionContext) -> None:
-        error = context.original_exception
-        if isinstance(error, sqlite3.OperationalError):
-            raise StoreError(f"{path} cannot be read or written ({error}) - check disk and permissions") from None
-        if isinstance(error, sqlite3.DatabaseError):
-            raise StoreError(f"{path} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
-
-    return replace
-
-
-def _configure(connection: Any, record: object) -> None:
-    """WAL: readers see whole states while one writes. FULL: a commit survives a power cut."""
-    _begin_ourselves(connection, record)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+def _live_views(connection: sa.Connection) -> ViewColumns:
+    """One number after the other into one array: a million views as rows of Python's would take 300 MB."""
+    v = _views.c
+    rows: Any = connection.execute(sa.select(v.id, v.content, v.segment, v.row).order_by(v.id)).cursor
+    numbers = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 4)
+    dead = np.fromiter(connection.scalars(sa.select(v.id).where(~_LIVE)), np.int64)
+    return ViewColumns(*np.ascontiguousarray(numbers[~np.isin(numbers[:, 0], dead)].T))
 
 
 def _content_ids(connection: sa.Connection, hashes: set[bytes]) -> dict[bytes, int]:
@@ -390,8 +343,3 @@ def _pieces(values: Sequence[_T], size: int = 500) -> Iterator[Sequence[_T]]:
     """SQLite takes a bounded number of parameters in one statement."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
-
-
-def _quote(path: Path) -> str:
-    """A path inside an SQLite URI."""
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -326,6 +326,7 @@ def eval_command(
     from rich.console import Console
 
     from flairsearch import evaluate, present, weights
+    from flairsearch.bank import phrases
     from flairsearch.encode import Encoder
     from flairsearch.engine import Engine
 
@@ -334,7 +335,7 @@ def eval_command(
     if annotations is None:
         with Engine.open(index, model, device=device, create=False) as engine:
             encoder, encoded = engine.encoder, engine.sample(count)
-        texts, right = evaluate.phrases()[:count], None
+        texts, right = phrases()[:count], None
     else:
         encoder = Encoder(model or weights.default_name(), device)
         pictures, texts, right = evaluate.read_views(annotations, photos, encoder.config.image_size, mosaics, count)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from flairsearch.bank import phrases
 from flairsearch.errors import UsageError
 from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, LAYER_NORM_EPS, load_model, run_image_tower
 from flairsearch.records import Encoded, Picture, PoolWeights, Query
@@ -57,8 +58,19 @@ class Encoder:
 
     @cached_property
     def token_metric(self) -> np.ndarray:
-        """f32[D, D]: how much an error of a stored token matters (model.FLAIR.token_metric)."""
-        return self._model.token_metric()
+        """f32[D, D]: how much an error e of a stored token matters, e^T metric e.
+
+        Half for any text (model.FLAIR.token_metric), half for those of bank.py: mean squares of e . u, the logits'
+        error, and of e along what moves the pooled vector towards the text; trace 1 each.
+        """
+        weights, queries = self.pool_weights, self.encode_texts(phrases())
+        keys = np.concatenate([query.u for query in queries])
+        texts = np.stack([query.vector / np.linalg.norm(query.vector) for query in queries])
+        out = weights.out.reshape(len(weights.out), *weights.value.shape[:2])  # [D, H, d]
+        values = np.einsum("to,ohd,hde->the", texts, out, weights.value, optimize=True).reshape(-1, keys.shape[1])
+        squares = [part.T @ part for part in (keys, values)]
+        metric: np.ndarray = (self._model.token_metric() + sum(square / np.trace(square) for square in squares)) / 2
+        return metric
 
     @torch.inference_mode()
     def encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flairsearch import weights
+from flairsearch.cache import drop_damaged
 from flairsearch.catalog import Catalog
 from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.reader import Reader, verify
 from flairsearch.records import Damage, Encoded, Hit, Progress, Query, Report, Status
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, check_views, index_folder
-from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index, undo_replacement, verify
+from flairsearch.store import Writer, create_index, index_bytes, open_settings, replace_index, undo_replacement
 
 if TYPE_CHECKING:
     from flairsearch.encode import Encoder
@@ -64,7 +66,7 @@ class Engine:
                 raise StoreError(
                     f"{folder} cannot be made ({error.strerror or error}) - give another place: --index FOLDER"
                 ) from None
-        settings = IndexSettings.load(folder)
+        settings = open_settings(folder)
         if model is not None:
             file = weights.find(model)
             _check_weights(folder, settings, file)
@@ -126,19 +128,23 @@ class Engine:
 
         Yields (views done, views in all). Raises StoreError when there is no such codec.
         """
-        if codec is not None:
-            check_codec(codec)
-            self.settings = replace(self.settings, codec=codec)
-        with self._writing() as writer:
+        settings = replace(self.settings, codec=check_codec(codec or self.settings.codec))
+        with self._writing(settings) as writer:
+            asked = needs_basis(settings.codec) and codec is not None and not writer.has_basis
+            metric = self.encoder.token_metric if writer.wants_basis or (asked and writer.catalog.counts()[1]) else None
             if codec is not None:
-                self.settings.save(self.folder)
-            asked = needs_basis(self.settings.codec) and codec is not None and not writer.has_basis
-            if (asked and self.status().views) or writer.wants_basis:
-                writer.fit(self.encoder.token_metric)
+                settings.save(self.folder)
+                self.settings = settings
+            if metric is not None:
+                writer.fit(metric)
             yield from writer.compact()
 
     def verify(self) -> Iterator[tuple[int, int, list[Damage]]]:
-        """Compare every stored byte with its checksum: (views done, views in all, damaged ones), piece by piece."""
+        """Compare every stored byte with its checksum: (views done, views in all, damaged ones), piece by piece.
+
+        Of the files that can be made again, damaged ones are removed.
+        """
+        drop_damaged(self.folder / "prefilter")
         yield from verify(Reader(self.folder, self.settings, self._catalog), self._catalog)
 
     def repair(self, damage: Sequence[Damage]) -> list[Damage]:
@@ -158,15 +164,17 @@ class Engine:
     def move_root(self, old: str | Path, new: str | Path) -> None:
         """The same photos are in another folder now (a disk that moved); nothing is encoded again.
 
-        Raises StoreError when `old` is not a folder of the index.
+        Raises UsageError when there is no folder `new`, StoreError when `old` is not one of the index.
         """
+        if not os.path.isdir(os.path.expanduser(new)):
+            raise UsageError(f"{new} is not there - give the folder where the photos are now")
         with self._writing() as writer:
             writer.catalog.move_root(*(os.path.abspath(os.path.expanduser(path)) for path in (old, new)))
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def _writing(self, settings: IndexSettings | None = None) -> Iterator[Writer]:
         """The writer, and one line for a disk that is full or read-only."""
-        writer = Writer(self.folder, self.settings)
+        writer = Writer(self.folder, settings or self.settings)
         try:
             yield writer
         except OSError as error:
@@ -260,7 +268,7 @@ class Engine:
         if self._opened is None or self._opened.reader.generation != self._catalog.generation():
             reader = Reader(self.folder, self.settings, self._catalog)
             weights_ = self.encoder.pool_weights
-            self._opened = Searcher(reader, self._catalog, weights_, self.settings.dim, self.encoder.device)
+            self._opened = Searcher(reader, self._catalog, weights_, self.encoder.device)
         return self._opened
 
     def close(self) -> None:
@@ -290,7 +298,7 @@ def rebuild(
     folder = index_folder(index)
     roots = [os.fspath(f) for f in folders]
     if (folder / "index.json").exists():
-        old = IndexSettings.load(folder)
+        old = open_settings(folder)
         model, views, codec = model or old.model, views or old.views, codec or old.codec
         catalog = Catalog(folder)
         roots += [root for root in catalog.roots() if root not in roots]

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch import decode
-from flairsearch.codec import AVERAGE_BITS, Codec, fit_basis, make_codec
+from flairsearch.basis import fit_basis
+from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
 from flairsearch.errors import UsageError
 from flairsearch.records import CodecRow, Encoded, Frame, ImageFile, Picture, PoolWeights, Query
 from flairsearch.region import find_regions
@@ -27,33 +28,7 @@ TOP = 10
 RESAMPLES = 2000  # of the bootstrap
 SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
 _BATCH = 32
-_NOUNS = (
-    *(
-        "person",
-        "man",
-        "woman",
-        "child",
-        "baby",
-        "dog",
-        "cat",
-        "horse",
-        "bird",
-        "cow",
-        "sheep",
-        "car",
-        "bicycle",
-        "bus",
-    ),
-    *("train", "boat", "plane", "tree", "flower", "mountain", "beach", "river", "lake", "street", "house", "bridge"),
-    *("chair", "table", "bed", "window", "door", "book", "bottle", "cup", "plate", "cake", "fruit", "ball", "hat"),
-    *("shirt", "dress"),
-)
-_PHRASES = ("a {}", "a red {}", "a white {}", "two {}s outside", "a small {} in front of a building")
-
-
-def phrases() -> list[str]:
-    """Texts for an index without annotations."""
-    return [phrase.format(noun) for noun in _NOUNS for phrase in _PHRASES]
+_TEXTS = 64  # scored at once
 
 
 def read_annotations(path: Path) -> list[tuple[str, list[str]]]:
@@ -125,7 +100,7 @@ def compare_codecs(
 ) -> Iterator[CodecRow]:
     """Every codec on these views, fp16 first. `right` bool[N, T]: which views answer which text; None: nobody knows."""
     count, patches, dim = encoded.tokens.shape
-    sample = encoded.tokens[:: max(1, count // SAMPLE_VIEWS)][:SAMPLE_VIEWS].reshape(-1, dim).astype(np.float32)
+    sample = encoded.tokens[:: max(1, count // SAMPLE_VIEWS)][:SAMPLE_VIEWS]
     exact: _Ranked | None = None
     for name in CODECS:
         basis = fit_basis(sample, metric, AVERAGE_BITS[name]) if name in AVERAGE_BITS else None
@@ -164,11 +139,12 @@ def _rank(
     device: str,
 ) -> _Ranked:
     rows = codec.encode(encoded)
-    reranker = Reranker(codec.fold_weights(weights), device)
-    pieces = [codec.decode(rows[i : i + 128]) for i in range(0, len(rows), 128)]
+    reranker = Reranker(codec.fold_weights(weights), device, spatial=codec.spatial)
     folded = [codec.fold(query) for query in queries]
     began = time.perf_counter()
-    scores = np.stack([reranker.score(pieces, query) for query in folded], 1)
+    scores = np.concatenate(
+        [_score(codec, reranker, rows[i : i + _BATCH], folded) for i in range(0, len(rows), _BATCH)]
+    )
     speed = scores.size / (time.perf_counter() - began)
     top = np.argsort(-scores, axis=0, kind="stable")[:TOP]
     side = 1000
@@ -179,6 +155,13 @@ def _rank(
         grid = round(attention.shape[1] ** 0.5)
         boxes += [find_regions(one.reshape(grid, grid), frame)[0].box for one in attention]
     return _Ranked(scores, top, boxes, speed)
+
+
+def _score(codec: Codec, reranker: Reranker, rows: NDArray[np.uint8], queries: Sequence[Query]) -> NDArray[np.float32]:
+    """Rows u8[n, stride] -> scores f32[n, T]; decoded once for all texts."""
+    pieces = [codec.decode(rows)]
+    parts = [reranker.score_many(pieces, queries[i : i + _TEXTS]) for i in range(0, len(queries), _TEXTS)]
+    return np.concatenate(parts, axis=1)
 
 
 def _ranks(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -109,12 +109,13 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
 
     `nested` are other roots inside this one; they are walked on their own, so no file is indexed twice.
     A folder that cannot be seen, or is suddenly empty, makes nothing gone: one warning instead.
+    `known` is used up: it may hold a million files.
     """
     fresh: list[ImageFile] = []
     changed: list[tuple[ImageFile, int]] = []
     skipped: list[Skipped] = []
     blind: list[Blind] = []
-    missing = dict(known)
+    missing, any_known = known, bool(known)
     unchanged = found = 0
     for seen in walk(root, exclude, {os.path.relpath(other, root) for other in nested}):
         if isinstance(seen, Skipped):
@@ -131,7 +132,7 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
                 unchanged += 1
             else:
                 changed.append((seen, before.image))
-    if known and not found and not any(b.folder == "" for b in blind):
+    if any_known and not found and not any(b.folder == "" for b in blind):
         blind.insert(0, Blind("", "no image left in it"))
     warnings = []
     for b in blind:

@@ -68,6 +68,8 @@ def ingest(
     if writer.has_basis:
         for _ in writer.compact(dead_too=False):
             pass
+    if writer.catalog.counts()[1]:
+        writer.reader().prefilter()  # so that the first query finds it made
     counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
     yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
 
@@ -116,6 +118,8 @@ def _read(
     metric: Callable[[], NDArray[np.float32]],
 ) -> Iterator[Progress]:
     """Decode ahead, encode in batches, hand to the writer; commit every so often."""
+    if not work.fresh:
+        return
     batch: list[decode.Loaded] = []
     last_commit = time.monotonic()
 

@@ -1,8 +1,9 @@
-"""Pooled vectors -> nearest views (FAISS, exact). A cache in memory, rebuilt from the segments; never the truth."""
+"""Pooled vectors -> nearest views (FAISS, exact). A cache on disk, made again from the segments; never the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -12,17 +13,38 @@ from flairsearch.records import Candidates
 
 
 class Prefilter:
-    """Inner product of unit vectors, kept as float16: 2 D bytes a view."""
+    """Inner product of unit vectors, kept as float16: 2 D bytes a view, memory-mapped when they come from a file."""
 
-    def __init__(self, dim: int, vectors: Iterable[tuple[NDArray[np.int64], NDArray[np.float16]]]) -> None:
-        """vectors: (view ids i64[N], unit vectors f16[N, D]) in pieces."""
-        flat = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        self._index = faiss.IndexIDMap(flat)
-        for ids, pooled in vectors:
-            self._index.add_with_ids(np.ascontiguousarray(pooled, np.float32), ids)
+    def __init__(self, ids: NDArray[np.int64], index: faiss.Index) -> None:
+        """ids i64[N]: the views of the index's vectors, ascending."""
+        self._ids, self._index = ids, index
+
+    @staticmethod
+    def build(ids: NDArray[np.int64], dim: int, pooled: Iterable[NDArray[np.float16]]) -> Prefilter:
+        """pooled: unit vectors f16[n, D] of the views `ids`, in their order, in pieces."""
+        index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        for piece in pooled:
+            index.add(np.ascontiguousarray(piece, np.float32))
+        return Prefilter(ids, index)
+
+    def save(self, path: Path) -> None:
+        """Raises OSError when the file cannot be written."""
+        try:
+            faiss.write_index(self._index, str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path} cannot be written ({error})") from None
+
+    @staticmethod
+    def load(path: Path, ids: NDArray[np.int64], dim: int) -> Prefilter | None:
+        """None when the file is not a prefilter of these views."""
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError:
+            return None
+        return Prefilter(ids, index) if (index.ntotal, index.d) == (len(ids), dim) else None
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return len(self._ids)
 
     def search(self, text: NDArray[np.float32], count: int) -> Candidates:
         """text f32[D], any length -> the `count` views of largest cosine; ties by view id."""
@@ -31,9 +53,9 @@ class Prefilter:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
         unit = text / max(float(np.linalg.norm(text)), 1e-12)
         fetch = min(count + 1, len(self))
-        scores, ids = self._index.search(unit[None].astype(np.float32), fetch)
+        scores, places = self._index.search(unit[None].astype(np.float32), fetch)
         while fetch < len(self) and scores[0, -1] == scores[0, count - 1]:  # FAISS cuts a tie anywhere: see it whole
             fetch = min(2 * fetch, len(self))
-            scores, ids = self._index.search(unit[None].astype(np.float32), fetch)
-        order = np.lexsort((ids[0], -scores[0]))[:count]
-        return Candidates(ids[0][order], scores[0][order])
+            scores, places = self._index.search(unit[None].astype(np.float32), fetch)
+        order = np.lexsort((places[0], -scores[0]))[:count]
+        return Candidates(self._ids[places[0][order]], scores[0][order])

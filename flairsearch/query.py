@@ -8,12 +8,11 @@ import numpy as np
 
 from flairsearch.catalog import Catalog
 from flairsearch.errors import UsageError
-from flairsearch.prefilter import Prefilter
+from flairsearch.reader import Reader
 from flairsearch.records import Hit, PoolWeights, Query, Ranking
 from flairsearch.region import find_regions
 from flairsearch.rerank import Reranker
 from flairsearch.settings import SHORTLIST_AUTO
-from flairsearch.store import Reader
 
 
 def shortlist_size(shortlist: str | int, views: int) -> int:
@@ -34,11 +33,12 @@ def shortlist_size(shortlist: str | int, views: int) -> int:
 class Searcher:
     """One committed state of the index, ready for queries."""
 
-    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, dim: int, device: str) -> None:
+    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
         self.reader, self._catalog, self._weights = reader, catalog, weights
-        self._prefilter = Prefilter(dim, reader.all_pooled())
+        self._prefilter = reader.prefilter()
         self._rerankers = {
-            label: Reranker(codec.fold_weights(weights), device) for label, codec in reader.codecs.items()
+            label: Reranker(codec.fold_weights(weights), device, spatial=codec.spatial)
+            for label, codec in reader.codecs.items()
         }
 
     def search(self, query: Query, k: int, shortlist: str | int = "auto", min_score: float | None = None) -> list[Hit]:

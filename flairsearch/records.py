@@ -7,6 +7,7 @@ Boxes are (left, top, right, bottom) in pixels of the upright original, half-ope
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,8 @@ class ImageFile:
         return f"{self.root.rstrip('/')}/{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the index remembers of a file."""
+class Known(NamedTuple):
+    """What the index remembers of a file; a tuple, as there is one for each of a million files."""
 
     image: int  # id
     size: int  # bytes

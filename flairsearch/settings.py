@@ -12,7 +12,7 @@ import platformdirs
 
 from flairsearch.errors import StoreError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: the catalogue did not carry the number (database.py brings it up to date)
 DEFAULT_INDEX = "default"
 DEFAULT_CODEC = "fp16"  # what the others lose: flairsearch eval --codecs
 SHORTLIST_AUTO = 2000  # views; an index of no more is ranked exhaustively
@@ -53,7 +53,7 @@ class IndexSettings:
             raise StoreError(f"no index at {folder} - make one: flairsearch index FOLDER") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{file} cannot be read ({error}) - run flairsearch index --rebuild FOLDER") from None
-        if version != FORMAT_VERSION:
+        if version not in range(1, FORMAT_VERSION + 1):
             raise StoreError(
                 f"{folder} has index format {version}, this flairsearch reads {FORMAT_VERSION} - update flairsearch"
             )

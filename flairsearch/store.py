@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from flairsearch.catalog import Catalog, Changeset, NewView, Place, ViewColumns
-from flairsearch.codec import AVERAGE_BITS, Basis, Codec, Coordinates, fit_basis, make_codec, needs_basis
+from flairsearch.basis import fit_basis
+from flairsearch.catalog import Catalog, Changeset, NewView, Place
+from flairsearch.codec import AVERAGE_BITS, Codec, needs_basis
 from flairsearch.errors import StoreError
-from flairsearch.records import Damage, Encoded, Frame, ImageFile
-from flairsearch.settings import IndexSettings
-from flairsearch.tokens import Segment, SegmentWriter, sync_folder
+from flairsearch.reader import PIECE, Reader, open_codec
+from flairsearch.records import Encoded, Frame, ImageFile
+from flairsearch.settings import FORMAT_VERSION, IndexSettings
+from flairsearch.tokens import Segment, SegmentWriter, checksums, sync_folder
 
-PIECE = 128  # views a read
 PLAIN = "int8"  # codec of the first views of an index whose own codec has no basis yet
 BASIS_VIEWS = 256  # so many views make a basis,
 SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
 DEAD_SHARE = 0.2  # a segment with more dead rows is rewritten by compaction
-REWRITE_VIEWS = 2048  # in one new segment
+SEGMENT_VIEWS = 131072  # compaction makes segments of no more views,
+LEVELS = (8192, 65536)  # commits those of some thousand; below each of these sizes,
+MERGE = 8  # so many segments become one
 
 
 def create_index(folder: Path, settings: IndexSettings) -> None:
@@ -36,11 +42,48 @@ def create_index(folder: Path, settings: IndexSettings) -> None:
     settings.save(folder)
 
 
-def open_codec(folder: Path, label: str, settings: IndexSettings) -> Codec:
-    """`NAME` or `NAME:BASIS`, as the catalogue has it of each segment."""
-    name, _, number = label.partition(":")
-    basis = Basis.load(folder / "codecs" / f"{number}.npz") if number else None
-    return make_codec(name, settings.patches, settings.dim, basis)
+def open_settings(folder: Path) -> IndexSettings:
+    """The settings of an index, in today's format: those of an older one are written anew.
+
+    The catalogue follows when it is opened. This order, as an older flairsearch reads the settings' number first.
+    Raises StoreError when there is no index, or one of a newer format.
+    """
+    settings = IndexSettings.load(folder)
+    if settings.format != FORMAT_VERSION:
+        settings = replace(settings, format=FORMAT_VERSION)
+        with suppress(OSError):  # read-only: Catalog says it
+            settings.save(folder)
+    return settings
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A segment that may be written anew."""
+
+    number: int
+    count: int
+    label: str
+    live: int  # views that some image still has
+
+
+def _level(count: int) -> int:
+    """How far a segment of so many views has grown, 0 for those of a commit."""
+    return sum(count >= bound for bound in LEVELS)
+
+
+def _batches(sources: Sequence[_Source], label: str) -> list[list[_Source]]:
+    """What becomes one segment each, in the order of their numbers; a whole large one that is fine is left out."""
+    batches: list[list[_Source]] = []
+    for source in sources:
+        if batches and sum(s.live for s in batches[-1]) + source.live <= SEGMENT_VIEWS:
+            batches[-1].append(source)
+        else:
+            batches.append([source])
+    return [batch for batch in batches if len(batch) > 1 or not _is_fine(batch[0], label)]
+
+
+def _is_fine(source: _Source, label: str) -> bool:
+    return source.label == label and source.live >= (1 - DEAD_SHARE) * source.count
 
 
 class Writer:
@@ -61,9 +104,7 @@ class Writer:
         self._change = Changeset()
         try:
             self.catalog = Catalog(folder)
-            self._label = self._newest_label()
-            self._codec = open_codec(folder, self._label, settings)
-            self.hashes = self.catalog.hashes()
+            self._label, self._codec = self._newest_codec()
             self._remove_garbage()
         except OSError as error:
             self._lock.release()
@@ -74,23 +115,29 @@ class Writer:
 
     def _remove_garbage(self) -> None:
         """Files of a segment that never was committed."""
-        live = self.catalog.segment_numbers()
+        live = {number for number, _, _ in self.catalog.segments()}
         for file in self._folder.iterdir():
             stem = file.name.split(".")[0]
             if file.suffix == ".part" or not stem.isdigit() or int(stem) not in live:
                 file.unlink()
-        bases = {label.partition(":")[2] for _, _, label in self.catalog.state().segments}
+        bases = {label.partition(":")[2] for _, _, label in self.catalog.segments()}
         for file in (self._index / "codecs").glob("*"):
             if file.suffix != ".npz" or file.stem not in bases | {self._label.partition(":")[2]}:
                 file.unlink()
 
-    def _newest_label(self) -> str:
+    def _newest_codec(self) -> tuple[str, Codec]:
         """What new segments are written in: the index's codec in its newest basis, or PLAIN until there is one."""
-        if not needs_basis(self._settings.codec):
-            return self._settings.codec
-        labels = (codec for _, _, codec in self.catalog.state().segments)
-        own = [label for label in labels if label.startswith(f"{self._settings.codec}:")]
-        return max(own, default=PLAIN)
+        name, labels = self._settings.codec, {label for _, _, label in self.catalog.segments()}
+        for label in sorted(labels, reverse=True) if needs_basis(name) else [name]:
+            if label.startswith(f"{name}:") or label == name:
+                with suppress(StoreError):  # a damaged basis: repair encodes its views again, then there is a new one
+                    return label, open_codec(self._index, label, self._settings)
+        return PLAIN, open_codec(self._index, PLAIN, self._settings)
+
+    @cached_property
+    def hashes(self) -> set[bytes]:
+        """Content hashes that have views, those not committed yet too."""
+        return self.catalog.hashes()
 
     @property
     def pending(self) -> int:
@@ -124,7 +171,13 @@ class Writer:
             self._segment = None
         if self._change:
             self.catalog.commit(self._change)
-            self._change = Changeset()
+            grown, self._change = self._change.segment is not None, Changeset()
+            if grown:
+                self._merge()
+
+    def reader(self) -> Reader:
+        """What is committed."""
+        return Reader(self._index, self._settings, self.catalog)
 
     # -- codecs and compaction
 
@@ -144,14 +197,14 @@ class Writer:
         """
         self.commit()
         name = self._settings.codec
-        reader = Reader(self._index, self._settings, self.catalog)
+        reader = self.reader()
         every = max(1, len(reader) // SAMPLE_VIEWS)
         chosen = reader.views.id[::every][:SAMPLE_VIEWS]
-        checksums = self.catalog.checksums()
+        checksums = self.catalog.checksums(chosen.tolist())
         chosen = chosen[~reader.damaged(chosen, np.array([checksums[view] for view in chosen.tolist()], np.int64))]
         if not len(chosen):
             raise StoreError(f"{self._index} has no view that is whole - run flairsearch verify --repair first")
-        sample = np.concatenate([x.reshape(-1, x.shape[-1]) for x in reader.local_tokens(chosen)])
+        sample = reader.encoded(chosen).tokens
         folder = self._index / "codecs"
         folder.mkdir(exist_ok=True)
         number = f"{max((int(file.stem) for file in folder.glob('*.npz')), default=0) + 1:06d}"
@@ -163,34 +216,40 @@ class Writer:
         self._codec = open_codec(self._index, self._label, self._settings)
 
     def compact(self, dead_too: bool = True) -> Iterator[tuple[int, int]]:
-        """Rewrite segments of another codec, and those with many dead rows; yields (views done, views in all).
+        """Rewrite segments of another codec, those with many dead rows, and small ones; (views done, views in all).
 
         Each new segment is one commit, readers of the old ones keep them open, and a run that is cut off goes on.
+        Damaged segments stay as they are; with `dead_too`, StoreError says so at the end.
         """
-        stale = []
-        for number, count, label in self.catalog.state().segments:
-            if label == self._label and not dead_too:
-                continue
-            views = self.catalog.segment_views(number)  # fewer than its rows where some were written anew elsewhere
-            if label != self._label or views.live.sum() < (1 - DEAD_SHARE) * count:
-                stale.append((number, label == self._label, views))
-        total, done = sum(int(views.live.sum()) for _, _, views in stale), 0
-        for number, as_is, views in stale:
-            live = np.flatnonzero(views.live)
-            old = Reader(self._index, self._settings, self.catalog)
-            if set(views.id[live].tolist()) & set(old.lost.id.tolist()):
-                raise StoreError(f"segment {number} is damaged - run flairsearch verify --repair first")
-            if old.damaged(views.id[live], views.checksum[live]).any():
-                raise StoreError(f"views of segment {number} are damaged - run flairsearch verify --repair first")
-            for start in range(0, len(live), REWRITE_VIEWS):
-                some = live[start : start + REWRITE_VIEWS]
-                last = start + REWRITE_VIEWS >= len(live)
-                self._rewrite(old, views.id[some], as_is, [number] if last else [])
-                done += len(some)
-                yield done, total
-            if not len(live):
-                self.catalog.rewrite(None, [], [number])
-        self._remove_garbage()
+        batches = _batches(list(self._sources(dead_too)), self._label)
+        total, done = sum(source.live for batch in batches for source in batch), 0
+        damaged = []
+        for batch in batches:
+            try:
+                self._rewrite(batch)
+            except StoreError as error:
+                damaged.append(str(error))
+            done += sum(source.live for source in batch)
+            yield done, total
+        if damaged and dead_too:
+            raise StoreError(damaged[0])
+
+    def _sources(self, all_of_them: bool) -> Iterator[_Source]:
+        """Every segment with the views in it that some image still has; or only those of another codec."""
+        for number, count, label in self.catalog.segments():
+            if all_of_them or label != self._label:
+                yield _Source(number, count, label, int(self.catalog.segment_views(number).live.sum()))
+
+    def _merge(self) -> None:
+        """Many small segments become one: a reader holds two files open for each, and a system allows it 1,024."""
+        sizes: dict[int, list[_Source]] = {}
+        for number, count, label in self.catalog.segments():
+            if label == self._label:
+                sizes.setdefault(_level(count), []).append(_Source(number, count, label, count))
+        for level, sources in sizes.items():
+            if level < len(LEVELS) and len(sources) >= MERGE:
+                with suppress(StoreError):  # damaged: verify names it, and compact
+                    self._rewrite(sources[:MERGE])
 
     def replace_views(self, views: Sequence[int], encoded: Encoded) -> None:
         """Write views anew that were damaged; their ids stay. One commit."""
@@ -200,21 +259,37 @@ class Writer:
         places = [Place(view, row, checksum) for row, (view, checksum) in enumerate(zip(views, checksums, strict=True))]
         self.catalog.rewrite((segment.number, segment.count, self._label), places, [])
 
-    def _rewrite(self, old: Reader, views: NDArray[np.int64], as_is: bool, emptied: list[int]) -> None:
-        """Copy views to a new segment: their bytes `as_is`, or decoded and encoded in the codec of today."""
+    def _rewrite(self, sources: Sequence[_Source]) -> None:
+        """Several segments -> one, in the codec of today; bytes that are in it already are copied as they are.
+
+        One commit. Raises StoreError, and changes nothing, when bytes are not those that were written.
+        """
         places: list[Place] = []
         with SegmentWriter(self._folder, self.catalog.last_segment() + 1, self._codec) as segment:
-            for start in range(0, len(views), PIECE):
-                some = views[start : start + PIECE]
-                sums = (
-                    segment.append_rows(old.coded(some), old.pooled(some))
-                    if as_is
-                    else segment.append(old.encoded(some))
-                )
-                for view, checksum in zip(some.tolist(), sums, strict=True):
-                    places.append(Place(view, len(places), checksum))
-            segment.finish()
-        self.catalog.rewrite((segment.number, segment.count, self._label), places, emptied)
+            for source in sources:
+                views = self.catalog.segment_views(source.number)
+                live = np.flatnonzero(views.live)
+                if len(live):
+                    codec = open_codec(self._index, source.label, self._settings)
+                    old = Segment(self._folder, source.number, source.count, codec)
+                for start in range(0, len(live), PIECE):
+                    some = live[start : start + PIECE]
+                    rows, pooled = old.tokens.rows[views.row[some]], old.pooled.rows[views.row[some]]
+                    if checksums(rows, pooled) != views.checksum[some].tolist():
+                        raise StoreError(
+                            f"views of segment {source.number} are damaged - run flairsearch verify --repair first"
+                        )
+                    if source.label == self._label:
+                        sums = segment.append_rows(rows, pooled.view("<f2"))
+                    else:
+                        sums = segment.append(codec.restore_all(rows, pooled.view("<f2")))
+                    for view, checksum in zip(views.id[some].tolist(), sums, strict=True):
+                        places.append(Place(view, len(places), checksum))
+            if places:
+                segment.finish()
+        written = (segment.number, segment.count, self._label) if places else None
+        self.catalog.rewrite(written, places, [source.number for source in sources])
+        self._remove_garbage()
 
     def close(self) -> None:
         """Give up what is not committed, and the lock."""
@@ -222,139 +297,6 @@ class Writer:
             self._segment.discard()
         self.catalog.close()
         self._lock.release()
-
-
-def verify(reader: Reader, catalog: Catalog) -> Iterator[tuple[int, int, list[Damage]]]:
-    """Compare every byte with the checksums: yields (views done, views in all, what is damaged among them)."""
-    total = len(reader) + len(reader.lost.id)
-    paths = catalog.images_of(np.unique(reader.lost.content).tolist())
-    lost = zip(reader.lost.id.tolist(), reader.lost.content.tolist(), strict=True)
-    yield len(reader.lost.id), total, [Damage(v, c, tuple(p for _, p in paths.get(c, []))) for v, c in lost]
-    done = len(reader.lost.id)
-    checksums = catalog.checksums()
-    if catalog.generation() != reader.generation:
-        raise StoreError("another process has written the index meanwhile - run flairsearch verify again")
-    for start in range(0, len(reader), PIECE):
-        views = reader.views.id[start : start + PIECE]
-        expected = np.array([checksums[view] for view in views.tolist()], np.int64)
-        bad = np.flatnonzero(reader.damaged(views, expected))
-        contents = reader.contents(views[bad]).tolist()
-        paths = catalog.images_of(contents)
-        found = zip(views[bad].tolist(), contents, strict=True)
-        done += len(views)
-        yield done, total, [Damage(v, c, tuple(p for _, p in paths.get(c, []))) for v, c in found]
-
-
-class Reader:
-    """One committed state: its views, and every segment of it open.
-
-    A segment that is missing or cut leaves its views out; `damage` has one line for each.
-    """
-
-    def __init__(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
-        self._open(folder, settings, catalog)
-        if self.damage:  # or a compaction has replaced segments between the two looks: look once more
-            self._open(folder, settings, catalog)
-
-    def _open(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
-        state = catalog.state()
-        self.generation = state.generation
-        self.patches = settings.patches
-        used = set(np.unique(state.views.segment).tolist())
-        self.codecs: dict[str, Codec] = {}
-        self.damage: list[str] = []
-        self._labels: dict[int, str] = {}
-        self._segments: dict[int, Segment] = {}
-        for number, count, label in state.segments:
-            if number in used:
-                try:
-                    self.codecs[label] = self.codecs.get(label) or open_codec(folder, label, settings)
-                    self._segments[number] = Segment(folder / "segments", number, count, self.codecs[label])
-                    self._labels[number] = label
-                except StoreError as error:
-                    self.damage.append(str(error))
-        columns, readable = state.views, np.isin(state.views.segment, list(self._segments))
-        self.lost = columns.only(~readable)
-        self.views: ViewColumns = columns.only(readable)
-
-    def __len__(self) -> int:
-        return len(self.views.id)
-
-    def all_pooled(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
-        """View ids i64[n] and their unit global vectors f16[n, D], in pieces."""
-        for number, segment in self._segments.items():
-            here = np.flatnonzero(self.views.segment == number)
-            yield self.views.id[here], segment.pooled[self.views.row[here]]
-
-    def pooled(self, views: NDArray[np.int64]) -> NDArray[np.float16]:
-        """View ids i64[K] -> unit global vectors f16[K, D]."""
-        positions = self._positions(views)
-        places = zip(self.views.segment[positions].tolist(), self.views.row[positions].tolist(), strict=True)
-        return np.stack([self._segments[number].pooled[row] for number, row in places])
-
-    def contents(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """View ids i64[K] -> content ids i64[K]."""
-        return self.views.content[self._positions(views)]
-
-    def damaged(self, views: NDArray[np.int64], checksums: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """View ids i64[K] and the checksums they should have -> bool[K]."""
-        positions = self._positions(views)
-        segments, rows = self.views.segment[positions], self.views.row[positions]
-        result = np.zeros(len(views), np.bool_)
-        for number in np.unique(segments).tolist():
-            here = segments == number
-            result[here] = self._segments[number].damaged(rows[here], checksums[here])
-        return result
-
-    def by_codec(self, views: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """View ids i64[K] -> for each codec (its label, which of the K are written in it)."""
-        segments = self.views.segment[self._positions(views)]
-        labels = {label: [n for n, other in self._labels.items() if other == label] for label in self.codecs}
-        for label, numbers in labels.items():
-            here = np.flatnonzero(np.isin(segments, numbers))
-            if len(here):
-                yield label, here
-
-    def tokens(self, views: NDArray[np.int64]) -> Iterator[Coordinates]:
-        """View ids i64[K] of one codec -> its coordinates [n, P, C] in the same order, in pieces."""
-        for codec, rows in self._pieces(views):
-            yield codec.decode(rows)
-
-    def local_tokens(self, views: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """View ids i64[K] -> x f32[n, P, D] in the same order, in pieces."""
-        for start in range(0, len(views), PIECE):
-            yield self.encoded(views[start : start + PIECE]).tokens.astype(np.float32)
-
-    def encoded(self, views: NDArray[np.int64]) -> Encoded:
-        """View ids i64[K] -> all that is stored of them, x restored from whatever codec they are in."""
-        positions = self._positions(views)
-        segments, rows = self.views.segment[positions], self.views.row[positions]
-        parts = [(np.flatnonzero(segments == n), self._segments[n]) for n in np.unique(segments).tolist()]
-        order = np.argsort(np.concatenate([here for here, _ in parts]))
-        found = [segment.encoded(rows[here]) for here, segment in parts]
-        columns = ("pooled", "tokens", "shift", "scale")
-        return Encoded(*(np.concatenate([getattr(f, name) for f in found])[order] for name in columns))
-
-    def coded(self, views: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """View ids i64[K] of one codec -> their rows as they are, u8[K, stride]."""
-        return np.concatenate([rows for _, rows in self._pieces(views)])
-
-    def _pieces(self, views: NDArray[np.int64]) -> Iterator[tuple[Codec, NDArray[np.uint8]]]:
-        """View ids of one codec -> (codec, rows u8[n, stride]) in the same order, in pieces."""
-        positions = self._positions(views)
-        for start in range(0, len(views), PIECE):
-            here = positions[start : start + PIECE]
-            segments, rows = self.views.segment[here], self.views.row[here]
-            numbers = np.unique(segments).tolist()
-            codec = self._segments[numbers[0]].codec
-            piece = np.empty((len(here), codec.stride), np.uint8)
-            for number in numbers:
-                chosen = segments == number
-                piece[chosen] = self._segments[number].coded(rows[chosen])
-            yield codec, piece
-
-    def _positions(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.searchsorted(self.views.id, views).astype(np.int64)
 
 
 def replace_index(folder: Path, fresh: Path) -> None:
@@ -376,4 +318,8 @@ def undo_replacement(folder: Path) -> None:
 
 def index_bytes(folder: Path) -> int:
     """Size on disk."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a writer removed it since
+            size += file.stat().st_size if file.is_file() else 0
+    return size

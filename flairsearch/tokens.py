@@ -1,10 +1,13 @@
-"""Memory-mapped, write-once segments: NNNNNN.tokens (codec rows) and NNNNNN.pooled (f16[N, D])."""
+"""Write-once segments: NNNNNN.tokens (codec rows) and NNNNNN.pooled (f16[N, D])."""
 
 from __future__ import annotations
 
 import os
+import weakref
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,9 +24,9 @@ def segment_paths(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"{number:06d}.tokens", folder / f"{number:06d}.pooled"
 
 
-def checksums(tokens: NDArray[np.uint8], pooled: NDArray[np.float16]) -> list[int]:
-    """CRC-32 of each view: its token row u8[N, stride], then its pooled vector f16[N, D]."""
-    return [zlib.crc32(p.tobytes(), zlib.crc32(t.tobytes())) for t, p in zip(tokens, pooled, strict=True)]
+def checksums(tokens: NDArray[np.uint8], pooled: NDArray[np.uint8]) -> list[int]:
+    """CRC-32 of each view: its row of tokens u8[N, stride], then that of its pooled vector u8[N, 2 D]."""
+    return [zlib.crc32(p.data, zlib.crc32(t.data)) for t, p in zip(tokens, pooled, strict=True)]
 
 
 class SegmentWriter:
@@ -46,11 +49,11 @@ class SegmentWriter:
 
     def append_rows(self, rows: NDArray[np.uint8], pooled: NDArray[np.float16]) -> list[int]:
         """Write N views that are coded already: rows u8[N, stride], pooled f16[N, D]."""
-        pooled = np.ascontiguousarray(pooled, "<f2")
-        self._streams[0].write(rows.tobytes())
-        self._streams[1].write(pooled.tobytes())
+        both = np.ascontiguousarray(rows), np.ascontiguousarray(pooled, "<f2").view(np.uint8)
+        for stream, part in zip(self._streams, both, strict=True):
+            stream.write(part.data)
         self.count += len(rows)
-        return checksums(rows, pooled)
+        return checksums(*both)
 
     def finish(self) -> None:
         """fsync, rename, fsync the folder: after this the bytes survive a power cut."""
@@ -78,44 +81,56 @@ class SegmentWriter:
             part.unlink(missing_ok=True)
 
 
+class RowFile:
+    """`rows` u8[count, width] of a file that never changes, memory-mapped; and what the disk is told of them.
+
+    Pages that are mapped cost a copy at the speed of memory, a system call for each row two to three times as much
+    (benchmarks/store.py); rows here and there that are not in memory are many waits, unless they are asked for before.
+    """
+
+    def __init__(self, path: Path, count: int, width: int) -> None:
+        """Raises StoreError when the file is missing or has not the size the catalogue says."""
+        try:
+            self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            weakref.finalize(self, os.close, self._file)
+            size = os.fstat(self._file).st_size
+            if size != count * width:
+                raise StoreError(f"{path} has {size} bytes, expected {count * width} - run flairsearch verify --repair")
+            self.rows = np.memmap(path, np.uint8, "r", shape=(count, width)).view(np.ndarray)
+        except FileNotFoundError:
+            raise StoreError(f"{path} is missing - run flairsearch verify --repair") from None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}) - check its permissions") from None
+
+    def is_cached(self, row: int) -> bool:
+        """Whether a row is in memory, as far as the system says."""
+        try:
+            return os.preadv(self._file, (bytearray(1),), row * self.rows.shape[1], os.RWF_NOWAIT) == 1
+        except (OSError, AttributeError):  # it would have to wait; or the system, or the disk, cannot say
+            return False
+
+    def prefetch(self, row: int, count: int) -> None:
+        """Say that these rows are read soon, where the system listens."""
+        if hasattr(os, "posix_fadvise"):
+            width = self.rows.shape[1]
+            os.posix_fadvise(self._file, row * width, count * width, os.POSIX_FADV_WILLNEED)
+
+
 class Segment:
-    """One segment, open for reading."""
+    """One segment, open for reading: tokens, rows of the codec's stride; pooled, rows of 2 D bytes."""
 
     def __init__(self, folder: Path, number: int, count: int, codec: Codec) -> None:
         """Raises StoreError when a file is missing or has not the size the catalogue says."""
         self.number, self.count, self.codec = number, count, codec
         tokens, pooled = segment_paths(folder, number)
-        self._rows = _map(tokens, (count, codec.stride))
-        self.pooled: NDArray[np.float16] = _map(pooled, (count, 2 * codec.dim)).view("<f2")
-
-    def coded(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Row numbers -> the bytes as they are, u8[K, stride]."""
-        return self._rows[rows]
-
-    def encoded(self, rows: NDArray[np.int64]) -> Encoded:
-        """Row numbers -> all that is stored of these views, x as far as the codec kept it."""
-        codes = self._rows[rows]
-        return Encoded(self.pooled[rows], self.codec.restore(codes), *self.codec.decode_moments(codes))
-
-    def damaged(self, rows: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """bool[K]: which rows do not have the expected checksum."""
-        single = (slice(row, row + 1) for row in rows.tolist())  # views of the map: nothing is copied
-        found = [checksums(self._rows[one], self.pooled[one])[0] for one in single]
-        return np.not_equal(np.asarray(found, np.int64), expected)
+        self.tokens = RowFile(tokens, count, codec.stride)
+        self.pooled = RowFile(pooled, count, 2 * codec.dim)
 
 
-def _map(path: Path, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    try:
-        size = path.stat().st_size
-        if size != shape[0] * shape[1]:
-            raise StoreError(
-                f"{path} has {size} bytes, expected {shape[0] * shape[1]} - run flairsearch verify --repair"
-            )
-        return np.memmap(path, np.uint8, "r", shape=shape)
-    except FileNotFoundError:
-        raise StoreError(f"{path} is missing - run flairsearch verify --repair") from None
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}) - check its permissions") from None
+def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Row numbers i64[K] -> (start, stop) of each stretch that is in a row, to be read at once."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    yield from pairwise([0, *breaks.tolist(), len(rows)] if len(rows) else [])
 
 
 def sync_folder(folder: Path) -> None:

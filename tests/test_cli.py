@@ -272,12 +272,13 @@ def test_a_moved_folder_on_the_command_line(home: Path, run: Run) -> None:
     assert "4 unchanged" in done.err
     assert str(home / "disk") in run("status").out
     assert all(Path(path).parent == home / "disk" for path in run("query", "red", "--paths").out.splitlines())
-    for old, new, what in (
-        ("photos", "elsewhere", f"{home / 'photos'} is no folder of this index"),
-        ("disk", "disk", f"{home / 'disk'} is a folder of this index already"),
+    for old, new, code, what in (
+        ("photos", "disk", 1, f"{home / 'photos'} is no folder of this index"),
+        ("disk", "disk", 1, f"{home / 'disk'} is a folder of this index already"),
+        ("disk", "elsewhere", 2, "elsewhere is not there"),
     ):
         done = run("index", "--move-root", old, new)
-        assert done.code == 1
+        assert done.code == code
         assert what in done.message
     assert run("index", "--move-root", "disk").code == 2
     assert "no index at" in run("index", "--move-root", "a", "b", "--index", "./new").message
@@ -298,6 +299,9 @@ USAGE = {
     "missing folder to rebuild": ("index", "nowhere", "--rebuild", "--index", "./new"),
     "nothing to rebuild": ("index", "--rebuild", "--index", "./new"),
     "views": ("index", "photos", "--views", "round", "--index", "./new", "--model", "small"),
+    "codec": ("index", "photos", "--codec", "q3", "--index", "./new", "--model", "small"),
+    "codec of an index": ("index", "photos", "--codec", "q3"),
+    "codec to compact": ("compact", "--codec", "q3"),
     "stranger": ("show", "small.safetensors", "a"),
     "forget a stranger": ("forget", "nowhere"),
 }
@@ -306,7 +310,6 @@ ERRORS = {
     "no index to show": ("show", "photos/3.png", "a", "--index", "./new"),
     "no index to verify": ("verify", "--index", "./new"),
     "no index to compact": ("compact", "--index", "./new"),
-    "unknown codec": ("index", "photos", "--codec", "q3", "--index", "./new", "--model", "small"),
     "no index to know": ("status", "--index", "new"),
     "no index to forget": ("forget", "photos", "--index", "./new"),
     "index is a file": ("query", "a", "--index", "./small.safetensors"),

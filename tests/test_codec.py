@@ -1,15 +1,17 @@
-"""Codecs against quantisers, parsers and searches written by hand, in float64."""
+"""Codecs against quantisers, parsers and a pool written by hand, in float64."""
 
 import itertools
-import pickle
-from pathlib import Path
+import math
 
 import numpy as np
 import pytest
+import torch
 
-from flairsearch.codec import AVERAGE_BITS, Basis, allocate_bits, check_codec, fit_basis, make_codec, needs_basis
-from flairsearch.errors import StoreError
+from flairsearch.basis import Basis, fit_basis
+from flairsearch.codec import AVERAGE_BITS, check_codec, make_codec, needs_basis
+from flairsearch.errors import StoreError, UsageError
 from flairsearch.records import Encoded, PoolWeights, Query
+from flairsearch.rerank import Reranker
 
 P, D = 6, 10
 
@@ -61,15 +63,16 @@ def test_one_view_of_a_row_is_that_row():
 
 
 def test_an_unknown_codec_is_named():
-    for ask in (check_codec, lambda name: make_codec(name, P, D)):
-        with pytest.raises(StoreError, match="no token codec named 'int9' - use one of fp16, int8, q4, q2, q1"):
-            ask("int9")
+    with pytest.raises(UsageError, match="no token codec named 'int9' - use one of fp16, int8, q4, q2, q1"):
+        check_codec("int9")
+    with pytest.raises(StoreError, match=r"the index names a codec 'int9' .* - update flairsearch"):
+        make_codec("int9", P, D)
     assert [name for name in ("fp16", "int8", "q4", "q2", "q1") if needs_basis(check_codec(name))] == ["q4", "q2", "q1"]
 
 
-@pytest.mark.parametrize("dim", [None, D - 1, D + 1])
-def test_a_basis_of_another_size_is_refused(dim):
-    basis = dim and made_basis([8, 4, 2], dim)
+@pytest.mark.parametrize("size", [None, (P, D - 1), (P, D + 1), (P - 1, D), (P + 3, D)])
+def test_a_basis_of_another_size_is_refused(size):
+    basis = size and made_basis(*size)
     with pytest.raises(StoreError, match="the basis of codec q2 is missing or of another size"):
         make_codec("q2", P, D, basis)
 
@@ -84,7 +87,7 @@ def any_moments(encoded, seed=0):
 
 
 def made_codec(name):
-    return make_codec(name, P, D, made_basis([8, 8, 4, 4, 4, 2], D) if needs_basis(name) else None)
+    return make_codec(name, P, D, made_basis(P, D) if needs_basis(name) else None)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "q2"])
@@ -135,88 +138,219 @@ def test_int8_equals_a_quantiser_by_hand():
 
 # -- q4, q2, q1: 8, 4 and 2 bits in a basis
 
+STEP = {8: 0.0308, 4: 0.3352, 2: 0.9957}  # Max (1960), of a Gaussian of variance 1
+SIZES = [(1, 11, 1), (4, 13, 41), (5, 13, 7), (9, 11, 33), (16, 24, 3)]  # patches, dim, views
 
-def made_basis(bits, dim, seed=0):
-    """A basis that is not orthogonal and has steps of its own; float64 behind float32."""
+
+def made_basis(patches, dim, seed=0, counts=None):
+    """A basis that is not orthogonal, with counts and standard deviations of their own; float64 behind float32."""
     rng = np.random.default_rng(seed)
-    matrix = rng.normal(size=(dim, dim)) / dim**0.5 + np.eye(dim)
-    count = len(bits)
-    step = {8: 0.02, 4: 0.4, 2: 1.1}
-    columns = (rng.normal(size=dim), matrix[:, :count], np.linalg.inv(matrix)[:count], [step[b] for b in bits])
-    return Basis(*(np.ascontiguousarray(c, np.float32) for c in columns), np.asarray(bits, np.uint8))
+    if counts is None:  # of all kinds, frequencies without a number too
+        counts = np.stack(
+            [rng.integers(0, 3, patches), 2 * rng.integers(0, 2, patches), 4 * rng.integers(0, 2, patches)]
+        )
+        counts[:, 0] = 2, 2, 4
+        counts[:, 1:2] = 0
+    counts = np.asarray(counts, np.uint16)
+    channels = int(counts.sum(0).max())
+    matrix = rng.normal(size=(dim, dim)) / (3 * dim**0.5) + np.eye(dim)
+    step = [[STEP[w or 2] * rng.uniform(0.5, 2) for w in line] for line in widths_of(counts, channels).tolist()]
+    columns = (rng.normal(size=dim), matrix[:, :channels], np.linalg.inv(matrix)[:channels], step)
+    return Basis(*(np.ascontiguousarray(column, np.float32) for column in columns), counts)
 
 
-def planes_by_hand(row, basis, patches):
-    """The codes i64[P, C] that a row's bytes hold: numbers of a width one after the other, lowest bits first."""
-    bits, at, parts = basis.bits.tolist(), 0, []
-    for width in (8, 4, 2):
-        count = bits.count(width)
-        size = -(-count * width // 8)
-        part = []
-        for _ in range(patches):
-            number = int.from_bytes(row[at : at + size], "little")
-            assert number >> (count * width) == 0  # what fills the last byte is 0
-            part.append([number >> (i * width) & ((1 << width) - 1) for i in range(count)])
-            at += size
-        parts.append(np.asarray(part, np.int64).reshape(patches, count))
-    assert at + 4 * patches == len(row)
-    return np.concatenate(parts, axis=1)
+def widths_of(counts, channels):
+    """Bits i64[F, C] of every number: the first counts[0, f] have 8, the next 4, the next 2, all others none."""
+    widths = np.zeros((counts.shape[1], channels), np.int64)
+    for f, (most, some, few) in enumerate(np.asarray(counts, int).T):
+        widths[f, : most + some + few] = [8] * most + [4] * some + [2] * few
+    return widths
+
+
+def transform(patches):
+    """The orthonormal DCT-II f64[F, P] over a square grid, over a line where there is none."""
+    side = math.isqrt(patches)
+    grid = (side, side) if side * side == patches else (1, patches)
+    places = list(itertools.product(*map(range, grid)))
+    matrix = np.ones((patches, patches))
+    for (f, frequency), (p, place) in itertools.product(enumerate(places), enumerate(places)):
+        for k, i, n in zip(frequency, place, grid, strict=True):
+            matrix[f, p] *= math.sqrt((2 if k else 1) / n) * math.cos(math.pi * k * (2 * i + 1) / (2 * n))
+    return matrix
 
 
 def in_steps(tokens, basis):
-    """Coordinates f64[..., C] in units of their step."""
+    """Coordinates f64[n, F, C] in units of their step, before any gain."""
     mean, forward, step = (c.astype(np.float64) for c in (basis.mean, basis.forward, basis.step))
-    return (tokens.astype(np.float64) - mean) @ forward / step
+    return np.einsum("fp,npd,dc->nfc", transform(len(step)), tokens.astype(np.float64) - mean, forward) / step
 
 
-WIDTHS = [
-    [8, 8, 8, 4, 4, 4, 2, 2, 2, 2, 2],  # 3 half bytes and 5 quarters do not fill their bytes
-    [8, 4, 2],
-    [4] * 5 + [2] * 3,
-    [8] * 2 + [2],
-    [2] * 7,
-    [4] * 11,
-    [8] * 11,
-]
+def read_by_hand(row, basis):
+    """A row's bytes -> codes i64[F, C] (-1 where there is none), gains i64[F], the bytes left."""
+    patches, channels = basis.step.shape
+    widths, codes, at = widths_of(basis.counts, channels), np.full((patches, channels), -1), 0
+    for width in (8, 4, 2):
+        places = [(f, c) for f in range(patches) for c in range(channels) if widths[f, c] == width]
+        size, spare = divmod(len(places) * width, 8)
+        assert spare == 0
+        bits = int.from_bytes(row[at : at + size], "little")
+        for i, place in enumerate(places):
+            codes[place] = bits >> (i * width) & ((1 << width) - 1)
+        at += size
+    return codes, np.frombuffer(row[at : at + patches], np.uint8).astype(int), row[at + patches :]
 
 
-@pytest.mark.parametrize("bits", WIDTHS, ids=str)
-@pytest.mark.parametrize(("patches", "dim", "count"), [(1, 11, 1), (7, 11, 5), (3, 13, 41)])
-def test_codes_in_a_basis_equal_a_quantiser_by_hand(bits, patches, dim, count):
-    basis = made_basis(bits, dim)
-    codec = make_codec("q2", patches, dim, basis)
-    tokens = np.random.default_rng(1).normal(0, 1.5, (count, patches, dim)).astype(np.float16)
-    moments = np.zeros((count, patches), np.float16)
-    rows = codec.encode(Encoded(tokens[:, 0], tokens, moments, moments))
+def values_by_hand(row, basis):
+    """Coordinates f64[F, C] that a row stands for: the middle of each code's interval, times step and gain."""
+    codes, gains, _ = read_by_hand(row, basis)
+    halves = 2.0 ** (widths_of(basis.counts, basis.step.shape[1]) - 1)
+    louder = np.array([2.0 ** ((int(gain) - 128) / 8) for gain in gains])
+    return np.where(codes < 0, 0, (codes - halves + 0.5) * basis.step * louder[:, None])
+
+
+def restored_by_hand(rows, basis):
+    """Tokens f64[n, P, D] of rows u8[n, ...]."""
+    y = np.stack([values_by_hand(row.tobytes(), basis) for row in rows])
+    return np.einsum("fp,nfc,cd->npd", transform(len(basis.step)), y, basis.inverse.astype(np.float64)) + basis.mean
+
+
+def heavy_tokens(count, patches, dim, seed=1):
+    """Tokens f16 with a few numbers far out, as some directions of a real tower have."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(0, 1.5, (count, patches, dim)) * np.exp(rng.normal(0, 1, (count, patches, dim)))).astype("f2")
+
+
+def with_moments(tokens, seed=0):
+    flat = np.random.default_rng(seed).normal(size=(2, *tokens.shape[:2])).astype(np.float16)
+    return Encoded(tokens[:, 0], tokens, *flat)
+
+
+@pytest.mark.parametrize(("patches", "dim", "count"), SIZES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_codes_in_a_basis_equal_a_quantiser_by_hand(patches, dim, count, seed):
+    basis = made_basis(patches, dim, seed)
+    codec, encoded = make_codec("q2", patches, dim, basis), with_moments(heavy_tokens(count, patches, dim))
+    rows = codec.encode(encoded)
     assert rows.shape == (count, codec.stride)
-    y, half = in_steps(tokens, basis), 2.0 ** (np.asarray(bits) - 1)
-    expected = np.clip(np.floor(y), -half, half - 1) + half
-    found = np.stack([planes_by_hand(row.tobytes(), basis, patches) for row in rows])
-    sure = np.abs(y - np.rint(y)) > 1e-3  # float32 may round a number on the edge of two steps to either
-    assert sure.mean() > 0.99
+    parts = [read_by_hand(row.tobytes(), basis) for row in rows]
+    found, gains = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
+    for part, shift, scale in zip(parts, encoded.shift, encoded.scale, strict=True):
+        assert part[2] == shift.astype("<f2").tobytes() + scale.astype("<f2").tobytes()
+
+    widths, y = widths_of(basis.counts, basis.step.shape[1]), in_steps(encoded.tokens, basis)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviations = np.where(widths > 0, basis.step / np.vectorize(lambda width: STEP.get(width, 1.0))(widths), 0)
+        squares = np.where(widths > 0, np.square(y * basis.step / deviations), 0)
+        loud = np.sqrt((squares * deviations).sum(-1) / deviations.sum(-1))
+        octaves = np.clip(np.where(np.nan_to_num(loud) > 0, 8 * np.log2(loud) + 128, 0), 0, 255)
+    sure = np.abs(octaves - np.floor(octaves) - 0.5) > 1e-3  # on the edge of two, float32 may round to either
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(gains[sure], np.rint(octaves[sure]))
+    assert np.abs(gains - octaves).max() < 0.502
+
+    kept, half = widths > 0, 2.0 ** (widths - 1)
+    y = y / 2.0 ** ((gains - 128) / 8)[..., None]
+    expected = np.where(kept, np.clip(np.floor(y), -half, half - 1) + half, -1)
+    sure = np.abs(y - np.rint(y)) > 1e-3 + 1e-5 * np.abs(y)
+    assert sure[:, kept].mean() > 0.97
     np.testing.assert_array_equal(found[sure], expected[sure])
     assert (np.abs(found - expected) <= 1).all()
-    assert {0, (1 << bits[-1]) - 1} <= set(found[..., -1].ravel().tolist()) or count < 5  # both ends are met
 
-    values = found - half + 0.5
-    assert np.abs(values - y)[(y > -half) & (y < half)].max() <= 0.501  # half a step where nothing is clipped
-    x = values * basis.step @ basis.inverse.astype(np.float64) + basis.mean
-    np.testing.assert_allclose(codec.restore(rows), x, rtol=2**-10, atol=2e-5)
+    error, inside = np.abs(found - half + 0.5 - y), kept & (y > -half) & (y < half)
+    assert error[inside].max() <= 0.502  # half a step, times the gain
+    low, high = kept & (y < -half - 0.01), kept & (y > half + 0.01)  # cut off at the ends
+    assert (found[low] == 0).all()
+    assert (found[high] == np.broadcast_to(2 * half - 1, found.shape)[high]).all()
+    assert (low.any() and high.any()) or count < 5
+
+    decoded = codec.decode(rows)
+    assert (decoded.dtype, decoded.shape) == (np.float32, (count, *basis.step.shape))
+    values = np.stack([values_by_hand(row.tobytes(), basis) for row in rows])
+    np.testing.assert_allclose(decoded, values, rtol=2e-6)
+    x = restored_by_hand(rows, basis)
+    np.testing.assert_allclose(codec.restore(rows), x, rtol=2**-10, atol=1e-4 * np.abs(x).max())
+    again = codec.restore_all(rows, encoded.pooled)
+    for name in ("pooled", "shift", "scale"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(encoded, name))
+    np.testing.assert_array_equal(again.tokens, codec.restore(rows))
 
 
-def test_all_codes_of_all_widths_come_back():
-    """Every byte there is, in each width."""
-    for bits in ([8], [4, 4], [2, 2, 2, 2]):
-        dim = len(bits)
-        eye, step = np.eye(dim, dtype=np.float32), np.ones(dim, np.float32)
-        codec = make_codec("q2", 1, dim, Basis(0 * step, eye, eye, step, np.asarray(bits, np.uint8)))
-        rows = np.zeros((256, 5), np.uint8)
-        rows[:, 0] = np.arange(256)
-        values = codec.restore(rows)
-        codes = [[byte >> (i * bits[0]) & ((1 << bits[0]) - 1) for i in range(dim)] for byte in range(256)]
-        np.testing.assert_array_equal(values[:, 0], np.asarray(codes) - 2.0 ** (bits[0] - 1) + 0.5)
-        encoded = Encoded(values[:, 0], values, np.zeros((256, 1), np.float16), np.zeros((256, 1), np.float16))
-        np.testing.assert_array_equal(codec.encode(encoded), rows)
+def test_a_row_written_out():
+    """One patch, one channel of 8 bits, two of 4, four of 2, all bytes computed on paper."""
+    eye, step = np.eye(7, dtype=np.float32), np.asarray([[0.0308] + [0.3352] * 2 + [0.9957] * 4], np.float32)
+    basis = Basis(np.full(7, 0.5, np.float32), eye, eye, step, np.asarray([[1], [2], [4]], np.uint16))
+    codec = make_codec("q2", 1, 7, basis)
+    row = np.asarray([[130, 0xF0, 0b11_10_01_00, 136, 0, 0x3C, 0, 0xC0]], np.uint8)
+    assert codec.stride == 8
+    y = 2 * step[0] * [2.5, -7.5, 7.5, -1.5, -0.5, 0.5, 1.5]  # gain 136: an octave above
+    np.testing.assert_allclose(codec.decode(row)[0, 0], y, rtol=1e-6)
+    np.testing.assert_allclose(codec.restore(row)[0, 0], y + 0.5, rtol=1e-3)
+    assert [part.tolist() for part in codec.decode_moments(row)] == [[[1.0]], [[-2.0]]]
+    tokens = (
+        np.asarray([[[0.308, -1.676, 1.676, -1.9914, -0.99, 0.99, 2.98]]]) + 0.5
+    )  # their mean square is 2.931, its root 1.712
+    one = np.ones((1, 1), np.float16)
+    np.testing.assert_array_equal(
+        codec.encode(Encoded(one, tokens.astype(np.float16), one, -2 * one)),
+        [[128 + 5, (8 + 2) << 4 | (8 - 3), 0b11_10_01_00, 128 + 6, 0, 0x3C, 0, 0xC0]],  # 2^(6/8) = 1.682 is nearest
+    )
+
+
+@pytest.mark.parametrize("width", [8, 4, 2])
+def test_every_byte_and_every_gain_is_decoded(width):
+    count = 8 // width
+    eye, step = np.eye(count, dtype=np.float32), np.full((1, count), 0.75, np.float32)
+    counts = np.asarray([[count * (width == w)] for w in (8, 4, 2)], np.uint16)
+    codec = make_codec("q2", 1, count, Basis(np.zeros(count, np.float32), eye, eye, step, counts))
+    rows = np.zeros((2, 256, codec.stride), np.uint8)
+    rows[0, :, 0], rows[0, :, 1], rows[1, :, 0], rows[1, :, 1] = np.arange(256), 128, 200, np.arange(256)
+    codes = [[byte >> (i * width) & ((1 << width) - 1) for i in range(count)] for byte in range(256)]
+    values = (np.asarray(codes) - 2.0 ** (width - 1) + 0.5) * 0.75
+    np.testing.assert_array_equal(codec.decode(rows[0])[:, 0], values)
+    np.testing.assert_allclose(
+        codec.decode(rows[1])[:, 0], values[200] * 2.0 ** ((np.arange(256) - 128) / 8)[:, None], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", AVERAGE_BITS)
+@pytest.mark.parametrize("patches", [49, 64, 196])
+@pytest.mark.parametrize("dim", [4, 64, 256])
+def test_the_stride_is_the_length_of_a_row(name, patches, dim):
+    rng = np.random.default_rng(0)
+    tokens = (rng.normal(size=(3, patches, dim)) * np.logspace(1, -1, dim)).astype(np.float16)
+    basis = fit_basis(tokens, np.eye(dim, dtype=np.float32), AVERAGE_BITS[name])
+    codec = make_codec(name, patches, dim, basis)
+    bits = int(widths_of(basis.counts, basis.step.shape[1]).sum())
+    rows = codec.encode(with_moments(tokens))
+    assert rows.shape == (3, codec.stride) == (3, bits // 8 + 5 * patches)
+    x = restored_by_hand(rows[:1], basis) if patches * dim < 5000 else None
+    if x is not None:
+        np.testing.assert_allclose(codec.restore(rows[:1]), x, rtol=2**-10, atol=1e-4 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 65])
+@pytest.mark.parametrize("name", ["int8", "q2"])
+def test_a_view_is_the_same_alone_and_among_others(name, count):
+    codec, encoded = made_codec(name), with_moments(heavy_tokens(count, P, D))
+    rows = codec.encode(encoded)
+    one = [codec.encode(Encoded(*(c[i : i + 1] for c in vars(encoded).values()))) for i in range(count)]
+    np.testing.assert_array_equal(rows, np.concatenate(one))
+    np.testing.assert_array_equal(codec.decode(rows), np.concatenate([codec.decode(row) for row in one]))
+    np.testing.assert_array_equal(codec.restore(rows), np.concatenate([codec.restore(row) for row in one]))
+    assert codec.decode(rows[:0]).shape == (0, *codec.decode(rows).shape[1:])
+    assert codec.restore(rows[:0]).shape == (0, P, D)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_views_without_anything_in_them_are_finite():
+    basis = made_basis(9, 11)
+    codec = make_codec("q4", 9, 11, basis)
+    tokens = np.zeros((5, 9, 11), np.float16)
+    tokens[1], tokens[2] = basis.mean, 3
+    tokens[3, 4], tokens[4, :, 2] = 100, -100
+    rows = codec.encode(with_moments(tokens))
+    assert np.isfinite(codec.restore(rows)).all()
+    assert np.abs(codec.restore(rows)[1] - basis.mean).max() < 0.01  # the mean itself: nothing to keep, gains small
 
 
 # -- the query is folded into the basis
@@ -249,254 +383,32 @@ def random_pool(heads, size, dim, seed=0):
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "q2"])
-@pytest.mark.parametrize(("patches", "dim", "heads", "size"), [(7, 15, 3, 5), (1, 11, 1, 11), (5, 14, 2, 3)])
+@pytest.mark.parametrize(
+    ("patches", "dim", "heads", "size"), [(7, 15, 3, 5), (1, 11, 1, 11), (9, 14, 2, 3), (49, 24, 2, 8)]
+)
 def test_coordinates_and_the_folded_query_score_as_the_restored_tokens(name, patches, dim, heads, size):
-    basis = made_basis(WIDTHS[0], dim)
+    basis = made_basis(patches, dim)
     codec = make_codec(name, patches, dim, basis if needs_basis(name) else None)
     tokens = np.random.default_rng(2).normal(0, 1, (9, patches, dim)).astype(np.float16)
-    moments = np.zeros((9, patches), np.float16)
-    rows = codec.encode(Encoded(tokens[:, 0], tokens, moments, moments))
+    rows = codec.encode(with_moments(tokens))
     query, weights = random_pool(heads, size, dim)
-    if needs_basis(name):  # as exact as can be: not from restore, which rounds to float16
-        codes = np.stack([planes_by_hand(row.tobytes(), basis, patches) for row in rows])
-        x = (codes - 2.0 ** (basis.bits.astype(int) - 1) + 0.5) * basis.step @ basis.inverse.astype(float) + basis.mean
-    else:
-        x = codec.restore(rows).astype(np.float64)
+    # as exact as can be: not from restore, which rounds to float16
+    x = restored_by_hand(rows, basis) if needs_basis(name) else codec.decode(rows).astype(np.float64)
     expected, share = pool_by_hand(x, query, weights)
-    folded = codec.fold(query)
-    scores, attention = pool_by_hand(codec.decode(rows).astype(np.float64), folded, codec.fold_weights(weights))
-    exact = 1e-5 if name != "int8" else 1e-3  # its restored tokens are rounded to float16
-    np.testing.assert_allclose(scores, expected, atol=exact)
-    np.testing.assert_allclose(attention, share, atol=exact)
-    assert np.abs(expected - pool_by_hand(tokens.astype(np.float64), query, weights)[0]).max() < 1  # of the same photo
+    folded, folded_weights = codec.fold(query), codec.fold_weights(weights)
+    for dtype, exact in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
+        reranker = Reranker(folded_weights, dtype=dtype, spatial=codec.spatial)
+        scores, attention = (f([codec.decode(rows)], folded) for f in (reranker.score, reranker.attend))
+        np.testing.assert_allclose(scores, expected, atol=exact)
+        np.testing.assert_allclose(attention, share, atol=exact)
+        assert attention.shape == (9, patches)  # over patches, not frequencies
+        assert (attention > 0).all()
+        assert (attention.sum(1) < 1).all()  # the zero key has its share
     assert (folded.text, folded.u.dtype, folded.c.dtype) == (query.text, np.float32, np.float32)
     np.testing.assert_array_equal(folded.vector, query.vector)
-    assert codec.fold_weights(weights).value.dtype == codec.fold_weights(weights).value_bias.dtype == np.float32
+    assert folded_weights.value.dtype == folded_weights.value_bias.dtype == np.float32
 
 
-# -- the basis
-
-
-def spread_tokens(variances, count=20_000, seed=0):
-    """Gaussian tokens f32[n, D] of these variances along the columns of a rotation f64[D, D]."""
-    rng = np.random.default_rng(seed)
-    turn = np.linalg.qr(rng.normal(size=(len(variances), len(variances))))[0]
-    return ((rng.normal(size=(count, len(variances))) * np.sqrt(variances)) @ turn.T + 2).astype(np.float32), turn
-
-
-def bits_along(basis, turn):
-    """Bits u8[D] of the coordinates that look along each column of a rotation."""
-    found = np.zeros(len(turn), int)
-    looks = np.abs(turn.T @ basis.forward).argmax(0)
-    assert len(set(looks.tolist())) == len(looks)
-    found[looks] = basis.bits
-    return found
-
-
-@pytest.mark.parametrize("name", AVERAGE_BITS)
-def test_a_basis_spends_bits_on_what_varies_and_matters(name):
-    variance, matters = np.array([8, 4, 2, 1, 0.5, 0.25]), np.array([1 / 32, 4, 1 / 4, 8, 2, 16])
-    tokens, turn = spread_tokens(variance)
-    basis = fit_basis(tokens, (turn * matters @ turn.T).astype(np.float32), AVERAGE_BITS[name])
-    bits = bits_along(basis, turn)[np.argsort(-variance * matters)]  # what forgetting the direction would cost
-    assert bits.tolist() == sorted(bits.tolist(), reverse=True)
-    assert bits[0] > bits[-1]
-    plain = bits_along(fit_basis(tokens, np.eye(6, dtype=np.float32), AVERAGE_BITS[name]), turn)
-    assert plain.tolist() == sorted(plain.tolist(), reverse=True)
-
-
-@pytest.mark.parametrize("name", AVERAGE_BITS)
-@pytest.mark.parametrize("dim", [9, 32])
-def test_a_fitted_basis_keeps_its_budget_and_its_inverse(name, dim):
-    tokens, _ = spread_tokens(np.logspace(1, -3, dim), 3000)
-    metric = np.cov(np.random.default_rng(1).normal(size=(dim, 4 * dim))).astype(np.float32)
-    basis = fit_basis(tokens, metric, AVERAGE_BITS[name])
-    total = int(basis.bits.sum())
-    assert AVERAGE_BITS[name] * dim - 4 < total <= AVERAGE_BITS[name] * dim
-    assert basis.bits.tolist() == sorted(basis.bits.tolist(), reverse=True)
-    assert set(basis.bits.tolist()) <= {8, 4, 2}
-    count = len(basis.bits)
-    np.testing.assert_allclose(basis.inverse.astype(float) @ basis.forward.astype(float), np.eye(count), atol=1e-4)
-    np.testing.assert_allclose(basis.mean, tokens.mean(0), atol=1e-5)
-    y = np.random.default_rng(2).normal(size=(5, count))  # a token of the kept space
-    x = y @ basis.inverse.astype(float) + basis.mean
-    np.testing.assert_allclose((x - basis.mean) @ basis.forward.astype(float), y, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", AVERAGE_BITS)
-def test_the_error_is_that_of_the_best_uniform_quantiser(name):
-    """Max (1960): a Gaussian of variance 1 keeps 0.1188 in 2 bits, 0.01154 in 4, nearly nothing in 8."""
-    worth = np.logspace(1, -1, 24)
-    tokens, turn = spread_tokens(worth, 60_000)
-    basis = fit_basis(tokens, np.eye(24, dtype=np.float32), AVERAGE_BITS[name])
-    codec = make_codec(name, 1, 24, basis)
-    x, flat = tokens[:, None].astype(np.float16), np.zeros((len(tokens), 1), np.float16)
-    error = codec.restore(codec.encode(Encoded(x[:, 0], x, flat, flat))).astype(float) - x
-    found = (error[:, 0] @ turn) ** 2
-    kept = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0002}
-    expected = sum(worth[i] * kept[int(b)] for i, b in enumerate(bits_along(basis, turn)))
-    assert found.sum(1).mean() == pytest.approx(expected, rel=0.12)
-
-
-DEGENERATE = {
-    "one token": np.full((1, 8), 0.5),
-    "a constant token": np.full((300, 8), -2.0),
-    "zeros": np.zeros((50, 8)),
-    "two tokens": np.eye(8)[:2],
-    "one direction": np.outer(np.arange(-20, 21), np.eye(8)[3]),
-    "a huge outlier": np.concatenate([np.random.default_rng(0).normal(size=(500, 8)), np.full((1, 8), 60000.0)]),
-}
-
-
-@pytest.mark.parametrize("sample", DEGENERATE)
-@pytest.mark.parametrize("name", AVERAGE_BITS)
-def test_an_odd_sample_gives_finite_numbers(sample, name):
-    tokens = DEGENERATE[sample].astype(np.float32)
-    metric = np.ones((8, 8), np.float32) if sample == "two tokens" else np.eye(8, dtype=np.float32)  # of rank 1, too
-    basis = fit_basis(tokens, metric, AVERAGE_BITS[name])
-    assert all(np.isfinite(part).all() for part in vars(basis).values())
-    assert (basis.step > 0).all()
-    assert 0 < basis.bits.sum() <= 8 * AVERAGE_BITS[name]
-    codec = make_codec(name, 1, 8, basis)
-    others = np.random.default_rng(1).normal(size=(20, 8))
-    x = np.concatenate([tokens, others]).astype(np.float16)[:, None]
-    flat = np.zeros((len(x), 1), np.float16)
-    found = codec.restore(codec.encode(Encoded(x[:, 0], x, flat, flat))).astype(float)
-    assert np.isfinite(found).all()
-    if sample in ("one token", "a constant token", "zeros"):
-        np.testing.assert_allclose(found[0], x[0], atol=2e-3)
-    query, weights = random_pool(2, 4, 8)
-    assert np.isfinite(codec.fold(query).u).all()
-    assert np.isfinite(codec.fold_weights(weights).value_bias).all()
-
-
-# -- bits
-
-
-ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}
-
-
-def error_of(variance, bits):
-    return sum(v * ERROR[int(b)] for v, b in zip(variance, bits, strict=True))
-
-
-def least_error(variance, budget):
-    choices = (bits for bits in itertools.product(ERROR, repeat=len(variance)) if sum(bits) <= budget)
-    return min(error_of(variance, bits) for bits in choices)
-
-
-@pytest.mark.parametrize("average", [1.0, 2.0, 3.0, 4.0, 8.0])
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_no_other_choice_of_bits_is_much_better(average, count):
-    """Every choice tried: the greedy one loses at most what the last step is worth."""
-    rng = np.random.default_rng(count)
-    for spread in (0.5, 2, 5):
-        for _ in range(4):
-            variance = np.exp(rng.normal(0, spread, count))
-            bits = allocate_bits(variance, average)
-            budget = int(average * count)
-            assert bits.sum() <= budget
-            assert set(bits.tolist()) <= set(ERROR)
-            assert (np.diff(bits[np.argsort(variance)].astype(int)) >= 0).all()
-            error = error_of(variance, bits)
-            assert error <= least_error(variance, budget - 2) + 1e-12
-            if bits.max() < 8 and budget % 2 == 0:
-                assert error == pytest.approx(least_error(variance, budget), abs=5e-3 * variance.max())
-
-
-def test_bits_of_easy_cases():
-    assert allocate_bits(np.asarray([1.0, 1.0]), 2.0).tolist() == [2, 2]
-    assert allocate_bits(np.asarray([100.0, 1e-6]), 2.0).tolist() == [4, 0]
-    assert allocate_bits(np.asarray([1e-6, 1.0, 1e-6, 1e-6]), 2.0).tolist() == [0, 8, 0, 0]
-    assert allocate_bits(np.asarray([1.0, 1.0, 1.0]), 8.0).tolist() == [8, 8, 8]
-    assert allocate_bits(np.asarray([1.0, 2.0, 3.0]), 0.5).tolist() == [0, 0, 0]  # 1.5 bits: no room for any
-    assert allocate_bits(np.zeros(0), 2.0).tolist() == []
-
-
-# -- the file of a basis
-
-
-def test_a_basis_goes_round(tmp_path):
-    basis = made_basis(WIDTHS[0], 13)
-    basis.save(tmp_path / "1.npz")
-    again = Basis.load(tmp_path / "1.npz")
-    for name, part in vars(basis).items():
-        found = vars(again)[name]
-        assert found.dtype == part.dtype
-        np.testing.assert_array_equal(found, part)
-
-
-def refused(path):
-    with pytest.raises(
-        StoreError, match=r"\.npz (is damaged|is missing)[^\n]* - run flairsearch index --rebuild"
-    ) as error:
-        Basis.load(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-class Trap:
-    """What runs when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_a_file_that_is_no_basis_is_one_line_and_runs_nothing(tmp_path):
-    path, sprung = tmp_path / "1.npz", tmp_path / "sprung"
-    refused(path)
-    path.mkdir()
-    refused(path)
-    path.rmdir()
-    for data in (b"", b"P", b"PK\x03\x04", b"no arrays" * 100, pickle.dumps(Trap(sprung))):
-        path.write_bytes(data)
-        refused(path)
-    good = vars(made_basis([8, 4, 2], 5))
-    with path.open("wb") as stream:
-        np.save(stream, good["mean"])  # one array, not several
-    refused(path)
-    trap = np.asarray([Trap(sprung)], object)
-    wrong = {
-        "mean": [trap, good["mean"][:4], good["mean"].astype(np.float64), good["mean"][None], np.full(5, np.nan)],
-        "forward": [trap, good["forward"].T, good["forward"][0], np.zeros((5, 3), np.complex64), np.array(["a"])],
-        "inverse": [good["inverse"][:2], np.full((3, 5), np.inf, np.float32)],
-        "step": [good["step"] * 0, -good["step"], good["step"][:2], np.float32(1)],
-        "bits": [np.array([8, 4, 3], "u1"), np.array([2, 4, 8], "u1"), np.array([8, 4, 0], "u1"), np.array([8, 4, 2])],
-    }
-    for name, values in wrong.items():
-        for value in [None, *values]:
-            with path.open("wb") as stream:
-                np.savez(stream, **{k: v for k, v in {**good, name: value}.items() if v is not None})
-            refused(path)
-    assert not sprung.exists()
-    with path.open("wb") as stream:
-        np.savez(stream, **good)
-    Basis.load(path)
-
-
-def test_a_damaged_basis_is_one_line_or_says_the_same(tmp_path):
-    """Cut anywhere, or any byte changed: the file is refused, unless it holds these very numbers still."""
-    path, basis = tmp_path / "1.npz", made_basis([8, 4, 2], 5)
-    basis.save(path)
-    data, rng = path.read_bytes(), np.random.default_rng(0)
-    for length in range(0, len(data), 61):
-        path.write_bytes(data[:length])
-        refused(path)
-    told, messages = 0, set()
-    for at in range(0, len(data), 3):
-        broken = bytearray(data)
-        broken[at] ^= int(rng.integers(1, 256))
-        path.write_bytes(broken)
-        try:
-            again = Basis.load(path)
-        except StoreError as error:
-            told += 1
-            messages.add(str(error))
-            continue
-        for name, part in vars(basis).items():
-            np.testing.assert_array_equal(vars(again)[name], part)
-    assert told > len(data) / 5
-    assert not any("\n" in message for message in messages)
+def test_codecs_without_a_basis_have_no_frequencies():
+    assert [make_codec(name, P, D).spatial for name in ("fp16", "int8")] == [None, None]
+    np.testing.assert_allclose(made_codec("q2").spatial, transform(P), atol=1e-6)

@@ -10,11 +10,12 @@ from test_store import FRAME, add, digest, encoded, files
 
 from flairsearch.catalog import Catalog
 from flairsearch.codec import AVERAGE_BITS, needs_basis
-from flairsearch.errors import StoreError
+from flairsearch.errors import StoreError, UsageError
 from flairsearch.query import Searcher
+from flairsearch.reader import Reader
 from flairsearch.records import Encoded, ImageFile, PoolWeights, Query
 from flairsearch.settings import IndexSettings
-from flairsearch.store import Reader, Writer, create_index
+from flairsearch.store import Writer, create_index
 
 SETTINGS = fake_settings()
 METRIC = np.eye(DIM, dtype=np.float32)
@@ -65,7 +66,11 @@ def compact(index, codec="fp16", steps=None):
 
 
 def labels(catalog):
-    return [label for _, _, label in catalog.state().segments]
+    return [label for _, _, label in catalog.segments()]
+
+
+def numbers(catalog):
+    return [number for number, _, _ in catalog.segments()]
 
 
 def all_tokens(reader):
@@ -75,15 +80,19 @@ def all_tokens(reader):
 
 def check_checksums(index, catalog):
     """Those in the catalogue are of the bytes in the files."""
-    reader, expected = Reader(index, SETTINGS, catalog), catalog.checksums()
-    for number, segment in reader._segments.items():
+    reader = Reader(index, SETTINGS, catalog)
+    expected = catalog.checksums(reader.views.id.tolist())
+    seen = 0
+    for number, count, _ in catalog.segments():
         here = reader.views.segment == number
+        tokens = (index / "segments" / f"{number:06d}.tokens").read_bytes()
+        pooled = (index / "segments" / f"{number:06d}.pooled").read_bytes()
+        stride = len(tokens) // count
         for view, row in zip(reader.views.id[here].tolist(), reader.views.row[here].tolist(), strict=True):
-            tokens = (index / "segments" / f"{number:06d}.tokens").read_bytes()
-            pooled = (index / "segments" / f"{number:06d}.pooled").read_bytes()
-            stride = len(tokens) // segment.count
             both = tokens[row * stride : (row + 1) * stride] + pooled[row * 2 * DIM : (row + 1) * 2 * DIM]
             assert zlib.crc32(both) == expected[view]
+            seen += 1
+    assert seen == len(reader)
 
 
 # -- several codecs at once
@@ -99,7 +108,7 @@ def test_a_search_goes_through_all_codecs(index, catalog):
     shapes = ((DIM,), (2, DIM), (2,), (2, 3, DIM), (2, 3), (DIM, 6), (DIM,))
     vector, u, c, value, value_bias, out, out_bias = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     weights = PoolWeights(value, value_bias, out, out_bias, 1.0, 0.0)
-    hits = Searcher(reader, catalog, weights, DIM, "cpu").search(Query("", vector, u, c), 1000, "all")
+    hits = Searcher(reader, catalog, weights, "cpu").search(Query("", vector, u, c), 1000, "all")
     assert len(hits) == 200
 
     def by_hand(x):
@@ -148,7 +157,8 @@ def test_views_of_several_codecs_come_in_any_order(index, catalog):
 # -- dead views
 
 
-def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
+def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog, monkeypatch):
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 15)  # no two of them fit into one
     write(index, range(100))
     write(index, range(100, 130))
     write(index, range(130, 140), removed=[*range(1, 91), 105])
@@ -175,11 +185,54 @@ def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
     np.testing.assert_array_equal(all_tokens(reader)[-1], encoded([0]).tokens[0])
 
 
+def test_compaction_makes_one_of_small_segments(index, catalog):
+    write(index, range(100))
+    write(index, range(100, 130))
+    write(index, range(130, 140), removed=[*range(1, 91), 105])
+    before = Reader(index, SETTINGS, catalog)
+    tokens, frames = all_tokens(before), catalog.frames(before.views.id.tolist())
+    assert compact(index) == [(49, 49)]
+    after = Reader(index, SETTINGS, catalog)
+    assert after.views.id.tolist() == before.views.id.tolist()
+    assert after.views.content.tolist() == before.views.content.tolist()
+    np.testing.assert_array_equal(all_tokens(after), tokens)
+    np.testing.assert_array_equal(after.pooled(after.views.id), before.pooled(before.views.id))
+    assert catalog.frames(after.views.id.tolist()) == frames
+    assert catalog.segments() == [(4, 49, "fp16")]
+    assert files(index) == ["000004.pooled", "000004.tokens"]
+    check_checksums(index, catalog)
+    assert compact(index) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([4, 4, 4], [4, 8]),  # in the order of their numbers, the new one last
+        ([9, 9], [9, 9]),  # whole ones of that size are left alone
+        ([3, 9, 3], [3, 9, 3]),  # neighbours only: views stay in the order of their ids, as far as they are
+        ([2, 3, 3, 1, 1], [8, 2]),
+        ([20, 1, 1], [20, 2]),
+    ],
+)
+def test_no_segment_grows_too_large(index, catalog, monkeypatch, sizes, expected):
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 8)
+    first = 0
+    for size in sizes:
+        write(index, range(first, first + size))
+        first += size
+    compact(index)
+    assert [int(count) for _, count, _ in catalog.segments()] == expected
+    reader = Reader(index, SETTINGS, catalog)
+    np.testing.assert_array_equal(all_tokens(reader), encoded(range(first)).tokens)
+    check_checksums(index, catalog)
+
+
 @pytest.mark.parametrize(("dead", "expected"), [(0, False), (20, False), (21, True), (99, True), (100, True)])
-def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, dead, expected):
+def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, monkeypatch, dead, expected):
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 1)
     write(index, range(100))
     write(index, [100], removed=range(1, dead + 1))
-    assert bool(compact(index)) == (expected and dead < 100)  # nothing to write of a segment without a living view
+    assert bool(compact(index)) == expected
     assert ("000001.tokens" not in files(index)) == expected
     reader = Reader(index, SETTINGS, catalog)
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(dead, 101)).tokens)
@@ -190,6 +243,7 @@ def test_an_empty_index_and_one_whose_photos_are_all_gone(index, catalog):
     write(index, range(3))
     write(index, range(3, 6), "int8", removed=range(1, 4))
     write(index, [], removed=[4, 5, 6])
+    assert compact(index) == [(0, 0)]
     assert compact(index) == []
     assert files(index) == []
     assert catalog.counts() == (0, 0)
@@ -199,11 +253,15 @@ def test_a_number_of_a_segment_is_never_used_again(index, catalog):
     """Else a reader that is just opening the old segment would find the bytes of the new one."""
     write(index, range(3))
     write(index, range(3, 6))
-    write(index, [], removed=[4, 5, 6])
     compact(index)
-    assert catalog.segment_numbers() == {1}
+    assert numbers(catalog) == [3]
     write(index, range(6, 9))
-    assert catalog.segment_numbers() == {1, 3}
+    assert numbers(catalog) == [3, 4]
+    write(index, [], removed=range(1, 10))
+    compact(index)
+    assert numbers(catalog) == []
+    write(index, range(6, 9))
+    assert numbers(catalog) == [5]
 
 
 def test_room_of_views_that_were_written_anew_counts_as_dead(index, catalog):
@@ -212,8 +270,9 @@ def test_room_of_views_that_were_written_anew_counts_as_dead(index, catalog):
         writer = Writer(index, SETTINGS)
         writer.replace_views(list(views), encoded([view - 1 for view in views]))
         writer.close()
-        assert compact(index) == ([(3, 3)] if views[0] == 1 else [])
+        assert compact(index) == [(10, 10)]
         assert "000001.tokens" not in files(index)
+        assert [count for _, count, _ in catalog.segments()] == [10]
         np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(10)).tokens)
 
 
@@ -222,8 +281,11 @@ def test_all_of_a_segment_written_anew_leaves_no_file_behind(index, catalog):
     writer = Writer(index, SETTINGS)
     writer.replace_views(list(range(1, 11)), encoded(range(10)))
     writer.close()
+    compact(index)
     assert compact(index) == []
-    assert files(index) == ["000002.pooled", "000002.tokens"]
+    (number,) = numbers(catalog)
+    assert files(index) == [f"{number:06d}.pooled", f"{number:06d}.tokens"]
+    np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(10)).tokens)
 
 
 # -- from any codec to any other
@@ -241,7 +303,8 @@ def test_codecs_change_both_ways(index, catalog, old, new):
     before = Reader(index, SETTINGS, catalog)
     tokens = all_tokens(before)
     told = compact(index, new)
-    assert told[-1:] == ([(60, 60)] if new != old else [])
+    assert told == [(60, 60)]  # two segments become one, in any codec
+    assert len(labels(catalog)) == 1
     assert {label.partition(":")[0] for label in labels(catalog)} == {new}
     after = Reader(index, SETTINGS, catalog)
     assert after.damage == []
@@ -268,17 +331,17 @@ def test_bits_are_within_the_budget(index, catalog):
 
 
 def test_a_compaction_that_was_stopped_goes_on(index, catalog, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.REWRITE_VIEWS", 4)
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 4)
     monkeypatch.setattr("flairsearch.store.PIECE", 3)
-    write(index, range(10))
-    write(index, range(10, 15))
+    for start, end in ((0, 4), (4, 8), (8, 10), (10, 13), (13, 15)):
+        write(index, range(start, end))
     assert compact(index, "int8", steps=2) == [(4, 15), (8, 15)]
     assert sorted(set(labels(catalog))) == ["fp16", "int8"]
     reader = Reader(index, SETTINGS, catalog)
     assert (len(reader), reader.damage) == (15, [])
     np.testing.assert_allclose(all_tokens(reader), encoded(range(15)).tokens, atol=0.02)
     check_checksums(index, catalog)
-    assert compact(index, "int8") == [(2, 7), (6, 7), (7, 7)]
+    assert compact(index, "int8") == [(2, 7), (5, 7), (7, 7)]
     assert set(labels(catalog)) == {"int8"}
     assert len(files(index)) == 2 * len(labels(catalog))
     assert Reader(index, SETTINGS, catalog).views.id.tolist() == list(range(1, 16))
@@ -286,20 +349,23 @@ def test_a_compaction_that_was_stopped_goes_on(index, catalog, monkeypatch):
 
 
 def test_a_change_to_a_basis_that_was_stopped_goes_on_in_the_same_basis(index, catalog, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.REWRITE_VIEWS", 5)
-    write(index, range(20))
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 5)
+    for start in range(0, 20, 5):
+        write(index, range(start, start + 5))
     compact(index, "q4", steps=2)
-    assert sorted(labels(catalog)) == ["fp16", "q4:000001", "q4:000001"]
+    assert sorted(labels(catalog)) == ["fp16", "fp16", "q4:000001", "q4:000001"]
     compact(index, "q4")
     assert set(labels(catalog)) == {"q4:000001"}
 
 
 @pytest.mark.parametrize("codec", ["fp16", "q2"])
 def test_open_readers_go_on_during_and_after(index, catalog, monkeypatch, codec):
-    monkeypatch.setattr("flairsearch.store.REWRITE_VIEWS", 4)
-    write(index, range(10))
-    write(index, range(10, 20), removed=[1, 2, 3])
-    old, expected = Reader(index, SETTINGS, catalog), encoded(range(3, 20))
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 8)
+    for start in range(0, 15, 5):
+        write(index, range(start, start + 5))
+    write(index, range(15, 20), removed=[1, 2, 3, 11, 12, 13])
+    left = [3, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19]
+    old, expected = Reader(index, SETTINGS, catalog), encoded(left)
     writer = Writer(index, replace(SETTINGS, codec=codec))
     if codec == "q2":
         writer.fit(METRIC)
@@ -308,17 +374,18 @@ def test_open_readers_go_on_during_and_after(index, catalog, monkeypatch, codec)
         steps += 1
         np.testing.assert_array_equal(all_tokens(old), expected.tokens)
         fresh = Reader(index, SETTINGS, catalog)
-        assert (fresh.damage, fresh.views.id.tolist()) == ([], list(range(4, 21)))
+        assert (fresh.damage, fresh.views.id.tolist()) == ([], [number + 1 for number in left])
         np.testing.assert_array_equal(fresh.pooled(fresh.views.id), expected.pooled)
     writer.close()
     assert steps >= 2
     np.testing.assert_array_equal(all_tokens(old), expected.tokens)
-    np.testing.assert_array_equal(np.concatenate([pooled for _, pooled in old.all_pooled()]), expected.pooled)
+    np.testing.assert_array_equal(np.concatenate(list(old.all_pooled())), expected.pooled)
 
 
 @pytest.mark.parametrize("codec", ["fp16", "int8", "q2"])
 @pytest.mark.parametrize("damage", ["bit", "cut", "missing"])
-def test_a_damaged_segment_stops_it_with_a_line_and_nothing_is_lost(index, catalog, damage, codec):
+def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(index, catalog, monkeypatch, damage, codec):
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 7)
     write(index, range(10))
     write(index, range(10, 20), removed=[1, 2, 3, 11, 12, 13])
     file = index / "segments" / "000002.tokens"
@@ -327,7 +394,7 @@ def test_a_damaged_segment_stops_it_with_a_line_and_nothing_is_lost(index, catal
     broken[5 * len(data) // 10 + 7] ^= 0x40  # of the sixth view, which lives
     file.unlink() if damage == "missing" else file.write_bytes(data[:-1] if damage == "cut" else broken)
     with pytest.raises(
-        StoreError, match=r"segment 2 (is|are) damaged - run flairsearch verify --repair first"
+        StoreError, match=r"(segment 2 are damaged|000002.tokens (has|is) .*) - run flairsearch verify --repair"
     ) as error:
         compact(index, codec)
     assert "\n" not in str(error.value)
@@ -343,12 +410,33 @@ def test_a_damaged_segment_stops_it_with_a_line_and_nothing_is_lost(index, catal
     assert set(labels(catalog)) == {"q2:000001" if codec == "q2" else codec}
 
 
+@pytest.mark.parametrize("kind", ["tokens", "pooled"])
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_damaged_segment_keeps_its_batch_as_it_is(index, catalog, damaged, kind):
+    """Three segments that would have become one; what was written of it before leaves no trace."""
+    for start in range(0, 30, 10):
+        write(index, range(start, start + 10))
+    before, generation = files(index), catalog.generation()
+    file = index / "segments" / f"{damaged:06d}.{kind}"
+    data = file.read_bytes()
+    broken = bytearray(data)
+    broken[-1] ^= 1  # of the last view
+    file.write_bytes(broken)
+    with pytest.raises(StoreError, match=f"segment {damaged} are damaged"):
+        compact(index)
+    assert (files(index), catalog.generation()) == (before, generation)
+    file.write_bytes(data)
+    assert compact(index) == [(30, 30)]
+    np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(30)).tokens)
+
+
 def test_damage_of_dead_views_stops_nothing(index, catalog):
     write(index, range(10))
     write(index, range(10, 20), removed=range(1, 11))
     (index / "segments" / "000001.tokens").unlink()
-    assert compact(index) == []
-    assert catalog.segment_numbers() == {2}
+    assert compact(index) == [(10, 10)]
+    assert numbers(catalog) == [3]
+    np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(10, 20)).tokens)
 
 
 def test_a_flipped_bit_spoils_no_basis(index, catalog):
@@ -404,34 +492,43 @@ def test_compacting_keeps_search_results_and_image_ids(tmp_path):
         assert list(engine.compact()) == []
 
 
+class Soft(FakeEncoder):
+    """Attention that an error of a token does not turn over: logits of 5 a colour, not 20."""
+
+    def encode_texts(self, texts):
+        return [
+            replace(query, u=5 * query.vector[None], c=np.asarray([-15 - np.log(PATCHES)], np.float32))
+            for query in super().encode_texts(texts)
+        ]
+
+
 @pytest.mark.parametrize("codec", ["int8", "q4"])
 def test_compact_changes_the_codec_of_an_index(tmp_path, codec):
     for number in range(1, 21):
         paint_red(tmp_path / "photos" / f"{number:02d}.png", 3 * number)
-    with fake_engine(tmp_path / "index") as engine:
+    with fake_engine(tmp_path / "index", encoder=Soft()) as engine:
         engine.add(tmp_path / "photos")
         before = scores(engine)
         assert list(engine.compact(codec))[-1] == (20, 20)
         assert engine.status().codec == IndexSettings.load(tmp_path / "index").codec == codec
         now = scores(engine)
-        assert list(now) == list(before)
-        if codec == "int8":  # exact on tokens of -1, 0 and 1; the encoder's logits are far too sharp for a basis
-            assert now == pytest.approx(before, abs=1e-3)
+        assert now == pytest.approx(before, abs=1e-3 if codec == "int8" else 0.03)  # int8 is exact on -1, 0 and 1
+        assert codec == "q4" or list(now) == list(before)
         files_now = files(tmp_path / "index")
         assert list(engine.compact(codec)) == []  # it is so already: nothing is coded a second time
         assert files(tmp_path / "index") == files_now
         paint_red(tmp_path / "photos" / "99.png", 64)
         engine.add()
-        assert next(iter(scores(engine))).endswith("99.png")
+        assert set(scores(engine)) == {*now, str(tmp_path / "photos" / "99.png")}
         assert {label.partition(":")[0] for _, _, label in engine._catalog.state().segments} == {codec}
         list(engine.compact("fp16"))
-        assert list(scores(engine))[1:] == list(now)
+        assert {path: score for path, score in scores(engine).items() if path in now} == pytest.approx(now, abs=1e-2)
         assert {label for _, _, label in engine._catalog.state().segments} == {"fp16"}
 
 
 def test_an_unknown_codec_changes_nothing(tmp_path):
     with fake_engine(tmp_path / "index") as engine:
-        with pytest.raises(StoreError, match="no token codec named 'q3'"):
+        with pytest.raises(UsageError, match="no token codec named 'q3'"):
             list(engine.compact("q3"))
         assert engine.status().codec == IndexSettings.load(tmp_path / "index").codec == "fp16"
         assert list(engine.compact("q2")) == []  # of an empty index
@@ -554,11 +651,79 @@ def test_a_lost_basis_is_one_line(tmp_path, monkeypatch):
             (line,) = set(engine.damage())
             assert line.startswith(f"{file} is ")
             assert "\n" not in line
-            with pytest.raises(StoreError, match=r"000001.npz is "):
+            with pytest.raises(StoreError, match="has no view that is whole - run flairsearch verify --repair first"):
                 engine.add()
+            assert codecs_of(engine) == {"q2:000001"}
     file.write_bytes(data)
     with fake_engine(tmp_path / "index", encoder=Photos()) as engine:
         assert len(engine.search("red", k=20)) == 12
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "flipped"])
+def test_after_a_damaged_basis_all_is_repaired_and_a_new_one_is_fitted(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
+    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2") as engine:
+        add_photos(tmp_path, engine, range(14))
+        before = scores(engine)
+        known = catalog_images(engine)
+    damage_basis(tmp_path / "index" / "codecs" / "000001.npz", damage)
+    with fake_engine(tmp_path / "index", encoder=Photos()) as engine:
+        damaged = [one for _, _, some in engine.verify() for one in some]
+        assert len(damaged) == 14
+        assert engine.repair(damaged) == []
+        assert [one for _, _, some in engine.verify() for one in some] == []
+        assert len(scores(engine)) == 14
+        engine.add()
+        (label,) = codecs_of(engine)
+        assert label.startswith("q2:")
+        assert [one for _, _, some in engine.verify() for one in some] == []
+        assert catalog_images(engine) == known
+        assert [file.stem for file in (tmp_path / "index" / "codecs").iterdir()] == [label[3:]]
+        assert scores(engine).keys() == before.keys()
+        for path, score in scores(engine).items():
+            assert score == pytest.approx(before[path], abs=0.1)
+        assert engine.damage() == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+@pytest.mark.parametrize("fresh", [1, 20])
+def test_photos_are_added_while_a_basis_is_damaged(tmp_path, monkeypatch, damage, fresh):
+    """A new basis is fitted to what can be read. No view that is written in the old one is ever read in it."""
+    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
+    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2") as engine:
+        add_photos(tmp_path, engine, range(14))
+        old = set(scores(engine))
+    damage_basis(tmp_path / "index" / "codecs" / "000001.npz", damage)
+    with fake_engine(tmp_path / "index", encoder=Photos()) as engine:
+        report = add_photos(tmp_path, engine, range(20, 20 + fresh))
+        assert report.added == fresh
+        damaged = [one for _, _, some in engine.verify() for one in some]
+        assert {path for one in damaged for path in one.paths} == old
+        assert len(scores(engine)) == fresh
+        assert len(engine.damage()) == 1
+        assert engine.repair(damaged) == []
+        engine.add()
+        assert [one for _, _, some in engine.verify() for one in some] == []
+        assert len(scores(engine)) == 14 + fresh
+        assert engine.damage() == []
+
+
+def damage_basis(file, damage):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes({"cut": data[:-9], "empty": b"", "flipped": data}[damage])
+
+
+def catalog_images(engine):
+    """Path -> image id and views."""
+    return {
+        f"{root}/{path}": (known.image, engine._catalog.views_at(f"{root}/{path}"))
+        for root, number in engine._catalog.roots().items()
+        for path, known in engine._catalog.known(number).items()
+    }
 
 
 def test_images_and_frames_stay(index, catalog):

@@ -11,6 +11,7 @@ from random_flair import SMALL, oracle_image, oracle_text, random_flair, random_
 from torch.nn import functional as F
 
 from flairsearch import weights
+from flairsearch.bank import phrases
 from flairsearch.encode import Encoder, choose_device, choose_precision
 from flairsearch.errors import UsageError
 from flairsearch.model import LAYER_NORM_EPS
@@ -123,3 +124,22 @@ def test_gpu_equals_cpu(path: Path, encoder: Encoder, pictures: list[Picture]) -
     gpu = Encoder(str(path), "cuda", torch.float32)
     for a, b in zip(columns(gpu.encode_pictures(pictures)), columns(encoder.encode_pictures(pictures)), strict=True):
         assert np.abs(a - b).max() <= 4e-3
+
+
+def test_token_metric_counts_an_error_as_logits_and_scores_do(encoder: Encoder) -> None:
+    """Half the model's own; half mean squares over the bank's texts, written out text by text and head by head."""
+    weights, model = encoder.pool_weights, encoder._model.token_metric().astype(np.float64)
+    heads, part, dim = weights.value.shape
+    errors = np.random.default_rng(0).standard_normal((5, dim))
+    directions: dict[str, list[np.ndarray]] = {"keys": [], "values": []}
+    for query in encoder.encode_texts(phrases()):
+        text = query.vector.astype(np.float64) / np.linalg.norm(query.vector)
+        for h in range(heads):
+            out = weights.out[:, h * part : (h + 1) * part].astype(np.float64)
+            directions["keys"].append(query.u[h].astype(np.float64))
+            directions["values"].append(text @ out @ weights.value[h])
+    for error in errors:
+        expected = error @ model @ error
+        for rows in directions.values():
+            expected += sum((row @ error) ** 2 for row in rows) / sum(row @ row for row in rows)
+        assert error @ encoder.token_metric @ error == pytest.approx(expected / 2, rel=1e-4)

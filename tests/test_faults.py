@@ -3,7 +3,7 @@
 import random
 import shutil
 import tempfile
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,9 @@ def test_undisturbed_runs_are_right(world):
         assert len(base.states) > 1, name  # it does commit
         assert base.events > 20, name  # and can be killed in many places
     assert world.bases["forget"].after.empty_rows > world.bases["compact"].after.empty_rows == 0
+    for name in ("add", "rescan"):  # merges are commits that change no listing
+        states = world.bases[name].states
+        assert any(one == other for one, other in pairwise(states)), name
     assert world.bases["grow"].after.codecs == world.bases["to q2"].after.codecs == {"q2"}
 
 

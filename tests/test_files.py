@@ -107,7 +107,7 @@ def test_compare_tells_new_changed_unchanged_and_gone(tmp_path):
     (tmp_path / "gone.jpg").unlink()
     (tmp_path / "x" / "gone.jpg").unlink()
     make(tmp_path, "new.jpg")
-    changes = compare(str(tmp_path), before)
+    changes = compare(str(tmp_path), dict(before))
     assert [file.path for file in changes.fresh] == ["new.jpg"]
     assert {(file.path, image) for file, image in changes.changed} == {
         (path, before[path].image) for path in ("size.jpg", "time.jpg")
@@ -122,7 +122,7 @@ def test_compare_keeps_what_is_there_but_cannot_be_read(tmp_path):
     before = known(tmp_path)
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "a.jpg").symlink_to("/nowhere")
-    changes = compare(str(tmp_path), before)
+    changes = compare(str(tmp_path), dict(before))
     assert changes.gone == []
     assert [s.reason for s in changes.skipped] == ["broken symbolic link"]
 
@@ -159,7 +159,7 @@ def test_a_suddenly_empty_folder_gives_one_warning(tmp_path):
     before = known(tmp_path)
     empty(tmp_path / "sub")
     (tmp_path / "sub" / "deep").rmdir()
-    changes = compare(str(tmp_path), before)
+    changes = compare(str(tmp_path), dict(before))
     assert (changes.gone, changes.unchanged) == ([], 1)
     assert len(changes.warnings) == 1
     assert changes.warnings[0].startswith(f"{tmp_path / 'sub'}: empty - its 2 photos stay")

@@ -16,8 +16,8 @@ from PIL import Image
 
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.reader import Reader
 from flairsearch.records import Report
-from flairsearch.store import Reader
 
 ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
 
@@ -220,11 +220,9 @@ def verify(index, photos):
     """The index opens, and every row has its bytes: those that the encoder gives for the file."""
     catalog = Catalog(index)
     reader = Reader(index, fake_settings(), catalog)
-    for number, segment in reader._segments.items():
-        with catalog._engine.connect() as connection:
-            query = f"SELECT row, checksum FROM views WHERE segment = {number}"
-            rows, checksums = np.asarray(connection.exec_driver_sql(query).all()).T
-        assert not segment.damaged(rows, checksums).any()
+    views = reader.views.id
+    checksums = catalog.checksums(views.tolist())
+    assert not reader.damaged(views, np.asarray([checksums[view] for view in views.tolist()], np.int64)).any()
     for root, number in catalog.roots().items():
         for path in catalog.known(number):
             (view,) = catalog.views_at(f"{root}/{path}")

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from flairsearch.prefilter import Prefilter
+
+Opened = Callable[[Prefilter, np.ndarray], Prefilter]
 
 
 def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -13,11 +21,24 @@ def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
+@pytest.fixture(params=["built", "mapped"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
+    """A prefilter as it was built, or from its file."""
+
+    def mapped(prefilter: Prefilter, ids: np.ndarray) -> Prefilter:
+        prefilter.save(tmp_path / "p.faiss")
+        found = Prefilter.load(tmp_path / "p.faiss", ids, prefilter._index.d)
+        assert found is not None
+        return found
+
+    return mapped if request.param == "mapped" else lambda prefilter, _: prefilter
+
+
 @pytest.mark.parametrize("count", [1, 50, 499, 500, 900])
-def test_equals_brute_force(count: int) -> None:
+def test_equals_brute_force(count: int, opened: Opened) -> None:
     rng = np.random.default_rng(1)
-    vectors, ids = unit(500, 24), rng.permutation(10_000)[:500].astype(np.int64)
-    prefilter = Prefilter(24, [(ids[:1], vectors[:1]), (ids[1:300], vectors[1:300]), (ids[300:], vectors[300:])])
+    vectors, ids = unit(500, 24), np.sort(rng.permutation(10_000)[:500]).astype(np.int64)
+    prefilter = opened(Prefilter.build(ids, 24, [vectors[:1], vectors[1:300], vectors[300:]]), ids)
     assert len(prefilter) == 500
     for text in rng.standard_normal((5, 24)).astype(np.float32) * 7:
         cosine = vectors.astype(np.float64) @ text / np.linalg.norm(text)
@@ -28,7 +49,7 @@ def test_equals_brute_force(count: int) -> None:
 
 
 def test_length_of_the_text_makes_no_difference() -> None:
-    prefilter = Prefilter(8, [(np.arange(20), unit(20, 8))])
+    prefilter = Prefilter.build(np.arange(20), 8, [unit(20, 8)])
     text = unit(1, 8, seed=3)[0].astype(np.float32)
     short, long = prefilter.search(text * 1e-3, 20), prefilter.search(text * 1e3, 20)
     assert short.views.tolist() == long.views.tolist()
@@ -36,20 +57,21 @@ def test_length_of_the_text_makes_no_difference() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5, 9, 12, 30])
-@pytest.mark.parametrize("ids", [list(range(12)), list(range(12))[::-1], [5, 0, 11, 3, 7, 1, 9, 2, 10, 4, 8, 6]])
-def test_ties_go_by_view_id(count: int, ids: list[int]) -> None:
+@pytest.mark.parametrize("order", [list(range(12)), list(range(12))[::-1], [5, 0, 11, 3, 7, 1, 9, 2, 10, 4, 8, 6]])
+def test_ties_go_by_view_id(count: int, order: list[int], opened: Opened) -> None:
     """Four views in each of three places, the nearest place last or in the middle."""
     places = np.eye(3, dtype=np.float16)
-    group = np.asarray([i % 3 for i in range(12)])
-    prefilter = Prefilter(3, [(np.asarray(ids, np.int64), places[group])])
+    group = np.asarray(order) % 3
+    ids = np.cumsum(np.asarray(order) + 1)  # ascending, with gaps
+    prefilter = opened(Prefilter.build(ids, 3, [places[group]]), ids)
     text = np.asarray([0.2, 0.9, 0.4], np.float32)
     cosine = (places.astype(np.float32) @ text / np.linalg.norm(text))[group]
-    expected = np.asarray(ids)[np.lexsort((ids, -cosine))][:count]
+    expected = ids[np.lexsort((ids, -cosine))][:count]
     assert prefilter.search(text, count).views.tolist() == expected.tolist()
 
 
-def test_nothing_in_it() -> None:
-    prefilter = Prefilter(8, [])
+def test_nothing_in_it(opened: Opened) -> None:
+    prefilter = opened(Prefilter.build(np.zeros(0, np.int64), 8, []), np.zeros(0, np.int64))
     assert len(prefilter) == 0
     found = prefilter.search(np.ones(8, np.float32), 5)
     assert found.views.dtype == np.int64
@@ -57,6 +79,66 @@ def test_nothing_in_it() -> None:
 
 
 def test_text_without_direction_is_answered() -> None:
-    found = Prefilter(4, [(np.arange(3), unit(3, 4))]).search(np.zeros(4, np.float32), 2)
+    found = Prefilter.build(np.arange(3), 4, [unit(3, 4)]).search(np.zeros(4, np.float32), 2)
     assert found.views.tolist() == [0, 1]
     assert np.isfinite(found.scores).all()
+
+
+IDS, VECTORS = np.arange(3, 103), unit(100, 8)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    Prefilter.build(IDS, 8, [VECTORS]).save(tmp_path / "p.faiss")
+    return tmp_path / "p.faiss"
+
+
+def test_a_file_that_is_cut_or_none_is_no_prefilter(file: Path) -> None:
+    data = file.read_bytes()
+    for broken in (b"", data[:3], data[:40], data[:-1], data[: len(data) // 2], b"no index" * 300):
+        file.write_bytes(broken)
+        assert Prefilter.load(file, IDS, 8) is None
+    file.unlink()
+    assert Prefilter.load(file, IDS, 8) is None
+    file.mkdir()
+    assert Prefilter.load(file, IDS, 8) is None
+
+
+def test_a_file_of_other_views_is_no_prefilter(file: Path) -> None:
+    assert Prefilter.load(file, IDS, 8) is not None
+    for ids, dim in ((IDS[:-1], 8), (np.arange(101), 8), (IDS, 7), (IDS, 16)):
+        assert Prefilter.load(file, ids, dim) is None
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot be written"):
+        Prefilter.build(IDS, 8, [VECTORS]).save(tmp_path / "nowhere" / "p.faiss")
+
+
+FLIPS = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from flairsearch.prefilter import Prefilter
+
+    file, ids, text = Path(sys.argv[1]), np.arange(3, 103), np.linspace(-1, 1, 8).astype(np.float32)
+    whole = file.read_bytes()
+    expected, wrong = Prefilter.load(file, ids, 8).search(text, 5), []
+    for bit in range(8 * (len(whole) - 100 * 16)):  # all but the vectors
+        print(bit, flush=True)
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        found = Prefilter.load(file, ids, 8)
+        if found and found.search(text, 5).views.tolist() != expected.views.tolist():
+            wrong.append(bit)
+    print(wrong)
+"""
+
+
+def test_no_flipped_bit_of_the_head_kills_the_process_or_makes_another_search(file: Path) -> None:
+    """The vectors are for `verify`; but what the head says of them must be so."""
+    command = [sys.executable, "-c", textwrap.dedent(FLIPS), str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = ended.stdout.splitlines()[-1]
+    assert (ended.returncode, last) == (0, "[]"), f"bit {last}: {ended.stderr[-300:]}"

@@ -10,6 +10,7 @@ import torch
 from random_flair import oracle_pool, pool_flair
 from torch.nn import functional as F
 
+from flairsearch.basis import cosine_transform
 from flairsearch.model import FLAIR, LAYER_NORM_EPS
 from flairsearch.records import PoolWeights, Query
 from flairsearch.rerank import CHUNK, Reranker
@@ -97,6 +98,52 @@ def test_pieces_make_no_difference() -> None:
     assert np.abs(reranker.attend(pieces(), query) - reranker.attend([x], query)).max() <= 1e-6
     assert reranker.score([], query).shape == (0,)
     assert len(reranker.attend([], query)) == 0
+
+
+def turned(patches: int) -> np.ndarray:
+    """An orthonormal f64[F, P] that is no cosine transform, not symmetric, and of both signs."""
+    return np.linalg.qr(np.random.default_rng(patches).normal(size=(patches, patches)))[0]
+
+
+@pytest.mark.parametrize("views", [1, CHUNK + 3])
+@pytest.mark.parametrize(("patches", "dim", "heads"), [(1, 64, 2), (48, 64, 4), (49, 64, 8)])
+def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches: int, dim: int, heads: int) -> None:
+    """Tokens given as spatial @ x, and x found nowhere: the logits alone go back to patches."""
+    model, text, local = make(views, patches, dim, heads)
+    expected, share = oracle_pool(model, text, local)
+    query, weights, spatial = fold(model, text), model.pool_weights(), turned(patches)
+    y = spatial @ stored(local)
+    for dtype, exact in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
+        reranker = Reranker(weights, dtype=dtype, spatial=spatial.astype(np.float32))
+        attention = reranker.attend([y[:1], y[1:]], query)
+        assert np.abs(reranker.score([y[:1], y[1:]], query) - expected).max() <= exact
+        assert np.abs(attention - share).max() <= exact
+        assert (attention > 0).all()
+        assert (attention.sum(1) < 1).all()  # over patches; the zero key has the rest
+    if patches > 1:  # frequencies are no patches: without the transform all is another
+        assert np.abs(Reranker(weights).attend([y], query) - share).max() > 1e-3
+
+
+def test_a_spatial_identity_makes_no_difference() -> None:
+    model, text, local = make(5, 49, 64, 4)
+    query, weights, x = fold(model, text), model.pool_weights(), stored(local).astype(np.float16)
+    plain, same = Reranker(weights), Reranker(weights, spatial=np.eye(49, dtype=np.float32))
+    assert np.abs(plain.score([x], query) - same.score([x], query)).max() <= 1e-6
+    assert np.abs(plain.attend([x], query) - same.attend([x], query)).max() <= 1e-6
+
+
+def test_a_constant_view_is_frequency_zero_alone() -> None:
+    """All patches alike: one coordinate, and attention shared evenly, whatever the text."""
+    model, text, local = make(2, 49, 64, 4)
+    one = stored(local)[:, :1]
+    y = np.zeros((2, 49, 64))
+    y[:, 0] = one[:, 0] * 7  # orthonormal: sqrt(49) times the mean
+    reranker = Reranker(model.pool_weights(), spatial=cosine_transform(49))
+    query = fold(model, text)
+    expected = Reranker(model.pool_weights()).score([one.repeat(49, axis=1)], query)
+    assert np.abs(reranker.score([y], query) - expected).max() <= 1e-5
+    attention = reranker.attend([y], query)
+    assert np.abs(attention - attention[:, :1]).max() <= 1e-6
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")

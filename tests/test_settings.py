@@ -57,7 +57,10 @@ def test_settings_come_back_as_saved(here):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values | {"format": FORMAT_VERSION + 1}, r"index format 2, .* reads 1 - update flairsearch$"),
+        (
+            lambda values: values | {"format": FORMAT_VERSION + 1},
+            rf"index format {FORMAT_VERSION + 1}, .* reads {FORMAT_VERSION} - update flairsearch$",
+        ),
         (lambda values: values | {"colour": "red"}, r"damaged .*--rebuild"),
         (lambda values: {"format": FORMAT_VERSION}, r"damaged .*--rebuild"),
         (lambda values: {}, r"cannot be read .*--rebuild"),

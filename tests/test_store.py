@@ -1,18 +1,19 @@
 import os
 import subprocess
 import sys
-import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake import DIM, PATCHES, fake_settings
 
-from flairsearch.catalog import Catalog, Changeset
+from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError
+from flairsearch.reader import Reader, verify
 from flairsearch.records import Encoded, Frame, ImageFile
 from flairsearch.settings import IndexSettings
-from flairsearch.store import Reader, Writer, create_index, index_bytes, replace_index
+from flairsearch.store import MERGE, Writer, create_index, index_bytes, replace_index
 
 SETTINGS = fake_settings()
 FRAME = Frame(10, 10, 0.0, 0.0, 10.0, 10.0)
@@ -60,35 +61,6 @@ def filled(index, *batches):
         add(writer, numbers)
         writer.commit()
     writer.close()
-
-
-def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
-    filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
-    reader = Reader(index, SETTINGS, catalog)
-    expected = encoded(range(160))
-    order = np.random.default_rng(0).permutation(160)
-    views = reader.views.id[order]
-    np.testing.assert_array_equal(np.concatenate(list(reader.tokens(views))), expected.tokens[order])
-    np.testing.assert_array_equal(reader.pooled(views), expected.pooled[order])
-    for ids, pooled in reader.all_pooled():
-        np.testing.assert_array_equal(pooled, expected.pooled[np.searchsorted(reader.views.id, ids)])
-    assert sorted(np.concatenate([ids for ids, _ in reader.all_pooled()])) == sorted(views)
-    assert len(reader) == 160
-    assert len(set(reader.contents(views))) == 160
-
-
-def test_checksums_in_the_catalogue_are_those_of_the_bytes(index, catalog):
-    filled(index, range(4))
-    with catalog._engine.connect() as connection:
-        expected = np.asarray([c for (c,) in connection.exec_driver_sql("SELECT checksum FROM views ORDER BY row")])
-    segment = Reader(index, SETTINGS, catalog)._segments[1]
-    assert not segment.damaged(np.arange(4), expected).any()
-    file = index / "segments" / "000001.pooled"
-    data = bytearray(file.read_bytes())
-    data[2 * DIM] ^= 1
-    file.write_bytes(data)
-    segment = Reader(index, SETTINGS, catalog)._segments[1]
-    assert segment.damaged(np.arange(4), expected).tolist() == [False, True, False, False]
 
 
 def test_what_is_not_committed_leaves_no_trace(index, catalog):
@@ -155,71 +127,6 @@ def test_a_writer_that_cannot_begin_lets_the_lock_go(index, damage):
     Writer(index, SETTINGS).close()
 
 
-@pytest.mark.parametrize("name", ["000001.tokens", "000001.pooled"])
-def test_a_lost_or_cut_segment_is_left_out_with_one_line(index, catalog, name):
-    filled(index, range(3), range(3, 8))
-    assert Reader(index, SETTINGS, catalog).damage == []
-    file = index / "segments" / name
-    data = file.read_bytes()
-    for broken in (data[:-1], data + b"\0", b""):
-        file.write_bytes(broken)
-        reader = Reader(index, SETTINGS, catalog)
-        what = f"{file} has {len(broken)} bytes, expected {len(data)}"
-        assert reader.damage == [f"{what} - run flairsearch verify --repair"]
-        check_that_the_second_segment_is_left(reader)
-    file.unlink()
-    reader = Reader(index, SETTINGS, catalog)
-    assert reader.damage == [f"{file} is missing - run flairsearch verify --repair"]
-    check_that_the_second_segment_is_left(reader)
-    file.write_bytes(data)
-    assert len(Reader(index, SETTINGS, catalog)) == 8
-
-
-def check_that_the_second_segment_is_left(reader):
-    assert reader.lost.id.tolist() == [1, 2, 3]
-    assert reader.views.id.tolist() == [4, 5, 6, 7, 8]
-    np.testing.assert_array_equal(next(reader.tokens(reader.views.id)), encoded(range(3, 8)).tokens)
-    ((ids, pooled),) = reader.all_pooled()
-    assert ids.tolist() == [4, 5, 6, 7, 8]
-    np.testing.assert_array_equal(pooled, encoded(range(3, 8)).pooled)
-
-
-def test_a_segment_that_nobody_uses_may_be_lost(index, catalog):
-    filled(index, range(3), range(3, 8))
-    catalog.commit(Changeset(removed=[1, 2, 3]))
-    (index / "segments" / "000001.tokens").unlink()
-    reader = Reader(index, SETTINGS, catalog)
-    assert (reader.damage, len(reader.lost.id), len(reader)) == ([], 0, 5)
-
-
-def test_a_reader_looks_again_when_a_segment_has_just_gone(index, catalog, monkeypatch):
-    """As when a segment was rewritten between the look into the catalogue and the opening of its files."""
-    filled(index, range(3), range(3, 5))
-    old = catalog.state()
-    writer = Writer(index, SETTINGS)
-    writer.remove_images([1, 2, 3])
-    writer.commit()
-    writer.close()
-    for name in ("000001.tokens", "000001.pooled"):
-        (index / "segments" / name).unlink()
-    states = iter([old, catalog.state()])
-    monkeypatch.setattr(catalog, "state", lambda: next(states))
-    assert len(Reader(index, SETTINGS, catalog)) == 2
-
-
-def test_an_open_reader_keeps_its_state(index, catalog):
-    filled(index, range(3))
-    reader = Reader(index, SETTINGS, catalog)
-    writer = Writer(index, SETTINGS)
-    writer.remove_images([1, 2])
-    add(writer, range(3, 9))
-    writer.commit()
-    writer.close()
-    assert len(reader) == 3
-    np.testing.assert_array_equal(next(reader.tokens(reader.views.id)), encoded(range(3)).tokens)
-    assert len(Reader(index, SETTINGS, catalog)) == 7
-
-
 def test_an_index_that_may_not_be_written(open_folder, as_user):
     index = open_folder / "index"
     create_index(index, SETTINGS)
@@ -235,56 +142,6 @@ def test_an_index_that_may_not_be_written(open_folder, as_user):
         with pytest.raises(StoreError, match="cannot be written") as caught:
             Writer(index, SETTINGS)
         assert "\n" not in str(caught.value)
-
-
-READER = """
-    import sys, time
-    from pathlib import Path
-    import numpy as np
-    from flairsearch.catalog import Catalog
-    from flairsearch.settings import IndexSettings
-    from flairsearch.store import Reader
-
-    assert "torch" not in sys.modules
-    folder = Path(sys.argv[1])
-    settings, catalog = IndexSettings.load(folder), Catalog(folder)
-    seen, last, end = set(), -1, time.monotonic() + 30
-    while last < int(sys.argv[2]) and time.monotonic() < end:
-        reader = Reader(folder, settings, catalog)
-        count = len(reader)
-        assert count % 3 == 0, f"{count} views: part of a commit"
-        assert count >= last, f"{count} views after {last}"
-        assert count == 3 * reader.generation, f"{count} views in generation {reader.generation}"
-        for tokens in reader.tokens(reader.views.id):
-            pass
-        if count:
-            np.testing.assert_array_equal(tokens[-1].astype(int), (count - 1) % 1000)
-        if count != last:
-            sys.stdout.write(f"{count}\\n")
-            sys.stdout.flush()
-        last = count
-"""
-
-
-def test_a_reader_in_another_process_sees_whole_states_only(index):
-    commits, command = 40, [sys.executable, "-c", textwrap.dedent(READER), str(index)]
-    reader = subprocess.Popen([*command, str(3 * commits)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert reader.stdout.readline() == "0\n"
-    writer = Writer(index, SETTINGS)
-    writer.catalog.add_root("/photos")
-    for commit in range(commits):
-        numbers = range(3 * commit, 3 * commit + 3)
-        tokens = np.stack([np.full((PATCHES, DIM), n % 1000, np.float16) for n in numbers])
-        flat = np.zeros((3, PATCHES), np.float16)
-        writer.add_views([digest(n) for n in numbers], [FRAME] * 3, Encoded(tokens[:, 0], tokens, flat, flat))
-        for n in numbers:
-            writer.add_image(ImageFile("/photos", f"{n}.jpg", 1, 1), digest(n))
-        writer.commit()
-    writer.close()
-    out, err = reader.communicate(timeout=60)
-    assert (reader.returncode, err) == (0, "")
-    assert out.splitlines()[-1] == str(3 * commits)
-    assert len(out.splitlines()) > 2  # it did look while the writer was at work
 
 
 def test_replace_index_leaves_only_the_new_one(tmp_path):
@@ -303,3 +160,150 @@ def test_index_bytes_counts_every_file(index):
     filled(index, range(10))
     expected = sum(os.stat(Path(at, name)).st_size for at, _, names in os.walk(index) for name in names)
     assert index_bytes(index) == expected > 10 * (2 * PATCHES * DIM + 4 * PATCHES + 2 * DIM)
+
+
+# -- many small commits become few segments
+
+
+def commit_each(index, numbers, settings=SETTINGS):
+    writer = Writer(index, settings)
+    for number in numbers:
+        add(writer, [number])
+        writer.commit()
+    writer.close()
+
+
+def check_all(index, catalog, numbers):
+    """Views, bytes, checksums and files, against what was written; `numbers` in the order of their views' ids."""
+    reader, expected = Reader(index, SETTINGS, catalog), encoded(numbers)
+    assert reader.damage == []
+    assert len(reader) == len(numbers)
+    np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, expected.tokens)
+    np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), expected.pooled)
+    names = catalog.images_of(reader.views.content.tolist())
+    assert [names[content][0][1] for content in reader.views.content.tolist()] == [f"/photos/{n}.jpg" for n in numbers]
+    assert [found for _, _, some in verify(reader, catalog) for found in some] == []
+    assert files(index) == sorted(f"{n:06d}.{kind}" for n, _, _ in catalog.segments() for kind in ("pooled", "tokens"))
+    rows = [count for _, count, _ in catalog.segments()]
+    assert sum(rows) == len(numbers)
+
+
+def test_small_commits_become_few_segments(index, catalog):
+    for count in range(1, 40):
+        commit_each(index, [count - 1])
+        assert len(catalog.segments()) < MERGE
+        check_all(index, catalog, range(count))
+
+
+def test_segments_of_a_size_become_one_of_the_next(index, catalog, monkeypatch):
+    monkeypatch.setattr("flairsearch.store.LEVELS", (3, 9))
+    monkeypatch.setattr("flairsearch.store.MERGE", 3)
+    rows, most = 0, 0
+    for number in range(60):
+        before = {n for n, _, _ in catalog.segments()}
+        commit_each(index, [number])
+        rows += sum(count for n, count, _ in catalog.segments() if n not in before)
+        most = max(most, len(catalog.segments()))
+    assert most <= 10
+    assert sorted(count for _, count, _ in catalog.segments())[-1] >= 9
+    assert rows <= 60 * 4  # each view is written once for each level
+    check_all(index, catalog, range(60))
+
+
+def test_large_segments_are_left_alone(index, catalog, monkeypatch):
+    monkeypatch.setattr("flairsearch.store.LEVELS", (3, 5))
+    monkeypatch.setattr("flairsearch.store.MERGE", 2)
+    for number in range(6):
+        filled(index, range(5 * number, 5 * number + 5))
+    assert [count for _, count, _ in catalog.segments()] == [5] * 6
+    check_all(index, catalog, range(30))
+
+
+def test_dead_views_are_not_carried_along(index, catalog):
+    commit_each(index, range(MERGE - 1))
+    writer = Writer(index, SETTINGS)
+    writer.remove_images([1, 3])
+    writer.commit()  # no new segment, no merge
+    assert len(catalog.segments()) == MERGE - 1
+    add(writer, [100])
+    writer.commit()
+    writer.close()
+    check_all(index, catalog, [1, *range(3, MERGE - 1), 100])
+    assert digest(0) not in catalog.hashes()
+    commit_each(index, [0])
+    check_all(index, catalog, [1, *range(3, MERGE - 1), 100, 0])
+
+
+def test_all_dead_segments_leave_nothing(index, catalog):
+    commit_each(index, range(MERGE - 1))
+    writer = Writer(index, SETTINGS)
+    writer.remove_images(range(1, MERGE))
+    add(writer, [50])
+    writer.commit()
+    writer.close()
+    check_all(index, catalog, [50])
+
+
+def test_readers_of_before_a_merge_keep_their_state(index, catalog):
+    readers = []
+    for number in range(20):
+        commit_each(index, [number])
+        readers.append(Reader(index, SETTINGS, catalog))
+    for count, reader in enumerate(readers, 1):
+        np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(count)).tokens)
+        np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), encoded(range(count)).pooled)
+        assert len(reader.prefilter()) == count
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "cut"])
+@pytest.mark.parametrize("kind", ["tokens", "pooled"])
+def test_a_damaged_small_segment_stops_no_indexing_and_no_merging(index, catalog, damage, kind):
+    commit_each(index, range(3))
+    (number, _, _) = catalog.segments()[1]
+    file = index / "segments" / f"{number:06d}.{kind}"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.unlink() if damage == "missing" else file.write_bytes(data if damage == "flipped" else data[:-1])
+    commit_each(index, range(3, 60))
+    reader = Reader(index, SETTINGS, catalog)
+    found = [one.view for _, _, some in verify(reader, catalog) for one in some]
+    assert found == [2]
+    whole = reader.views.id[reader.views.id != 2]
+    assert whole.tolist() == [1, *range(3, 61)]
+    np.testing.assert_array_equal(reader.encoded(whole).tokens, encoded([0, *range(2, 60)]).tokens)
+    writer = Writer(index, SETTINGS)
+    writer.replace_views([2], encoded([1]))
+    writer.close()
+    commit_each(index, range(60, 70))
+    list_of_rows = catalog.segments()
+    assert len(list_of_rows) <= 2 * MERGE, f"{len(list_of_rows)} segments: one that was damaged kept all from merging"
+    reader = Reader(index, SETTINGS, catalog)
+    assert [one.view for _, _, some in verify(reader, catalog) for one in some] == []
+    assert len(reader) == 70
+
+
+def test_the_number_of_segments_is_bounded_while_one_is_damaged(index, catalog):
+    """Nobody may have the photo for its repair; 1,024 files are all that a process may have open."""
+    commit_each(index, range(2))
+    (index / "segments" / "000001.tokens").unlink()
+    commit_each(index, range(2, 80))
+    assert len(catalog.segments()) <= 3 * MERGE
+
+
+def test_a_full_disk_while_merging_loses_nothing(index, catalog, monkeypatch):
+    commit_each(index, range(MERGE - 1))
+    writer = Writer(index, SETTINGS)
+    add(writer, [MERGE - 1])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    writer._segment.finish()  # its bytes are there; those of the merge are not
+    monkeypatch.setattr(writer._segment, "finish", lambda: None)
+    monkeypatch.setattr("flairsearch.tokens.SegmentWriter.append_rows", full)
+    with suppress(OSError):  # what was committed is committed all the same
+        writer.commit()
+    writer.close()
+    monkeypatch.undo()
+    Writer(index, SETTINGS).close()
+    check_all(index, catalog, range(MERGE))

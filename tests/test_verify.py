@@ -9,9 +9,9 @@ from fake import DIM, PATCHES, FakeEncoder, fake_engine, paint_red
 
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.reader import Reader
 from flairsearch.records import Report
 from flairsearch.settings import IndexSettings
-from flairsearch.store import Reader
 
 COUNT = 9
 
@@ -139,6 +139,7 @@ def test_a_lost_segment_is_all_its_views(engine, damage, kind):
         assert repair(other) == ([], [1, 2, 3, 4, 5, 6])
         assert answers(other) == before
         assert other.damage() == damaged(other) == []
+        assert list(other.compact()) == [(9, 9)]  # several small segments become one
         assert list(other.compact()) == []
         assert not file.exists()  # of no use any more
         assert answers(other) == before
@@ -191,7 +192,7 @@ def test_repair_in_a_basis(tmp_path, photos):
         engine.add(photos)
         list(engine.compact("q4"))
         before = answers(engine)
-        (number,) = engine._catalog.segment_numbers()
+        ((number, _, _),) = engine._catalog.segments()
         file = segment(engine, number, "tokens")
         for row in (2, 7):
             flip(file, row * (file.stat().st_size // COUNT) + 1, bit=7)
@@ -204,7 +205,7 @@ def test_repair_in_a_basis(tmp_path, photos):
 
 
 def test_pieces_and_many_views(tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.PIECE", 4)
+    monkeypatch.setattr("flairsearch.reader.PIECE", 4)
     monkeypatch.setattr("flairsearch.ingest.BATCH", 3)
     for number in range(1, 12):
         paint_red(tmp_path / "photos" / f"{number:02d}.png", number)
@@ -242,6 +243,7 @@ def test_names_of_moved_folders(engine, photos, tmp_path, monkeypatch):
     other = paint_red(tmp_path / "other" / "20.png", 20).parent
     engine.add(other)
     generation = engine._catalog.generation()
+    (tmp_path / "disk" / "here").mkdir(parents=True)
     for old, new, message in (
         (tmp_path / "stranger", tmp_path / "disk", f"{tmp_path / 'stranger'} is no folder of this index"),
         (photos / "sub", tmp_path / "disk", "is no folder of this index"),
@@ -261,8 +263,20 @@ def test_names_of_moved_folders(engine, photos, tmp_path, monkeypatch):
     assert engine.add() == Report(unchanged=COUNT + 1)
 
 
-def test_a_folder_moved_to_a_place_that_is_not_there_loses_nothing(engine, photos, tmp_path):
+def test_a_folder_cannot_move_to_a_place_that_is_not_there(engine, photos, tmp_path):
+    (tmp_path / "a file").touch()
+    for nowhere in ("not mounted", "a file"):
+        with pytest.raises(UsageError, match=f"{nowhere} is not there - give the folder") as error:
+            engine.move_root(photos, tmp_path / nowhere)
+        assert "\n" not in str(error.value)
+    assert engine.status().roots == (str(photos),)
+    assert engine.add() == Report(unchanged=COUNT)
+
+
+def test_a_folder_that_is_gone_after_its_move_loses_nothing(engine, photos, tmp_path):
+    (tmp_path / "not mounted").mkdir()
     engine.move_root(photos, tmp_path / "not mounted")
+    (tmp_path / "not mounted").rmdir()
     report = engine.add()
     assert len(report.warnings) == 1
     assert report.removed == 0
@@ -277,6 +291,6 @@ def test_a_folder_moved_to_a_place_that_is_not_there_loses_nothing(engine, photo
 def test_the_settings_say_what_the_segments_are_in(engine):
     catalog = Catalog(engine.folder)
     assert {label for _, _, label in catalog.state().segments} == {IndexSettings.load(engine.folder).codec}
-    assert (catalog.last_segment(), catalog.segment_numbers()) == (2, {1, 2})
+    assert (catalog.last_segment(), [number for number, _, _ in catalog.segments()]) == (2, [1, 2])
     catalog.close()
     np.testing.assert_array_equal(Reader(engine.folder, engine.settings, engine._catalog).views.id, range(1, COUNT + 1))

@@ -1,0 +1,218 @@
+"""One committed state of an index: its views, every segment of it open, its prefilter; and what is damaged in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch.basis import Basis
+from flairsearch.cache import Cache
+from flairsearch.catalog import Catalog, State
+from flairsearch.codec import Codec, Coordinates, make_codec
+from flairsearch.errors import StoreError
+from flairsearch.records import Damage, Encoded
+from flairsearch.settings import IndexSettings
+from flairsearch.tokens import Segment, checksums, runs
+from flairsearch.views import ViewColumns
+
+if TYPE_CHECKING:
+    from flairsearch.prefilter import Prefilter
+
+PIECE = 128  # views a read
+PROBES = 16  # rows looked for in memory before the disk is told of all
+_POOLED_PIECE = 8192  # views a read of pooled vectors alone
+
+
+def open_codec(folder: Path, label: str, settings: IndexSettings) -> Codec:
+    """`NAME` or `NAME:BASIS`, as the catalogue has it of each segment."""
+    name, _, number = label.partition(":")
+    basis = Basis.load(folder / "codecs" / f"{number}.npz") if number else None
+    return make_codec(name, settings.patches, settings.dim, basis)
+
+
+class Reader:
+    """A segment that is missing or cut leaves its views out; `damage` has one line for each."""
+
+    def __init__(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
+        self._open(folder, settings, catalog)
+        if self.damage:  # or a compaction has replaced segments between the two looks: look once more
+            self._open(folder, settings, catalog)
+
+    def _open(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
+        self._dim = settings.dim
+        state, columns = self._state(folder, catalog)
+        self.generation = state.generation
+        self.patches = settings.patches
+        used = set(np.unique(columns.segment).tolist())
+        self.codecs: dict[str, Codec] = {}
+        self.damage: list[str] = []
+        self._labels: dict[int, str] = {}
+        self._segments: dict[int, Segment] = {}
+        for number, count, label in state.segments:
+            if number in used:
+                try:
+                    self.codecs[label] = self.codecs.get(label) or open_codec(folder, label, settings)
+                    self._segments[number] = Segment(folder / "segments", number, count, self.codecs[label])
+                    self._labels[number] = label
+                except StoreError as error:
+                    self.damage.append(str(error))
+        readable = np.ones(len(columns.id), np.bool_)
+        if used - self._segments.keys():
+            readable = np.isin(columns.segment, list(self._segments))
+        self.views = columns if readable.all() else columns.only(readable)  # memory-mapped, if it can be
+        self.lost = columns.only(~readable)
+
+    def _state(self, folder: Path, catalog: Catalog) -> tuple[State, ViewColumns]:
+        """The columns come from the cache where it has those of this very state."""
+        state = catalog.state(with_views=False)
+        self._cache = Cache(folder / "prefilter", state.generation)
+        columns = ViewColumns.load(self._cache)
+        if columns is None:
+            state = catalog.state()
+            assert state.views is not None
+            columns, self._cache = state.views, Cache(folder / "prefilter", state.generation)
+            with suppress(OSError):  # read-only media, a full disk: it costs time at the next opening, no more
+                columns.save(self._cache)
+        return state, columns
+
+    def __len__(self) -> int:
+        return len(self.views.id)
+
+    def prefilter(self) -> Prefilter:
+        """From its file, memory-mapped; else made from the pooled vectors, and kept for the next one to open it."""
+        from flairsearch.prefilter import Prefilter
+
+        file = None if self.damage else self._cache.find("faiss")
+        found = file and Prefilter.load(file, self.views.id, self._dim)
+        if found:
+            return found
+        fresh = Prefilter.build(self.views.id, self._dim, self.all_pooled())
+        if not self.damage:
+            with suppress(OSError), self._cache.writing("faiss") as path:
+                fresh.save(path)
+        file = None if self.damage else self._cache.find("faiss")
+        return (file and Prefilter.load(file, self.views.id, self._dim)) or fresh  # the file needs no memory
+
+    def all_pooled(self) -> Iterator[NDArray[np.float16]]:
+        """Unit global vectors f16[n, D] of all views, in the order of their ids, in pieces."""
+        for start in range(0, len(self), _POOLED_PIECE):
+            yield self._pooled(np.arange(start, min(start + _POOLED_PIECE, len(self))))
+
+    def pooled(self, views: NDArray[np.int64]) -> NDArray[np.float16]:
+        """View ids i64[K] -> unit global vectors f16[K, D]."""
+        return self._pooled(self._positions(views))
+
+    def _pooled(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
+        result = np.empty((len(positions), 2 * self._dim), np.uint8)
+        for start, stop, segment, row in self._runs(positions):
+            result[start:stop] = segment.pooled.rows[row : row + stop - start]
+        return result.view("<f2")
+
+    def contents(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+        """View ids i64[K] -> content ids i64[K]."""
+        return self.views.content[self._positions(views)]
+
+    def damaged(self, views: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """View ids i64[K] and the checksums they should have -> bool[K]."""
+        result = np.zeros(len(views), np.bool_)
+        for _, here in self.by_codec(views):
+            found = checksums(self.coded(views[here]), self.pooled(views[here]).view(np.uint8))
+            result[here] = np.asarray(found, np.int64) != expected[here]
+        return result
+
+    def by_codec(self, views: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """View ids i64[K] -> for each codec (its label, which of the K are written in it)."""
+        segments = self.views.segment[self._positions(views)]
+        labels = {label: [n for n, other in self._labels.items() if other == label] for label in self.codecs}
+        for label, numbers in labels.items():
+            here = np.flatnonzero(np.isin(segments, numbers))
+            if len(here):
+                yield label, here
+
+    def tokens(self, views: NDArray[np.int64]) -> Iterator[Coordinates]:
+        """View ids i64[K] of one codec -> its coordinates [n, P, C] in the same order, in pieces.
+
+        A piece is good until the next one is asked for.
+        """
+        if len(views):
+            codec = self._codec_of(views)
+            yield from (codec.decode(rows) for rows in self.rows(views))
+
+    def rows(self, views: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        """View ids i64[K] of one codec -> their bytes u8[n, stride] in the same order, in pieces.
+
+        A piece is overwritten by the next one: memory that is in the processor's cache already.
+        """
+        positions = self._positions(views)
+        probes = self._runs(positions[:: max(1, len(positions) // PROBES)])
+        if not all(segment.tokens.is_cached(row) for _, _, segment, row in probes):
+            for start, stop, segment, row in self._runs(positions):
+                segment.tokens.prefetch(row, stop - start)
+        piece = np.empty((min(PIECE, len(views)), self._codec_of(views).stride), np.uint8)
+        for first in range(0, len(positions), PIECE):
+            some = positions[first : first + PIECE]
+            self._read(some, piece)
+            yield piece[: len(some)]
+
+    def encoded(self, views: NDArray[np.int64]) -> Encoded:
+        """View ids i64[K] -> all that is stored of them, x restored from whatever codec they are in."""
+        tokens = np.empty((len(views), self.patches, self._dim), np.float16)
+        shift, scale = (np.empty((len(views), self.patches), np.float16) for _ in range(2))
+        for label, here in self.by_codec(views):
+            rows = self.coded(views[here])
+            tokens[here] = self.codecs[label].restore(rows)
+            shift[here], scale[here] = self.codecs[label].decode_moments(rows)
+        return Encoded(self.pooled(views), tokens, shift, scale)
+
+    def coded(self, views: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """View ids i64[K] of one codec -> their bytes, u8[K, stride]."""
+        coded = np.empty((len(views), self._codec_of(views).stride), np.uint8)
+        self._read(self._positions(views), coded)
+        return coded
+
+    def _read(self, positions: NDArray[np.int64], into: NDArray[np.uint8]) -> None:
+        """Positions i64[n] of one codec -> the first n rows of u8[K, stride]."""
+        for start, stop, segment, row in self._runs(positions):
+            into[start:stop] = segment.tokens.rows[row : row + stop - start]
+
+    def _codec_of(self, views: NDArray[np.int64]) -> Codec:
+        return self._segments[int(self.views.segment[self._positions(views[:1])[0]])].codec
+
+    def _runs(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, int, Segment, int]]:
+        """Positions i64[K] -> (start, stop, segment, first row) of what lies in a row on disk."""
+        numbers, rows = self.views.segment[positions], self.views.row[positions]
+        stretches = list(runs((numbers << 32) + rows))
+        starts = [start for start, _ in stretches]
+        where = zip(stretches, numbers[starts].tolist(), rows[starts].tolist(), strict=True)
+        for (start, stop), number, row in where:
+            yield start, stop, self._segments[number], row
+
+    def _positions(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self.views.id, views).astype(np.int64)
+
+
+def verify(reader: Reader, catalog: Catalog) -> Iterator[tuple[int, int, list[Damage]]]:
+    """Compare every byte with the checksums: yields (views done, views in all, what is damaged among them)."""
+    total = len(reader) + len(reader.lost.id)
+    done = len(reader.lost.id)
+    yield done, total, _name(catalog, reader.lost.id, reader.lost.content)
+    for start in range(0, len(reader), PIECE):
+        views = reader.views.id[start : start + PIECE]
+        sums = catalog.checksums(views.tolist())
+        if catalog.generation() != reader.generation:
+            raise StoreError("another process has written the index meanwhile - run flairsearch verify again")
+        bad = views[reader.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
+        done += len(views)
+        yield done, total, _name(catalog, bad, reader.contents(bad))
+
+
+def _name(catalog: Catalog, views: NDArray[np.int64], contents: NDArray[np.int64]) -> list[Damage]:
+    """Damaged views with the photos that need them."""
+    paths = catalog.images_of(np.unique(contents).tolist())
+    found: Sequence[tuple[int, int]] = list(zip(views.tolist(), contents.tolist(), strict=True))
+    return [Damage(view, content, tuple(path for _, path in paths.get(content, []))) for view, content in found]
