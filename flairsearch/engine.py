@@ -195,8 +195,15 @@ class Engine:
         `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
         Raises UsageError when the text is empty, StoreError when the index is damaged.
         """
-        query = self._query(text)
+        (query,) = self._queries([text])
         return self._of_one_state(lambda searcher: searcher.search(query, k, shortlist, min_score))
+
+    def search_many(
+        self, texts: Sequence[str], k: int = 10, shortlist: str | int = "auto", min_score: float | None = None
+    ) -> list[list[Hit]]:
+        """`search` for each text, in less time than one by one: they are encoded, and tokens read, together."""
+        queries = self._queries(texts)
+        return self._of_one_state(lambda searcher: searcher.search_many(queries, k, shortlist, min_score))
 
     def show(self, image: str | Path, text: str) -> Hit:
         """Where one indexed photo shows what the text says."""
@@ -204,7 +211,7 @@ class Engine:
         views = self._catalog.views_at(absolute)
         if not views:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
-        query = self._query(text)
+        (query,) = self._queries([text])
         if set(views) & set(self._searcher().reader.lost.id.tolist()):
             raise StoreError(f"{absolute}: its part of the index is damaged - run flairsearch verify --repair")
         return self._of_one_state(lambda searcher: searcher.show(absolute, views, query))
@@ -226,15 +233,15 @@ class Engine:
                 return answer
         return answer
 
-    def _query(self, text: str) -> Query:
-        if not text.strip():
-            raise UsageError("the query is empty - say what to look for")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError("the query is no valid UTF-8 - check the terminal's encoding") from None
-        (query,) = self.encoder.encode_texts([text])
-        return query
+    def _queries(self, texts: Sequence[str]) -> list[Query]:
+        for text in texts:
+            if not text.strip():
+                raise UsageError("the query is empty - say what to look for")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UsageError("the query is no valid UTF-8 - check the terminal's encoding") from None
+        return self.encoder.encode_texts(texts) if texts else []
 
     def status(self) -> Status:
         """What the index holds."""

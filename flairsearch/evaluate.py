@@ -80,8 +80,13 @@ def read_views(
     pictures, shown = load_pictures(folder, [name for name, _ in rows], size), np.arange(len(rows))[:, None]
     if mosaics:
         pictures, shown = make_mosaics(pictures, mosaics, seed=0)
-    chosen = range(0, len(rows), max(1, len(rows) // count))
-    return pictures, [rows[i][1][0] for i in chosen], np.stack([(shown == i).any(1) for i in chosen], 1)
+    captions = -(-count // len(rows))  # of each photo
+    chosen = [
+        (i, caption)
+        for i in range(0, len(rows), max(1, captions * len(rows) // count))
+        for caption in rows[i][1][:captions]
+    ]
+    return pictures, [caption for _, caption in chosen], np.stack([(shown == i).any(1) for i, _ in chosen], 1)
 
 
 def encode_all(encode: Callable[[Sequence[Picture]], Encoded], pictures: Sequence[Picture]) -> Encoded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,10 @@ from flairsearch.errors import UsageError
 from flairsearch.reader import Reader
 from flairsearch.records import Hit, PoolWeights, Query, Ranking
 from flairsearch.region import find_regions
-from flairsearch.rerank import Reranker
+from flairsearch.rerank import RowReranker
 from flairsearch.settings import SHORTLIST_AUTO
+
+MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
 
 
 def shortlist_size(shortlist: str | int, views: int) -> int:
@@ -36,27 +39,39 @@ class Searcher:
     def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
         self.reader, self._catalog, self._weights = reader, catalog, weights
         self._prefilter = reader.prefilter()
-        self._rerankers = {
-            label: Reranker(codec.fold_weights(weights), device, spatial=codec.spatial)
-            for label, codec in reader.codecs.items()
-        }
+        self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
 
     def search(self, query: Query, k: int, shortlist: str | int = "auto", min_score: float | None = None) -> list[Hit]:
         """The k best images, best first; equal scores by image id."""
+        return self.search_many([query], k, shortlist, min_score)[0]
+
+    def search_many(
+        self, queries: Sequence[Query], k: int, shortlist: str | int = "auto", min_score: float | None = None
+    ) -> list[list[Hit]]:
+        """`search` for each query. Where their shortlists are much the same, tokens are read once for all of them."""
         if k < 1:
             raise UsageError(f"k is {k} - ask for at least one hit")
-        candidates = self._prefilter.search(query.vector, shortlist_size(shortlist, len(self.reader)))
-        views = np.sort(candidates.views)  # the order on disk
-        ranking = self._rank(views, query, k, min_score)
-        globals_ = dict(zip(candidates.views.tolist(), candidates.scores.tolist(), strict=True))
-        return self._hits(ranking, globals_)[:k]
+        size = shortlist_size(shortlist, len(self.reader))
+        found = [self._prefilter.search(query.vector, size) for query in queries]
+        lists = [np.sort(candidates.views) for candidates in found]  # the order on disk
+        together = np.unique(np.concatenate(lists)) if lists else np.zeros(0, np.int64)
+        if len(together) * len(queries) <= MUCH_THE_SAME * sum(map(len, lists)):
+            of_all = self._score(together, queries)
+            scores = [of_all[np.searchsorted(together, views), i] for i, views in enumerate(lists)]
+        else:
+            scores = [self._score(views, [query])[:, 0] for views, query in zip(lists, queries, strict=True)]
+        hits = []
+        for query, candidates, views, of_it in zip(queries, found, lists, scores, strict=True):
+            ranking = self._rank(views, of_it, query, k, min_score)
+            globals_ = dict(zip(candidates.views.tolist(), candidates.scores.tolist(), strict=True))
+            hits.append(self._hits(ranking, globals_)[:k])
+        return hits
 
-    def _rank(self, views: np.ndarray, query: Query, k: int, min_score: float | None) -> Ranking:
-        """Exact scores of all candidates; the best view of each of the k best contents, with its attention.
+    def _rank(self, views: np.ndarray, scores: np.ndarray, query: Query, k: int, min_score: float | None) -> Ranking:
+        """Views i64[K] with their exact scores f32[K] -> the best view of each of the k best contents, with attention.
 
         More than k where the k-th score is shared: image ids decide there, and contents know none.
         """
-        scores = self._score(views, query)
         contents = self.reader.contents(views)
         order = np.lexsort((views, -scores))
         _, first = np.unique(contents[order], return_index=True)
@@ -68,26 +83,18 @@ class Searcher:
         winners = views[best]
         return Ranking(winners, scores[best], self._attend(winners, query))
 
-    def _score(self, views: np.ndarray, query: Query) -> np.ndarray:
-        """View ids i64[K] -> exact scores f32[K]; each codec's views with the query in its coordinates."""
-        scores = np.empty(len(views), np.float32)
+    def _score(self, views: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
+        """View ids i64[K] -> exact scores f32[K, Q], codec by codec."""
+        scores = np.empty((len(views), len(queries)), np.float32)
         for label, here in self.reader.by_codec(views):
-            folded = self.reader.codecs[label].fold(query)
-            scores[here] = self._rerankers[label].score(self.reader.tokens(views[here]), folded)
+            scores[here] = self._rerankers[label].score(self.reader.rows(views[here]), queries)
         return scores
 
     def _attend(self, views: np.ndarray, query: Query) -> np.ndarray:
         """View ids i64[K] -> attention f32[K, P]."""
-        pieces = [
-            (
-                here,
-                self._rerankers[label].attend(self.reader.tokens(views[here]), self.reader.codecs[label].fold(query)),
-            )
-            for label, here in self.reader.by_codec(views)
-        ]
-        attention = np.zeros((len(views), pieces[0][1].shape[1] if pieces else 0), np.float32)
-        for here, part in pieces:
-            attention[here] = part
+        attention = np.zeros((len(views), self.reader.patches if len(views) else 0), np.float32)
+        for label, here in self.reader.by_codec(views):
+            attention[here] = self._rerankers[label].attend(self.reader.rows(views[here]), query)
         return attention
 
     def _hits(self, ranking: Ranking, globals_: dict[int, float]) -> list[Hit]:
@@ -114,7 +121,7 @@ class Searcher:
     def show(self, path: str, views: list[int], query: Query) -> Hit:
         """The hit of one image, given its absolute path and its views."""
         ids = np.asarray(views, np.int64)
-        scores = self._score(ids, query)
+        scores = self._score(ids, [query])[:, 0]
         best = int(np.argmax(scores))
         attention = self._attend(ids[best : best + 1], query)
         cosine = (

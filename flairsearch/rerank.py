@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from flairsearch.codec import Codec
 from flairsearch.records import PoolWeights, Query
 
 Pieces = Iterable[NDArray[np.float16] | NDArray[np.float32]]
@@ -73,11 +74,32 @@ class Reranker:
             logits = logits @ self._spatial
         weights = F.pad(logits + c.flatten()[:, None], (0, 1)).softmax(-1)[..., :-1]  # the padded 0: the zero key
         mixed = (weights if self._spatial is None else weights @ self._spatial.T) @ x  # [n, Q H, D]
-        weights, mixed = weights.unflatten(1, c.shape), mixed.unflatten(1, c.shape)
-        heads = torch.einsum("nqhe,hde->nqhd", mixed, self._value)
-        heads = heads + weights.sum(-1, keepdim=True) * self._value_bias
+        weights = weights.unflatten(1, c.shape)
+        return self._project(mixed.unflatten(1, c.shape), weights.sum(-1), text), weights.mean(2)
+
+    @torch.inference_mode()
+    def _project(self, mixed: Tensor, share: Tensor, text: Tensor) -> Tensor:
+        """sum_p a_p x_p [n, Q, H, D], sum_p a_p [n, Q, H], text [Q, D] -> scores [n, Q]."""
+        heads = torch.einsum("nqhe,hde->nqhd", mixed, self._value) + share[..., None] * self._value_bias
         pooled = heads.flatten(2) @ self._out.T + self._out_bias
-        return F.cosine_similarity(pooled, text, dim=-1), weights.mean(2)
+        return F.cosine_similarity(pooled, text, dim=-1)
 
     def _move(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, self._dtype)
+
+
+class RowReranker:
+    """The same over a codec's rows as they are stored; queries come as the model folds them."""
+
+    def __init__(self, codec: Codec, weights: PoolWeights, device: str = "cpu") -> None:
+        self._codec = codec
+        self._reference = Reranker(codec.fold_weights(weights), device, spatial=codec.spatial)
+
+    def score(self, rows: Iterable[NDArray[np.uint8]], queries: Sequence[Query]) -> NDArray[np.float32]:
+        """Pieces of rows u8[n, stride] -> exact scores f32[N, Q], N the sum of all n."""
+        folded = [self._codec.fold(query) for query in queries]
+        return self._reference.score_many((self._codec.decode(piece) for piece in rows), folded)
+
+    def attend(self, rows: Iterable[NDArray[np.uint8]], query: Query) -> NDArray[np.float32]:
+        """Pieces of rows u8[n, stride] -> attention f32[N, P]: the heads' mean, zero key left out."""
+        return self._reference.attend((self._codec.decode(piece) for piece in rows), self._codec.fold(query))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fake import GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
 
+from flairsearch import query
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.query import shortlist_size
@@ -134,3 +135,25 @@ def test_shortlist_sizes() -> None:
     for bad in ("", "some", "-1", 0, "1.5"):
         with pytest.raises(UsageError, match="auto, all"):
             shortlist_size(bad, 7)
+
+
+@pytest.mark.parametrize("shortlist", ["all", 2])
+@pytest.mark.parametrize("share", [0, 2, 1000])
+def test_many_texts_are_answered_as_one_by_one(
+    tmp_path: Path, shortlist: str | int, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether their candidates are scored together or each text's alone."""
+    monkeypatch.setattr(query, "MUCH_THE_SAME", share)
+    for number, colour in enumerate(("red", "green", "blue", "cyan", "white", "yellow")):
+        paint(tmp_path / "photos" / f"{number}.png", [(colour, (0, 0, 8 * number + 8, 32))])
+    texts = ["red", "blue", "white", "red", "cyan"]
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(tmp_path / "photos")
+        found = engine.search_many(texts, 3, shortlist)
+        alone = [engine.search(text, 3, shortlist) for text in texts]
+        assert engine.search_many([], 3) == []
+    assert [[hit.path for hit in hits] for hits in found] == [[hit.path for hit in hits] for hits in alone]
+    for hits, others in zip(found, alone, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in others], abs=1e-6)
+        assert [hit.regions for hit in hits] == [hit.regions for hit in others]
+    assert {hits[0].path[-5] for hits in found} == {"0", "2", "3", "4"}
