@@ -148,7 +148,7 @@ def _fill(
 ) -> dict[str, float]:
     """Copies of the bytes there are, in segments as compaction makes them; and the same bytes as a plain file."""
     reader = writer.reader()
-    rows, pooled = reader.coded(reader.views.id[:COMMIT_VIEWS]), reader.pooled(reader.views.id[:COMMIT_VIEWS])
+    rows = reader.coded(reader.views.id[:COMMIT_VIEWS])
     ((label, codec),) = reader.codecs.items()
     seconds, count, folder = 0.0, len(files) - done, writer.catalog
     segments = writer_folder(writer)
@@ -179,7 +179,6 @@ def _fill(
         os.fsync(stream.fileno())
     bandwidth = 8 * rows.nbytes / (time.perf_counter() - began)
     plain.unlink()
-    del pooled
     return {
         "append, bytes as they are: views/s": count / seconds,
         "append, bytes as they are: MB/s": count * codec.stride / seconds / 1e6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ class Cache:
         Raises OSError when the folder cannot be written; nothing is left of the file then.
         """
         self._folder.mkdir(exist_ok=True)
-        part = self._folder / f"{os.getpid()}.{kind}.part"
+        part = self._folder / f"{secrets.token_hex(8)}.{kind}.part"  # several processes may write the same one
         try:
             yield part
             with part.open("rb") as stream:
@@ -58,8 +59,22 @@ def is_whole(file: Path) -> bool:
 
 def drop_damaged(folder: Path) -> list[Path]:
     """Remove files that are not what was written, and return them: the next search makes them again."""
-    bad = [file for file in sorted(folder.glob("*-*.*")) if not is_whole(file)]
-    for file in bad:
-        with suppress(OSError):
-            file.unlink()
+    bad = []
+    for file in sorted(folder.glob("*-*.*")):
+        with suppress(OSError):  # gone meanwhile, or not ours to read
+            if not is_whole(file):
+                file.unlink()
+                bad.append(file)
     return bad
+
+
+def drop_leftovers(folder: Path, generation: int) -> None:
+    """Remove what nobody will read: parts that a power cut left, and files of a future that a backup put back has not.
+
+    For the one writer of an index in this generation.
+    """
+    for file in [*folder.glob("*.part"), *folder.glob("*-*.*")]:
+        number = file.name.partition("-")[0]
+        if file.suffix == ".part" or (number.isdigit() and int(number) > generation):
+            with suppress(OSError):
+                file.unlink()

@@ -94,7 +94,9 @@ class Catalog:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        bump = "INSERT INTO state VALUES ('generation', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+        # By a random amount: an older catalogue put back must not come to a number again that others know.
+        more = "1 + (random() & 0x3fffffff)"
+        bump = f"INSERT INTO state VALUES ('generation', {more}) ON CONFLICT (key) DO UPDATE SET value = value + {more}"
         with self._engine.begin() as connection:
             yield connection
             connection.execute(sa.text(bump))

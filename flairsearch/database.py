@@ -24,6 +24,8 @@ def open_database(folder: Path, create: bool = False) -> sa.Engine:
     path = folder / "catalog.sqlite"
     if not create and not path.is_file():
         raise StoreError(f"{path} is missing - run flairsearch index --rebuild FOLDER")
+    if not create:
+        _refuse_newer(path, _format_in_file(path))
     writable = os.access(folder, os.W_OK) and (create or os.access(path, os.W_OK))
     # An index on read-only media has no room for SQLite's shared memory: nobody can write there, so read it as is;
     # where that memory is there already, somebody with other rights writes now.
@@ -57,8 +59,7 @@ def _create(engine: sa.Engine) -> None:
 def _bring_up_to_date(engine: sa.Engine, path: Path, writable: bool) -> None:
     with engine.connect() as connection:
         found = _format(connection)
-    if found > FORMAT_VERSION:
-        raise StoreError(f"{path} has format {found}, this flairsearch reads {FORMAT_VERSION} - update flairsearch")
+    _refuse_newer(path, found)
     if found == FORMAT_VERSION:
         return
     if not writable:
@@ -72,6 +73,21 @@ def _bring_up_to_date(engine: sa.Engine, path: Path, writable: bool) -> None:
             _STEPS[number](connection)
         connection.exec_driver_sql(f"PRAGMA user_version = {FORMAT_VERSION}")
         connection.commit()
+
+
+def _refuse_newer(path: Path, found: int) -> None:
+    if found > FORMAT_VERSION:
+        raise StoreError(f"{path} has format {found}, this flairsearch reads {FORMAT_VERSION} - update flairsearch")
+
+
+def _format_in_file(path: Path) -> int:
+    """The number in SQLite's header (its file format, section 1.3): read so, a newer catalogue is not touched."""
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(64)
+    except OSError:
+        return 0
+    return int.from_bytes(header[60:64], "big") if header.startswith(b"SQLite format 3") else 0
 
 
 def _format(connection: sa.Connection) -> int:

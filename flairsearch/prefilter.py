@@ -39,7 +39,7 @@ class Prefilter:
         """None when the file is not a prefilter of these views."""
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             return None
         return Prefilter(ids, index) if (index.ntotal, index.d) == (len(ids), dim) else None
 

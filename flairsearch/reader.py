@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flairsearch.prefilter import Prefilter
 
 PIECE = 128  # views a read
+ATTEMPTS = 20  # at opening a whole state, while others write
 PROBES = 16  # rows looked for in memory before the disk is told of all
 _POOLED_PIECE = 8192  # views a read of pooled vectors alone
 
@@ -40,7 +41,9 @@ class Reader:
 
     def __init__(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
         self._open(folder, settings, catalog)
-        if self.damage:  # or a compaction has replaced segments between the two looks: look once more
+        for _ in range(ATTEMPTS):  # or a compaction has replaced segments between the two looks: look once more
+            if not self.damage or catalog.generation() == self.generation:
+                break
             self._open(folder, settings, catalog)
 
     def _open(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +15,7 @@ from flairsearch.errors import StoreError, UsageError
 
 FORMAT_VERSION = 2  # 1: the catalogue did not carry the number (database.py brings it up to date)
 DEFAULT_INDEX = "default"
-DEFAULT_CODEC = "fp16"  # what the others lose: flairsearch eval --codecs
+DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate.py: flairsearch eval --codecs
 SHORTLIST_AUTO = 2000  # views; an index of no more is ranked exhaustively
 
 ViewPolicy = Literal["squash", "center"]
@@ -35,7 +36,7 @@ class IndexSettings:
     format: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
-        part = folder / "index.json.part"
+        part = folder / f"index.json.{secrets.token_hex(8)}.part"  # two may bring an older index up to date at once
         with part.open("w", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(self), indent=2) + "\n")
             stream.flush()

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from flairsearch.basis import fit_basis
+from flairsearch.cache import drop_leftovers
 from flairsearch.catalog import Catalog, Changeset, NewView, Place
 from flairsearch.codec import AVERAGE_BITS, Codec, needs_basis
 from flairsearch.errors import StoreError
@@ -120,6 +121,9 @@ class Writer:
             stem = file.name.split(".")[0]
             if file.suffix == ".part" or not stem.isdigit() or int(stem) not in live:
                 file.unlink()
+        for file in self._index.glob("index.json.*.part"):
+            file.unlink(missing_ok=True)
+        drop_leftovers(self._index / "prefilter", self.catalog.generation())
         bases = {label.partition(":")[2] for _, _, label in self.catalog.segments()}
         for file in (self._index / "codecs").glob("*"):
             if file.suffix != ".npz" or file.stem not in bases | {self._label.partition(":")[2]}:
@@ -127,11 +131,13 @@ class Writer:
 
     def _newest_codec(self) -> tuple[str, Codec]:
         """What new segments are written in: the index's codec in its newest basis, or PLAIN until there is one."""
-        name, labels = self._settings.codec, {label for _, _, label in self.catalog.segments()}
-        for label in sorted(labels, reverse=True) if needs_basis(name) else [name]:
-            if label.startswith(f"{name}:") or label == name:
-                with suppress(StoreError):  # a damaged basis: repair encodes its views again, then there is a new one
-                    return label, open_codec(self._index, label, self._settings)
+        name = self._settings.codec
+        if not needs_basis(name):
+            return name, open_codec(self._index, name, self._settings)
+        own = {label for _, _, label in self.catalog.segments() if label.startswith(f"{name}:")}
+        for label in sorted(own, reverse=True):
+            with suppress(StoreError):  # a damaged basis: repair encodes its views again, then there is a new one
+                return label, open_codec(self._index, label, self._settings)
         return PLAIN, open_codec(self._index, PLAIN, self._settings)
 
     @cached_property

@@ -1,8 +1,9 @@
 import os
 import shutil
+from pathlib import Path
 
 import pytest
-from fake import FakeEncoder, fake_settings, paint, paint_red
+from fake import FakeEncoder, fake_engine, fake_settings, paint, paint_red
 
 from flairsearch import decode
 from flairsearch.catalog import Catalog
@@ -317,3 +318,22 @@ def test_commits_come_every_so_many_views(index, photos, monkeypatch):
         seen.append((step.done, index.ask("counts")[0]))
     assert seen == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (5, 4)]
     assert index.ask("counts") == (5, 5)
+
+
+def test_a_content_that_comes_back_while_small_segments_merge_is_found(tmp_path, monkeypatch):
+    """a.png changes, its view is nobody's, a merge could drop it; then b.png gets the bytes that a.png had."""
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 1)
+    monkeypatch.setattr("flairsearch.ingest.COMMIT_VIEWS", 1)
+    monkeypatch.setattr("flairsearch.store.MERGE", 2)
+    photos = tmp_path / "photos"
+    for number, name in enumerate("abcdefgh", 3):
+        paint_red(photos / f"{name}.png", number)
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(photos)
+        bytes_of_a = (photos / "a.png").read_bytes()
+        for number, name in enumerate("acdefg", 30):
+            paint_red(photos / f"{name}.png", number)
+        (photos / "h.png").write_bytes(bytes_of_a)
+        engine.add(photos)
+        assert {Path(hit.path).name for hit in engine.search("red", k=100)} == {f"{name}.png" for name in "abcdefgh"}
+        assert engine.status().views == engine.status().images == 8

@@ -1,0 +1,442 @@
+"""The pool's attention fused over stored rows on a GPU: every byte that was stored crosses the memory bus once.
+
+    mixed, share = attend(codec, rows, u, c)
+
+fp16, int8: one program a view and block of columns (a column: a query's head); softmax goes along with the patches.
+q4 q2 q1:   logits of all frequencies, softmax over patches, weighted sum over frequencies. Codes are unpacked in both
+            ends, from a table that says where each number lies; a program has several views, so that it reads that
+            table once for all of them.
+Tensor cores see float16: codes and tokens are exact in it, u comes as two halves that add up to 22 bits, weights are
+scaled so that the largest is near 1. Sums are float32.
+
+Importing this raises ImportError where there is no triton; TRITON_INTERPRET=1 runs it without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from math import gcd
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+
+from flairsearch.codec import Codec, Fp16, Int8, Quantised
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SHARE = 0.6  # of the device's memory, for rows that stay there
+_PIECE = 32 << 20  # bytes copied to the device at once
+_SCRATCH = 1 << 24  # float32 numbers between the passes over a quantised codec: bounds the views looked at together
+_FREQUENCIES, _CHANNELS = 32, 64  # the tables of a quantised codec are padded to multiples of these
+_CODE_OF_WIDTH = {2: 1, 4: 2, 8: 3}
+
+
+def _configs(*variants: tuple[dict[str, int], int, int]) -> list[Any]:
+    """(tile sizes, warps, stages) of each; the interpreter has nothing to choose and takes the first."""
+    if triton.knobs.runtime.interpret:
+        variants = variants[:1]
+    return [triton.Config(tile, num_warps=warps, num_stages=stages) for tile, warps, stages in variants]
+
+
+# -- fp16, int8
+
+
+@triton.autotune(
+    _configs(
+        ({"BP": 64}, 8, 2),
+        ({"BP": 64}, 4, 2),
+        ({"BP": 32}, 4, 3),
+        ({"BP": 32}, 8, 3),
+        ({"BP": 16}, 4, 4),
+        ({"BP": 16}, 4, 1),  # fits where shared memory is small
+    ),
+    key=["P", "D", "BQ", "INT8"],
+    cache_results=True,
+)
+@triton.jit
+def _attend_patches(
+    rows, high, low, factor, c, mixed, share, P, D, QH, QP, stride,
+    ALIGN: tl.constexpr, INT8: tl.constexpr, BD: tl.constexpr, BQ: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """rows f16 or i8[n, stride]; high, low f16[BD, QP]; factor, c f32[QP] -> mixed f32[n, QH, D], share f32[n, QH]."""
+    blocks = QP // BQ
+    view = (tl.program_id(0) // blocks).to(tl.int64)
+    q = (tl.program_id(0) % blocks) * BQ + tl.arange(0, BQ)
+    d = tl.arange(0, BD)
+    row = rows + tl.multiple_of(view * stride, ALIGN)
+    u_high = tl.load(high + d[:, None] * QP + q[None, :])
+    u_low = tl.load(low + d[:, None] * QP + q[None, :])
+    u_factor, constant = tl.load(factor + q), tl.load(c + q)
+    top = tl.full([BQ], float("-inf"), tl.float32)
+    total = tl.zeros([BQ], tl.float32)
+    acc = tl.zeros([BD, BQ], tl.float32)
+    for start in range(0, P, BP):
+        p = start + tl.arange(0, BP)
+        x = tl.load(row + p[:, None] * D + d[None, :], mask=(p < P)[:, None] & (d < D)[None, :], other=0)
+        x = x.to(tl.float16)
+        logits = tl.dot(x, u_low, tl.dot(x, u_high))
+        if INT8:
+            place = row + P * D + 2 * p  # at any address, so byte by byte
+            lower = tl.load(place, mask=p < P, other=0).to(tl.int32) & 255
+            upper = tl.load(place + 1, mask=p < P, other=0).to(tl.int32) & 255
+            step = (lower | (upper << 8)).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+            logits *= step[:, None]
+        logits = logits * u_factor[None, :] + constant[None, :]
+        logits = tl.where((p < P)[:, None], logits, float("-inf"))
+        higher = tl.maximum(top, tl.max(logits, 0))
+        fade = tl.exp(top - higher)
+        weights = tl.exp(logits - higher[None, :])
+        total = total * fade + tl.sum(weights, 0)
+        if INT8:
+            weights *= step[:, None]
+        acc = tl.dot(tl.trans(x), weights.to(tl.float16), acc * fade[None, :])
+        top = higher
+    # The zero key joins last: with it from the start, weights far below its own would vanish in float16.
+    highest = tl.maximum(top, 0.0)
+    fade = tl.exp(top - highest)
+    fade /= total * fade + tl.exp(-highest)
+    place = view * QH + q
+    tl.store(share + place, total * fade, mask=q < QH)
+    tl.store(
+        mixed + place[None, :] * D + d[:, None], acc * fade[None, :], mask=(d < D)[:, None] & (q < QH)[None, :]
+    )
+
+
+# -- q4, q2, q1
+
+
+@triton.jit
+def _numbers(rows, start, where, step, place):
+    """rows u8, start i64[V] of each view, where i32 and step f32 at place i32[F, C] -> f16[V, F, C]."""
+    code = tl.load(where + place)
+    size = tl.load(step + place)
+    bits = 1 << (code & 3)
+    cut = (1 << bits) - 1
+    shift = ((code >> 2) & 3) * 2
+    least = (0.5 - (1 << (bits - 1)).to(tl.float32)) * size
+    byte = tl.load(rows + (start[:, None, None] + (code >> 4)[None, :, :])).to(tl.int32)
+    number = ((byte >> shift[None, :, :]) & cut[None, :, :]).to(tl.float32)
+    return (number * size[None, :, :] + least[None, :, :]).to(tl.float16)
+
+
+@triton.autotune(
+    _configs(
+        ({"BV": 8, "BF": 16, "BC": 64}, 4, 2),
+        ({"BV": 8, "BF": 16, "BC": 64}, 8, 2),
+        ({"BV": 8, "BF": 16, "BC": 32}, 4, 2),
+        ({"BV": 4, "BF": 32, "BC": 64}, 4, 2),
+        ({"BV": 16, "BF": 16, "BC": 32}, 8, 2),
+    ),
+    key=["FP", "CP", "BQ"],
+    cache_results=True,
+)
+@triton.jit
+def _project(
+    rows, where, step, used, high, low, factor, out, n, stride, FP, CP, QH, QP,
+    BQ: tl.constexpr, BV: tl.constexpr, BF: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """out f32[n, QH, FP] = y . u, y in units of the tables'; used i32[FP]: channels with bits, falling."""
+    blocks, tiles = QP // BQ, FP // BF
+    pid = tl.program_id(0)
+    q = (pid % blocks) * BQ + tl.arange(0, BQ)
+    first = (pid // blocks % tiles) * BF
+    f = first + tl.arange(0, BF)
+    v = (pid // blocks // tiles * BV + tl.arange(0, BV)).to(tl.int64)
+    start = tl.minimum(v, n - 1) * stride
+    acc = tl.zeros([BV * BF, BQ], tl.float32)
+    for channel in range(0, tl.load(used + first), BC):
+        c = channel + tl.arange(0, BC)
+        y = tl.reshape(_numbers(rows, start, where, step, f[:, None] * CP + c[None, :]), (BV * BF, BC))
+        u_high = tl.load(high + c[:, None] * QP + q[None, :])
+        u_low = tl.load(low + c[:, None] * QP + q[None, :])
+        acc = tl.dot(y, u_low, tl.dot(y, u_high, acc))
+    logits = tl.reshape(acc * tl.load(factor + q)[None, :], (BV, BF, BQ))
+    place = (v[:, None, None] * QH + q[None, None, :]) * FP + f[None, :, None]
+    tl.store(out + place, logits, mask=(v < n)[:, None, None] & (q < QH)[None, None, :])
+
+
+@triton.autotune(
+    _configs(
+        ({"BV": 8, "BF": 16, "BC": 64}, 4, 2),
+        ({"BV": 8, "BF": 16, "BC": 64}, 8, 2),
+        ({"BV": 4, "BF": 16, "BC": 64}, 4, 2),
+        ({"BV": 4, "BF": 32, "BC": 64}, 4, 2),
+        ({"BV": 4, "BF": 16, "BC": 32}, 4, 1),
+    ),
+    key=["FP", "CP", "BQ"],
+    cache_results=True,
+)
+@triton.jit
+def _mix(
+    rows, where, step, reach, weights, size, scale, mixed, n, stride, FP, CP, C, QH, QP,
+    BQ: tl.constexpr, BV: tl.constexpr, BF: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """weights f16[n, QH, FP], size f32[n, QH] -> mixed f32[n, QH, C]; reach i32[CP]: frequencies with bits, falling."""
+    blocks, tiles = QP // BQ, CP // BC
+    pid = tl.program_id(0)
+    q = (pid % blocks) * BQ + tl.arange(0, BQ)
+    first = (pid // blocks % tiles) * BC
+    c = first + tl.arange(0, BC)
+    v = (pid // blocks // tiles * BV + tl.arange(0, BV)).to(tl.int64)
+    start = tl.minimum(v, n - 1) * stride
+    column = v[:, None] * QH + q[None, :]
+    there = (v < n)[:, None] & (q < QH)[None, :]
+    acc = tl.zeros([BV, BQ, BC], tl.float32)
+    for frequency in range(0, tl.load(reach + first), BF):
+        f = frequency + tl.arange(0, BF)
+        y = _numbers(rows, start, where, step, f[:, None] * CP + c[None, :])
+        a = tl.load(weights + column[:, :, None] * FP + f[None, None, :], mask=there[:, :, None], other=0)
+        acc = tl.dot(a, y, acc)
+    acc *= tl.load(size + column, mask=there, other=0)[:, :, None] * tl.load(scale + c)[None, None, :]
+    tl.store(mixed + column[:, :, None] * C + c[None, None, :], acc, mask=there[:, :, None] & (c < C)[None, None, :])
+
+
+class _Tables(NamedTuple):
+    """Where the numbers of a quantised row lie. Frequencies are in an order of their own, those with most bits first.
+
+    where i32[FP, CP]: 16 times the byte, 2 times the lowest bit, which width; step f32[FP, CP] in units of scale f32[CP];
+    used i32[FP] channels of a frequency that have bits; reach i32[CP] frequencies of a channel that have; gains: first
+    byte; order i64[F]; cosines f32[FP, P].
+    """
+
+    where: Tensor
+    step: Tensor
+    scale: Tensor
+    used: Tensor
+    reach: Tensor
+    gains: int
+    order: Tensor
+    cosines: Tensor
+
+
+@lru_cache(maxsize=4)
+def _tables(codec: Quantised, device: str) -> _Tables:
+    import torch
+
+    basis = codec.basis
+    frequencies, channels = basis.step.shape
+    padded = _padded(frequencies, _FREQUENCIES), _padded(channels, _CHANNELS)
+    where, start = np.zeros(frequencies * channels, np.int32), 0
+    for width, places in basis.planes:
+        number = np.arange(len(places))
+        bit = number % (8 // width) * width
+        where[places] = (start + number * width // 8) << 4 | bit << 1 | _CODE_OF_WIDTH[width]
+        start += len(places) * width // 8
+    where = where.reshape(frequencies, channels)
+    step = np.where(where & 3, basis.step, 0)
+    scale = np.exp2(np.ceil(np.log2(np.maximum(step.max(0), 1e-30)))).astype(np.float32)
+    used = basis.counts.astype(np.int64).sum(0)
+    order = np.argsort(-used, kind="stable")
+    rest = padded[0] - frequencies, padded[1] - channels
+    arrays = {
+        "where": np.pad(where[order], ((0, rest[0]), (0, rest[1]))),
+        "step": np.pad((step / scale)[order].astype(np.float32), ((0, rest[0]), (0, rest[1]))),
+        "scale": np.pad(scale, (0, rest[1])),
+        "used": np.pad(used[order], (0, rest[0])).astype(np.int32),
+        "reach": (used[:, None] > np.arange(padded[1])).sum(0).astype(np.int32),
+        "order": order,
+        "cosines": np.pad(basis.cosines[order], ((0, rest[0]), (0, 0))),
+    }
+    moved = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in arrays.items()}
+    return _Tables(gains=start, **moved)
+
+
+# -- both
+
+
+def attend(codec: Codec, rows: Tensor, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """a = softmax over [x_p . u + c, 0] of stored rows u8[n, stride], u f32[Q, H, C], c f32[Q, H] from codec.fold.
+
+    mixed f32[n, Q, H, C] = sum_p a_p x_p in the codec's coordinates, share f32[n, Q, H] = sum_p a_p.
+    """
+    import torch
+
+    if rows.dtype != torch.uint8 or rows.shape[1:] != (codec.stride,):
+        raise ValueError(f"rows are {rows.dtype}{list(rows.shape)}, not uint8[n, {codec.stride}]")
+    rows = rows.contiguous()
+    mixed = torch.empty((len(rows), *u.shape), dtype=torch.float32, device=rows.device)
+    share = torch.empty((len(rows), *c.shape), dtype=torch.float32, device=rows.device)
+    if not share.numel():
+        return mixed, share
+    if isinstance(codec, Quantised):
+        chunk = max(1, _SCRATCH // (c.numel() * _padded(codec.patches, _FREQUENCIES)))
+        for start in range(0, len(rows), chunk):
+            part = slice(start, start + chunk)
+            _attend_frequencies(codec, rows[part], u, c, mixed[part], share[part])
+    elif isinstance(codec, Fp16 | Int8):
+        width = max(16, triton.next_power_of_2(codec.dim))
+        block = max(16, min(_block(c.numel()), 2**15 // width))
+        high, low, factor = _columns(u, width, block)
+        values = rows.view(torch.float16 if isinstance(codec, Fp16) else torch.int8)
+        columns, stride = len(factor), values.shape[1]
+        constant = torch.nn.functional.pad(c.flatten(), (0, columns - c.numel()))
+        _attend_patches[(len(rows) * (columns // block),)](
+            *(values, high, low, factor, constant, mixed, share, codec.patches, codec.dim, c.numel(), columns, stride),
+            **{"ALIGN": gcd(stride, 16), "INT8": isinstance(codec, Int8), "BD": width, "BQ": block},
+        )
+    else:
+        raise TypeError(f"no kernel for {type(codec).__name__}")
+    return mixed, share
+
+
+def _attend_frequencies(codec: Quantised, rows: Tensor, u: Tensor, c: Tensor, mixed: Tensor, share: Tensor) -> None:
+    """`attend` over spatial frequencies, into mixed and share: logits and weights are over patches, tokens are not."""
+    import torch
+
+    tables = _tables(codec, str(rows.device))
+    frequencies, channels = tables.where.shape
+    n, columns = len(rows), c.numel()
+    block = _block(columns)
+    high, low, factor = _columns(u * tables.scale[: u.shape[-1]], channels, block)
+    logits = torch.empty((n, columns, frequencies), dtype=torch.float32, device=rows.device)
+    sizes = (n, codec.stride, frequencies, channels)
+
+    def grid_of(tile: str, length: int) -> Any:
+        return lambda meta: (triton.cdiv(n, meta["BV"]) * (length // meta[tile]) * (len(factor) // block),)
+
+    _project[grid_of("BF", frequencies)](
+        *(rows, tables.where, tables.step, tables.used, high, low, factor, logits, *sizes, columns, len(factor)),
+        **{"BQ": block},
+    )
+    codes = rows[:, tables.gains : tables.gains + codec.patches][:, tables.order]
+    gains = torch.nn.functional.pad(torch.exp2((codes.float() - 128) / 8), (0, frequencies - codec.patches))
+    logits *= gains[:, None]
+    weights = (logits.flatten(0, 1) @ tables.cosines).unflatten(0, (n, columns)) + c.flatten()[:, None]
+    top = weights.amax(-1, keepdim=True).clamp_min(0)
+    weights = (weights - top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    weights /= total + (-top).exp_()
+    share.copy_((total / (total + (-top).exp_())).view_as(share))
+    torch.matmul(weights.flatten(0, 1), tables.cosines.T, out=logits.flatten(0, 1))
+    logits *= gains[:, None]
+    size = logits.abs().amax(-1).clamp_min(1e-30)
+    halves = (logits / size[..., None]).half()
+    _mix[grid_of("BC", channels)](
+        *(rows, tables.where, tables.step, tables.reach, halves, size, tables.scale, mixed),
+        *(*sizes, u.shape[-1], columns, len(factor)),
+        **{"BQ": block},
+    )
+
+
+def _columns(u: Tensor, width: int, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """u f32[Q, H, C] -> f16[width, QP], f16[width, QP], f32[QP]: (first + second) * third is u; QP whole blocks."""
+    import torch
+
+    flat = u.flatten(0, 1).T
+    flat = torch.nn.functional.pad(flat, (0, _padded(flat.shape[1], block) - flat.shape[1], 0, width - len(flat)))
+    factor = flat.abs().amax(0).clamp_min(1e-30)
+    unit = flat / factor
+    high = unit.half()
+    return high.contiguous(), (unit - high.float()).half().contiguous(), factor
+
+
+def _block(columns: int) -> int:
+    """How many columns a program has: tensor cores take 16 at least."""
+    return min(64, max(16, int(triton.next_power_of_2(columns))))
+
+
+def _padded(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
+
+
+def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """scores f32[n] -> the k largest, falling, and their places i64; of equal ones the first place comes first."""
+    import torch
+
+    k = min(k, len(scores))
+    if not k:
+        return scores[:0], torch.zeros(0, dtype=torch.int64, device=scores.device)
+    places = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]
+    order = scores[places].sort(descending=True, stable=True).indices[:k]
+    return scores[places[order]], places[order]
+
+
+# -- rows on the device
+
+
+class Resident:
+    """Whole segments' rows on a device, by segment number; those not asked for longest make room."""
+
+    def __init__(self, device: str, share: float = SHARE, room: int | None = None) -> None:
+        """room: bytes; without it, that share of the device's memory."""
+        import torch
+
+        if room is None:
+            room = int(share * torch.cuda.get_device_properties(torch.device(device)).total_memory)
+        self._device, self._room = device, room
+        self._rows: OrderedDict[int, Tensor] = OrderedDict()
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._rows
+
+    @property
+    def used(self) -> int:
+        """Bytes."""
+        return sum(rows.numel() for rows in self._rows.values())
+
+    def get(self, number: int) -> Tensor | None:
+        """A segment's rows u8[n, stride], where they are on the device."""
+        if number in self._rows:
+            self._rows.move_to_end(number)
+        return self._rows.get(number)
+
+    def put(self, number: int, rows: NDArray[np.uint8]) -> Tensor | None:
+        """Copy a segment's rows u8[n, stride] there; None where they alone are larger than the room: `stream` them."""
+        import torch
+
+        self._rows.pop(number, None)
+        if rows.nbytes > self._room:
+            return None
+        while self.used + rows.nbytes > self._room:
+            self._rows.popitem(last=False)
+        kept = torch.empty(rows.shape, dtype=torch.uint8, device=self._device)
+        length, start = max(1, _PIECE // max(1, rows.shape[1])), 0
+        for piece in stream((rows[i : i + length] for i in range(0, len(rows), length)), self._device):
+            kept[start : start + len(piece)] = piece
+            start += len(piece)
+        self._rows[number] = kept
+        return kept
+
+    def drop(self, number: int) -> None:
+        self._rows.pop(number, None)
+
+
+def stream(pieces: Iterable[NDArray[np.uint8]], device: str) -> Iterator[Tensor]:
+    """Pieces u8[n, stride] -> the same on the device, in order, each good until the next one is asked for.
+
+    A piece may be overwritten by the one after it. While the device works on one, the next is read and copied: for that
+    the caller must not wait for results in between.
+    """
+    import torch
+
+    where = torch.device(device)
+    if where.type != "cuda":
+        yield from (torch.from_numpy(piece.copy()).to(where) for piece in pieces)
+        return
+    copier = torch.cuda.Stream(where)
+    slots: list[tuple[Tensor, Tensor]] = []  # pinned, on the device
+    copied, used = ([torch.cuda.Event() for _ in range(2)] for _ in range(2))
+    for i, piece in enumerate(pieces):
+        turn = i % 2
+        copied[turn].synchronize()  # the pinned memory is free again
+        if turn == len(slots) or slots[turn][0].numel() < piece.size:
+            used[turn].synchronize()
+            pinned = torch.empty(piece.size, dtype=torch.uint8, pin_memory=True)
+            slots[turn : turn + 1] = [(pinned, torch.empty(piece.size, dtype=torch.uint8, device=where))]
+        host, there = (part[: piece.size] for part in slots[turn])
+        np.copyto(host.numpy().reshape(piece.shape), piece)
+        current = torch.cuda.current_stream(where)
+        with torch.cuda.stream(copier):
+            copier.wait_event(used[turn])
+            there.copy_(host, non_blocking=True)
+            copied[turn].record(copier)
+        current.wait_event(copied[turn])
+        yield there.view(piece.shape)
+        used[turn].record(torch.cuda.current_stream(where))
