@@ -5,8 +5,11 @@ The map, in the order data flow:
     files -> decode -> encode -> store      WRITE, in ingest.py
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
     model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
-    codec, tokens, catalog, schema          the parts of store
-    evaluate                                what the codecs cost and lose
+    store                                   one Writer; reader: one state of the index, for any number of processes
+    codec, basis, tokens                    tokens to bytes, and their files
+    catalog, schema, database               what exists, its tables, their formats
+    views, cache                            what can be made again: columns of a state, files by generation
+    evaluate, bank                          what the codecs cost and lose; texts to ask with
     engine                                  the facade: Engine
     present, cli                            what people see
 """

@@ -52,6 +52,18 @@ class _Layout(NamedTuple):
     along: F32  # [2, W, W] along it
 
 
+class _Scratch(NamedTuple):
+    """What one thread works in. The softmax reads four patches at a time."""
+
+    x: F32  # [R * stride] a view's rows
+    scale: F32  # [R] what they are multiplied by
+    logits: F32  # [(P + 4) * 8]
+    weights: F32  # [(P + 4) * 8]
+    spare: F32  # [(P + 4) * 8]
+    shares: F32  # [8]
+    sums: F32  # [8 * C'] mixed
+
+
 def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int | None = None) -> tuple[F32, F32]:
     """a = softmax over [x_p . u + c, 0] of every view, query and head, x the codec's coordinates of stored views.
 
@@ -74,8 +86,10 @@ def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int |
     starts = count(0, _PIECE)
 
     def work() -> None:
+        scratch = _scratch(layout, channels)
         while (start := next(starts)) < len(rows):
-            _views(stored, layout, tall, biases, mixed, share, (start, min(start + _PIECE, len(rows))))
+            span = (start, min(start + _PIECE, len(rows)))
+            _views(stored, layout, scratch, tall, biases, (mixed, share), span)
 
     helpers = [Thread(target=work) for _ in range(1, min(threads or _cores(), -(-len(rows) // _PIECE)))]
     for helper in helpers:
@@ -84,6 +98,12 @@ def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int |
     for helper in helpers:
         helper.join()
     return mixed.reshape(len(rows), *u.shape), share.reshape(len(rows), *c.shape)
+
+
+def _scratch(layout: _Layout, channels: int) -> _Scratch:
+    rows = len(layout.order)
+    sizes = (rows * layout.stride, rows, *[(rows + 4) * _LANES] * 3, _LANES, _LANES * channels)
+    return _Scratch(*(np.zeros(size, np.float32) for size in sizes))._replace(scale=np.ones(rows, np.float32))
 
 
 def _cores() -> int:
@@ -157,23 +177,16 @@ def _compiled(function: _Function) -> _Function:
 def _views(
     rows: NDArray[np.uint8],
     layout: _Layout,
+    scratch: _Scratch,
     u: F32,
     c: F32,
-    mixed: F32,
-    share: F32,
+    out: tuple[F32, F32],
     span: tuple[int, int],
 ) -> None:
     """Views span[0] to span[1] of u8[n, stride] -> mixed f32[n, N, C], share f32[n, N]; u f32[N/8, C', 8], c f32[N]."""
-    count, columns, flat = len(layout.order), mixed.shape[1], rows.reshape(-1)
-    x = np.zeros(count * layout.stride, np.float32)
-    scale, shares = np.ones(count, np.float32), np.zeros(8, np.float32)
-    sums = np.zeros(8 * u.shape[1], np.float32)
-    logits, weights, spare = (
-        np.zeros((count + 4) * 8, np.float32),
-        np.zeros((count + 4) * 8, np.float32),
-        np.zeros((count + 4) * 8, np.float32),
-    )
-    queries = u.reshape(-1)
+    x, scale, logits, weights, spare, shares, sums = scratch
+    mixed, share = out
+    count, columns, flat, queries = len(layout.order), mixed.shape[1], rows.reshape(-1), u.reshape(-1)
     for view in range(span[0], span[1]):
         start = view * rows.shape[1]
         _factors(flat, start, layout, scale)

@@ -1,4 +1,4 @@
-"""Tokens and catalogue as one index: commit order, recovery, whole states for readers.
+"""Tokens and catalogue as one index, for its one writer: commit order, recovery, compaction.
 
 Commit order: segment files -> fsync -> rename -> one catalogue transaction. A visible row always has its bytes;
 bytes without a row are garbage that the next writer removes.
