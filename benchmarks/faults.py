@@ -1141,6 +1141,18 @@ def busy_reader(world: World, rng: random.Random, cycles: int = 12) -> Iterator[
     yield wrong + look(world).wrong + [f"{LITTER}: {name}" for name in left_over(world.index)]
 
 
+def swapped_photos(world: World, rng: random.Random) -> Iterator[list[str]]:
+    """Photos that take each other's places, while small segments merge: each of them is found after each run."""
+    pool, photos = world.work / "pool", world.work / "churned"
+    for patches in range(1, 33, 2):
+        world.paint(pool / f"{patches}.png", patches)
+    put(pool, photos)
+    put(None, world.index)
+    for _ in range(30):
+        ended = run(world, do="churn", pool=str(pool), photos=str(photos), cycles=2, seed=rng.random())
+        yield look(world).wrong + [ended["error"] or ended["crash"]] * bool(ended["error"] or ended["crash"])
+
+
 def patches_of(score: float) -> int:
     """The formula the other way round."""
     return min(range(1, 65), key=lambda patches: abs(expected_score(patches) - score))
@@ -1171,6 +1183,7 @@ FAULTS = (
     two_writers,
     stopped_writers,
     busy_reader,
+    swapped_photos,
     order_of_syncs,
 )
 

@@ -22,7 +22,7 @@ class Prefilter:
     @staticmethod
     def build(ids: NDArray[np.int64], dim: int, pooled: Iterable[NDArray[np.float16]]) -> Prefilter:
         """pooled: unit vectors f16[n, D] of the views `ids`, in their order, in pieces."""
-        index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        index = _empty(dim)
         for piece in pooled:
             index.add(np.ascontiguousarray(piece, np.float32))
         return Prefilter(ids, index)
@@ -37,11 +37,12 @@ class Prefilter:
     @staticmethod
     def load(path: Path, ids: NDArray[np.int64], dim: int) -> Prefilter | None:
         """None when the file is not a prefilter of these views."""
-        try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except (RuntimeError, MemoryError):
+        if not _is_of(path, len(ids), dim):
             return None
-        return Prefilter(ids, index) if (index.ntotal, index.d) == (len(ids), dim) else None
+        try:
+            return Prefilter(ids, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
+        except RuntimeError:
+            return None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -59,3 +60,21 @@ class Prefilter:
             scores, places = self._index.search(unit[None].astype(np.float32), fetch)
         order = np.lexsort((places[0], -scores[0]))[:count]
         return Candidates(self._ids[places[0][order]], scores[0][order])
+
+
+def _empty(dim: int) -> faiss.IndexScalarQuantizer:
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _is_of(path: Path, count: int, dim: int) -> bool:
+    """Whether the head is that of `count` vectors, byte by byte, and the size too: FAISS believes what it reads there.
+
+    It is that of an empty index, but for the count (bytes 8 to 15) and, at its end, the bytes of all vectors.
+    """
+    head = faiss.serialize_index(_empty(dim)).tobytes()
+    head = head[:8] + count.to_bytes(8, "little") + head[16:-8] + (2 * dim * count).to_bytes(8, "little")
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(head)) == head and path.stat().st_size == len(head) + 2 * dim * count
+    except OSError:
+        return False

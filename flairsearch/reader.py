@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from flairsearch.codec import Codec, Coordinates, make_codec
 from flairsearch.errors import StoreError
 from flairsearch.records import Damage, Encoded
 from flairsearch.settings import IndexSettings
-from flairsearch.tokens import Segment, checksums, runs
+from flairsearch.tokens import Segment, checksums
 from flairsearch.views import ViewColumns
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ class Reader:
 
     def _pooled(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
         result = np.empty((len(positions), 2 * self._dim), np.uint8)
-        for start, stop, segment, row in self._runs(positions):
-            result[start:stop] = segment.pooled.rows[row : row + stop - start]
+        for start, stop, segment, rows in self._stretches(positions):
+            segment.pooled.take(rows, result[start:stop])
         return result.view("<f2")
 
     def contents(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -152,10 +153,10 @@ class Reader:
         A piece is overwritten by the next one: memory that is in the processor's cache already.
         """
         positions = self._positions(views)
-        probes = self._runs(positions[:: max(1, len(positions) // PROBES)])
-        if not all(segment.tokens.is_cached(row) for _, _, segment, row in probes):
-            for start, stop, segment, row in self._runs(positions):
-                segment.tokens.prefetch(row, stop - start)
+        probes = self._stretches(positions[:: max(1, len(positions) // PROBES)])
+        if not all(segment.tokens.are_cached(rows) for _, _, segment, rows in probes):
+            for _, _, segment, rows in self._stretches(positions):
+                segment.tokens.prefetch(rows)
         piece = np.empty((min(PIECE, len(views)), self._codec_of(views).stride), np.uint8)
         for first in range(0, len(positions), PIECE):
             some = positions[first : first + PIECE]
@@ -180,20 +181,18 @@ class Reader:
 
     def _read(self, positions: NDArray[np.int64], into: NDArray[np.uint8]) -> None:
         """Positions i64[n] of one codec -> the first n rows of u8[K, stride]."""
-        for start, stop, segment, row in self._runs(positions):
-            into[start:stop] = segment.tokens.rows[row : row + stop - start]
+        for start, stop, segment, rows in self._stretches(positions):
+            segment.tokens.take(rows, into[start:stop])
 
     def _codec_of(self, views: NDArray[np.int64]) -> Codec:
         return self._segments[int(self.views.segment[self._positions(views[:1])[0]])].codec
 
-    def _runs(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, int, Segment, int]]:
-        """Positions i64[K] -> (start, stop, segment, first row) of what lies in a row on disk."""
+    def _stretches(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, int, Segment, NDArray[np.int64]]]:
+        """Positions i64[K] -> (start, stop, segment, row numbers) of each stretch of them in one segment."""
         numbers, rows = self.views.segment[positions], self.views.row[positions]
-        stretches = list(runs((numbers << 32) + rows))
-        starts = [start for start, _ in stretches]
-        where = zip(stretches, numbers[starts].tolist(), rows[starts].tolist(), strict=True)
-        for (start, stop), number, row in where:
-            yield start, stop, self._segments[number], row
+        breaks = np.flatnonzero(np.diff(numbers)) + 1
+        for start, stop in pairwise([0, *breaks.tolist(), len(rows)] if len(rows) else []):
+            yield start, stop, self._segments[int(numbers[start])], rows[start:stop]
 
     def _positions(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self.views.id, views).astype(np.int64)

@@ -3,14 +3,15 @@
     mixed, share = attend(codec, rows, u, c)
 
 fp16, int8: one program a view and block of columns (a column: a query's head); softmax goes along with the patches.
-q4 q2 q1:   logits of all frequencies, softmax over patches, weighted sum over frequencies. Codes are unpacked in both
-            ends, from a table that says where each number lies; a program has several views, so that it reads that
-            table once for all of them.
+q4 q2 q1:   logits of all frequencies, softmax over patches, weighted sum over frequencies. A table says where each
+            number lies; a program has several views, so that it reads that table once for all of them.
 Tensor cores see float16: codes and tokens are exact in it, u comes as two halves that add up to 22 bits, weights are
 scaled so that the largest is near 1. Sums are float32.
 
 Importing this raises ImportError where there is no triton; TRITON_INTERPRET=1 runs it without a GPU.
 """
+
+# mypy: disable-error-code="import-untyped, untyped-decorator, no-untyped-def"
 
 from __future__ import annotations
 
@@ -28,7 +29,6 @@ from numpy.typing import NDArray
 from flairsearch.codec import Codec, Fp16, Int8, Quantised
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 SHARE = 0.6  # of the device's memory, for rows that stay there
@@ -38,34 +38,24 @@ _FREQUENCIES, _CHANNELS = 32, 64  # the tables of a quantised codec are padded t
 _CODE_OF_WIDTH = {2: 1, 4: 2, 8: 3}
 
 
-def _configs(*variants: tuple[dict[str, int], int, int]) -> list[Any]:
-    """(tile sizes, warps, stages) of each; the interpreter has nothing to choose and takes the first."""
-    if triton.knobs.runtime.interpret:
-        variants = variants[:1]
-    return [triton.Config(tile, num_warps=warps, num_stages=stages) for tile, warps, stages in variants]
+def _tuned(key: str, names: str, *variants: tuple[int, ...]) -> Any:
+    """Variants: the named tile sizes, warps, stages; measured once for each key, but in the interpreter."""
+    kept = variants[:1] if triton.knobs.runtime.interpret else variants
+    tiles = [dict(zip(names.split(), v, strict=False)) for v in kept]
+    configs = [triton.Config(t, num_warps=v[-2], num_stages=v[-1]) for t, v in zip(tiles, kept, strict=True)]
+    return triton.autotune(configs, key.split(), cache_results=True)
 
 
 # -- fp16, int8
 
 
-@triton.autotune(
-    _configs(
-        ({"BP": 64}, 8, 2),
-        ({"BP": 64}, 4, 2),
-        ({"BP": 32}, 4, 3),
-        ({"BP": 32}, 8, 3),
-        ({"BP": 16}, 4, 4),
-        ({"BP": 16}, 4, 1),  # fits where shared memory is small
-    ),
-    key=["P", "D", "BQ", "INT8"],
-    cache_results=True,
-)
+@_tuned("P D BQ INT8", "BP", (32, 4, 3), (32, 8, 3), (64, 8, 2), (16, 4, 4), (16, 4, 1))  # last: little shared memory
 @triton.jit
 def _attend_patches(
     rows, high, low, factor, c, mixed, share, P, D, QH, QP, stride,
     ALIGN: tl.constexpr, INT8: tl.constexpr, BD: tl.constexpr, BQ: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """rows f16 or i8[n, stride]; high, low f16[BD, QP]; factor, c f32[QP] -> mixed f32[n, QH, D], share f32[n, QH]."""
+    """rows f16 or i8[n, stride], high, low f16[BD, QP], factor f32[QP], c f32[QH] -> mixed f32[n, QH, D], share."""
     blocks = QP // BQ
     view = (tl.program_id(0) // blocks).to(tl.int64)
     q = (tl.program_id(0) % blocks) * BQ + tl.arange(0, BQ)
@@ -73,7 +63,7 @@ def _attend_patches(
     row = rows + tl.multiple_of(view * stride, ALIGN)
     u_high = tl.load(high + d[:, None] * QP + q[None, :])
     u_low = tl.load(low + d[:, None] * QP + q[None, :])
-    u_factor, constant = tl.load(factor + q), tl.load(c + q)
+    u_factor, constant = tl.load(factor + q), tl.load(c + q, mask=q < QH, other=0)
     top = tl.full([BQ], float("-inf"), tl.float32)
     total = tl.zeros([BQ], tl.float32)
     acc = tl.zeros([BD, BQ], tl.float32)
@@ -104,9 +94,8 @@ def _attend_patches(
     fade /= total * fade + tl.exp(-highest)
     place = view * QH + q
     tl.store(share + place, total * fade, mask=q < QH)
-    tl.store(
-        mixed + place[None, :] * D + d[:, None], acc * fade[None, :], mask=(d < D)[:, None] & (q < QH)[None, :]
-    )
+    there = (d < D)[:, None] & (q < QH)[None, :]
+    tl.store(mixed + place[None, :] * D + d[:, None], acc * fade[None, :], mask=there)
 
 
 # -- q4, q2, q1
@@ -126,17 +115,7 @@ def _numbers(rows, start, where, step, place):
     return (number * size[None, :, :] + least[None, :, :]).to(tl.float16)
 
 
-@triton.autotune(
-    _configs(
-        ({"BV": 8, "BF": 16, "BC": 64}, 4, 2),
-        ({"BV": 8, "BF": 16, "BC": 64}, 8, 2),
-        ({"BV": 8, "BF": 16, "BC": 32}, 4, 2),
-        ({"BV": 4, "BF": 32, "BC": 64}, 4, 2),
-        ({"BV": 16, "BF": 16, "BC": 32}, 8, 2),
-    ),
-    key=["FP", "CP", "BQ"],
-    cache_results=True,
-)
+@_tuned("FP CP BQ", "BV BF BC", (8, 16, 64, 4, 2), (8, 16, 64, 8, 2), (8, 16, 32, 4, 2), (16, 16, 32, 8, 2))
 @triton.jit
 def _project(
     rows, where, step, used, high, low, factor, out, n, stride, FP, CP, QH, QP,
@@ -162,17 +141,7 @@ def _project(
     tl.store(out + place, logits, mask=(v < n)[:, None, None] & (q < QH)[None, None, :])
 
 
-@triton.autotune(
-    _configs(
-        ({"BV": 8, "BF": 16, "BC": 64}, 4, 2),
-        ({"BV": 8, "BF": 16, "BC": 64}, 8, 2),
-        ({"BV": 4, "BF": 16, "BC": 64}, 4, 2),
-        ({"BV": 4, "BF": 32, "BC": 64}, 4, 2),
-        ({"BV": 4, "BF": 16, "BC": 32}, 4, 1),
-    ),
-    key=["FP", "CP", "BQ"],
-    cache_results=True,
-)
+@_tuned("FP CP BQ", "BV BF BC", (8, 16, 64, 8, 2), (8, 16, 64, 4, 2), (4, 16, 64, 4, 2), (4, 16, 32, 4, 1))
 @triton.jit
 def _mix(
     rows, where, step, reach, weights, size, scale, mixed, n, stride, FP, CP, C, QH, QP,
@@ -199,21 +168,16 @@ def _mix(
 
 
 class _Tables(NamedTuple):
-    """Where the numbers of a quantised row lie. Frequencies are in an order of their own, those with most bits first.
+    """Where the numbers of a quantised row lie. Frequencies in an order of their own, those with most bits first."""
 
-    where i32[FP, CP]: 16 times the byte, 2 times the lowest bit, which width; step f32[FP, CP] in units of scale f32[CP];
-    used i32[FP] channels of a frequency that have bits; reach i32[CP] frequencies of a channel that have; gains: first
-    byte; order i64[F]; cosines f32[FP, P].
-    """
-
-    where: Tensor
-    step: Tensor
-    scale: Tensor
-    used: Tensor
-    reach: Tensor
-    gains: int
-    order: Tensor
-    cosines: Tensor
+    where: Tensor  # i32[FP, CP]: 16 times the byte, 2 times the lowest bit, 1 to 3 for 2, 4, 8 bits, 0 for none
+    step: Tensor  # f32[FP, CP] in units of scale: at most 1, so that float16 holds every number
+    scale: Tensor  # f32[CP]
+    used: Tensor  # i32[FP] channels of a frequency that have bits
+    reach: Tensor  # i32[CP] frequencies of a channel that have
+    gains: int  # their first byte
+    order: Tensor  # i64[F]
+    cosines: Tensor  # f32[FP, P]
 
 
 @lru_cache(maxsize=4)
@@ -248,9 +212,6 @@ def _tables(codec: Quantised, device: str) -> _Tables:
     return _Tables(gains=start, **moved)
 
 
-# -- both
-
-
 def attend(codec: Codec, rows: Tensor, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """a = softmax over [x_p . u + c, 0] of stored rows u8[n, stride], u f32[Q, H, C], c f32[Q, H] from codec.fold.
 
@@ -260,7 +221,7 @@ def attend(codec: Codec, rows: Tensor, u: Tensor, c: Tensor) -> tuple[Tensor, Te
 
     if rows.dtype != torch.uint8 or rows.shape[1:] != (codec.stride,):
         raise ValueError(f"rows are {rows.dtype}{list(rows.shape)}, not uint8[n, {codec.stride}]")
-    rows = rows.contiguous()
+    rows, u = rows.contiguous(), u.float()
     mixed = torch.empty((len(rows), *u.shape), dtype=torch.float32, device=rows.device)
     share = torch.empty((len(rows), *c.shape), dtype=torch.float32, device=rows.device)
     if not share.numel():
@@ -271,31 +232,36 @@ def attend(codec: Codec, rows: Tensor, u: Tensor, c: Tensor) -> tuple[Tensor, Te
             part = slice(start, start + chunk)
             _attend_frequencies(codec, rows[part], u, c, mixed[part], share[part])
     elif isinstance(codec, Fp16 | Int8):
-        width = max(16, triton.next_power_of_2(codec.dim))
-        block = max(16, min(_block(c.numel()), 2**15 // width))
-        high, low, factor = _columns(u, width, block)
-        values = rows.view(torch.float16 if isinstance(codec, Fp16) else torch.int8)
-        columns, stride = len(factor), values.shape[1]
-        constant = torch.nn.functional.pad(c.flatten(), (0, columns - c.numel()))
-        _attend_patches[(len(rows) * (columns // block),)](
-            *(values, high, low, factor, constant, mixed, share, codec.patches, codec.dim, c.numel(), columns, stride),
-            **{"ALIGN": gcd(stride, 16), "INT8": isinstance(codec, Int8), "BD": width, "BQ": block},
-        )
+        _attend_tokens(codec, rows, u, c, mixed, share)
     else:
         raise TypeError(f"no kernel for {type(codec).__name__}")
     return mixed, share
 
 
-def _attend_frequencies(codec: Quantised, rows: Tensor, u: Tensor, c: Tensor, mixed: Tensor, share: Tensor) -> None:
-    """`attend` over spatial frequencies, into mixed and share: logits and weights are over patches, tokens are not."""
+def _attend_tokens(codec: Fp16 | Int8, rows: Tensor, u: Tensor, c: Tensor, mixed: Tensor, share: Tensor) -> None:
+    """`attend` over tokens as they are, into mixed and share."""
     import torch
 
+    width = max(16, int(triton.next_power_of_2(codec.dim)))
+    block = max(16, min(_block(c.numel()), 2**14 // width))  # what registers and shared memory hold
+    high, low, factor = _columns(u, width, block)
+    values = rows.view(torch.float16 if isinstance(codec, Fp16) else torch.int8)
+    stride = values.shape[1]
+    _attend_patches[(len(rows) * (len(factor) // block),)](
+        *(values, high, low, factor, c.contiguous(), mixed, share),
+        *(codec.patches, codec.dim, c.numel(), len(factor), stride),
+        **{"ALIGN": gcd(stride, 16), "INT8": isinstance(codec, Int8), "BD": width, "BQ": block},
+    )
+
+
+def _attend_frequencies(codec: Quantised, rows: Tensor, u: Tensor, c: Tensor, mixed: Tensor, share: Tensor) -> None:
+    """`attend` over spatial frequencies, into mixed and share: logits and weights are over patches, tokens are not."""
     tables = _tables(codec, str(rows.device))
     frequencies, channels = tables.where.shape
     n, columns = len(rows), c.numel()
     block = _block(columns)
     high, low, factor = _columns(u * tables.scale[: u.shape[-1]], channels, block)
-    logits = torch.empty((n, columns, frequencies), dtype=torch.float32, device=rows.device)
+    logits = u.new_empty(n, columns, frequencies)
     sizes = (n, codec.stride, frequencies, channels)
 
     def grid_of(tile: str, length: int) -> Any:
@@ -306,20 +272,20 @@ def _attend_frequencies(codec: Quantised, rows: Tensor, u: Tensor, c: Tensor, mi
         **{"BQ": block},
     )
     codes = rows[:, tables.gains : tables.gains + codec.patches][:, tables.order]
-    gains = torch.nn.functional.pad(torch.exp2((codes.float() - 128) / 8), (0, frequencies - codec.patches))
+    gains = u.new_zeros(n, frequencies)
+    gains[:, : codec.patches] = ((codes.float() - 128) / 8).exp2()
     logits *= gains[:, None]
     weights = (logits.flatten(0, 1) @ tables.cosines).unflatten(0, (n, columns)) + c.flatten()[:, None]
     top = weights.amax(-1, keepdim=True).clamp_min(0)
     weights = (weights - top).exp_()
     total = weights.sum(-1, keepdim=True)
-    weights /= total + (-top).exp_()
-    share.copy_((total / (total + (-top).exp_())).view_as(share))
-    torch.matmul(weights.flatten(0, 1), tables.cosines.T, out=logits.flatten(0, 1))
-    logits *= gains[:, None]
-    size = logits.abs().amax(-1).clamp_min(1e-30)
-    halves = (logits / size[..., None]).half()
+    weights /= (whole := total + (-top).exp_())
+    share.copy_((total / whole).view_as(share))
+    weights = (weights.flatten(0, 1) @ tables.cosines.T).view_as(logits) * gains[:, None]
+    size = weights.abs().amax(-1).clamp_min(1e-30)
+    weights = (weights / size[..., None]).half()
     _mix[grid_of("BC", channels)](
-        *(rows, tables.where, tables.step, tables.reach, halves, size, tables.scale, mixed),
+        *(rows, tables.where, tables.step, tables.reach, weights, size, tables.scale, mixed),
         *(*sizes, u.shape[-1], columns, len(factor)),
         **{"BQ": block},
     )
@@ -327,12 +293,11 @@ def _attend_frequencies(codec: Quantised, rows: Tensor, u: Tensor, c: Tensor, mi
 
 def _columns(u: Tensor, width: int, block: int) -> tuple[Tensor, Tensor, Tensor]:
     """u f32[Q, H, C] -> f16[width, QP], f16[width, QP], f32[QP]: (first + second) * third is u; QP whole blocks."""
-    import torch
-
-    flat = u.flatten(0, 1).T
-    flat = torch.nn.functional.pad(flat, (0, _padded(flat.shape[1], block) - flat.shape[1], 0, width - len(flat)))
-    factor = flat.abs().amax(0).clamp_min(1e-30)
-    unit = flat / factor
+    columns = u.flatten(0, 1).T
+    unit = u.new_zeros(width, _padded(columns.shape[1], block))
+    unit[: len(columns), : columns.shape[1]] = columns
+    factor = unit.abs().amax(0).clamp_min(1e-30)
+    unit /= factor
     high = unit.half()
     return high.contiguous(), (unit - high.float()).half().contiguous(), factor
 
@@ -373,14 +338,6 @@ class Resident:
         self._device, self._room = device, room
         self._rows: OrderedDict[int, Tensor] = OrderedDict()
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._rows
-
-    @property
-    def used(self) -> int:
-        """Bytes."""
-        return sum(rows.numel() for rows in self._rows.values())
-
     def get(self, number: int) -> Tensor | None:
         """A segment's rows u8[n, stride], where they are on the device."""
         if number in self._rows:
@@ -394,7 +351,7 @@ class Resident:
         self._rows.pop(number, None)
         if rows.nbytes > self._room:
             return None
-        while self.used + rows.nbytes > self._room:
+        while sum(kept.numel() for kept in self._rows.values()) + rows.nbytes > self._room:
             self._rows.popitem(last=False)
         kept = torch.empty(rows.shape, dtype=torch.uint8, device=self._device)
         length, start = max(1, _PIECE // max(1, rows.shape[1])), 0
@@ -403,9 +360,6 @@ class Resident:
             start += len(piece)
         self._rows[number] = kept
         return kept
-
-    def drop(self, number: int) -> None:
-        self._rows.pop(number, None)
 
 
 def stream(pieces: Iterable[NDArray[np.uint8]], device: str) -> Iterator[Tensor]:
@@ -430,6 +384,7 @@ def stream(pieces: Iterable[NDArray[np.uint8]], device: str) -> Iterator[Tensor]
             used[turn].synchronize()
             pinned = torch.empty(piece.size, dtype=torch.uint8, pin_memory=True)
             slots[turn : turn + 1] = [(pinned, torch.empty(piece.size, dtype=torch.uint8, device=where))]
+            used[turn].record(torch.cuda.current_stream(where))  # what had this memory before may still be at work
         host, there = (part[: piece.size] for part in slots[turn])
         np.copyto(host.numpy().reshape(piece.shape), piece)
         current = torch.cuda.current_stream(where)

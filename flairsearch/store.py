@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flairsearch.basis import fit_basis
 from flairsearch.cache import drop_leftovers
-from flairsearch.catalog import Catalog, Changeset, NewView, Place
+from flairsearch.catalog import Catalog, Changeset, NewView, Place, SegmentViews
 from flairsearch.codec import AVERAGE_BITS, Codec, needs_basis
 from flairsearch.errors import StoreError
 from flairsearch.reader import PIECE, Reader, open_codec
@@ -67,6 +67,12 @@ class _Source:
     live: int  # views that some image still has
 
 
+class _DamagedSegment(StoreError):
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 def _level(count: int) -> int:
     """How far a segment of so many views has grown, 0 for those of a commit."""
     return sum(count >= bound for bound in LEVELS)
@@ -74,17 +80,31 @@ def _level(count: int) -> int:
 
 def _batches(sources: Sequence[_Source], label: str) -> list[list[_Source]]:
     """What becomes one segment each, in the order of their numbers; a whole large one that is fine is left out."""
-    batches: list[list[_Source]] = []
+    batches = [[source for source in sources if not source.live]]
     for source in sources:
-        if batches and sum(s.live for s in batches[-1]) + source.live <= SEGMENT_VIEWS:
+        if not source.live:
+            continue
+        if sum(s.live for s in batches[-1]) + source.live <= SEGMENT_VIEWS and batches[-1] is not batches[0]:
             batches[-1].append(source)
         else:
             batches.append([source])
-    return [batch for batch in batches if len(batch) > 1 or not _is_fine(batch[0], label)]
+    return [batch for batch in batches if len(batch) > 1 or not all(_is_fine(source, label) for source in batch)]
 
 
 def _is_fine(source: _Source, label: str) -> bool:
     return source.label == label and source.live >= (1 - DEAD_SHARE) * source.count
+
+
+def _read(
+    segment: Segment, views: SegmentViews, some: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Some of a segment's views: token rows u8[n, stride], pooled f16[n, D]. Raises _DamagedSegment."""
+    rows, pooled = (part.rows[views.row[some]] for part in (segment.tokens, segment.pooled))
+    if checksums(rows, pooled) != views.checksum[some].tolist():
+        raise _DamagedSegment(
+            segment.number, f"views of segment {segment.number} are damaged - run flairsearch verify --repair first"
+        )
+    return rows, pooled.view("<f2")
 
 
 class Writer:
@@ -103,6 +123,7 @@ class Writer:
         self._folder = folder / "segments"
         self._segment: SegmentWriter | None = None
         self._change = Changeset()
+        self._damaged: dict[int, str] = {}  # segments found damaged, and how
         try:
             self.catalog = Catalog(folder)
             self._label, self._codec = self._newest_codec()
@@ -213,7 +234,10 @@ class Writer:
         sample = reader.encoded(chosen).tokens
         folder = self._index / "codecs"
         folder.mkdir(exist_ok=True)
-        number = f"{max((int(file.stem) for file in folder.glob('*.npz')), default=0) + 1:06d}"
+        used = {file.stem for file in folder.glob("*.npz")} | {
+            label.partition(":")[2] for _, _, label in self.catalog.segments()
+        }
+        number = f"{max((int(stem) for stem in used if stem.isdigit()), default=0) + 1:06d}"  # also of one that is lost
         part = folder / f"{number}.part"
         fit_basis(sample, metric, AVERAGE_BITS[name]).save(part)
         part.rename(folder / f"{number}.npz")
@@ -229,16 +253,12 @@ class Writer:
         """
         batches = _batches(list(self._sources(dead_too)), self._label)
         total, done = sum(source.live for batch in batches for source in batch), 0
-        damaged = []
         for batch in batches:
-            try:
-                self._rewrite(batch)
-            except StoreError as error:
-                damaged.append(str(error))
+            self._rewrite_whole(batch)
             done += sum(source.live for source in batch)
             yield done, total
-        if damaged and dead_too:
-            raise StoreError(damaged[0])
+        if self._damaged and dead_too:
+            raise StoreError(next(iter(self._damaged.values())))
 
     def _sources(self, all_of_them: bool) -> Iterator[_Source]:
         """Every segment with the views in it that some image still has; or only those of another codec."""
@@ -250,12 +270,19 @@ class Writer:
         """Many small segments become one: a reader holds two files open for each, and a system allows it 1,024."""
         sizes: dict[int, list[_Source]] = {}
         for number, count, label in self.catalog.segments():
-            if label == self._label:
+            if label == self._label and number not in self._damaged:
                 sizes.setdefault(_level(count), []).append(_Source(number, count, label, count))
         for level, sources in sizes.items():
             if level < len(LEVELS) and len(sources) >= MERGE:
-                with suppress(StoreError):  # damaged: verify names it, and compact
-                    self._rewrite(sources[:MERGE])
+                self._rewrite_whole(sources[:MERGE], dead_too=True)
+
+    def _rewrite_whole(self, sources: Sequence[_Source], dead_too: bool = False) -> None:
+        """Those of the segments that are not damaged; the others stay, and are remembered."""
+        while sources := [source for source in sources if source.number not in self._damaged]:
+            try:
+                return self._rewrite(sources, dead_too)
+            except _DamagedSegment as error:
+                self._damaged[error.number] = str(error)
 
     def replace_views(self, views: Sequence[int], encoded: Encoded) -> None:
         """Write views anew that were damaged; their ids stay. One commit."""
@@ -265,30 +292,26 @@ class Writer:
         places = [Place(view, row, checksum) for row, (view, checksum) in enumerate(zip(views, checksums, strict=True))]
         self.catalog.rewrite((segment.number, segment.count, self._label), places, [])
 
-    def _rewrite(self, sources: Sequence[_Source]) -> None:
+    def _rewrite(self, sources: Sequence[_Source], dead_too: bool) -> None:
         """Several segments -> one, in the codec of today; bytes that are in it already are copied as they are.
 
-        One commit. Raises StoreError, and changes nothing, when bytes are not those that were written.
+        One commit. `dead_too` keeps views that no image has now: in this writer's lifetime their photo may come back.
+        Raises _DamagedSegment, and changes nothing, when bytes are not those that were written.
         """
         places: list[Place] = []
         with SegmentWriter(self._folder, self.catalog.last_segment() + 1, self._codec) as segment:
             for source in sources:
                 views = self.catalog.segment_views(source.number)
-                live = np.flatnonzero(views.live)
-                if len(live):
-                    codec = open_codec(self._index, source.label, self._settings)
-                    old = Segment(self._folder, source.number, source.count, codec)
-                for start in range(0, len(live), PIECE):
-                    some = live[start : start + PIECE]
-                    rows, pooled = old.tokens.rows[views.row[some]], old.pooled.rows[views.row[some]]
-                    if checksums(rows, pooled) != views.checksum[some].tolist():
-                        raise StoreError(
-                            f"views of segment {source.number} are damaged - run flairsearch verify --repair first"
-                        )
+                kept = np.flatnonzero(views.live | dead_too)
+                if len(kept):
+                    old = self._open(source)
+                for start in range(0, len(kept), PIECE):
+                    some = kept[start : start + PIECE]
+                    rows, pooled = _read(old, views, some)
                     if source.label == self._label:
-                        sums = segment.append_rows(rows, pooled.view("<f2"))
+                        sums = segment.append_rows(rows, pooled)
                     else:
-                        sums = segment.append(codec.restore_all(rows, pooled.view("<f2")))
+                        sums = segment.append(old.codec.restore_all(rows, pooled))
                     for view, checksum in zip(views.id[some].tolist(), sums, strict=True):
                         places.append(Place(view, len(places), checksum))
             if places:
@@ -296,6 +319,13 @@ class Writer:
         written = (segment.number, segment.count, self._label) if places else None
         self.catalog.rewrite(written, places, [source.number for source in sources])
         self._remove_garbage()
+
+    def _open(self, source: _Source) -> Segment:
+        try:
+            codec = open_codec(self._index, source.label, self._settings)
+            return Segment(self._folder, source.number, source.count, codec)
+        except StoreError as error:
+            raise _DamagedSegment(source.number, str(error)) from None
 
     def close(self) -> None:
         """Give up what is not committed, and the lock."""

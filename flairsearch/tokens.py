@@ -102,18 +102,25 @@ class RowFile:
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror}) - check its permissions") from None
 
-    def is_cached(self, row: int) -> bool:
-        """Whether a row is in memory, as far as the system says."""
+    def take(self, rows: NDArray[np.int64], into: NDArray[np.uint8]) -> None:
+        """Row numbers i64[K] -> u8[K, width]."""
+        np.take(self.rows, rows, axis=0, out=into, mode="clip")  # the mode that needs no buffer; rows are in range
+
+    def are_cached(self, rows: NDArray[np.int64]) -> bool:
+        """Whether rows are in memory, as far as the system says."""
+        one, width = bytearray(1), self.rows.shape[1]
         try:
-            return os.preadv(self._file, (bytearray(1),), row * self.rows.shape[1], os.RWF_NOWAIT) == 1
+            return all(os.preadv(self._file, (one,), row * width, os.RWF_NOWAIT) == 1 for row in rows.tolist())
         except (OSError, AttributeError):  # it would have to wait; or the system, or the disk, cannot say
             return False
 
-    def prefetch(self, row: int, count: int) -> None:
+    def prefetch(self, rows: NDArray[np.int64]) -> None:
         """Say that these rows are read soon, where the system listens."""
         if hasattr(os, "posix_fadvise"):
             width = self.rows.shape[1]
-            os.posix_fadvise(self._file, row * width, count * width, os.POSIX_FADV_WILLNEED)
+            for start, stop in runs(rows):
+                first = int(rows[start]) * width
+                os.posix_fadvise(self._file, first, (stop - start) * width, os.POSIX_FADV_WILLNEED)
 
 
 class Segment:

@@ -81,9 +81,12 @@ def test_what_the_disk_is_told_changes_nothing(tmp_path):
     write(tmp_path, random_encoded(50))
     tokens = Segment(tmp_path, 1, 50, CODEC).tokens
     before = tokens.rows.copy()
-    for first, count in ((0, 50), (49, 1), (10, 0), (3, 9)):
-        tokens.prefetch(first, count)
-    assert all(type(tokens.is_cached(row)) is bool for row in (0, 25, 49))
+    for rows in (np.arange(50), np.asarray([49]), np.arange(0), np.asarray([3, 4, 40])):
+        tokens.prefetch(rows)
+        assert type(tokens.are_cached(rows)) is bool
+        into = np.empty((len(rows), CODEC.stride), np.uint8)
+        tokens.take(rows, into)
+        np.testing.assert_array_equal(into, before[rows])
     np.testing.assert_array_equal(tokens.rows, before)
 
 

@@ -1,0 +1,217 @@
+"""The fused kernels on a GPU: views and bytes a second, beside what the device copies; and a million views scored.
+
+    python -m benchmarks.rerank_gpu [--dim 512] [--patches 196] [--heads 8] [--views 1000000] [--codecs fp16,q4,...]
+
+Rows are made of 256 views encoded and repeated, each copy in memory of its own; no two repeats of a timing read the
+same rows where the device holds enough of them, so that its cache helps no further than it would in a search.
+Times are of scores: attention, projections, cosine. What came first compiled and measured the kernels' variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flairsearch.basis import fit_basis
+from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
+from flairsearch.records import Encoded, PoolWeights, Query
+
+CODECS = ("fp16", "int8", "q4", "q2", "q1")
+QUERIES = (1, 8, 64)
+CANDIDATES = (1_000, 10_000)
+ENCODED = 256  # views
+CHECKED = 32  # of them, against float64
+REPEATS = 5
+OUTPUT = 1 << 25  # float32 numbers that come out of one call: bounds the views of a call
+MEMORY = 0.85  # of what is free
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Texts and the pool's value side, in a codec's coordinates."""
+
+    u: Tensor  # [Q, H, C]
+    c: Tensor  # [Q, H]
+    text: Tensor  # [Q, D]
+    value: Tensor  # [H, d, C]
+    value_bias: Tensor  # [H, d]
+    out: Tensor  # [D, D]
+    out_bias: Tensor  # [D]
+
+    @staticmethod
+    def of(codec: Codec, queries: list[Query], weights: PoolWeights, device: str, dtype: torch.dtype) -> Pool:
+        folded, side = [codec.fold(query) for query in queries], codec.fold_weights(weights)
+        columns = [np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector")]
+        arrays = (*columns, side.value, side.value_bias, side.out, side.out_bias)
+        return Pool(*(torch.from_numpy(np.ascontiguousarray(array)).to(device, dtype) for array in arrays))
+
+    def cosines(self, mixed: Tensor, share: Tensor) -> Tensor:
+        """mixed [n, Q, H, C], share [n, Q, H] -> [n, Q]."""
+        heads = torch.einsum("nqhc,hec->nqhe", mixed, self.value) + share[..., None] * self.value_bias
+        return F.cosine_similarity(heads.flatten(2) @ self.out.T + self.out_bias, self.text, dim=-1)
+
+    def scores(self, codec: Codec, rows: Tensor) -> Tensor:
+        """rows u8[n, stride] -> f32[n, Q], in calls that give no more than OUTPUT numbers."""
+        from flairsearch.rerank_triton import attend
+
+        step = max(1, OUTPUT // self.u.numel())
+        parts = [self.cosines(*attend(codec, part, self.u, self.c)) for part in rows.split(step)]
+        return torch.cat(parts)
+
+    def exact(self, codec: Codec, rows: np.ndarray) -> Tensor:
+        """The same in float64, on the host, nothing fused; for a pool in float64."""
+        x = torch.from_numpy(codec.decode(rows).astype(np.float64))
+        if codec.spatial is not None:
+            x = torch.from_numpy(codec.spatial.astype(np.float64)).T @ x
+        logits = torch.einsum("npc,qhc->nqhp", x, self.u) + self.c[..., None]
+        weights = F.pad(logits, (0, 1)).softmax(-1)[..., :-1]
+        return self.cosines(torch.einsum("nqhp,npc->nqhc", weights, x), weights.sum(-1))
+
+
+def tokens(views: int, patches: int, dim: int) -> Encoded:
+    """Neighbouring patches alike, some channels louder than others, as of photos; no photos."""
+    torch.manual_seed(0)
+    local = torch.randn(views, patches, dim).cumsum(1) / patches**0.5 * torch.linspace(3, 0.1, dim)
+    x = F.layer_norm(local + 0.3 * torch.randn(views, patches, dim), (dim,)).numpy().astype(np.float16)
+    return Encoded(np.ones((views, dim), np.float16), x, *(np.ones((views, patches), np.float16) for _ in range(2)))
+
+
+def random_pool(queries: int, heads: int, dim: int) -> tuple[list[Query], PoolWeights]:
+    """Logits with a spread of about 2."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    texts = [Query("", draw(dim), draw(heads, dim) * 2 / dim**0.5, draw(heads)) for _ in range(queries)]
+    value, out = draw(heads, dim // heads, dim) / dim**0.5, draw(dim, dim) / dim**0.5
+    return texts, PoolWeights(value, draw(heads, dim // heads) * 0.1, out, draw(dim) * 0.1, 1.0, 0.0)
+
+
+def seconds(work: Callable[[int], object], repeats: int = REPEATS) -> float:
+    """Median time of work(0), work(1), ... on the device; the first call of all is not counted."""
+    work(0)
+    times = []
+    for i in range(repeats):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        work(i + 1)
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return statistics.median(times)
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a copy within the device reads; it writes as many."""
+    source = torch.ones(1 << 30, dtype=torch.float32, device="cuda")
+    target = torch.empty_like(source)
+    return source.nbytes / seconds(lambda _: target.copy_(source), 10)
+
+
+def upload_bandwidth(rows: np.ndarray, pieces: int = 32) -> float:
+    """Bytes a second through `stream`, pieces of 256 views."""
+    from flairsearch.rerank_triton import stream
+
+    def all_of_them() -> Iterator[np.ndarray]:
+        for _ in range(pieces):
+            yield rows
+
+    def go() -> float:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for piece in stream(all_of_them(), "cuda"):
+            piece[0, 0].clone()
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    go()
+    return pieces * rows.nbytes / statistics.median(go() for _ in range(3))
+
+
+def repeated(rows: np.ndarray, views: int) -> Tensor:
+    """u8[n, stride] on the device: `views` of them, or as many as fit."""
+    there = torch.from_numpy(rows).cuda()
+    free, _ = torch.cuda.mem_get_info()
+    room = int(MEMORY * free) - (4 << 30)  # what scoring needs besides
+    count = max(1, min(views, room // rows.shape[1]))
+    resident = torch.empty((count, rows.shape[1]), dtype=torch.uint8, device="cuda")
+    for start in range(0, count, len(there)):
+        part = resident[start : start + len(there)]
+        part.copy_(there[: len(part)])
+    return resident
+
+
+def slices(rows: Tensor, count: int) -> Callable[[int], Tensor]:
+    """i -> the i-th `count` rows, from the start again after the last."""
+    places = max(1, len(rows) // count)
+    return lambda i: rows[i % places * count :][:count]
+
+
+def measure(name: str, args: argparse.Namespace, encoded: Encoded, copied: float) -> None:
+    from flairsearch.rerank_triton import top
+
+    basis = None
+    if name in AVERAGE_BITS:
+        root = np.random.default_rng(1).normal(size=(args.dim, args.dim)).astype(np.float32)
+        basis = fit_basis(encoded.tokens, root @ root.T / args.dim, AVERAGE_BITS[name])
+    codec = make_codec(name, args.patches, args.dim, basis)
+    rows = codec.encode(encoded)
+    uploaded = upload_bandwidth(rows)
+    resident = repeated(rows, args.views)
+    print(f"\n{name}: {codec.stride:,} bytes a view, {len(resident):,} resident; `stream` {uploaded / 1e9:.1f} GB/s")
+    print("| queries | views | views/s | stored GB/s | of copy, reads | of copy, reads + writes | error |")
+    print("|---|---|---|---|---|---|---|")
+    for queries in QUERIES:
+        texts, weights = random_pool(queries, args.heads, args.dim)
+        pool = Pool.of(codec, texts, weights, "cuda", torch.float32)
+        exact = Pool.of(codec, texts, weights, "cpu", torch.float64).exact(codec, rows[:CHECKED])
+        error = (pool.scores(codec, resident[:CHECKED]).double().cpu() - exact).abs().max() / exact.abs().max()
+        for count in dict.fromkeys(min(count, len(resident)) for count in (*CANDIDATES, len(resident))):
+            part = slices(resident, count)
+            rate = count / seconds(lambda i, part=part, pool=pool: pool.scores(codec, part(i)))  # type: ignore[misc]
+            stored = rate * codec.stride
+            shares = f"{stored / copied:.1%} | {stored / copied / 2:.1%}"
+            print(f"| {queries} | {count:,} | {rate:,.0f} | {stored / 1e9:,.0f} | {shares} | {error:.1e} |")
+        if queries == 1 and name in AVERAGE_BITS:
+            took = seconds(lambda _, pool=pool: top(pool.scores(codec, resident)[:, 0], 10))  # type: ignore[misc]
+            print(f"exhaustive, {len(resident):,} views and their top 10: {took * 1e3:.1f} ms", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The fused kernels on a GPU.")
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--patches", type=int, default=196)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--views", type=int, default=1_000_000, help="resident, where they fit")
+    parser.add_argument("--codecs", default=",".join(CODECS))
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("no CUDA GPU here: nothing measured", file=sys.stderr)
+        return 1
+    device = torch.cuda.get_device_properties(0)
+    copied = copy_bandwidth()
+    torch.cuda.empty_cache()
+    print(f"{device.name}, {device.total_memory / 2**30:.0f} GiB, torch {torch.__version__}, CUDA {torch.version.cuda}")
+    print(f"copies {copied / 1e9:,.0f} GB/s, reads counted once ({2 * copied / 1e9:,.0f} with its writes)")
+    print(f"P {args.patches}, D {args.dim}, H {args.heads}")
+    encoded = tokens(ENCODED, args.patches, args.dim)
+    for name in args.codecs.split(","):
+        with torch.inference_mode():
+            measure(name, args, encoded, copied)
+        torch.cuda.empty_cache()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
