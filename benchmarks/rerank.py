@@ -28,14 +28,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from flairsearch.basis import fit_basis
-from flairsearch.codec import AVERAGE_BITS, Codec, Fp16, Quantised, make_codec, needs_basis
+from flairsearch.codec import AVERAGE_BITS, Fp16, Quantised, make_codec, needs_basis
 from flairsearch.records import Encoded, PoolWeights, Query
 from flairsearch.rerank import Reranker
-from flairsearch.rerank_cpu import attend
+from flairsearch.rerank_cpu import attend, project_with
+from flairsearch.rerank_cpu import score as score_rows
 
 PATCHES, DISTINCT = 196, 128
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
-MIXED_BYTES = 16 << 20  # of one piece's mixed tokens
 SECONDS = 1.0  # spent on one figure at least, but for the slowest
 F32 = NDArray[np.float32]
 
@@ -95,30 +95,6 @@ def median_time(work: Callable[[], object], seconds: float = SECONDS) -> float:
         if times[0] > 20:
             break
     return statistics.median(times)
-
-
-class Fused:
-    """rerank_cpu, and the projections after it: what rerank.Reranker does with it."""
-
-    def __init__(self, codec: Codec, weights: PoolWeights) -> None:
-        self._codec, folded = codec, codec.fold_weights(weights)
-        self._value = torch.from_numpy(folded.value).transpose(1, 2).contiguous()  # [H, C, d]
-        self._value_bias, self._out_bias = torch.from_numpy(folded.value_bias), torch.from_numpy(folded.out_bias)
-        self._out = torch.from_numpy(folded.out.T.copy())
-
-    @torch.inference_mode()
-    def score(self, rows: NDArray[np.uint8], u: F32, c: F32, text: F32) -> F32:
-        """u8[n, stride], folded u f32[Q, H, C], c f32[Q, H], text f32[Q, D] -> scores f32[n, Q]."""
-        views = max(1, MIXED_BYTES // u.nbytes)
-        scores, texts = np.empty((len(rows), len(u)), np.float32), torch.from_numpy(text)
-        for start in range(0, len(rows), views):
-            mixed, share = (torch.from_numpy(p) for p in attend(self._codec, rows[start : start + views], u, c))
-            heads = mixed.flatten(0, 1).transpose(0, 1) @ self._value  # [H, n Q, d]
-            heads = heads.transpose(0, 1) + share.flatten(0, 1)[..., None] * self._value_bias
-            pooled = torch.addmm(self._out_bias, heads.flatten(1), self._out)
-            cosine = F.cosine_similarity(pooled.unflatten(0, mixed.shape[:2]), texts, dim=-1)
-            scores[start : start + views] = cosine.numpy()
-        return scores
 
 
 class Reference:
@@ -196,7 +172,8 @@ class Bench:
         ones = np.ones(sample.shape[:2], np.float16)
         encoded = codec.encode(Encoded(sample[:, 0], sample, ones, ones))
         coded = int(codec.basis.counts.sum(dtype=np.int64)) if isinstance(codec, Quantised) else PATCHES * self.dim
-        fused, weights = Fused(codec, self.weights), codec.fold_weights(self.weights)
+        weights = codec.fold_weights(self.weights)
+        projection = project_with(weights)
         plain = Reranker(weights, spatial=codec.spatial)
         order = np.random.default_rng(3).integers(0, DISTINCT, max(candidates))
         rows = encoded[order]  # copies: as many bytes as that many views
@@ -210,7 +187,7 @@ class Bench:
                 if unfused:
                     assert isinstance(codec, Fp16)
                     return plain.score_many((codec.decode(some[i : i + 128]) for i in range(0, len(some), 128)), asked)
-                return fused.score(some, *folded)
+                return score_rows(codec, some, projection, *folded)
 
             y = codec.decode(rows[:16]).astype(float)
             x = y if codec.spatial is None else np.einsum("fp,nfc->npc", codec.spatial.astype(float), y, optimize=True)
@@ -255,9 +232,7 @@ def main() -> None:
     attend(codec, np.zeros((1, codec.stride), np.uint8), np.zeros((1, 1, args.dim), np.float32), np.zeros((1, 1), "f4"))
     first = time.perf_counter() - began
     print(f"{Machine.name()}; {PATCHES} patches, D {args.dim}, H {args.heads}; first call {first:.1f} s")
-    print(
-        "| path | queries | candidates | bytes a view | pairs/s | GB/s | of the roofline | coded | x reference | error |"
-    )
+    print("| path | queries | candidates | bytes a view | pairs/s | GB/s | of roofline | coded | x reference | error |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     bench.reference(100)
     bench.codec("fp16", queries, candidates[:2], unfused=True)

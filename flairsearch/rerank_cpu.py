@@ -2,47 +2,31 @@
 
 A view is decoded into a scratch that fits the second-level cache, R rows (patches, or frequencies with their numbers
 of coded channels falling); then for 8 heads at a time: logits = rows . u, softmax, mixed = weights . rows.
-MEASURED
+Measured at D 512, H 8, one query: 2 to 4 times torch on decoded chunks (benchmarks/rerank.py).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count
 from math import isqrt
-from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch import vectors
 from flairsearch.codec import Codec, Fp16, Quantised
-from flairsearch.vectors import (
-    HEADS,
-    LANES,
-    TILE,
-    byte,
-    bytes16,
-    codes2,
-    codes4,
-    codes8,
-    dots1,
-    dots7,
-    dots14,
-    fetch,
-    half,
-    halves,
-    mix,
-    softmax,
-)
+from flairsearch.records import PoolWeights
 
 F32 = NDArray[np.float32]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _AHEAD = 32768  # bytes from where a view is read to what is asked for
-_PIECE = 32  # views a thread takes at a time
+_PIECE = 28  # views that a thread takes at a time; whole tiles of rows for the projections
 _HALF, _BYTE, _CODES = 0, 1, 2
 _PAD = 32  # rows of the scratch are padded to this many channels
 
@@ -75,45 +59,106 @@ class _Scratch(NamedTuple):
     sums: F32  # [8 * C'] mixed
 
 
+class Projection(NamedTuple):
+    """The pool's value and output side, 8 outputs side by side; d' and D' are d and D filled up to eights."""
+
+    value: F32  # [H, d'/8, C', 8]
+    value_bias: F32  # [H, d']
+    out: F32  # [D'/8, H d', 8]
+    out_bias: F32  # [D']
+
+
 def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int | None = None) -> tuple[F32, F32]:
     """a = softmax over [x_p . u + c, 0] of every view, query and head, x the codec's coordinates of stored views.
 
     rows u8[n, stride] as codec.encode made them; u f32[Q, H, C], c f32[Q, H] folded by codec.fold.
     Returns mixed f32[n, Q, H, C] = sum_p a_p x_p and share f32[n, Q, H] = sum_p a_p.
     """
-    columns = u.shape[0] * u.shape[1]
-    layout = _layout(codec)
-    channels = -(-u.shape[2] // _PAD) * _PAD
-    blocks = -(-columns // LANES)
-    tall = np.zeros((blocks, channels, LANES), np.float32)
-    wide = np.zeros((blocks * LANES, channels), np.float32)
-    wide[:columns, : u.shape[2]] = u.reshape(columns, -1)
-    tall[:] = wide.reshape(blocks, LANES, channels).transpose(0, 2, 1)
-    biases = np.zeros(blocks * LANES, np.float32)
-    biases[:columns] = c.reshape(-1)
-    mixed = np.empty((len(rows), columns, u.shape[2]), np.float32)
-    share = np.empty((len(rows), columns), np.float32)
-    stored = _readable(rows, codec.patches)
-    starts = count(0, _PIECE)
+    layout, stored, queries = _layout(codec), _readable(rows, codec.patches), _queries(u, c)
+    mixed, share = np.empty((len(rows), c.size, u.shape[2]), np.float32), np.empty((len(rows), c.size), np.float32)
 
-    def work() -> None:
-        scratch = _scratch(layout, channels)
-        while (start := next(starts)) < len(rows):
-            span = (start, min(start + _PIECE, len(rows)))
-            _views(stored, layout, scratch, tall, biases, (mixed, share), span)
+    def work(pieces: Iterator[tuple[int, int]]) -> None:
+        scratch = _scratch(layout, queries[0].shape[1])
+        for span in pieces:
+            _views(stored, layout, scratch, queries, mixed[slice(*span)], share[slice(*span)], span[0])
 
-    helpers = [Thread(target=work) for _ in range(1, min(threads or _cores(), -(-len(rows) // _PIECE)))]
-    for helper in helpers:
-        helper.start()
-    work()
-    for helper in helpers:
-        helper.join()
+    _share_out(work, len(rows), _PIECE, threads)
     return mixed.reshape(len(rows), *u.shape), share.reshape(len(rows), *c.shape)
+
+
+def score(codec: Codec, rows: NDArray[np.uint8], projection: Projection, u: F32, c: F32, text: F32) -> F32:
+    """`attend`, then cos(pool(t, L), t): all of it in this module's threads, a few views at a time, f32[n, Q].
+
+    text f32[Q, D]; projection of the weights folded by codec.fold_weights.
+    """
+    layout, stored, queries = _layout(codec), _readable(rows, codec.patches), _queries(u, c)
+    scores, size = np.empty((len(rows), len(u)), np.float32), max(1, 2 * _PIECE // max(2, len(u)))
+    texts = np.zeros((len(u), len(projection.out_bias)), np.float32)
+    texts[:, : text.shape[1]] = text / np.linalg.norm(text, axis=1, keepdims=True)
+
+    def work(pieces: Iterator[tuple[int, int]]) -> None:
+        scratch = _scratch(layout, queries[0].shape[1])
+        mixed, share = np.empty((size, c.size, u.shape[2]), np.float32), np.empty((size, c.size), np.float32)
+        widest = max(u.shape[2], texts.shape[1], projection.value_bias.size)
+        spare = np.zeros((3, size * len(u), _stride(widest)), np.float32)
+        for first, last in pieces:
+            _views(stored, layout, scratch, queries, mixed[: last - first], share[: last - first], first)
+            _project(projection, mixed[: last - first], share[: last - first], texts, spare, scores[first:last])
+
+    _share_out(work, len(rows), size, None)
+    return scores
+
+
+def project_with(weights: PoolWeights) -> Projection:
+    heads, size, _ = weights.value.shape
+    full = -(-size // vectors.LANES) * vectors.LANES
+    out = np.zeros((len(weights.out), heads, full), np.float32)
+    out[:, :, :size] = weights.out.reshape(-1, heads, size)
+    value_bias, out_bias = (
+        np.zeros((heads, full), np.float32),
+        np.zeros(-(-len(out) // vectors.LANES) * vectors.LANES, np.float32),
+    )
+    value_bias[:, :size], out_bias[: len(out)] = weights.value_bias, weights.out_bias
+    value = np.stack([_side_by_side(head) for head in weights.value])
+    return Projection(value, value_bias, _side_by_side(out.reshape(len(out), -1), 1), out_bias)
+
+
+def _share_out(work: Callable[[Iterator[tuple[int, int]]], None], rows: int, size: int, threads: int | None) -> None:
+    """Each thread takes the next piece of the rows when it is done with one: cores are not equally free."""
+    starts = count(0, size)
+
+    def pieces() -> Iterator[tuple[int, int]]:
+        while (start := next(starts)) < rows:
+            yield start, min(start + size, rows)
+
+    number = min(threads or _cores(), -(-rows // size))
+    if number <= 1:
+        work(pieces())
+        return
+    with ThreadPoolExecutor(number) as pool:
+        for done in [pool.submit(work, pieces()) for _ in range(number)]:
+            done.result()
+
+
+def _queries(u: F32, c: F32) -> tuple[F32, F32]:
+    """u f32[Q, H, C], c f32[Q, H] -> u f32[N/8, C', 8], c f32[N], N = Q H filled up to eights."""
+    blocks = _side_by_side(u.reshape(c.size, -1))
+    biases = np.zeros(len(blocks) * vectors.LANES, np.float32)
+    biases[: c.size] = c.reshape(-1)
+    return blocks, biases
+
+
+def _side_by_side(matrix: F32, pad: int = _PAD) -> F32:
+    """f32[N, C] -> f32[N/8, C', 8], zeros where there is nothing."""
+    blocks, channels = -(-len(matrix) // vectors.LANES), -(-matrix.shape[1] // pad) * pad
+    full = np.zeros((blocks * vectors.LANES, channels), np.float32)
+    full[: len(matrix), : matrix.shape[1]] = matrix
+    return np.ascontiguousarray(full.reshape(blocks, vectors.LANES, channels).transpose(0, 2, 1))
 
 
 def _scratch(layout: _Layout, channels: int) -> _Scratch:
     rows = len(layout.order)
-    sizes = (rows * layout.stride, rows, *[(rows + 4) * LANES] * 3, LANES, LANES * channels)
+    sizes = (rows * layout.stride, rows, *[(rows + 4) * vectors.LANES] * 3, vectors.LANES, vectors.LANES * channels)
     return _Scratch(*(np.zeros(size, np.float32) for size in sizes))._replace(scale=np.ones(rows, np.float32))
 
 
@@ -181,17 +226,17 @@ def _views(
     rows: NDArray[np.uint8],
     layout: _Layout,
     scratch: _Scratch,
-    u: F32,
-    c: F32,
-    out: tuple[F32, F32],
-    span: tuple[int, int],
+    asked: tuple[F32, F32],
+    mixed: F32,
+    share: F32,
+    first_view: int,
 ) -> None:
-    """Views span[0] to span[1] of u8[n, stride] -> mixed f32[n, N, C], share f32[n, N]; u f32[N/8, C', 8], c f32[N]."""
+    """Rows from one on of u8[n, stride] -> mixed f32[k, N, C], share f32[k, N]; asked: see _queries."""
     x, scale, logits, weights, spare, shares, sums = scratch
-    mixed, share = out
+    u, c = asked
     count, columns, flat, queries = len(layout.order), mixed.shape[1], rows.reshape(-1), u.reshape(-1)
-    for view in range(span[0], span[1]):
-        start = view * rows.shape[1]
+    for view in range(len(mixed)):
+        start = (first_view + view) * rows.shape[1]
         _decode(flat, start, layout, x)
         _factors(flat, start, layout, scale)
         for block in range(u.shape[0]):
@@ -203,14 +248,16 @@ def _views(
                 _dots(x, queries, spare, place, tile)
                 row += tile
             _to_patches(layout, spare, scale, logits)
-            softmax(logits, c, shares, (count, block * 8))
+            vectors.softmax(logits, c, shares, (count, block * 8))
             _to_rows(layout, logits, scale, weights, spare)
-            for first in range(0, u.shape[1], TILE):
+            for first in range(0, u.shape[1], vectors.TILE):
                 used = count
                 while layout.length[used - 1] <= first and used > 1:
                     used -= 1
-                for head in range(0, 8, HEADS):
-                    mix(x, weights, sums, (first, layout.stride, head, head * u.shape[1] + first, u.shape[1], used))
+                for head in range(0, 8, vectors.HEADS):
+                    vectors.mix(
+                        x, weights, sums, (first, layout.stride, head, head * u.shape[1] + first, u.shape[1], used)
+                    )
             for head in range(min(8, columns - block * 8)):
                 share[view, block * 8 + head] = shares[head]
                 for i in range(mixed.shape[2]):
@@ -218,11 +265,42 @@ def _views(
 
 
 @_compiled
+def _project(projection: Projection, mixed: F32, share: F32, texts: F32, spare: F32, scores: F32) -> None:
+    """mixed f32[k, Q H, C], share f32[k, Q H], texts f32[Q, D'] of unit length -> scores f32[k, Q]."""
+    heads, blocks, channels, _ = projection.value.shape
+    value, out = projection.value.reshape(-1), projection.out.reshape(-1)
+    queries, dim, step = len(texts), mixed.shape[2], spare.shape[2]
+    count = len(mixed) * queries
+    head, joined, pooled = spare[0].reshape(-1), spare[1].reshape(-1), spare[2].reshape(-1)
+    for h in range(heads):
+        for i in range(count):  # rows a power of two apart would fall on the same lines of the cache
+            for j in range(dim):
+                head[i * step + j] = mixed[i // queries, i % queries * heads + h, j]
+        for block in range(blocks):
+            at = (h * blocks + block) * 8
+            _dots(head, value, joined, (0, step, at * channels, 8, at, step, dim), count)
+        for i in range(count):
+            whole = share[i // queries, i % queries * heads + h]
+            for j in range(blocks * 8):
+                joined[i * step + h * blocks * 8 + j] += whole * projection.value_bias[h, j]
+    for block in range(len(projection.out)):
+        place = (0, step, block * 8 * heads * blocks * 8, 8, block * 8, step, heads * blocks * 8)
+        _dots(joined, out, pooled, place, count)
+    for i in range(count):
+        product, square = np.float32(0), np.float32(0)
+        for j in range(len(projection.out_bias)):
+            value_j = pooled[i * step + j] + projection.out_bias[j]
+            product += value_j * texts[i % queries, j]
+            square += value_j * value_j
+        scores[i // queries, i % queries] = product / max(np.sqrt(square), np.float32(1e-8))
+
+
+@_compiled
 def _factors(flat: NDArray[np.uint8], start: int, layout: _Layout, scale: F32) -> None:
     """What each row is multiplied by, f32[R]."""
     for row in range(len(scale)):
         if layout.kind == _BYTE:
-            half(flat, scale, scale, (start + layout.factors + 2 * row, row))
+            vectors.half(flat, scale, scale, (start + layout.factors + 2 * row, row))
         elif layout.kind == _CODES:
             scale[row] = layout.loud[flat[start + layout.factors + layout.order[row]]]
 
@@ -235,27 +313,27 @@ def _decode(flat: NDArray[np.uint8], start: int, layout: _Layout, x: F32) -> Non
         at, to = start + row * size, row * layout.stride
         if layout.kind != _CODES:
             for i in range(0, size, 64):
-                fetch(flat, x, x, (at + i + _AHEAD,))
+                vectors.fetch(flat, x, x, (at + i + _AHEAD,))
         if layout.kind == _HALF:
             for i in range(0, whole, 16):
-                halves(flat, x, x, (at + 2 * i, to + i))
+                vectors.halves(flat, x, x, (at + 2 * i, to + i))
             for i in range(whole, layout.dim):
-                half(flat, x, x, (at + 2 * i, to + i))
+                vectors.half(flat, x, x, (at + 2 * i, to + i))
         elif layout.kind == _BYTE:
             for i in range(0, whole, 16):
-                bytes16(flat, x, x, (at + i, to + i))
+                vectors.bytes16(flat, x, x, (at + i, to + i))
             for i in range(whole, layout.dim):
-                byte(flat, x, x, (at + i, to + i))
+                vectors.byte(flat, x, x, (at + i, to + i))
         else:  # a vector may write past its numbers: those of fewer bits come after, and beyond the last, step is 0
             first8, count8, first4, count4, first2, count2 = layout.planes[row]
             for i in range(0, count8, 16):
-                codes8(flat, x, layout.step, (start + first8 + i, to + i))
+                vectors.codes8(flat, x, layout.step, (start + first8 + i, to + i))
             to += count8
             for i in range(0, count4, 16):
-                codes4(flat, x, layout.step, (start + first4 + (i >> 1), to + i))
+                vectors.codes4(flat, x, layout.step, (start + first4 + (i >> 1), to + i))
             to += count4
             for i in range(0, count2, 16):
-                codes2(flat, x, layout.step, (start + first2 + (i >> 2), to + i))
+                vectors.codes2(flat, x, layout.step, (start + first2 + (i >> 2), to + i))
 
 
 @_compiled
@@ -266,13 +344,13 @@ def _dots(x: F32, v: F32, out: F32, place: tuple[int, int, int, int, int, int, i
     while row < rows:
         here = (x_at + row * x_step, x_step, v_at, v_step, out_at + row * out_step, out_step, length)
         if rows - row >= 14:
-            dots14(x, v, out, here)
+            vectors.dots14(x, v, out, here)
             row += 14
         elif rows - row >= 7:
-            dots7(x, v, out, here)
+            vectors.dots7(x, v, out, here)
             row += 7
         else:
-            dots1(x, v, out, here)
+            vectors.dots1(x, v, out, here)
             row += 1
 
 

@@ -80,15 +80,17 @@ def _level(count: int) -> int:
 
 def _batches(sources: Sequence[_Source], label: str) -> list[list[_Source]]:
     """What becomes one segment each, in the order of their numbers; a whole large one that is fine is left out."""
-    batches = [[source for source in sources if not source.live]]
+    batches: list[list[_Source]] = []
     for source in sources:
         if not source.live:
             continue
-        if sum(s.live for s in batches[-1]) + source.live <= SEGMENT_VIEWS and batches[-1] is not batches[0]:
+        if batches and sum(s.live for s in batches[-1]) + source.live <= SEGMENT_VIEWS:
             batches[-1].append(source)
         else:
             batches.append([source])
-    return [batch for batch in batches if len(batch) > 1 or not all(_is_fine(source, label) for source in batch)]
+    batches = [batch for batch in batches if len(batch) > 1 or not _is_fine(batch[0], label)]
+    dead = [source for source in sources if not source.live]  # they only go
+    return [dead + batches[0], *batches[1:]] if batches else [dead] if dead else []
 
 
 def _is_fine(source: _Source, label: str) -> bool:

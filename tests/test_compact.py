@@ -434,8 +434,8 @@ def test_damage_of_dead_views_stops_nothing(index, catalog):
     write(index, range(10))
     write(index, range(10, 20), removed=range(1, 11))
     (index / "segments" / "000001.tokens").unlink()
-    assert compact(index) == [(10, 10)]
-    assert numbers(catalog) == [3]
+    assert compact(index) == [(0, 0)]
+    assert numbers(catalog) == [2]
     np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(10, 20)).tokens)
 
 

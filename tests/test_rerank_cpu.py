@@ -12,8 +12,8 @@ from random_flair import pool_flair
 
 from flairsearch.basis import Basis, cosine_transform, fit_basis
 from flairsearch.codec import AVERAGE_BITS, Codec, make_codec, needs_basis
-from flairsearch.records import Encoded, Query
-from flairsearch.rerank_cpu import attend
+from flairsearch.records import Encoded, PoolWeights, Query
+from flairsearch.rerank_cpu import attend, project_with, score
 
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 EXACT = 1e-5  # of the largest value: all that float32 sums leave
@@ -128,6 +128,9 @@ def test_scores_after_the_projections(name: str, heads: int) -> None:
     expected = project(*by_hand(coordinates(codec, rows), u, c))
     found = project(*(part.astype(float) for part in attend(codec, rows, u, c)))
     assert np.abs(found - expected).max() <= SCORES * np.abs(expected).max()
+    found = score(codec, rows, project_with(weights), u, c, text)
+    assert (found.dtype, found.shape) == (np.float32, (9, 2))
+    assert np.abs(found - expected).max() <= SCORES * np.abs(expected).max()
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -207,3 +210,22 @@ def test_two_codecs_of_one_size_are_kept_apart() -> None:
     u, c = ask(codec, 1, 2)
     for each in (codec, other, codec):
         check(each, rows, u, c)
+
+
+@pytest.mark.parametrize(("queries", "heads", "dim"), [(1, 8, 64), (3, 3, 15), (64, 2, 4), (1, 1, 13), (9, 4, 512)])
+def test_score_is_attend_and_the_projections(queries: int, heads: int, dim: int) -> None:
+    """Sizes that fill no vector, more queries than a thread takes views; 0 views, 1, and some pieces."""
+    rng = np.random.default_rng(5)
+    codec, rows = make("int8", 70, 9, dim)
+    shapes = ((heads, dim // heads, dim), (heads, dim // heads), (dim, dim), (dim,), (queries, dim))
+    value, value_bias, out, out_bias, text = (rng.normal(size=s).astype(np.float32) for s in shapes)
+    u, c = ask(codec, queries, heads, size=dim**-0.5)
+    mixed, share = (part.astype(float) for part in attend(codec, rows, u, c))
+    joined = np.einsum("nqhc,hdc->nqhd", mixed, value, optimize=True) + share[..., None] * value_bias
+    pooled = joined.reshape(70, queries, dim) @ out.T.astype(float) + out_bias
+    expected = np.einsum("nqd,qd->nq", pooled, text) / np.linalg.norm(pooled, axis=2) / np.linalg.norm(text, axis=1)
+    projection = project_with(PoolWeights(value, value_bias, out, out_bias, 1.0, 0.0))
+    for count in (0, 1, 70):
+        found = score(codec, rows[:count], projection, u, c, text)
+        np.testing.assert_allclose(found, expected[:count], rtol=0, atol=SCORES)
+        np.testing.assert_array_equal(found, score(codec, rows[:count], projection, u, c, text))
