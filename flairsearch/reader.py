@@ -24,7 +24,7 @@ from flairsearch.views import ViewColumns
 if TYPE_CHECKING:
     from flairsearch.prefilter import Prefilter
 
-PIECE = 128  # views a read
+PIECE = 256  # views a read
 ATTEMPTS = 20  # at opening a whole state, while others write
 PROBES = 16  # rows looked for in memory before the disk is told of all
 _POOLED_PIECE = 8192  # views a read of pooled vectors alone

@@ -1,8 +1,11 @@
-"""Tokens + folded query -> exact FLAIR scores and attention; the reference path, in torch."""
+"""Tokens + folded query -> exact FLAIR scores and attention: the reference path in torch, and which path to take."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +78,10 @@ class Reranker:
         weights = F.pad(logits + c.flatten()[:, None], (0, 1)).softmax(-1)[..., :-1]  # the padded 0: the zero key
         mixed = (weights if self._spatial is None else weights @ self._spatial.T) @ x  # [n, Q H, D]
         weights = weights.unflatten(1, c.shape)
-        return self._project(mixed.unflatten(1, c.shape), weights.sum(-1), text), weights.mean(2)
+        return self.project(mixed.unflatten(1, c.shape), weights.sum(-1), text), weights.mean(2)
 
     @torch.inference_mode()
-    def _project(self, mixed: Tensor, share: Tensor, text: Tensor) -> Tensor:
+    def project(self, mixed: Tensor, share: Tensor, text: Tensor) -> Tensor:
         """sum_p a_p x_p [n, Q, H, D], sum_p a_p [n, Q, H], text [Q, D] -> scores [n, Q]."""
         heads = torch.einsum("nqhe,hde->nqhd", mixed, self._value) + share[..., None] * self._value_bias
         pooled = heads.flatten(2) @ self._out.T + self._out_bias
@@ -89,17 +92,53 @@ class Reranker:
 
 
 class RowReranker:
-    """The same over a codec's rows as they are stored; queries come as the model folds them."""
+    """The same over a codec's rows as they are stored; queries come as the model folds them.
+
+    Scores come from the path that is fused over the codec: rerank_cpu, or rerank_triton where there is CUDA and Triton.
+    """
 
     def __init__(self, codec: Codec, weights: PoolWeights, device: str = "cpu") -> None:
-        self._codec = codec
-        self._reference = Reranker(codec.fold_weights(weights), device, spatial=codec.spatial)
+        self._codec, self._device = codec, device
+        self._weights = codec.fold_weights(weights)
+        self._reference = Reranker(self._weights, device, spatial=codec.spatial)
 
     def score(self, rows: Iterable[NDArray[np.uint8]], queries: Sequence[Query]) -> NDArray[np.float32]:
         """Pieces of rows u8[n, stride] -> exact scores f32[N, Q], N the sum of all n."""
         folded = [self._codec.fold(query) for query in queries]
+        if not folded:
+            return np.zeros((sum(map(len, rows)), 0), np.float32)
+        if self._device == "cpu":
+            return self._score_on_cpu(rows, folded)
+        if self._device.startswith("cuda") and find_spec("triton"):
+            return self._score_on_cuda(rows, folded)
         return self._reference.score_many((self._codec.decode(piece) for piece in rows), folded)
 
     def attend(self, rows: Iterable[NDArray[np.uint8]], query: Query) -> NDArray[np.float32]:
         """Pieces of rows u8[n, stride] -> attention f32[N, P]: the heads' mean, zero key left out."""
         return self._reference.attend((self._codec.decode(piece) for piece in rows), self._codec.fold(query))
+
+    @cached_property
+    def _projection(self) -> Any:
+        from flairsearch import rerank_cpu
+
+        return rerank_cpu.project_with(self._weights)
+
+    def _score_on_cpu(self, rows: Iterable[NDArray[np.uint8]], folded: Sequence[Query]) -> NDArray[np.float32]:
+        from flairsearch import rerank_cpu
+
+        u, c, text = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
+        parts = [rerank_cpu.score(self._codec, piece, self._projection, u, c, text) for piece in rows]
+        return np.concatenate([np.zeros((0, len(folded)), np.float32), *parts])
+
+    @torch.inference_mode()
+    def _score_on_cuda(self, rows: Iterable[NDArray[np.uint8]], folded: Sequence[Query]) -> NDArray[np.float32]:
+        from flairsearch import rerank_triton
+
+        columns = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
+        u, c, text = (torch.from_numpy(column).to(self._device) for column in columns)
+        parts = [torch.zeros((0, len(folded)), device=self._device)]
+        with torch.cuda.device(self._device):
+            for piece in rerank_triton.stream(rows, self._device):
+                mixed, share = rerank_triton.attend(self._codec, piece, u, c)
+                parts.append(self._reference.project(mixed, share, text))
+        return torch.cat(parts).cpu().numpy()

@@ -1,4 +1,4 @@
-"""The pool's attention fused over stored rows on a GPU: every byte that was stored crosses the memory bus once.
+"""The pool's attention fused over stored rows on a GPU; written for it, not run on one yet.
 
     mixed, share = attend(codec, rows, u, c)
 

@@ -36,6 +36,7 @@ STAGES = {
 } | {
     "rerank",
     "rerank_cpu",
+    "vectors",
     "rerank_triton",
     "region",
     "present",
@@ -55,7 +56,7 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "database": {"schema"},
     "views": {"cache"},
     "rerank": {"codec", "rerank_cpu", "rerank_triton"},
-    "rerank_cpu": {"codec"},
+    "rerank_cpu": {"codec", "vectors"},
     "rerank_triton": {"codec"},
 }
 HOMES = {  # third-party library -> the modules that may import it
@@ -64,7 +65,7 @@ HOMES = {  # third-party library -> the modules that may import it
     "fastapi": {"web"},
     "filelock": {"store"},
     "huggingface_hub": {"weights"},
-    "numba": {"rerank_cpu"},
+    "numba": {"rerank_cpu", "vectors"},
     "numpy": set(MODULES) - {"cli", "engine", "errors", "settings", "demo", "bank"},
     "open_clip": {"model"},
     "platformdirs": {"settings", "weights"},
