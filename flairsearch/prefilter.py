@@ -27,12 +27,13 @@ class Prefilter:
             index.add(np.ascontiguousarray(piece, np.float32))
         return Prefilter(ids, index)
 
-    def save(self, path: Path) -> None:
-        """Raises OSError when the file cannot be written."""
-        try:
-            faiss.write_index(self._index, str(path))
-        except RuntimeError as error:
-            raise OSError(f"{path} cannot be written ({error})") from None
+    @staticmethod
+    def write(path: Path, count: int, dim: int, pooled: Iterable[NDArray[np.float16]]) -> None:
+        """The file of `build(...)` for `count` vectors, without having them in memory. Raises OSError."""
+        with path.open("wb") as stream:
+            stream.write(_head(count, dim))
+            for piece in pooled:
+                stream.write(np.ascontiguousarray(piece, "<f2").data)
 
     @staticmethod
     def load(path: Path, ids: NDArray[np.int64], dim: int) -> Prefilter | None:
@@ -67,14 +68,19 @@ def _empty(dim: int) -> faiss.IndexScalarQuantizer:
 
 
 def _is_of(path: Path, count: int, dim: int) -> bool:
-    """Whether the head is that of `count` vectors, byte by byte, and the size too: FAISS believes what it reads there.
-
-    It is that of an empty index, but for the count (bytes 8 to 15) and, at its end, the bytes of all vectors.
-    """
-    head = faiss.serialize_index(_empty(dim)).tobytes()
-    head = head[:8] + count.to_bytes(8, "little") + head[16:-8] + (2 * dim * count).to_bytes(8, "little")
+    """Whether head and size are those of `count` vectors, byte by byte: FAISS believes what it reads there."""
+    head = _head(count, dim)
     try:
         with path.open("rb") as stream:
             return stream.read(len(head)) == head and path.stat().st_size == len(head) + 2 * dim * count
     except OSError:
         return False
+
+
+def _head(count: int, dim: int) -> bytes:
+    """What comes before the vectors, f16[N, D], in FAISS's file.
+
+    As of an empty index, but for the count (bytes 8 to 15) and, at its end, the number of bytes that follow.
+    """
+    head: bytes = faiss.serialize_index(_empty(dim)).tobytes()
+    return head[:8] + count.to_bytes(8, "little") + head[16:-8] + (2 * dim * count).to_bytes(8, "little")

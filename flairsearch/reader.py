@@ -91,16 +91,21 @@ class Reader:
         """From its file, memory-mapped; else made from the pooled vectors, and kept for the next one to open it."""
         from flairsearch.prefilter import Prefilter
 
-        file = None if self.damage else self._cache.find("faiss")
-        found = file and Prefilter.load(file, self.views.id, self._dim)
-        if found:
-            return found
-        fresh = Prefilter.build(self.views.id, self._dim, self.all_pooled())
         if not self.damage:
-            with suppress(OSError), self._cache.writing("faiss") as path:
-                fresh.save(path)
-        file = None if self.damage else self._cache.find("faiss")
-        return (file and Prefilter.load(file, self.views.id, self._dim)) or fresh  # the file needs no memory
+            found = self._kept_prefilter()
+            if found is None:
+                with suppress(OSError), self._cache.writing("faiss") as path:
+                    Prefilter.write(path, len(self), self._dim, self.all_pooled())
+                found = self._kept_prefilter()
+            if found is not None:
+                return found
+        return Prefilter.build(self.views.id, self._dim, self.all_pooled())
+
+    def _kept_prefilter(self) -> Prefilter | None:
+        from flairsearch.prefilter import Prefilter
+
+        file = self._cache.find("faiss")
+        return Prefilter.load(file, self.views.id, self._dim) if file else None
 
     def all_pooled(self) -> Iterator[NDArray[np.float16]]:
         """Unit global vectors f16[n, D] of all views, in the order of their ids, in pieces."""
