@@ -54,7 +54,6 @@ from flairsearch.catalog import Catalog
 from flairsearch.decode import content_hash
 from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, StoreError, UsageError
-from flairsearch.prefilter import Prefilter
 from flairsearch.reader import Reader
 from flairsearch.settings import FORMAT_VERSION, IndexSettings
 from flairsearch.store import Writer, create_index, open_settings
@@ -222,7 +221,7 @@ def watched_call(name: str, call: Callable[..., int]) -> Callable[..., int]:
     return watched
 
 
-PLAIN_OPEN, PLAIN_FSYNC, PLAIN_SAVE = io.open, os.fsync, Prefilter.save
+PLAIN_OPEN, PLAIN_FSYNC = io.open, os.fsync
 
 
 def watch() -> None:
@@ -236,14 +235,6 @@ def watch() -> None:
     sa.event.listen(sa.Engine, "commit", on_commit)
     for name in ("commit", "rewrite", "remove_root"):
         setattr(Catalog, name, journalled(getattr(Catalog, name)))
-    Prefilter.save = watched_save
-
-
-def watched_save(prefilter: Prefilter, path: Path) -> None:
-    """FAISS writes its file by itself."""
-    event(lambda: PLAIN_OPEN(path, "wb").write(b"IxSQ" * 9))
-    PLAIN_SAVE(prefilter, path)
-    event()
 
 
 def journalled(method: Callable[..., None]) -> Callable[..., None]:

@@ -26,8 +26,9 @@ class ViewColumns:
 
     def save(self, cache: Cache) -> None:
         """Raises OSError when the cache cannot be written."""
-        with cache.writing(_KIND) as path:
-            np.stack((self.id, self.content, self.segment, self.row)).astype("<i8").tofile(path)
+        with cache.writing(_KIND) as path, path.open("wb") as stream:
+            for column in (self.id, self.content, self.segment, self.row):
+                stream.write(np.ascontiguousarray(column, "<i8").data)
 
     @staticmethod
     def load(cache: Cache) -> ViewColumns | None:
