@@ -269,7 +269,7 @@ class Writer:
                 yield _Source(number, count, label, int(self.catalog.segment_views(number).live.sum()))
 
     def _merge(self) -> None:
-        """Many small segments become one: a reader holds two files open for each, and a system allows it 1,024."""
+        """Many small segments become one: a reader holds four descriptors for each, and a system allows it 1,024."""
         sizes: dict[int, list[_Source]] = {}
         for number, count, label in self.catalog.segments():
             if label == self._label and number not in self._damaged:

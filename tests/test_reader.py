@@ -11,10 +11,12 @@ import pytest
 from fake import DIM, PATCHES, fake_engine, fake_settings, paint_red
 from test_store import FRAME, add, digest, encoded, filled
 
+from flairsearch.cache import Cache
 from flairsearch.catalog import Catalog, Changeset
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded, ImageFile
 from flairsearch.store import Writer, create_index
+from flairsearch.tokens import RowFile
 
 SETTINGS = fake_settings()
 
@@ -482,3 +484,30 @@ def test_a_reader_that_is_slower_than_two_merges_sees_a_whole_state(index, catal
     reader = Reader(index, SETTINGS, catalog)
     assert reader.damage == []
     assert len(reader) == 7
+
+
+def test_a_late_cache_of_a_future_that_was_undone_is_not_used(index, catalog):
+    """A backup was put back while somebody wrote the cache of the next state but one, as it was to be."""
+    filled(index, range(3))
+    writer = Writer(index, SETTINGS)
+    stale = Reader(index, SETTINGS, catalog).views.only(np.asarray([True, False, False]))
+    for ahead in range(1, 4):
+        stale.save(Cache(index / "prefilter", catalog.generation() + ahead))
+    for number in range(10, 13):
+        add(writer, [number])
+        writer.commit()
+        reader = Reader(index, SETTINGS, catalog)
+        assert len(reader) == len(range(3)) + number - 9
+    writer.close()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_disk_is_told_of_all_rows_unless_they_are_in_memory(index, catalog, monkeypatch, cached):
+    filled(index, range(5), range(5, 300))
+    told = []
+    monkeypatch.setattr(RowFile, "are_cached", lambda file, rows: cached)
+    monkeypatch.setattr(RowFile, "prefetch", lambda file, rows: told.extend(rows.tolist()))
+    reader = Reader(index, SETTINGS, catalog)
+    views = reader.views.id[::2]
+    assert sum(map(len, reader.rows(views))) == len(views)
+    assert told == ([] if cached else reader.views.row[::2].tolist())

@@ -320,3 +320,15 @@ def test_a_full_disk_while_merging_loses_nothing(index, catalog, monkeypatch):
     monkeypatch.undo()
     Writer(index, SETTINGS).close()
     check_all(index, catalog, range(MERGE))
+
+
+def test_many_damaged_segments_do_not_stop_the_others_from_merging(index, catalog):
+    """As many as would make a merge: what is known to be damaged is not counted."""
+    commit_each(index, range(MERGE - 1))
+    for number in range(1, MERGE):
+        (index / "segments" / f"{number:06d}.tokens").unlink()
+    commit_each(index, range(100, 100 + 4 * MERGE))
+    assert len(catalog.segments()) < 3 * MERGE
+    reader = Reader(index, SETTINGS, catalog)
+    assert len(reader) == 4 * MERGE
+    assert len(reader.lost.id) == MERGE - 1
