@@ -5,6 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fake import fake_settings
+
+from flairsearch.catalog import Catalog
+from flairsearch.store import create_index
 
 NOBODY = 65534
 
@@ -41,3 +45,19 @@ def open_folder():
         if path.is_dir():
             path.chmod(0o755)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def index(tmp_path):
+    """The folder of an empty index for the fake encoder."""
+    folder = tmp_path / "index"
+    create_index(folder, fake_settings())
+    return folder
+
+
+@pytest.fixture
+def catalog(index):
+    """Its catalogue."""
+    catalog = Catalog(index)
+    yield catalog
+    catalog.close()

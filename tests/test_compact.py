@@ -8,32 +8,17 @@ import pytest
 from fake import DIM, PATCHES, FakeEncoder, fake_engine, fake_settings, paint, paint_red
 from test_store import FRAME, add, digest, encoded, files
 
-from flairsearch.catalog import Catalog
 from flairsearch.codec import AVERAGE_BITS, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded, ImageFile, PoolWeights, Query
 from flairsearch.settings import IndexSettings
-from flairsearch.store import Writer, create_index
+from flairsearch.store import Writer
 
 SETTINGS = fake_settings()
 METRIC = np.eye(DIM, dtype=np.float32)
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
-
-
-@pytest.fixture
-def index(tmp_path):
-    folder = tmp_path / "index"
-    create_index(folder, SETTINGS)
-    return folder
-
-
-@pytest.fixture
-def catalog(index):
-    catalog = Catalog(index)
-    yield catalog
-    catalog.close()
 
 
 def write(index, numbers, codec="fp16", removed=()):

@@ -21,20 +21,6 @@ from flairsearch.tokens import RowFile
 SETTINGS = fake_settings()
 
 
-@pytest.fixture
-def index(tmp_path):
-    folder = tmp_path / "index"
-    create_index(folder, SETTINGS)
-    return folder
-
-
-@pytest.fixture
-def catalog(index):
-    catalog = Catalog(index)
-    yield catalog
-    catalog.close()
-
-
 def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
     filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
     reader = Reader(index, SETTINGS, catalog)

@@ -41,20 +41,6 @@ def files(folder):
     return sorted(path.name for path in (folder / "segments").iterdir())
 
 
-@pytest.fixture
-def index(tmp_path):
-    folder = tmp_path / "index"
-    create_index(folder, SETTINGS)
-    return folder
-
-
-@pytest.fixture
-def catalog(index):
-    catalog = Catalog(index)
-    yield catalog
-    catalog.close()
-
-
 def filled(index, *batches):
     writer = Writer(index, SETTINGS)
     for numbers in batches:
