@@ -8,10 +8,13 @@ The map, in the order data flow:
     store                                   one Writer; reader: one state of the index, for any number of processes
     codec, basis, tokens                    tokens to bytes, and their files
     catalog, schema, database               what exists, its tables, their formats
+    rerank_cpu, rerank_triton, residence    its two fused paths; segments that stay on the GPU
     views, cache                            what can be made again: columns of a state, files by generation
-    evaluate, bank                          what the codecs cost and lose; texts to ask with
+    annotations, bank                       captions of photos, and texts for photos without any
+    gallery -> evaluate -> retrieval        MEASURE: what is asked, scores of all pairs or by codec, ranks and recall
+    rerank_many                             exact scores of thousands of texts
     engine                                  the facade: Engine
-    present, cli                            what people see
+    present, cli, cli_eval, options         what people see
 """
 
 from __future__ import annotations

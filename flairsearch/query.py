@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +14,16 @@ from flairsearch.errors import UsageError
 from flairsearch.reader import Reader
 from flairsearch.records import Hit, PoolWeights, Query, Ranking
 from flairsearch.region import find_regions
-from flairsearch.rerank import RowReranker
+from flairsearch.rerank import RowReranker, fused_on_gpu
 from flairsearch.settings import SHORTLIST_AUTO
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flairsearch.residence import Resident
+
 MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
+MORE = 4  # times k views are looked at first for the k best contents: as many views of one content cost nothing
 
 
 def shortlist_size(shortlist: str | int, views: int) -> int:
@@ -37,7 +45,7 @@ class Searcher:
     """One committed state of the index, ready for queries."""
 
     def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
-        self.reader, self._catalog, self._weights = reader, catalog, weights
+        self.reader, self._catalog, self._weights, self._device = reader, catalog, weights, device
         self._prefilter = reader.prefilter()
         self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
 
@@ -54,7 +62,7 @@ class Searcher:
         size = shortlist_size(shortlist, len(self.reader))
         found = [self._prefilter.search(query.vector, size) for query in queries]
         lists = [np.sort(candidates.views) for candidates in found]  # the order on disk
-        together = np.unique(np.concatenate(lists)) if lists else np.zeros(0, np.int64)
+        together = lists[0] if len(lists) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
         if len(together) * len(queries) <= MUCH_THE_SAME * sum(map(len, lists)):
             of_all = self._score(together, queries)
             scores = [of_all[np.searchsorted(together, views), i] for i, views in enumerate(lists)]
@@ -63,7 +71,8 @@ class Searcher:
         hits = []
         for query, candidates, views, of_it in zip(queries, found, lists, scores, strict=True):
             ranking = self._rank(views, of_it, query, k, min_score)
-            globals_ = dict(zip(candidates.views.tolist(), candidates.scores.tolist(), strict=True))
+            near = np.isin(candidates.views, ranking.views)
+            globals_ = dict(zip(candidates.views[near].tolist(), candidates.scores[near].tolist(), strict=True))
             hits.append(self._hits(ranking, globals_)[:k])
         return hits
 
@@ -72,10 +81,7 @@ class Searcher:
 
         More than k where the k-th score is shared: image ids decide there, and contents know none.
         """
-        contents = self.reader.contents(views)
-        order = np.lexsort((views, -scores))
-        _, first = np.unique(contents[order], return_index=True)
-        best = order[np.sort(first)]
+        best = self._best(views, scores, k)
         if min_score is not None:
             best = best[scores[best] >= min_score]
         if len(best) > k:
@@ -83,12 +89,55 @@ class Searcher:
         winners = views[best]
         return Ranking(winners, scores[best], self._attend(winners, query))
 
+    def _best(self, views: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+        """Views i64[K], scores f32[K] -> places of each content's best view, best first, equal ones by view id.
+
+        Of the k best contents, of those that share the k-th score, perhaps of more: a million are not sorted for ten.
+        """
+        count = 0
+        while True:
+            count = MORE * max(k, count)
+            some = np.arange(len(views))
+            if count < len(views):  # all that are no worse than the count-th: what is left out is worse than each here
+                some = np.flatnonzero(scores >= -np.partition(-scores, count - 1)[count - 1])
+            order = some[np.lexsort((views[some], -scores[some]))]
+            _, first = np.unique(self.reader.contents(views[order]), return_index=True)
+            if len(first) >= k or count >= len(views):
+                return order[np.sort(first)]
+
     def _score(self, views: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
         """View ids i64[K] -> exact scores f32[K, Q], codec by codec."""
         scores = np.empty((len(views), len(queries)), np.float32)
         for label, here in self.reader.by_codec(views):
-            scores[here] = self._rerankers[label].score(self.reader.rows(views[here]), queries)
+            reranker = self._rerankers[label]
+            if self._resident is None:
+                scores[here] = reranker.score(self.reader.rows(views[here]), queries)
+            else:
+                order, rows = self._there(views[here], self._resident)
+                scores[here[order]] = reranker.score_there(rows, queries)
         return scores
+
+    @cached_property
+    def _resident(self) -> Resident | None:
+        """The segments that stay on the GPU, of all codecs; gone with this state of the index."""
+        if not fused_on_gpu(self._device):
+            return None
+        from flairsearch.residence import Resident
+
+        return Resident(self._device)
+
+    def _there(self, views: np.ndarray, resident: Resident) -> tuple[np.ndarray, Iterator[Tensor]]:
+        """View ids i64[K] of one codec -> an order of them i64[K], segment by segment, and so their rows on the GPU.
+
+        Segments that are there already come first, before others take their room.
+        """
+        parts = sorted(self.reader.by_segment(views), key=lambda part: part[0] not in resident)
+        pieces = (
+            piece
+            for number, segment, places, wanted in parts
+            for piece in resident.rows(number, segment, wanted, self.reader.rows(views[places]))
+        )
+        return np.concatenate([places for _, _, places, _ in parts]), pieces
 
     def _attend(self, views: np.ndarray, query: Query) -> np.ndarray:
         """View ids i64[K] -> attention f32[K, P]."""

@@ -143,6 +143,18 @@ class Reader:
             if len(here):
                 yield label, here
 
+    def by_segment(
+        self, views: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]:
+        """View ids i64[K] -> for each segment (its number, all its rows u8[n, stride], which of the K, their places).
+
+        Places are row numbers, i64. All rows are memory-mapped, nothing is read yet.
+        """
+        positions = self._positions(views)
+        order = np.argsort(self.views.segment[positions], kind="stable")
+        for start, stop, segment, rows in self._stretches(positions[order]):
+            yield segment.number, segment.tokens.rows, order[start:stop], rows
+
     def tokens(self, views: NDArray[np.int64]) -> Iterator[Coordinates]:
         """View ids i64[K] of one codec -> its coordinates [n, P, C] in the same order, in pieces.
 

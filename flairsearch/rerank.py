@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +19,12 @@ from flairsearch.records import PoolWeights, Query
 
 Pieces = Iterable[NDArray[np.float16] | NDArray[np.float32]]
 CHUNK = 128  # views at once: their float32 tokens stay near the cache
+_MIXED = 1 << 26  # float32 numbers that one call of the GPU's kernels gives: bounds the views of a call
+
+
+def fused_on_gpu(device: str) -> bool:
+    """Whether scores on this device come from rerank_triton."""
+    return device.startswith("cuda") and find_spec("triton") is not None
 
 
 class Reranker:
@@ -104,13 +111,15 @@ class RowReranker:
 
     def score(self, rows: Iterable[NDArray[np.uint8]], queries: Sequence[Query]) -> NDArray[np.float32]:
         """Pieces of rows u8[n, stride] -> exact scores f32[N, Q], N the sum of all n."""
-        folded = [self._codec.fold(query) for query in queries]
-        if not folded:
+        if not queries:
             return np.zeros((sum(map(len, rows)), 0), np.float32)
+        if fused_on_gpu(self._device):
+            from flairsearch import rerank_triton
+
+            return self.score_there(rerank_triton.stream(rows, self._device), queries)
+        folded = [self._codec.fold(query) for query in queries]
         if self._device == "cpu":
             return self._score_on_cpu(rows, folded)
-        if self._device.startswith("cuda") and find_spec("triton"):
-            return self._score_on_cuda(rows, folded)
         return self._reference.score_many((self._codec.decode(piece) for piece in rows), folded)
 
     def attend(self, rows: Iterable[NDArray[np.uint8]], query: Query) -> NDArray[np.float32]:
@@ -131,14 +140,20 @@ class RowReranker:
         return np.concatenate([np.zeros((0, len(folded)), np.float32), *parts])
 
     @torch.inference_mode()
-    def _score_on_cuda(self, rows: Iterable[NDArray[np.uint8]], folded: Sequence[Query]) -> NDArray[np.float32]:
+    def score_there(self, rows: Iterable[Tensor], queries: Sequence[Query]) -> NDArray[np.float32]:
+        """`score` by rerank_triton, of pieces of rows u8[n, stride] that are on the device already; one query at least.
+
+        Nothing is waited for before the last piece, so that the next rows are read while the device works.
+        """
         from flairsearch import rerank_triton
 
+        folded = [self._codec.fold(query) for query in queries]
         columns = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
         u, c, text = (torch.from_numpy(column).to(self._device) for column in columns)
         parts = [torch.zeros((0, len(folded)), device=self._device)]
-        with torch.cuda.device(self._device):
-            for piece in rerank_triton.stream(rows, self._device):
-                mixed, share = rerank_triton.attend(self._codec, piece, u, c)
-                parts.append(self._reference.project(mixed, share, text))
+        with torch.cuda.device(self._device) if self._device.startswith("cuda") else nullcontext():
+            for piece in rows:
+                for part in piece.split(max(1, _MIXED // u.numel())):
+                    mixed, share = rerank_triton.attend(self._codec, part, u, c)
+                    parts.append(self._reference.project(mixed, share, text))
         return torch.cat(parts).cpu().numpy()

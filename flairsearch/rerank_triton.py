@@ -15,7 +15,6 @@ Importing this raises ImportError where there is no triton; TRITON_INTERPRET=1 r
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import gcd
@@ -31,8 +30,6 @@ from flairsearch.codec import Codec, Fp16, Int8, Quantised
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARE = 0.6  # of the device's memory, for rows that stay there
-_PIECE = 32 << 20  # bytes copied to the device at once
 _SCRATCH = 1 << 24  # float32 numbers between the passes over a quantised codec: bounds the views looked at together
 _FREQUENCIES, _CHANNELS = 32, 64  # the tables of a quantised codec are padded to multiples of these
 _CODE_OF_WIDTH = {2: 1, 4: 2, 8: 3}
@@ -323,43 +320,7 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return scores[places[order]], places[order]
 
 
-# -- rows on the device
-
-
-class Resident:
-    """Whole segments' rows on a device, by segment number; those not asked for longest make room."""
-
-    def __init__(self, device: str, share: float = SHARE, room: int | None = None) -> None:
-        """room: bytes; without it, that share of the device's memory."""
-        import torch
-
-        if room is None:
-            room = int(share * torch.cuda.get_device_properties(torch.device(device)).total_memory)
-        self._device, self._room = device, room
-        self._rows: OrderedDict[int, Tensor] = OrderedDict()
-
-    def get(self, number: int) -> Tensor | None:
-        """A segment's rows u8[n, stride], where they are on the device."""
-        if number in self._rows:
-            self._rows.move_to_end(number)
-        return self._rows.get(number)
-
-    def put(self, number: int, rows: NDArray[np.uint8]) -> Tensor | None:
-        """Copy a segment's rows u8[n, stride] there; None where they alone are larger than the room: `stream` them."""
-        import torch
-
-        self._rows.pop(number, None)
-        if rows.nbytes > self._room:
-            return None
-        while sum(kept.numel() for kept in self._rows.values()) + rows.nbytes > self._room:
-            self._rows.popitem(last=False)
-        kept = torch.empty(rows.shape, dtype=torch.uint8, device=self._device)
-        length, start = max(1, _PIECE // max(1, rows.shape[1])), 0
-        for piece in stream((rows[i : i + length] for i in range(0, len(rows), length)), self._device):
-            kept[start : start + len(piece)] = piece
-            start += len(piece)
-        self._rows[number] = kept
-        return kept
+# -- rows on their way to the device
 
 
 def stream(pieces: Iterable[NDArray[np.uint8]], device: str) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command import run  # noqa: F401 - a fixture
 from fake import fake_settings
 
 from flairsearch.catalog import Catalog

@@ -38,12 +38,16 @@ STAGES = {
     "rerank_cpu",
     "vectors",
     "rerank_triton",
+    "residence",
+    "rerank_many",
     "region",
     "present",
     "demo",
+    "annotations",
+    "retrieval",
 }
-JOINS = {"store", "reader", "ingest", "query", "engine", "evaluate"}
-TOP = {"cli", "web"}
+JOINS = {"store", "reader", "ingest", "query", "engine", "gallery", "evaluate"}
+TOP = {"options", "cli", "cli_eval", "web"}
 
 STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "encode": {"model", "bank"},
@@ -58,6 +62,7 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "rerank": {"codec", "rerank_cpu", "rerank_triton"},
     "rerank_cpu": {"codec", "vectors"},
     "rerank_triton": {"codec"},
+    "residence": {"rerank_triton"},
 }
 HOMES = {  # third-party library -> the modules that may import it
     "PIL": {"decode", "present"},
@@ -66,19 +71,20 @@ HOMES = {  # third-party library -> the modules that may import it
     "filelock": {"store"},
     "huggingface_hub": {"weights"},
     "numba": {"rerank_cpu", "vectors"},
-    "numpy": set(MODULES) - {"cli", "engine", "errors", "settings", "demo", "bank"},
+    "numpy": set(MODULES)
+    - {*("cli", "cli_eval", "options", "engine", "errors", "settings", "demo", "bank", "annotations")},
     "open_clip": {"model"},
     "platformdirs": {"settings", "weights"},
-    "rich": {"present", "cli"},
+    "rich": {"present", "cli", "cli_eval"},
     "safetensors": {"weights"},
     "sqlalchemy": {"catalog", "database", "schema"},
-    "torch": {"model", "convtower", "encode", "rerank", "rerank_triton", "weights"},
+    "torch": {"model", "convtower", "encode", "rerank", "rerank_triton", "rerank_many", "residence", "weights"},
     "triton": {"rerank_triton"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_eval", "options"},
 }
 LAZY = {
-    "torch": {"weights", "rerank_triton"},
-    "rich": {"cli"},
+    "torch": {"weights", "rerank_triton", "residence"},
+    "rich": {"cli", "cli_eval"},
     "huggingface_hub": {"weights"},
     "safetensors": {"weights"},
 }

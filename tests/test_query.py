@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +99,45 @@ def test_min_score(engine: Engine) -> None:
     assert numbers(engine.search("red", k=8, min_score=limit)) == [4, 1, 6]
     assert engine.search("red", k=8, min_score=2.0) == []
     assert len(engine.search("red", k=8, min_score=-2.0)) == 8
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_best_of_many_views_are_those_of_a_full_sort(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few contents or many, of one view each or of most of the best ones; ties everywhere or nowhere; no numbers."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(0, 400))
+    contents = rng.integers(0, [3, 50, 10**6][seed % 3], count)
+    scores = rng.normal(size=count).astype(np.float32)
+    if seed % 2:
+        scores = np.round(scores, 1)
+    if seed % 5 == 0:
+        scores[contents == 1] += 10
+    if seed % 7 == 0:
+        scores[rng.random(count) < 0.1] = -np.inf
+    searcher = query.Searcher.__new__(query.Searcher)
+    searcher.reader = SimpleNamespace(contents=lambda views: contents[np.searchsorted(all_views, views)])
+    monkeypatch.setattr(searcher, "_attend", lambda views, text: views, raising=False)
+    all_views = np.sort(rng.permutation(10**4)[:count])
+    for k, least in product((1, 2, 10, 60, 500), (None, 0.5, 9.0, 99.0)):
+        order = np.lexsort((all_views, -scores))
+        best = order[np.sort(np.unique(contents[order], return_index=True)[1])]
+        if least is not None:
+            best = best[scores[best] >= least]
+        if len(best) > k:
+            best = best[scores[best] >= scores[best[k - 1]]]
+        ranking = searcher._rank(all_views, scores, FakeEncoder().encode_texts(["red"])[0], k, least)
+        np.testing.assert_array_equal(ranking.views, all_views[best])
+        np.testing.assert_array_equal(ranking.scores, scores[best])
+
+
+def test_few_of_many_views_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.random.default_rng(0).permutation(10**5).astype(np.float32)
+    looked_at = []
+    searcher = query.Searcher.__new__(query.Searcher)
+    searcher.reader = SimpleNamespace(contents=lambda views: looked_at.append(len(views)) or views // 5)
+    best = searcher._best(np.arange(10**5), scores, 10)
+    assert scores[best[0]] == 10**5 - 1
+    assert looked_at == [40]
 
 
 def test_empty_index(tmp_path: Path) -> None:

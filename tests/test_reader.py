@@ -34,6 +34,23 @@ def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
     assert len(set(reader.contents(views))) == 160
 
 
+def test_by_segment_has_each_view_once_at_its_place(index, catalog):
+    filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
+    reader = Reader(index, SETTINGS, catalog)
+    views = np.random.default_rng(0).permutation(reader.views.id)[:90]
+    parts = list(reader.by_segment(views))
+    numbers = [number for number, _, _, _ in parts]
+    assert numbers == sorted(set(numbers))
+    found, seen = reader.coded(views), []
+    for number, rows, here, places in parts:
+        assert (reader.views.segment[np.searchsorted(reader.views.id, views[here])] == number).all()
+        np.testing.assert_array_equal(rows[places], found[here])
+        seen += here.tolist()
+        assert (np.diff(here) > 0).all()
+    assert sorted(seen) == list(range(90))
+    assert list(reader.by_segment(views[:0])) == []
+
+
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])
 def test_the_views_that_are_not_as_the_catalogue_says(index, catalog, kind):
     filled(index, range(4), range(4, 7))
