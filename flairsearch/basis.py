@@ -29,7 +29,7 @@ _STEP = {2: 0.9957, 4: 0.3352, 8: 0.0308}
 _VIEWS = 16  # looked at together in a fit
 _ALIKE = 0.02  # this much of a frequency's variance is taken to be as in the mean of all frequencies
 # What numpy and zipfile raise on a file that is damaged; RuntimeError: encrypted, or packed in a way they do not know.
-_NO_ARRAYS = (
+NO_ARRAYS = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, OverflowError),
     *(BadZipFile, TokenError, zlib.error),
 )
@@ -72,7 +72,7 @@ class Basis:
                 basis = Basis(*(arrays[name] for name in ("mean", "forward", "inverse", "step", "counts")))
         except FileNotFoundError:
             raise StoreError(f"{path} is missing - {todo}") from None
-        except _NO_ARRAYS as error:
+        except NO_ARRAYS as error:
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(f"{path} is damaged ({what}) - {todo}") from None
         if not basis._is_sound():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import secrets
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +14,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from flairsearch.bank import phrases
+from flairsearch import bank, weights
 from flairsearch.errors import UsageError
 from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, LAYER_NORM_EPS, load_model, run_image_tower
 from flairsearch.records import Encoded, Picture, PoolWeights, Query
+
+_BANK_TEXTS = 64  # encoded at once
 
 
 def choose_device(name: str = "auto") -> str:
@@ -63,11 +68,11 @@ class Encoder:
         Half for any text (model.FLAIR.token_metric), half for those of bank.py: mean squares of e . u, the logits'
         error, and of e along what moves the pooled vector towards the text; trace 1 each.
         """
-        weights, queries = self.pool_weights, self.encode_texts(phrases())
+        values_of, queries = self.pool_weights, self.encode_texts(bank.phrases())
         keys = np.concatenate([query.u for query in queries])
         texts = np.stack([query.vector / np.linalg.norm(query.vector) for query in queries])
-        out = weights.out.reshape(len(weights.out), *weights.value.shape[:2])  # [D, H, d]
-        values = np.einsum("to,ohd,hde->the", texts, out, weights.value, optimize=True).reshape(-1, keys.shape[1])
+        out = values_of.out.reshape(len(values_of.out), *values_of.value.shape[:2])  # [D, H, d]
+        values = np.einsum("to,ohd,hde->the", texts, out, values_of.value, optimize=True).reshape(-1, keys.shape[1])
         squares = [part.T @ part for part in (keys, values)]
         metric: np.ndarray = (self._model.token_metric() + sum(square / np.trace(square) for square in squares)) / 2
         return metric
@@ -87,10 +92,37 @@ class Encoder:
     def encode_texts(self, texts: Sequence[str]) -> list[Query]:
         """Texts -> folded queries, float32."""
         vectors = self._model.encode_text(self._model.tokenize(list(texts)).to(self.device))
+        return self._fold(vectors, texts)
+
+    @torch.inference_mode()
+    def fold(self, vectors: np.ndarray) -> list[Query]:
+        """Vectors of texts that nobody knows any more, f32[T, D] -> folded queries."""
+        return self._fold(torch.from_numpy(vectors).to(self.device), [""] * len(vectors))
+
+    def _fold(self, vectors: torch.Tensor, texts: Sequence[str]) -> list[Query]:
         u, c = self._model.fold(vectors)
         return [
             Query(text, v, u[i], c[i]) for i, (text, v) in enumerate(zip(texts, vectors.cpu().numpy(), strict=True))
         ]
+
+    def bank(self) -> list[Query]:
+        """The texts of bank.py. Their vectors stay in the user's cache: a large text tower takes minutes for them."""
+        chosen = bank.texts()
+        name = f"{self.weights_hash[:16]}-{zlib.crc32('|'.join(chosen).encode()):08x}.npy"
+        file = weights.cache_folder().with_name("banks") / name
+        with suppress(OSError, ValueError, EOFError):
+            vectors = np.load(file, allow_pickle=False)
+            if vectors.dtype == np.float32 and vectors.shape == (len(chosen), self.config.embed_dim):
+                return self.fold(vectors)
+        parts = [self.encode_texts(chosen[i : i + _BANK_TEXTS]) for i in range(0, len(chosen), _BANK_TEXTS)]
+        queries = [query for part in parts for query in part]
+        with suppress(OSError):  # it costs time the next time, no more
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{secrets.token_hex(4)}.part")
+            with part.open("wb") as stream:
+                np.save(stream, np.stack([query.vector for query in queries]))
+            part.replace(file)
+        return queries
 
     def unseen_words(self, text: str) -> list[str]:
         """Words of a text that the model was not trained on."""

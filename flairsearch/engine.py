@@ -23,8 +23,11 @@ from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, che
 from flairsearch.store import Writer, create_index, index_bytes, open_settings, replace_index, undo_replacement
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from flairsearch.encode import Encoder
     from flairsearch.query import Searcher
+    from flairsearch.rerank_many import ManyTexts
 
 
 _T = TypeVar("_T")
@@ -107,6 +110,7 @@ class Engine:
                 lambda pictures: self.encoder.encode_pictures(pictures),  # the model is loaded when it is needed
                 lambda: self.encoder.token_metric,
                 exclude,
+                self._make_bank,
             )
 
     def forget(self, path: str | Path) -> int:
@@ -138,6 +142,17 @@ class Engine:
             if metric is not None:
                 writer.fit(metric)
             yield from writer.compact()
+
+    def refit(self) -> Iterator[tuple[int, int]]:
+        """Make the fitted vectors anew, from the stored tokens: (views done, views in all)."""
+        from flairsearch.fitted import Fitted
+        from flairsearch.fitting import fit_views
+
+        with self._writing() as writer:
+            Fitted(self.folder, self.settings.dim).remove()
+            reader = writer.reader()
+            for done in fit_views(reader, self._make_bank):
+                yield done, len(reader)
 
     def verify(self) -> Iterator[tuple[int, int, list[Damage]]]:
         """Compare every stored byte with its checksum: (views done, views in all, damaged ones), piece by piece.
@@ -184,6 +199,12 @@ class Engine:
             ) from error
         finally:
             writer.close()
+
+    def _make_bank(self, vectors: np.ndarray | None) -> ManyTexts:
+        from flairsearch.rerank_many import ManyTexts
+
+        queries = self.encoder.bank() if vectors is None else self.encoder.fold(vectors)
+        return ManyTexts(queries, self.encoder.pool_weights, self.encoder.device)
 
     # -- read
 

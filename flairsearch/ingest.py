@@ -1,4 +1,4 @@
-"""WRITE: files -> decode -> encode -> store. The only place where this order is written."""
+"""WRITE: files -> decode -> encode -> store -> prefilter. The only place where this order is written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from flairsearch import decode, files
 from flairsearch.errors import UsageError
+from flairsearch.fitting import MakeBank, fit_views
 from flairsearch.records import Damage, Encoded, ImageFile, Picture, Progress, Report, Skipped
 from flairsearch.settings import IndexSettings
+from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer
 
 BATCH = 32  # photos a step of the model
@@ -46,10 +48,12 @@ def ingest(
     encode: EncodePictures,
     metric: Callable[[], NDArray[np.float32]],
     exclude: Sequence[str] = (),
+    make_bank: MakeBank | None = None,
 ) -> Iterator[Progress | Report]:
     """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is a Report.
 
     `metric` is asked for (encode.Encoder.token_metric) when the index has views enough to fit its codec to.
+    `make_bank` makes what the fitted vectors are fitted to; without it there are none.
     Whatever was committed stays when the run is cut off, and a KeyboardInterrupt commits what is encoded first.
     Raises UsageError when a folder was never there.
     """
@@ -69,7 +73,11 @@ def ingest(
         for _ in writer.compact(dead_too=False):
             pass
     if writer.catalog.counts()[1]:
-        writer.reader().prefilter()  # so that the first query finds it made
+        reader = writer.reader()
+        if make_bank is not None:
+            for _ in fit_views(reader, make_bank):
+                yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
+        Shortlist(reader)  # so that the first query finds it made
     counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
     yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
 

@@ -12,10 +12,11 @@ import numpy as np
 from flairsearch.catalog import Catalog
 from flairsearch.errors import UsageError
 from flairsearch.reader import Reader
-from flairsearch.records import Hit, PoolWeights, Query, Ranking
+from flairsearch.records import Candidates, Hit, PoolWeights, Query, Ranking
 from flairsearch.region import find_regions
 from flairsearch.rerank import RowReranker, fused_on_gpu
-from flairsearch.settings import SHORTLIST_AUTO
+from flairsearch.settings import EXHAUSTIVE_VIEWS
+from flairsearch.shortlist import Shortlist
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,12 +27,19 @@ MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so ma
 MORE = 4  # times k views are looked at first for the k best contents: as many views of one content cost nothing
 
 
+# `auto`: the shortlist grows until the k-th best score is so many deviations above what the next view may reach,
+SURE = 3.0  # deviations of exact scores from predicted ones, of the views ranked so far for this text
+FIRST = 5  # times k views to start with,
+GROWTH = 1.3  # times as many each time,
+MOST, MOST_SHARE = 2000, 0.02  # and no more than so many and that share of all
+
+
 def shortlist_size(shortlist: str | int, views: int) -> int:
-    """`auto`, `all` or a number -> how many views are re-ranked. Raises UsageError on anything else."""
-    if shortlist == "all":
+    """`auto`, `all` or a number -> how many views are re-ranked at most. Raises UsageError on anything else."""
+    if shortlist == "all" or (shortlist == "auto" and views <= EXHAUSTIVE_VIEWS):
         return views
     if shortlist == "auto":
-        return min(SHORTLIST_AUTO, views)
+        return min(MOST + int(MOST_SHARE * views), views)
     try:
         number = int(shortlist)
     except ValueError:
@@ -46,7 +54,8 @@ class Searcher:
 
     def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
         self.reader, self._catalog, self._weights, self._device = reader, catalog, weights, device
-        self._prefilter = reader.prefilter()
+        self._shortlist = Shortlist(reader)
+        self.reranked: list[int] = []  # views, of each text of the last search
         self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
 
     def search(self, query: Query, k: int, shortlist: str | int = "auto", min_score: float | None = None) -> list[Hit]:
@@ -60,21 +69,49 @@ class Searcher:
         if k < 1:
             raise UsageError(f"k is {k} - ask for at least one hit")
         size = shortlist_size(shortlist, len(self.reader))
-        found = [self._prefilter.search(query.vector, size) for query in queries]
-        lists = [np.sort(candidates.views) for candidates in found]  # the order on disk
+        found = [self._shortlist.search(query.vector, size) for query in queries]
+        if shortlist == "auto" and size < len(self.reader) and self._shortlist.predicts:
+            ranked = [self._grow(query, candidates, k) for query, candidates in zip(queries, found, strict=True)]
+        else:
+            ranked = self._score_lists([np.sort(candidates.views) for candidates in found], queries)
+        self.reranked = [len(views) for views, _ in ranked]
+        return [
+            self._hits(self._rank(views, scores, query, k, min_score), query)[:k]
+            for query, (views, scores) in zip(queries, ranked, strict=True)
+        ]
+
+    def _score_lists(self, lists: list[np.ndarray], queries: Sequence[Query]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """View ids of each query, in the order on disk -> the same and their exact scores f32[K]."""
         together = lists[0] if len(lists) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
         if len(together) * len(queries) <= MUCH_THE_SAME * sum(map(len, lists)):
             of_all = self._score(together, queries)
-            scores = [of_all[np.searchsorted(together, views), i] for i, views in enumerate(lists)]
-        else:
-            scores = [self._score(views, [query])[:, 0] for views, query in zip(lists, queries, strict=True)]
-        hits = []
-        for query, candidates, views, of_it in zip(queries, found, lists, scores, strict=True):
-            ranking = self._rank(views, of_it, query, k, min_score)
-            near = np.isin(candidates.views, ranking.views)
-            globals_ = dict(zip(candidates.views[near].tolist(), candidates.scores[near].tolist(), strict=True))
-            hits.append(self._hits(ranking, globals_)[:k])
-        return hits
+            return [(views, of_all[np.searchsorted(together, views), i]) for i, views in enumerate(lists)]
+        return [(views, self._score(views, [query])[:, 0]) for views, query in zip(lists, queries, strict=True)]
+
+    def _grow(self, query: Query, candidates: Candidates, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates with predicted scores, best first -> those ranked until the k best are sure, and their scores.
+
+        Sure: the next one's prediction, moved by the mean error of those ranked so far and SURE deviations of it, does
+        not reach the k-th best. Errors are taken to be of one kind along the list; the benchmark shows how that holds.
+        """
+        views, predicted = candidates.views, candidates.scores
+        unknown = int(np.isinf(predicted).sum())
+        scores = np.zeros(0, np.float32)
+        count = min(len(views), unknown + max(FIRST * k, 2))
+        while True:
+            some = np.sort(views[len(scores) : count])
+            exact = self._score(some, [query])[:, 0]
+            scores = np.append(scores, exact[np.searchsorted(some, views[len(scores) : count])])
+            if count == len(views):
+                break
+            errors = scores[unknown:] - predicted[unknown:count]
+            best = scores[self._best(views[:count], scores, k)]
+            reach = predicted[count] + errors.mean() + SURE * errors.std()
+            if len(best) >= k and reach < best[k - 1]:
+                break
+            count = min(len(views), int(GROWTH * count) + 1)
+        order = np.argsort(views[:count])
+        return views[:count][order], scores[order]
 
     def _rank(self, views: np.ndarray, scores: np.ndarray, query: Query, k: int, min_score: float | None) -> Ranking:
         """Views i64[K] with their exact scores f32[K] -> the best view of each of the k best contents, with attention.
@@ -146,8 +183,10 @@ class Searcher:
             attention[here] = self._rerankers[label].attend(self.reader.rows(views[here]), query)
         return attention
 
-    def _hits(self, ranking: Ranking, globals_: dict[int, float]) -> list[Hit]:
+    def _hits(self, ranking: Ranking, query: Query) -> list[Hit]:
         """One hit per image; identical files are several images of one content."""
+        unit = query.vector / max(float(np.linalg.norm(query.vector)), 1e-12)
+        globals_ = self.reader.pooled(ranking.views).astype(np.float32) @ unit
         contents = self.reader.contents(ranking.views).tolist()
         frames = self._catalog.frames(ranking.views.tolist())
         images = self._catalog.images_of(contents)
@@ -164,7 +203,7 @@ class Searcher:
             logit = self._weights.logit_scale * score + self._weights.logit_bias
             size = (frame.width, frame.height)
             regions = find_regions(attention, frame)
-            hits.append(Hit(rank, path, score, globals_[view], *size, regions, logit, attention, frame))
+            hits.append(Hit(rank, path, score, float(globals_[i]), *size, regions, logit, attention, frame))
         return hits
 
     def show(self, path: str, views: list[int], query: Query) -> Hit:
@@ -173,9 +212,6 @@ class Searcher:
         scores = self._score(ids, [query])[:, 0]
         best = int(np.argmax(scores))
         attention = self._attend(ids[best : best + 1], query)
-        cosine = (
-            self.reader.pooled(ids[best : best + 1]).astype(np.float32) @ query.vector / np.linalg.norm(query.vector)
-        )
         ranking = Ranking(ids[best : best + 1], scores[best : best + 1], attention)
-        hits = self._hits(ranking, {int(ids[best]): float(cosine[0])})
+        hits = self._hits(ranking, query)
         return next(replace(hit, rank=1) for hit in hits if hit.path == path)  # not a twin of it

@@ -48,7 +48,7 @@ class Reader:
             self._open(folder, settings, catalog)
 
     def _open(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
-        self._dim = settings.dim
+        self.folder, self.dim = folder, settings.dim
         state, columns = self._state(folder, catalog)
         self.generation = state.generation
         self.patches = settings.patches
@@ -74,14 +74,14 @@ class Reader:
     def _state(self, folder: Path, catalog: Catalog) -> tuple[State, ViewColumns]:
         """The columns come from the cache where it has those of this very state."""
         state = catalog.state(with_views=False)
-        self._cache = Cache(folder / "prefilter", state.generation)
-        columns = ViewColumns.load(self._cache)
+        self.cache = Cache(folder / "prefilter", state.generation)
+        columns = ViewColumns.load(self.cache)
         if columns is None:
             state = catalog.state()
             assert state.views is not None
-            columns, self._cache = state.views, Cache(folder / "prefilter", state.generation)
+            columns, self.cache = state.views, Cache(folder / "prefilter", state.generation)
             with suppress(OSError):  # read-only media, a full disk: it costs time at the next opening, no more
-                columns.save(self._cache)
+                columns.save(self.cache)
         return state, columns
 
     def __len__(self) -> int:
@@ -94,18 +94,18 @@ class Reader:
         if not self.damage:
             found = self._kept_prefilter()
             if found is None:
-                with suppress(OSError), self._cache.writing("faiss") as path:
-                    Prefilter.write(path, len(self), self._dim, self.all_pooled())
+                with suppress(OSError), self.cache.writing("faiss") as path:
+                    Prefilter.write(path, len(self), self.dim, self.all_pooled())
                 found = self._kept_prefilter()
             if found is not None:
                 return found
-        return Prefilter.build(self.views.id, self._dim, self.all_pooled())
+        return Prefilter.build(self.views.id, self.dim, self.all_pooled())
 
     def _kept_prefilter(self) -> Prefilter | None:
         from flairsearch.prefilter import Prefilter
 
-        file = self._cache.find("faiss")
-        return Prefilter.load(file, self.views.id, self._dim) if file else None
+        file = self.cache.find("faiss")
+        return Prefilter.load(file, self.views.id, self.dim) if file else None
 
     def all_pooled(self) -> Iterator[NDArray[np.float16]]:
         """Unit global vectors f16[n, D] of all views, in the order of their ids, in pieces."""
@@ -117,7 +117,7 @@ class Reader:
         return self._pooled(self._positions(views))
 
     def _pooled(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
-        result = np.empty((len(positions), 2 * self._dim), np.uint8)
+        result = np.empty((len(positions), 2 * self.dim), np.uint8)
         for start, stop, segment, rows in self._stretches(positions):
             segment.pooled.take(rows, result[start:stop])
         return result.view("<f2")
@@ -182,7 +182,7 @@ class Reader:
 
     def encoded(self, views: NDArray[np.int64]) -> Encoded:
         """View ids i64[K] -> all that is stored of them, x restored from whatever codec they are in."""
-        tokens = np.empty((len(views), self.patches, self._dim), np.float16)
+        tokens = np.empty((len(views), self.patches, self.dim), np.float16)
         shift, scale = (np.empty((len(views), self.patches), np.float16) for _ in range(2))
         for label, here in self.by_codec(views):
             rows = self.coded(views[here])

@@ -16,7 +16,7 @@ from flairsearch.errors import StoreError, UsageError
 FORMAT_VERSION = 2  # 1: the catalogue did not carry the number (database.py brings it up to date)
 DEFAULT_INDEX = "default"
 DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate.py: flairsearch eval --codecs
-SHORTLIST_AUTO = 2000  # views; an index of no more is ranked exhaustively
+EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors
 
 ViewPolicy = Literal["squash", "center"]
 Device = Literal["auto", "cpu", "cuda", "mps"]

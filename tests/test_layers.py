@@ -33,8 +33,10 @@ STAGES = {
     "catalog",
     "prefilter",
     "fit",
+    "fitted",
 } | {
     "rerank",
+    "rerank_many",
     "rerank_cpu",
     "vectors",
     "rerank_triton",
@@ -46,11 +48,13 @@ STAGES = {
     "annotations",
     "retrieval",
 }
-JOINS = {"store", "reader", "ingest", "query", "engine", "gallery", "evaluate"}
+JOINS = {"store", "reader", "ingest", "query", "shortlist", "fitting", "engine", "gallery", "evaluate"}
 TOP = {"options", "cli", "cli_eval", "web"}
 
 STAGE_TO_STAGE = {  # a stage imports no stage, but for these
-    "encode": {"model", "bank"},
+    "encode": {"model", "bank", "weights"},
+    "fit": {"basis"},
+    "fitted": {"fit"},
     "model": {"weights", "convtower", "architecture"},
     "convtower": {"architecture"},
     "weights": {"architecture"},

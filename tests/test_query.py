@@ -15,7 +15,7 @@ from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.query import shortlist_size
 from flairsearch.records import Hit
-from flairsearch.settings import SHORTLIST_AUTO
+from flairsearch.settings import EXHAUSTIVE_VIEWS
 
 AREAS = [5, 40, 1, 23, 64, 12, 40, 31]  # red patches of each photo; two of them tie
 
@@ -170,7 +170,9 @@ def test_k_must_be_positive(engine: Engine) -> None:
 
 def test_shortlist_sizes() -> None:
     assert shortlist_size("all", 10**6) == 10**6
-    assert shortlist_size("auto", 10**6) == SHORTLIST_AUTO
+    assert shortlist_size("auto", 10**6) == 22_000
+    assert shortlist_size("auto", EXHAUSTIVE_VIEWS) == EXHAUSTIVE_VIEWS
+    assert shortlist_size("auto", EXHAUSTIVE_VIEWS + 1) <= EXHAUSTIVE_VIEWS + 1
     assert shortlist_size("auto", 7) == shortlist_size("9", 7) == 7
     assert shortlist_size(3, 7) == shortlist_size("3", 7) == 3
     for bad in ("", "some", "-1", 0, "1.5"):
