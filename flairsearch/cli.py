@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flairsearch import cli_eval
 from flairsearch.errors import FlairSearchError, UsageError
+from flairsearch.options import DeviceOption, IndexOption, ModelOption
 
 if TYPE_CHECKING:
     from flairsearch.engine import Engine
@@ -26,10 +28,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List, download and import models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
-
-IndexOption = Annotated[str, typer.Option("--index", help="Name or folder of the index.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model name, .safetensors or published .pt file.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+app.add_typer(cli_eval.app)  # a verb of its own
 
 
 def main() -> None:
@@ -309,42 +308,6 @@ def compact_command(
         done = max((done for done, _ in engine.compact(codec)), default=0)
         after = engine.status().bytes
     typer.echo(f"{done:,} views rewritten; {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now", err=True)
-
-
-@app.command("eval")
-def eval_command(
-    codecs: Annotated[bool, typer.Option("--codecs", help="What each codec costs and loses.")] = False,
-    index: IndexOption = "default",
-    annotations: Annotated[Path | None, typer.Option(help="Flickr30k-style JSON; none: the index.")] = None,
-    photos: Annotated[Path, typer.Option(help="Folder the annotated image paths start from.")] = Path("."),
-    mosaics: Annotated[int, typer.Option(help="2x2 mosaics of the annotated photos, instead of the photos.")] = 0,
-    count: Annotated[int, typer.Option(help="Texts, and views of an index, at most.")] = 500,
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Measure: codecs on annotated photos, or on an index of your own."""
-    from rich.console import Console
-
-    from flairsearch import evaluate, present, weights
-    from flairsearch.bank import phrases
-    from flairsearch.encode import Encoder
-    from flairsearch.engine import Engine
-
-    if not codecs:
-        raise UsageError("nothing to measure - give --codecs")
-    if annotations is None:
-        with Engine.open(index, model, device=device, create=False) as engine:
-            encoder, encoded = engine.encoder, engine.sample(count)
-        texts, right = phrases()[:count], None
-    else:
-        encoder = Encoder(model or weights.default_name(), device)
-        pictures, texts, right = evaluate.read_views(annotations, photos, encoder.config.image_size, mosaics, count)
-        encoded = evaluate.encode_all(encoder.encode_pictures, pictures)
-    typer.echo(f"{encoder.name}, {len(encoded.tokens):,} views, {len(texts):,} texts", err=True)
-    found = evaluate.compare_codecs(
-        encoded, encoder.encode_texts(texts), right, encoder.pool_weights, encoder.token_metric, encoder.device
-    )
-    Console(width=None if sys.stdout.isatty() else 1000).print(present.to_codec_table(found))
 
 
 @app.command("demo")

@@ -1,98 +1,100 @@
-"""What a codec costs and what it loses: bytes, recall, the exact top 10, boxes, speed - each against fp16.
+"""Scores of all pairs of views and texts; and what a codec costs and loses.
 
-The rule for the default: the smallest codec whose R@10 stays within 0.5 points of fp16's, on photos and on mosaics, and
-whose top 10 holds at least 95 % of fp16's.
+Of a codec: bytes, recall, the exact top 10, boxes, speed - each against fp16. The rule for the default: the smallest
+codec whose R@10 stays within 0.5 points of fp16's, on photos and on mosaics, and whose top 10 holds at least 95 % of
+fp16's.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch import decode
 from flairsearch.basis import fit_basis
 from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
-from flairsearch.errors import UsageError
-from flairsearch.records import CodecRow, Encoded, Frame, ImageFile, Picture, PoolWeights, Query
+from flairsearch.errors import FlairSearchError
+from flairsearch.records import CodecRow, Encoded, Frame, PoolWeights, Query, RetrievalRow
 from flairsearch.region import find_regions
 from flairsearch.rerank import Reranker
+from flairsearch.rerank_many import ManyTexts
+from flairsearch.retrieval import best_ranks, measure, rerank_views, topk_texts
 
+GLOBAL = "global"  # the prefilter that is the cosine with the global token
+GROUP = 2048  # texts folded at once
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 TOP = 10
 RESAMPLES = 2000  # of the bootstrap
 SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
 _BATCH = 32
+_ENCODED = 256  # texts through the text tower at once
 _TEXTS = 64  # scored at once
 
 
-def read_annotations(path: Path) -> list[tuple[str, list[str]]]:
-    """Flickr30k-style JSON -> [(image path, captions)]. Raises UsageError when it is none."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [(str(row["image"]), [str(caption) for caption in row["caption"]]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f'{path} cannot be read as annotations ({error}) - [{{"image": ..., "caption": [...]}}]'
-        ) from None
+class PairScores:
+    """Scores of all pairs, gathered piece by piece: tokens of a piece are all that is needed at once.
+
+    exact f32[N, T] and prefilters[name] f32[N, T] stay: 4 N T bytes each (5,000 photos, 25,014 captions: 0.5 GB).
+    """
+
+    def __init__(
+        self, views: int, texts: Sequence[str], groups: Iterable[Sequence[Query]], weights: PoolWeights, device: str
+    ) -> None:
+        """groups: queries of the texts, each once (`encode_in_groups`): the same text scores the same, bit by bit."""
+        self._many: list[ManyTexts] = []
+        units: list[NDArray[np.float32]] = []
+        numbers: dict[str, int] = {}
+        for queries in groups:
+            self._many.append(ManyTexts(queries, weights, device))
+            vectors = np.stack([query.vector for query in queries])
+            units.append(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+            for query in queries:
+                numbers[query.text] = len(numbers)
+        unit = np.concatenate(units).T
+        self._columns = [numbers[text] for text in texts]
+        self._prefilters: dict[str, Callable[[Encoded], NDArray[np.float32]]] = {  # views -> f32[n, texts once]
+            GLOBAL: lambda encoded: encoded.pooled.astype(np.float32) @ unit,
+        }
+        self._done, shape = 0, (views, len(texts))
+        self.exact = np.empty(shape, np.float32)
+        self.prefilters = {name: np.empty(shape, np.float32) for name in self._prefilters}
+
+    def add(self, encoded: Encoded) -> None:
+        """The next views. Raises FlairSearchError where a score is no number."""
+        here = slice(self._done, self._done + len(encoded.tokens))
+        self.exact[here] = np.concatenate([many.score(encoded.tokens) for many in self._many], 1)[:, self._columns]
+        for name, score in self._prefilters.items():
+            self.prefilters[name][here] = score(encoded)[:, self._columns]
+        if not all(np.isfinite(scores[here]).all() for scores in (self.exact, *self.prefilters.values())):
+            raise FlairSearchError("scores are no numbers - the model's weights are damaged: take another --model")
+        self._done = here.stop
 
 
-def load_pictures(folder: Path, names: Sequence[str], size: int) -> list[Picture]:
-    """The squashed views of annotated photos. Raises UsageError when one cannot be read."""
-    files = [ImageFile(str(folder), name, 0, 0) for name in names]
-    pictures = []
-    for loaded in decode.load_all(files, "squash", size, ()):
-        if not isinstance(loaded, decode.Loaded) or not loaded.pictures:
-            reason = loaded.reason if isinstance(loaded, decode.Failed) else "it has no view"
-            raise UsageError(
-                f"{loaded.file.absolute} cannot be used ({reason}) - give the folder of the annotated photos"
-            )
-        pictures.append(loaded.pictures[0])
-    return pictures
+def encode_in_groups(encode: Callable[[Sequence[str]], list[Query]], texts: Sequence[str]) -> Iterator[list[Query]]:
+    """Texts -> queries, each text once, GROUP at once; of them, a batch at once goes through the model."""
+    once = list(dict.fromkeys(texts))
+    for start in range(0, len(once), GROUP):
+        group = once[start : start + GROUP]
+        yield [query for i in range(0, len(group), _ENCODED) for query in encode(group[i : i + _ENCODED])]
 
 
-def make_mosaics(pictures: Sequence[Picture], count: int, seed: int) -> tuple[list[Picture], NDArray[np.int64]]:
-    """2 x 2 mosaics, and which photos each shows, i64[count, 4]; photos are shuffled, again and again when used up."""
-    rng = np.random.default_rng(seed)
-    needed = 4 * count
-    rounds = [rng.permutation(len(pictures)) for _ in range(-(-needed // len(pictures)))]
-    shown = np.concatenate(rounds)[:needed].reshape(count, 4)
-    size = pictures[0].pixels.shape[0]
-    frame = Frame(size, size, 0, 0, size, size)
-    small = [p.pixels.reshape(size // 2, 2, size // 2, 2, 3).mean((1, 3)).round().astype(np.uint8) for p in pictures]
-    mosaics = [
-        Picture(np.vstack([np.hstack([small[a], small[b]]), np.hstack([small[c], small[d]])]), frame)
-        for a, b, c, d in shown.tolist()
-    ]
-    return mosaics, shown
+def retrieval(
+    scores: PairScores, right: NDArray[np.bool_], rerank: int | None = None, topk: int | None = None
+) -> Iterator[RetrievalRow]:
+    """Full and global mode; re-ranking of `rerank` views a text; the reference's mode of `topk` texts an image.
 
-
-def read_views(
-    annotations: Path, folder: Path, size: int, mosaics: int, count: int
-) -> tuple[list[Picture], list[str], NDArray[np.bool_]]:
-    """Annotated photos, or so many mosaics of them: pictures, about `count` texts, which answers which [N, T]."""
-    rows = read_annotations(annotations)
-    pictures, shown = load_pictures(folder, [name for name, _ in rows], size), np.arange(len(rows))[:, None]
-    if mosaics:
-        pictures, shown = make_mosaics(pictures, mosaics, seed=0)
-    captions = -(-count // len(rows))  # of each photo
-    chosen = [
-        (i, caption)
-        for i in range(0, len(rows), max(1, captions * len(rows) // count))
-        for caption in rows[i][1][:captions]
-    ]
-    return pictures, [caption for _, caption in chosen], np.stack([(shown == i).any(1) for i, _ in chosen], 1)
-
-
-def encode_all(encode: Callable[[Sequence[Picture]], Encoded], pictures: Sequence[Picture]) -> Encoded:
-    """Pictures -> one Encoded."""
-    parts = [encode(pictures[i : i + _BATCH]) for i in range(0, len(pictures), _BATCH)]
-    return Encoded(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("pooled", "tokens", "shift", "scale")))
+    right bool[N, T]: which views answer which text. Full scores are cosines; exp(logit_scale) times them ranks alike.
+    """
+    near = scores.prefilters[GLOBAL]
+    yield from measure("full", scores.exact, right)
+    yield from measure("global", near, right)
+    if rerank:
+        yield from measure(f"rerank {rerank:,} views a text", rerank_views(scores.exact, near, rerank), right)
+    if topk:
+        yield from measure(f"top {topk:,} texts an image", topk_texts(scores.exact, near, topk), right)
 
 
 def compare_codecs(
@@ -114,7 +116,7 @@ def compare_codecs(
         exact = exact or found
         hits = exact_hits = None
         if right is not None:
-            hits, exact_hits = _ranks(found.scores, right), _ranks(exact.scores, right)
+            hits, exact_hits = best_ranks(found.scores, right), best_ranks(exact.scores, right)
         overlap = np.mean([len(np.intersect1d(a, b)) for a, b in zip(found.top.T, exact.top.T, strict=True)])
         yield CodecRow(
             name,
@@ -167,13 +169,6 @@ def _score(codec: Codec, reranker: Reranker, rows: NDArray[np.uint8], queries: S
     pieces = [codec.decode(rows)]
     parts = [reranker.score_many(pieces, queries[i : i + _TEXTS]) for i in range(0, len(queries), _TEXTS)]
     return np.concatenate(parts, axis=1)
-
-
-def _ranks(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """0-based rank of the best right view of every text, i64[T]."""
-    best = np.where(right, scores, -np.inf).max(0)
-    ranks: NDArray[np.int64] = (scores > best).sum(0)
-    return ranks
 
 
 def _interval(found: NDArray[np.bool_], exact: NDArray[np.bool_]) -> tuple[float, float]:

@@ -1,10 +1,11 @@
-"""Hits -> table, JSON lines, overlay picture."""
+"""Hits and measurements -> table, JSON lines; hits -> overlay picture."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flairsearch.errors import FlairSearchError
-from flairsearch.records import CodecRow, Hit, Report, Status
+from flairsearch.records import CodecRow, Hit, Report, RetrievalRow, ShortlistRow, Status
 
 _BOX = (255, 214, 10)
 _EDGE = (0, 0, 0)
@@ -58,6 +59,47 @@ def to_codec_table(rows: Iterable[CodecRow]) -> Table:
         measured = (f"{row.overlap:.3f}", f"{row.box_iou:.3f}", f"{row.speed:,.0f}")
         table.add_row(row.codec, f"{row.bytes:,}", *recall, interval, *measured)
     return table
+
+
+def to_retrieval_table(rows: Iterable[RetrievalRow]) -> Table:
+    """Recall and ranks of each mode, both ways."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("mode", "", "R@1", "R@5", "R@10", "mean rank", "median rank"):
+        table.add_column(name, justify="left" if name in ("mode", "") else "right")
+    for row in rows:
+        recall = [f"{value:.1%}" for value in row.recall.values()]
+        table.add_row(row.mode, row.direction, *recall, f"{row.mean_rank:,.1f}", f"{row.median_rank:,}")
+    return table
+
+
+def to_shortlist_table(rows: Sequence[ShortlistRow]) -> Table:
+    """What shortlists hold of the exhaustive best; shares of the collection with the views that they are."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("prefilter")
+    table.add_column("of the", justify="right")
+    for shortlist in rows[0].lists if rows else ():
+        name = f"{shortlist.name} ({shortlist.views:,})" if "%" in shortlist.name else shortlist.name
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.prefilter, f"top {row.top}", *(f"{value:.1%}" for value in row.recall))
+    return table
+
+
+def to_json_line(row: CodecRow | RetrievalRow | ShortlistRow) -> str:
+    """One measured row as one line of JSON; recall as a share, 0 to 1."""
+    if isinstance(row, ShortlistRow):
+        recall = [
+            {"shortlist": shortlist.name, "views": shortlist.views, "recall": round(value, 6)}
+            for shortlist, value in zip(row.lists, row.recall, strict=True)
+        ]
+        return json.dumps({"prefilter": row.prefilter, "top": row.top, "shortlists": recall})
+    return json.dumps({name: _rounded(value) for name, value in asdict(row).items()})
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def short_path(path: str) -> str:

@@ -190,6 +190,34 @@ class CodecRow:
 
 
 @dataclass(frozen=True)
+class RetrievalRow:
+    """How well one way to score finds what belongs together."""
+
+    mode: str
+    direction: str  # "text to image" or "image to text"
+    recall: dict[int, float]  # k -> share of queries whose right answer is among the k best
+    mean_rank: float  # from 1
+    median_rank: int  # from 1
+
+
+class Shortlist(NamedTuple):
+    """A size of a shortlist."""
+
+    name: str  # as it was asked for: a number of views or a share of them
+    views: int
+
+
+@dataclass(frozen=True)
+class ShortlistRow:
+    """How much of the exhaustive best one prefilter hands on."""
+
+    prefilter: str
+    top: int  # of the exhaustive ranking
+    lists: tuple[Shortlist, ...]
+    recall: tuple[float, ...]  # of each list: mean share of the top that it holds
+
+
+@dataclass(frozen=True)
 class Status:
     """What an index holds."""
 

@@ -6,33 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import Run, settle
 from fake import paint, paint_red
 from PIL import Image
 from random_flair import random_flair, save_flair
 
-from flairsearch import cli, weights
+from flairsearch import weights
 from flairsearch.engine import Engine
-
-
-class Done:
-    """What a run left: exit code, stdout, stderr."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def message(self) -> str:
-        """The one line of an error."""
-        (line,) = self.err.splitlines()
-        assert line.startswith("flairsearch: ")
-        return line
-
-
-Run = Callable[..., Done]
 
 
 def make_home(folder: Path) -> Path:
@@ -44,15 +27,6 @@ def make_home(folder: Path) -> Path:
     (work / "photos" / "broken.jpg").write_bytes(b"no picture")
     save_flair(random_flair(), work / "small.safetensors")
     return work
-
-
-def settle(work: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make it the working folder, with cache and indexes beside it, and no hub."""
-    patch.setenv("FLAIRSEARCH_CACHE", str(work.parent / "cache"))
-    patch.setenv("FLAIRSEARCH_HOME", str(work.parent / "indexes"))
-    patch.setenv("COLUMNS", "200")
-    patch.setenv("HF_HUB_OFFLINE", "1")
-    patch.chdir(work)
 
 
 @pytest.fixture
@@ -71,23 +45,6 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Engine.open("default", "small.safetensors", device="cpu") as engine:
             engine.add("photos")
     return work
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`flairsearch ARGUMENTS` through the console script's own function."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["flairsearch", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        code = caught.value.code
-        return Done(code if isinstance(code, int) else 0, out, err)
-
-    return run
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ STAGES = {
     "vectors",
     "rerank_triton",
     "residence",
-    "rerank_many",
     "region",
     "present",
     "demo",

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flairsearch import present
 from flairsearch.errors import FlairSearchError
-from flairsearch.records import Hit, Region, Report, Skipped, Status
+from flairsearch.records import Hit, Region, Report, RetrievalRow, Shortlist, ShortlistRow, Skipped, Status
 
 REGIONS = (Region((40, 60, 90, 120), 0.61234567), Region((0, 0, 10, 10), 0.25))
 HIT = Hit(1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, logit=4.40625)
@@ -126,3 +126,36 @@ def test_status_in_lines() -> None:
     assert all(
         part in text for part in ("/i", "4 (1.0 MB, 250 kB", "flair-tiny", "abababababab", "squash", "/p/x: bad")
     )
+
+
+RETRIEVAL = RetrievalRow("full", "text to image", {1: 0.20664, 5: 0.5, 10: 1.0}, 1234.56, 6)
+SHORTLIST = ShortlistRow("global", 10, (Shortlist("1,000", 700), Shortlist("1%", 7)), (1.0, 0.43999))
+
+
+def test_measurements_as_tables() -> None:
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(present.to_retrieval_table([RETRIEVAL]), present.to_shortlist_table([SHORTLIST]))
+    lines = [line.split() for line in capture.get().splitlines()]
+    assert lines[1] == ["full", "text", "to", "image", "20.7%", "50.0%", "100.0%", "1,234.6", "6"]
+    assert lines[2] == ["prefilter", "of", "the", "1,000", "1%", "(7)"]
+    assert lines[3] == ["global", "top", "10", "100.0%", "44.0%"]
+    assert present.to_shortlist_table([]).row_count == 0
+
+
+def test_measurements_as_json() -> None:
+    assert json.loads(present.to_json_line(RETRIEVAL)) == {
+        "mode": "full",
+        "direction": "text to image",
+        "recall": {"1": 0.20664, "5": 0.5, "10": 1.0},
+        "mean_rank": 1234.56,
+        "median_rank": 6,
+    }
+    assert json.loads(present.to_json_line(SHORTLIST)) == {
+        "prefilter": "global",
+        "top": 10,
+        "shortlists": [
+            {"shortlist": "1,000", "views": 700, "recall": 1.0},
+            {"shortlist": "1%", "views": 7, "recall": 0.43999},
+        ],
+    }

@@ -1,0 +1,284 @@
+"""Seven formats of annotation files, and files that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flairsearch.annotations import FORMATS, Annotations, join_sentences, read_annotations
+from flairsearch.errors import UsageError
+
+LONG = "A dog.  It runs.\n\nGrass </s> sky..\n"
+
+# format -> annotation file, its content, the photos' paths from the folder above everything, captions of each photo
+SETS: dict[str, tuple[str, Any, list[str], list[list[str]]]] = {
+    "coco": (
+        "coco/annotations/captions_val2017.json",
+        {
+            "images": [{"id": n, "file_name": f"{n}.jpg"} for n in (1, 2, 3)],
+            "annotations": [
+                {"image_id": 3, "id": 1, "caption": "three"},
+                {"image_id": 1, "id": 2, "caption": " one "},
+                {"image_id": 3, "id": 3, "caption": "three again"},
+            ],
+        },
+        ["coco/images/val2017/3.jpg", "coco/images/val2017/1.jpg"],
+        [["three", "three again"], [" one "]],
+    ),
+    "flickr30k": (
+        "flickr/flickr30k-images/flickr30k_val.json",
+        [
+            {"image": "flickr30k-images/b.jpg", "caption": ["a", "b"]},
+            {"image": "flickr30k-images/a.jpg", "caption": []},
+            {"image": "flickr30k-images/c.jpg", "caption": ["a"]},
+        ],
+        ["flickr/flickr30k-images/b.jpg", "flickr/flickr30k-images/c.jpg"],
+        [["a", "b"], ["a"]],
+    ),
+    "docci": (
+        "docci/annotations/test_annotations.json",
+        {
+            "annotations": [
+                {"image_id": "t1", "image": "t1.jpg", "caption": "One."},
+                {"image_id": "t0", "image": "t0.jpg", "caption": "Zero."},
+                {"image_id": "t1", "image": "t1.jpg", "caption": "Two."},
+            ]
+        },
+        ["docci/images/t1.jpg", "docci/images/t0.jpg"],
+        [["One.", "Two."], ["Zero."]],
+    ),
+    "iiw": (
+        "iiw/test_annotations.json",
+        {"annotations": [{"image_id": 7, "caption_id": 0, "image": "aar/x.jpg", "caption": "X."}]},
+        ["iiw/aar/x.jpg"],
+        [["X."]],
+    ),
+    "urban1k": (
+        "urban/annotations/annotations.json",
+        {"annotations": [{"image_id": n, "image": f"{n}.jpg", "caption": LONG} for n in (2, 1)]},
+        ["urban/images/2.jpg", "urban/images/1.jpg"],
+        [[LONG], [LONG]],
+    ),
+    "sharegpt4v": (
+        "sv/share4v_sam_10k.json",
+        [
+            {
+                "id": "1",
+                "image": "sam/images/sa_1.jpg",
+                "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": LONG}],
+            }
+        ],
+        ["sv/sam/sa_1.jpg"],
+        [["A dog. It runs. Grass. sky"]],
+    ),
+    "dci": (
+        "dci/densely_captioned_images/splits.json",
+        {"train": ["b.json"], "test": ["a.json"]},
+        ["dci/densely_captioned_images/photos/b.jpg", "dci/densely_captioned_images/photos/a.jpg"],
+        [["Short. It goes on"], ["Short"]],
+    ),
+}
+DCI = {
+    "a.json": {"image": "a.jpg", "short_caption": "Short.", "extra_caption": "\n"},
+    "b.json": {"image": "b.jpg", "short_caption": "Short", "extra_caption": "It goes on.", "mask_data": {}},
+}
+
+
+def write(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def make_set(folder: Path, name: str) -> Path:
+    """One of the sets as it is laid out; its annotation file."""
+    file, content, photos, _ = SETS[name]
+    for photo in photos:
+        write(folder / photo, "a photo")
+    for annotation, row in DCI.items() if name == "dci" else ():
+        write((folder / file).parent / "annotations" / annotation, row)
+    return write(folder / file, content)
+
+
+def by_photo(notes: Annotations) -> list[list[str]]:
+    found: list[list[str]] = [[] for _ in notes.photos]
+    for caption, number in zip(notes.captions, notes.owner, strict=True):
+        found[number].append(caption)
+    return found
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_each_set_as_it_is_laid_out(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make_set(tmp_path, name)
+    _, _, photos, captions = SETS[name]
+    notes = read_annotations(file)
+    assert notes.format == name
+    assert [notes.folder / photo for photo in notes.photos] == [tmp_path / photo for photo in photos]
+    assert by_photo(notes) == captions
+    assert read_annotations(file, form=name) == notes
+    monkeypatch.chdir(file.parent)  # by a name without a folder
+    assert read_annotations(Path(file.name)) == notes
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_photos_that_are_elsewhere(tmp_path: Path, name: str) -> None:
+    """--photos is the root of the set; or, where they are not below it as in the set, their folder."""
+    file = make_set(tmp_path / "set", name)
+    notes = read_annotations(file)
+    root = tmp_path / "root"
+    below = FORMATS[name].photos.format(split="val2017")
+    for photo in notes.photos:
+        write(root / below / photo, "a photo")
+    assert read_annotations(file, root).folder == root / below
+    assert read_annotations(file, root / below).folder == root / below
+    (root / below / notes.photos[-1]).unlink()
+    if len(notes.photos) > 1:
+        with pytest.raises(UsageError, match=r"1 of 2 annotated photos are missing, the first is .*--photos DIR"):
+            read_annotations(file, root)
+
+
+def test_photos_beside_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "x.jpg", "a photo")
+    file = write(tmp_path / "val.json", [{"image": "images/x.jpg", "caption": ["a"]}])
+    assert read_annotations(file).folder == tmp_path
+
+
+def test_coco_of_another_split(tmp_path: Path) -> None:
+    content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "a"}]}
+    for name, folder in (("captions_train2017", "train2017"), ("some", "val2017")):
+        file = write(tmp_path / name / "annotations" / f"{name}.json", content)
+        photo = write(tmp_path / name / "images" / folder / "1.jpg", "a photo")
+        assert read_annotations(file).folder == photo.parent
+
+
+def test_captions_that_say_nothing(tmp_path: Path) -> None:
+    """They are left out and counted; a photo that has no other is no photo of the set."""
+    for name in "abc":
+        write(tmp_path / f"{name}.jpg", "a photo")
+    rows = [("a", ["", "x", " \n"]), ("b", [" "]), ("c", ["y"])]
+    file = write(tmp_path / "v.json", [{"image": f"{name}.jpg", "caption": captions} for name, captions in rows])
+    notes = read_annotations(file, tmp_path)
+    assert (notes.photos, notes.captions, notes.owner, notes.empty) == (("a.jpg", "c.jpg"), ("x", "y"), (0, 1), 3)
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    """One photo in two rows is one; the same caption twice is two; two ids of one file are two photos."""
+    write(tmp_path / "a.jpg", "a photo")
+    file = write(tmp_path / "v.json", [{"image": "a.jpg", "caption": ["x", "x"]}, {"image": "a.jpg", "caption": ["x"]}])
+    notes = read_annotations(file, tmp_path)
+    assert (notes.photos, notes.captions, notes.owner) == (("a.jpg",), ("x", "x", "x"), (0, 0, 0))
+    rows = [{"image_id": n, "caption_id": 0, "image": "a.jpg", "caption": "x"} for n in (1, 2, 1)]
+    notes = read_annotations(write(tmp_path / "i.json", {"annotations": rows}), tmp_path)
+    assert (notes.photos, notes.owner) == (("a.jpg", "a.jpg"), (0, 1, 0))
+
+
+def test_split_and_join() -> None:
+    assert join_sentences("a. b\n c</s>d.e") == "a. b. c. d. e"
+    assert join_sentences(" ..\n</s> ") == ""
+
+
+def flickr(image: object = "a.jpg", caption: object = ("a",)) -> list[dict[str, object]]:
+    return [{"image": "a.jpg", "caption": ["first"]}, {"image": image, "caption": caption}]
+
+
+HOSTILE: dict[str, tuple[object, str]] = {
+    "no JSON": ("{", "cannot be read as JSON"),
+    "no Unicode": ('[{"image": "\\ud800.jpg", "caption": ["a"]}]', "no valid Unicode"),
+    "no Unicode in a caption": (flickr(caption=["\ud800"]), "row 2 .*no valid Unicode"),
+    "nested": ("[" * 100_000 + "]" * 100_000, "cannot be read as JSON"),
+    "a number": ("1" * 10_000, "cannot be read as JSON"),
+    "nothing": ("", "cannot be read as JSON"),
+    "empty list": ([], "nothing that any known format has"),
+    "empty object": ({}, "nothing that any known format has"),
+    "list of numbers": ([1, 2], "nothing that any known format has"),
+    "another object": ({"images": []}, "holds no caption"),
+    "absolute": (flickr("/etc/passwd"), "row 2 .*'/etc/passwd' leads out of the photos' folder"),
+    "up": (flickr("../a.jpg"), "leads out"),
+    "up inside": (flickr("x/../../a.jpg"), "leads out"),
+    "NUL": (flickr("a\0.jpg"), "is no path of a photo"),
+    "no name": (flickr(""), "is no path of a photo"),
+    "no name but a place": (flickr("."), "is no path of a photo"),
+    "path of numbers": (flickr(5), "row 2 .*'image' is no str"),
+    "no path": ([{"caption": ["a"]}], "row 1 .*'image' is missing"),
+    "one caption alone": (flickr(caption="a dog"), "row 2 .*'caption' is no list"),
+    "caption of numbers": (flickr(caption=[5]), "row 2 .*no text but int"),
+    "row of numbers": ([*flickr(), 5], "row 3 .*'image' is missing"),
+    "only empty captions": ([{"image": "a.jpg", "caption": [""]}], "holds no caption"),
+    "COCO without its image": (
+        {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 2, "caption": "a"}]},
+        "row 1 .*image_id 2 is none of the images",
+    ),
+    "COCO up": (
+        {"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": [{"image_id": 1, "caption": "a"}]},
+        "leads out",
+    ),
+    "COCO with a list as an id": ({"images": [{"id": [], "file_name": "a.jpg"}], "annotations": []}, "'id' is no int"),
+    "COCO's images": ({"images": {}, "annotations": []}, "'images' is no list"),
+    "one id, two photos": (
+        {"annotations": [{"image_id": 1, "image": name, "caption": "a"} for name in ("a.jpg", "b.jpg")]},
+        "row 2 .*1 is 'a.jpg' before, 'b.jpg' here",
+    ),
+    "one turn": ([{"image": "a.jpg", "conversations": [{"value": "?"}]}], "no second turn"),
+    "up by what is taken away": (
+        [{"image": "./images./images/passwd", "conversations": [{}, {"value": "a"}]}],
+        "leads out",
+    ),
+    "splits of numbers": ({"train": [1]}, "row 1 .*no text but int"),
+    "splits that lead out": ({"train": ["../../secret.json"]}, "leads out"),
+    "splits of nothing": ({"train": ["gone.json"]}, "annotations/gone.json: is not there"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_one_line(tmp_path: Path, name: str) -> None:
+    content, expected = HOSTILE[name]
+    write(tmp_path / "a.jpg", "a photo")
+    write(tmp_path.parent / "secret.json", {"image": "a.jpg", "short_caption": "a", "extra_caption": "b"})
+    file = write(tmp_path / "hostile.json", content)
+    with pytest.raises(UsageError, match=expected) as caught:
+        read_annotations(file, tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(str(file))
+    assert " - " in str(caught.value)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not there"):
+        read_annotations(tmp_path / "gone.json")
+    with pytest.raises(UsageError, match="is no file"):
+        read_annotations(tmp_path)
+    (tmp_path / "latin.json").write_bytes(b'[{"image": "\xe9.jpg", "caption": ["a"]}]')
+    with pytest.raises(UsageError, match="cannot be read as JSON"):
+        read_annotations(tmp_path / "latin.json")
+
+
+def test_a_format_that_the_content_is_not(tmp_path: Path) -> None:
+    file = write(tmp_path / "v.json", flickr())
+    write(tmp_path / "a.jpg", "a photo")
+    for form in set(FORMATS) - {"flickr30k"}:
+        with pytest.raises(UsageError, match="--format"):
+            read_annotations(file, tmp_path, form)
+    with pytest.raises(UsageError, match="no annotation format named 'xml' - use one of coco, "):
+        read_annotations(file, tmp_path, "xml")
+
+
+def test_what_the_content_cannot_tell_is_told(tmp_path: Path) -> None:
+    """IIW without its caption ids looks like the others."""
+    file = write(tmp_path / "t.json", {"annotations": [{"image_id": 1, "image": "x.jpg", "caption": "a"}]})
+    write(tmp_path / "x.jpg", "a photo")
+    write(tmp_path / "images" / "x.jpg", "another")
+    assert read_annotations(file, tmp_path).folder == tmp_path / "images"
+    assert read_annotations(file, tmp_path, "iiw").folder == tmp_path
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    """A pickle is no JSON."""
+    mark = tmp_path / "executed"
+    file = tmp_path / "v.json"
+    file.write_bytes(b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
+    with pytest.raises(UsageError, match="cannot be read as JSON"):
+        read_annotations(file)
+    assert not mark.exists()

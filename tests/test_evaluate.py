@@ -1,0 +1,113 @@
+"""Scores of all pairs against the model and the engine; the comparison of codecs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake import COLOURS, FakeEncoder, fake_engine, paint_red
+from random_flair import oracle_pool, random_flair, random_pictures, save_flair
+
+from flairsearch import evaluate, gallery
+from flairsearch.encode import Encoder
+from flairsearch.errors import FlairSearchError
+from flairsearch.evaluate import GLOBAL, PairScores, encode_in_groups
+from flairsearch.records import Frame, Picture
+from flairsearch.retrieval import best_ranks
+
+TEXTS = ["a dog", "a red ball", "two men on a bench", "snow", "a dog"]
+FRAME = Frame(48, 48, 0, 0, 48, 48)
+
+
+def test_scores_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piece by piece, group by group: those of FLAIR written out by hand."""
+    monkeypatch.setattr(evaluate, "GROUP", 3)
+    monkeypatch.setattr(evaluate, "_ENCODED", 2)
+    model = random_flair()
+    encoder = Encoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
+    pictures = [Picture(pixels, FRAME) for pixels in random_pictures(7, 48)]
+    pieces = list(gallery.encode_in_pieces(encoder.encode_pictures, pictures))
+    groups = list(encode_in_groups(encoder.encode_texts, TEXTS))
+    assert [[query.text for query in group] for group in groups] == [TEXTS[:3], TEXTS[3:4]]
+    scores = PairScores(7, TEXTS, groups, encoder.pool_weights, "cpu")
+    for piece in pieces:
+        scores.add(piece)
+    image = encoder._normalise(np.stack([picture.pixels for picture in pictures]))
+    with torch.inference_mode():
+        pooled, local = model.encode_image(image)
+        texts = model.encode_text(model.tokenize(TEXTS))
+    for j, text in enumerate(texts):
+        assert scores.exact[:, j] == pytest.approx(oracle_pool(model, text, local)[0], abs=2e-3)  # tokens are float16
+        cosine = torch.nn.functional.cosine_similarity(pooled, text[None])
+        assert scores.prefilters[GLOBAL][:, j] == pytest.approx(cosine.numpy(), abs=1e-3)
+    assert (scores.exact[:, 0] == scores.exact[:, 4]).all()
+
+
+def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
+    for area in (1, 5, 20, 40, 64):
+        paint_red(tmp_path / "photos" / f"{area:02d}.png", area)
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(tmp_path / "photos")
+        found = gallery.of_index(engine.folder, engine.settings)
+        encoder = FakeEncoder()
+        scores = PairScores(
+            found.views, list(COLOURS), [encoder.encode_texts(list(COLOURS))], encoder.pool_weights, "cpu"
+        )
+        for piece in found.encoded:
+            scores.add(piece)
+        for j, colour in enumerate(COLOURS):
+            hits = engine.search(colour, k=5, shortlist="all")
+            order = [int(Path(hit.path).stem) for hit in hits]
+            assert sorted((1, 5, 20, 40, 64), key=order.index) == order
+            by_area = dict(zip((1, 5, 20, 40, 64), range(5), strict=True))
+            for hit, area in zip(hits, order, strict=True):
+                assert scores.exact[by_area[area], j] == pytest.approx(hit.score, abs=1e-5)
+                assert scores.prefilters[GLOBAL][by_area[area], j] == pytest.approx(hit.score_global, abs=1e-6)
+
+
+def test_scores_that_are_no_numbers() -> None:
+    encoder = FakeEncoder()
+    encoded = encoder.encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)])
+    encoded.tokens[0, 0, 0] = np.nan
+    with pytest.raises(FlairSearchError, match="no numbers"):
+        PairScores(1, ["red"], [encoder.encode_texts(["red"])], encoder.pool_weights, "cpu").add(encoded)
+
+
+def test_modes_in_order() -> None:
+    """Full and global always; the others when they are asked for, and the same as full when they leave nothing out."""
+    encoder = FakeEncoder()
+    pictures = [Picture(pixels, FRAME) for pixels in random_pictures(6, 64)]
+    colours = ["red", "blue", "green", "white"]
+    scores = PairScores(6, colours, [encoder.encode_texts(colours)], encoder.pool_weights, "cpu")
+    scores.add(encoder.encode_pictures(pictures))
+    right = np.arange(6)[:, None] == np.array([0, 1, 1, 3])
+    assert [row.mode for row in evaluate.retrieval(scores, right)] == ["full", "full", "global", "global"]
+    rows = list(evaluate.retrieval(scores, right, 6, 4))
+    assert [row.mode for row in rows[4::2]] == ["rerank 6 views a text", "top 4 texts an image"]
+    for row in rows[4:]:
+        full = rows[row.direction == "image to text"]
+        assert (row.recall, row.mean_rank, row.median_rank) == (full.recall, full.mean_rank, full.median_rank)
+    ranks = best_ranks(scores.exact, right)
+    assert rows[0].recall == {k: float(np.mean(ranks < k)) for k in (1, 5, 10)}
+
+
+def test_codecs_are_compared_with_fp16(tmp_path: Path) -> None:
+    encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
+    encoded = encoder.encode_pictures([Picture(pixels, FRAME) for pixels in random_pictures(40, 48)])
+    queries = encoder.encode_texts(TEXTS)
+    right = np.arange(40)[:, None] == np.array([3, 1, 4, 1, 5])
+    rows = list(evaluate.compare_codecs(encoded, queries, right, encoder.pool_weights, encoder.token_metric))
+    assert [row.codec for row in rows] == list(evaluate.CODECS)
+    assert [row.bytes for row in rows] == sorted((row.bytes for row in rows), reverse=True)
+    first = rows[0]
+    assert (first.overlap, first.box_iou, first.difference) == (1.0, 1.0, (0.0, 0.0))
+    exact = PairScores(40, TEXTS, [queries], encoder.pool_weights, "cpu")
+    exact.add(encoded)
+    assert first.recall == {k: float((best_ranks(exact.exact, right) < k).mean()) for k in (1, 5, 10)}
+    assert rows[1].overlap > 0.9
+    nobody_knows = next(
+        iter(evaluate.compare_codecs(encoded, queries, None, encoder.pool_weights, np.eye(32, dtype="f4")))
+    )
+    assert (nobody_knows.recall, nobody_knows.difference) == (None, None)

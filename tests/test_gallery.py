@@ -1,0 +1,140 @@
+"""What is measured on: photos in the order of the annotations, mosaics, views of an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake import COLOURS, SIZE, FakeEncoder, fake_engine, paint, paint_red
+
+from flairsearch import gallery
+from flairsearch.annotations import Annotations
+from flairsearch.bank import phrases
+from flairsearch.decode import decode
+from flairsearch.errors import UsageError
+
+NAMES = ("red", "green", "blue", "white", "yellow")
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Annotations:
+    """Photos of one colour, the middle square of another; 1 to 5 captions each."""
+    for name in NAMES:
+        paint(tmp_path / f"{name}.png", [("black", (0, 0, 20, SIZE))], name, (2 * SIZE, SIZE))
+    photos = tuple(f"{name}.png" for name in NAMES)
+    owner = tuple(i for i in range(5) for _ in range(i + 1))
+    return Annotations("flickr30k", tmp_path, photos, tuple(f"{NAMES[i]} {n}" for n, i in enumerate(owner)), owner, 2)
+
+
+@pytest.mark.parametrize("policy", ["squash", "center"])
+def test_photos_in_order(notes: Annotations, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "_BATCH", 2)
+    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, policy, SIZE)
+    pieces = list(found.encoded)
+    assert [len(piece.tokens) for piece in pieces] == [2, 2, 1]
+    pictures = [decode((notes.folder / photo).read_bytes(), policy, SIZE)[0] for photo in notes.photos]
+    expected = FakeEncoder().encode_pictures(pictures)
+    joined = gallery.join(pieces)
+    assert (joined.tokens == expected.tokens).all()
+    assert (joined.pooled == expected.pooled).all()
+    assert (found.views, found.texts) == (5, list(notes.captions))
+    assert found.right is not None
+    for i in range(5):
+        assert np.flatnonzero(found.right[i]).tolist() == [t for t, text in enumerate(found.texts) if NAMES[i] in text]
+    assert found.notes == ("2 empty captions were left out",)
+
+
+def test_fewer_captions_are_the_first_of_some_photos(notes: Annotations) -> None:
+    def texts(count: int) -> list[str]:
+        return gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, count=count).texts
+
+    assert texts(5) == ["red 0", "green 1", "blue 3", "white 6", "yellow 10"]
+    assert texts(2) == ["red 0", "blue 3", "yellow 10"]
+    assert texts(7) == [
+        "red 0",
+        "green 1",
+        "green 2",
+        "blue 3",
+        "blue 4",
+        "white 6",
+        "white 7",
+        "yellow 10",
+        "yellow 11",
+    ]
+    assert texts(15) == texts(1000) == list(notes.captions)
+    owner = tuple(i for i in range(509) for _ in range(5))  # the figures of the README
+    many = Annotations("flickr30k", notes.folder, ("",) * 509, ("",) * 2545, owner, 0)
+    assert len(gallery.of_photos(many, FakeEncoder().encode_pictures, "squash", SIZE, count=1500).texts) == 1527
+
+
+def test_mosaics_show_four_photos_in_quarters(notes: Annotations) -> None:
+    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=9)
+    tokens = gallery.join(found.encoded).tokens.reshape(9, 8, 8, -1)[..., :3].astype(int)
+    right, shown = found.right, gallery.shuffle(5, 9, seed=0)
+    assert right is not None
+    assert right.shape == (9, len(found.texts))
+    counts = np.bincount(shown.ravel(), minlength=5)
+    assert counts.max() - counts.min() <= 1  # all are used up before any is used again
+    for mosaic in range(9):
+        for cell in range(4):
+            top, left = 4 * (cell // 2), 4 * (cell % 2)
+            colour = tuple(round(c / 127.5) - 1 for c in COLOURS[NAMES[shown[mosaic, cell]]])
+            assert (tokens[mosaic, top : top + 4, left + 1 : left + 4] == colour).all()
+        visible = {NAMES[i] for i in shown[mosaic]}
+        assert [text.split()[0] in visible for text in found.texts] == right[mosaic].tolist()
+
+
+def test_mosaics_that_show_nothing_asked_for(notes: Annotations) -> None:
+    alone = Annotations("flickr30k", notes.folder, notes.photos, ("x",), (int(gallery.shuffle(5, 2, 0)[1, 0]),), 0)
+    assert alone.owner[0] not in gallery.shuffle(5, 1, seed=0)
+    with pytest.raises(UsageError, match="make more: --mosaics"):
+        gallery.of_photos(alone, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=1)
+
+
+def test_a_photo_that_cannot_be_read(notes: Annotations) -> None:
+    (notes.folder / "blue.png").write_bytes(b"no picture")
+    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE)
+    with pytest.raises(UsageError, match=r"blue\.png cannot be used \(not a picture in a known format\) - "):
+        list(found.encoded)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for area in range(1, 24):
+        paint_red(tmp_path / "photos" / f"{area:02d}.png", area)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(("most", "kept"), [(None, 23), (23, 23), (99, 23), (10, 10), (15, 15), (1, 1)])
+def test_views_of_an_index(
+    tmp_path: Path, photos: Path, most: int | None, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "PIECE", 4)
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(photos)
+        found = gallery.of_index(engine.folder, engine.settings, most, 7)
+    pieces = list(found.encoded)
+    assert max(len(piece.tokens) for piece in pieces) <= 4
+    areas = (gallery.join(pieces).tokens[..., 0] == 1).sum(1)
+    assert found.views == kept == len(areas)
+    assert areas.tolist() == [1 + i * 23 // kept for i in range(kept)]  # ids go by path
+    assert (found.texts, found.right) == (phrases()[:7], None)
+    assert found.notes == ((f"{kept} views of 23, evenly spaced",) if kept < 23 else ())
+    assert gallery.of_index(engine.folder, engine.settings).texts == phrases()
+
+
+def test_an_index_without_photos(tmp_path: Path) -> None:
+    with fake_engine(tmp_path / "index") as engine, pytest.raises(UsageError, match="holds no photo"):
+        gallery.of_index(engine.folder, engine.settings)
+
+
+def test_a_lost_segment_is_noted(tmp_path: Path, photos: Path) -> None:
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(photos)
+        paint_red(photos / "99.png", 40)
+        engine.add(photos)
+        next((tmp_path / "index" / "segments").glob("000001.tokens")).unlink()
+        found = gallery.of_index(engine.folder, engine.settings)
+    assert found.views == 1
+    assert "is missing" in found.notes[0]
