@@ -1,9 +1,13 @@
-"""Exact scores of a bank of texts -> a small vector a view, whose inner product with a text's features is its score.
+"""Exact scores of some texts -> a small vector a view, whose inner product with any text's features is its score.
 
-Kernel ridge regression (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 2.2), a view's
-score as a function of the text: s(t) = m + k(t, B) (K + l)^-1 (s_B - m), with s_B the view's exact scores of the bank's
-texts, m their mean and k(t, t') = exp(2 (cos(t, t') - 1)). Scores of all views vary along few directions V (their
-principal axes): z = V^T (s_B - m) and m are the vector, in a byte a number, V^T (K + l)^-1 k(B, t) and 1 the features.
+Kernel ridge regression (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 2.2) over a bank
+of texts B, a view's score as a function of the text: s(t) = m + k(t, B) (K + l)^-1 (s_B - m), with s_B the view's exact
+scores of the bank's texts, m their mean and k(t, t') = exp(2 (cos(t, t') - 1)). Scores of all views vary along few
+directions V (their principal axes): z = V^T (s_B - m) and m are the vector, in a byte a number, and
+V^T (K + l)^-1 k(B, t) and 1 the features.
+
+Scores of texts alike are alike, so a view is asked for some of them only, I, and the rest is what is most likely then:
+E[z | s_I] = E[z] + cov(z, s_I) cov(s_I)^-1 (s_I - E[s_I]), means and covariances over a sample of views.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +25,15 @@ from numpy.typing import NDArray
 from flairsearch.basis import NO_ARRAYS
 
 WIDTH = 512  # numbers a view
+ASKED = 900  # texts of the bank that every view is asked for
 _KERNEL = 2.0
 _RIDGE = 1e-4  # of the kernel's mean diagonal
 _PRIOR = 0.02  # of what varies: texts alike have scores alike, also where the sample has not shown it
+_NOISE = 1e-5  # of the mean variance of a score
 _SPARE = 1.25  # codes reach so much further than the sample's numbers
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,16 +41,17 @@ class Fit:
     """What turns a view's scores into codes, and a text into the features they are multiplied with."""
 
     texts: F32  # [B, D] vectors of the bank, as the model gives them
-    axes: F32  # [B, W - 1] V
+    asked: NDArray[np.int64]  # [I] which of them views are asked for
+    gather: F32  # [I, W] their scores to the view's numbers,
+    offset: F32  # [W] and what is added
     lift: F32  # [B, W - 1] (K + l)^-1 V
     steps: F32  # [W] of the codes
-    centre: float  # mean of all scores
 
     @cached_property
     def crc(self) -> int:
         """CRC-32 of its numbers: codes are those of one fit."""
         value = 0
-        for array in (self.texts, self.axes, self.lift, self.steps):
+        for array in self._arrays():
             value = zlib.crc32(np.ascontiguousarray(array).data, value)
         return value
 
@@ -51,61 +60,89 @@ class Fit:
         return _unit(self.texts)
 
     def codes(self, scores: F32) -> NDArray[np.int8]:
-        """Exact scores of the bank's texts f32[n, B] -> i8[n, W]."""
-        codes: NDArray[np.int8] = (
-            np.rint(_numbers(scores, self.axes, self.centre) / self.steps).clip(-127, 127).astype("i1")
-        )
+        """Exact scores of the texts asked for, f32[n, I] -> i8[n, W]."""
+        numbers = scores @ self.gather + self.offset
+        codes: NDArray[np.int8] = np.rint(numbers / self.steps).clip(-127, 127).astype(np.int8)
         return codes
 
     def features(self, text: F32) -> F32:
-        """Text vector f32[D], any length -> f32[W]; codes @ features + centre predicts the exact scores."""
+        """Text vector f32[D], any length -> f32[W]; codes @ features predicts the exact scores."""
         near = _kernel(_unit(text[None]), self._directions)[0]
         return np.append(near @ self.lift, np.float32(1)) * self.steps
 
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        return self.texts, self.asked, self.gather, self.offset, self.lift, self.steps
+
     def save(self, path: Path) -> None:
         with path.open("wb") as stream:
-            np.savez(stream, texts=self.texts, axes=self.axes, lift=self.lift, steps=self.steps, centre=self.centre)
+            np.savez(stream, **dict(zip(_NAMES, self._arrays(), strict=True)))  # type: ignore[arg-type]
 
     @staticmethod
     def load(path: Path, dim: int) -> Fit | None:
         """None when the file is no fit for texts of D dimensions; nothing in it is executed."""
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                texts, axes, lift, steps = (arrays[name] for name in ("texts", "axes", "lift", "steps"))
-                centre = arrays["centre"]
+                fit = Fit(*(arrays[name] for name in _NAMES))
         except (OSError, *NO_ARRAYS):
             return None
-        if any(array.dtype != np.float32 for array in (texts, axes, lift, steps)) or centre.shape != ():
-            return None
-        if texts.ndim != 2 or texts.shape[1] != dim or steps.ndim != 1 or not len(steps):
-            return None
-        if not axes.shape == lift.shape == (len(texts), len(steps) - 1):
-            return None
-        if not all(np.isfinite(array).all() for array in (texts, axes, lift, steps, centre)) or not (steps > 0).all():
-            return None
-        return Fit(texts, axes, lift, steps, float(centre))
+        return fit if fit._is_sound(dim) else None
+
+    def _is_sound(self, dim: int) -> bool:
+        """Shapes, types, finite numbers, places that are there."""
+        arrays, (bank, width, asked) = (
+            self._arrays(),
+            (len(np.atleast_1d(a)) for a in (self.texts, self.steps, self.asked)),
+        )
+        shapes = [(bank, dim), (asked,), (asked, width), (width,), (bank, width - 1), (width,)]
+        if [array.shape for array in arrays] != shapes or not bank * width * asked:
+            return False
+        if [array.dtype for array in arrays] != [np.float32, np.int64, *[np.float32] * 4]:
+            return False
+        there = 0 <= self.asked.min() <= self.asked.max() < bank
+        return bool(there and (self.steps > 0).all() and all(np.isfinite(array).all() for array in arrays))
 
 
-def fit(texts: F32, scores: F32, width: int = WIDTH) -> Fit:
+_NAMES = ("texts", "asked", "gather", "offset", "lift", "steps")
+
+
+def fit(texts: F32, scores: F32, width: int = WIDTH, asked: int = ASKED) -> Fit:
     """Text vectors of a bank f32[B, D], exact scores of a sample of views f32[n, B] -> Fit; at most B + 1 wide."""
-    width, directions = min(width, len(texts) + 1), _unit(texts)
+    bank = len(texts)
+    width, asked = min(width, bank + 1), min(asked, bank)
+    directions = _unit(texts)
     kernel = _kernel(directions, directions).astype(np.float64)
-    centre = float(scores.mean())
-    varying = (scores - scores.mean(1, keepdims=True)).astype(np.float64)
-    variance = varying.T @ varying / len(scores)
-    variance += (_PRIOR * np.trace(variance) + 1e-9) / np.trace(kernel) * kernel
-    axes = np.linalg.eigh(variance)[1][:, ::-1][:, : width - 1]
-    kernel[np.diag_indices(len(texts))] += _RIDGE * kernel.trace() / len(texts)
+    axes = np.linalg.eigh(_covariance(scores - scores.mean(1, keepdims=True), kernel))[1][:, ::-1][:, : width - 1]
+    numbers = np.column_stack([axes - axes.mean(0), np.full(bank, 1 / bank)])  # [B, W]: z and m of scores
+    mean, covariance = scores.mean(0, dtype=np.float64), _covariance(scores - scores.mean(0), kernel)
+    chosen = _pivots(covariance, asked)
+    likely = covariance[np.ix_(chosen, chosen)]
+    likely[np.diag_indices(asked)] += _NOISE * covariance.trace() / bank
+    gather = np.linalg.solve(likely, covariance[chosen] @ numbers)
+    offset = mean @ numbers - mean[chosen] @ gather
+    kernel[np.diag_indices(bank)] += _RIDGE * kernel.trace() / bank
     lift = np.linalg.solve(kernel, axes)
-    numbers = _numbers(scores, axes.astype(np.float32), centre)
-    steps = np.maximum(np.abs(numbers).max(0) * _SPARE / 127, 1e-9)
-    return Fit(texts, axes.astype(np.float32), lift.astype(np.float32), steps.astype(np.float32), centre)
+    reach = np.abs(scores[:, chosen] @ gather + offset).max(0)
+    steps = np.maximum(reach * _SPARE / 127, 1e-9)
+    return Fit(texts, chosen, *(array.astype(np.float32) for array in (gather, offset, lift, steps)))
 
 
-def _numbers(scores: F32, axes: F32, centre: float) -> F32:
-    """Scores f32[n, B] -> f32[n, W]: along each axis what differs from the view's mean, then the mean."""
-    mean = scores.mean(1, keepdims=True)
-    return np.concatenate([(scores - mean) @ axes, mean - np.float32(centre)], 1)
+def _covariance(varying: F32, kernel: F64) -> F64:
+    """Of what varies over the views, f32[n, B], and as much as the prior says where n views cannot: f64[B, B]."""
+    varying64 = varying.astype(np.float64)
+    covariance: F64 = varying64.T @ varying64 / len(varying)
+    covariance += (_PRIOR * covariance.trace() + 1e-9) / kernel.trace() * kernel
+    return covariance
+
+
+def _pivots(covariance: F64, count: int) -> NDArray[np.int64]:
+    """One after the other what the ones before say least of: a Cholesky decomposition with pivoting."""
+    rest, rows, chosen = covariance.diagonal().copy(), np.empty((count, len(covariance))), np.empty(count, np.int64)
+    for i in range(count):
+        chosen[i] = pivot = int(np.argmax(rest))
+        rows[i] = (covariance[pivot] - rows[:i, pivot] @ rows[:i]) / np.sqrt(max(rest[pivot], 1e-30))
+        rest -= rows[i] ** 2
+        rest[pivot] = -np.inf
+    return np.sort(chosen)
 
 
 def _kernel(a: F32, b: F32) -> F32:

@@ -1,4 +1,4 @@
-"""Stored tokens -> fitted vectors: the scores of a bank of texts, for every view that has none yet (fit.py)."""
+"""Stored tokens -> fitted vectors, for every view that has none yet: exact scores of a bank of texts (fit.py)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.fit import fit
+from flairsearch.fit import Fit, fit
 from flairsearch.fitted import Fitted
 from flairsearch.reader import Reader
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 from flairsearch.shortlist import last_places
 
-SAMPLE_VIEWS = 2000  # that the axes are fitted to
+SAMPLE_VIEWS = 2000  # that are asked for the whole bank
 _PIECE = 32  # views read at once
 _ROWS = 512  # views a write
 
@@ -40,27 +40,37 @@ def fit_views(reader: Reader, make_bank: MakeBank) -> Iterator[int]:
     fitted, ids = Fitted(reader.folder, reader.dim), reader.views.id
     if len(ids) <= EXHAUSTIVE_VIEWS:
         return
-    known, bank = fitted.fit(), None
+    known = fitted.fit()
     if known is None:
-        bank, scores = make_bank(None), []
         chosen = ids[np.linspace(0, len(ids) - 1, min(SAMPLE_VIEWS, len(ids))).astype(np.int64)]
-        for start in range(0, len(chosen), _PIECE):
-            scores.append(bank.score(_tokens(reader, chosen[start : start + _PIECE])))
+        bank, scores = make_bank(None), []
+        for piece in _pieces(chosen, _PIECE):
+            scores.append(bank.score(_tokens(reader, piece)))
             yield 0
-        known = fit(bank.vectors, np.concatenate(scores))
+        sample = np.concatenate(scores)
+        known = fit(bank.vectors, sample)
         fitted.start(known)
+        fitted.append(known, chosen, known.codes(sample[:, known.asked]), reader.generation)
     missing = ids[last_places(fitted, known, fitted.rows(known, reader.generation), ids) < 0]
-    if not len(missing):
-        return
-    bank = bank or make_bank(known.texts)
-    for start in range(0, len(missing), _ROWS):
-        some = missing[start : start + _ROWS]
+    if len(missing):
+        yield from _append(reader, fitted, known, make_bank(known.texts[known.asked]), missing)
+
+
+def _append(reader: Reader, fitted: Fitted, known: Fit, bank: Bank, views: NDArray[np.int64]) -> Iterator[int]:
+    """The codes of views i64[n]; yields how many are done of all."""
+    done = len(reader) - len(views)
+    for rows in _pieces(views, _ROWS):
         codes = []
-        for first in range(0, len(some), _PIECE):
-            codes.append(known.codes(bank.score(_tokens(reader, some[first : first + _PIECE]))))
-            yield start + first
-        fitted.append(known, some, np.concatenate(codes), reader.generation)
+        for piece in _pieces(rows, _PIECE):
+            codes.append(known.codes(bank.score(_tokens(reader, piece))))
+            done += len(piece)
+            yield done
+        fitted.append(known, rows, np.concatenate(codes), reader.generation)
 
 
 def _tokens(reader: Reader, views: NDArray[np.int64]) -> NDArray[np.float16]:
     return reader.encoded(views).tokens
+
+
+def _pieces(views: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    yield from (views[i : i + size] for i in range(0, len(views), size))

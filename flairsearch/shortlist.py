@@ -47,8 +47,7 @@ class Shortlist:
         rest = self._rest.search(unit, max(count // 2, count - len(self._near))).views
         near = self._near.search(self._fit.features(unit), count - len(rest))
         unknown = np.full(len(rest), np.inf, np.float32)
-        scores = np.concatenate([unknown, near.scores + np.float32(self._fit.centre)])
-        return Candidates(np.concatenate([rest, near.views]), scores)
+        return Candidates(np.concatenate([rest, near.views]), np.concatenate([unknown, near.scores]))
 
 
 def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[Prefilter, Prefilter]:
