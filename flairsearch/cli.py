@@ -171,6 +171,7 @@ def query_command(
     min_score: Annotated[float | None, typer.Option(help="Hide photos that score less.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Show the score as FLAIR's logit.")] = False,
     overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with the regions drawn.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how many views were ranked exactly.")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -185,6 +186,9 @@ def query_command(
     with Engine.open(index, model, device=device, create=False) as engine:
         hits = engine.search(texts[0], k, shortlist, min_score)
         _say_unseen(engine, texts[0])
+        if verbose:
+            (ranked,), views = engine.reranked, engine.status().views
+            typer.echo(f"{ranked:,} of {views:,} views ranked exactly ({ranked / max(1, views):.1%})", err=True)
         for warning in engine.damage():
             typer.echo(f"warning: {warning}", err=True)
     if overlay:
@@ -298,6 +302,7 @@ def verify_command(
 def compact_command(
     index: IndexOption = "default",
     codec: Annotated[str | None, typer.Option(help="Write all views in it: fp16, int8, q4, q2, q1.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Make the vectors of the shortlist anew.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Give back the room of photos that are gone; with --codec, keep tokens in another way."""
@@ -306,8 +311,21 @@ def compact_command(
     with Engine.open(index, device=device, create=False) as engine:
         before = engine.status().bytes
         done = max((done for done, _ in engine.compact(codec)), default=0)
+        if refit:
+            _refit(engine)
         after = engine.status().bytes
     typer.echo(f"{done:,} views rewritten; {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now", err=True)
+
+
+def _refit(engine: Engine) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("vectors", total=engine.status().views)
+        for done, _ in engine.refit():
+            bar.update(task, completed=done)
 
 
 @app.command("demo")

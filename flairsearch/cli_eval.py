@@ -129,7 +129,8 @@ def _show_retrieval(encoder: Encoder, found: Gallery, rerank: int | None, topk: 
 
     groups = evaluate.encode_in_groups(encoder.encode_texts, found.texts)
     queries = _follow(groups, "texts", len(set(found.texts)))
-    scores = evaluate.PairScores(found.views, found.texts, queries, encoder.pool_weights, encoder.device)
+    weights, bank = encoder.pool_weights, encoder.bank()
+    scores = evaluate.PairScores(found.views, found.texts, queries, weights, encoder.device, bank)
     for encoded in _follow(found.encoded, "views", found.views):
         scores.add(encoded)
     if found.right is not None:

@@ -18,7 +18,7 @@ from flairsearch.catalog import Catalog
 from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader, verify
-from flairsearch.records import Damage, Encoded, Hit, Progress, Query, Report, Status
+from flairsearch.records import Damage, Hit, Progress, Query, Report, Status
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, check_views, index_folder
 from flairsearch.store import Writer, create_index, index_bytes, open_settings, replace_index, undo_replacement
 
@@ -42,6 +42,7 @@ class Engine:
         self._model, self._device = model, device
         self._catalog = Catalog(folder)
         self._opened: Searcher | None = None
+        self.reranked: list[int] = []  # views that the last search ranked exactly, for each of its texts
 
     @staticmethod
     def open(
@@ -169,13 +170,6 @@ class Engine:
         with self._writing() as writer:
             return list(repair(writer, damage, self.settings, lambda pictures: self.encoder.encode_pictures(pictures)))
 
-    def sample(self, count: int) -> Encoded:
-        """What is stored of `count` views at most, evenly chosen. Raises UsageError when the index is empty."""
-        reader = Reader(self.folder, self.settings, self._catalog)
-        if not len(reader):
-            raise UsageError(f"{self.folder} holds no photo - run flairsearch index FOLDER first")
-        return reader.encoded(reader.views.id[:: max(1, len(reader) // count)][:count])
-
     def move_root(self, old: str | Path, new: str | Path) -> None:
         """The same photos are in another folder now (a disk that moved); nothing is encoded again.
 
@@ -250,6 +244,7 @@ class Engine:
         for _ in range(ATTEMPTS):
             searcher = self._searcher()
             answer = ask(searcher)
+            self.reranked = searcher.reranked
             if self._catalog.generation() == searcher.reader.generation:
                 return answer
         return answer

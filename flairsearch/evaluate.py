@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flairsearch.basis import fit_basis
 from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
 from flairsearch.errors import FlairSearchError
+from flairsearch.fit import Fit, fit
 from flairsearch.records import CodecRow, Encoded, Frame, PoolWeights, Query, RetrievalRow
 from flairsearch.region import find_regions
 from flairsearch.rerank import Reranker
@@ -24,10 +25,12 @@ from flairsearch.rerank_many import ManyTexts
 from flairsearch.retrieval import best_ranks, measure, rerank_views, topk_texts
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token
+FITTED = "fitted"  # and that of an index: scores predicted from fitted vectors (fit.py)
 GROUP = 2048  # texts folded at once
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 TOP = 10
 RESAMPLES = 2000  # of the bootstrap
+FITTED_VIEWS = 2000  # that fitted vectors are fitted to, as in an index
 SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
 _BATCH = 32
 _ENCODED = 256  # texts through the text tower at once
@@ -41,36 +44,73 @@ class PairScores:
     """
 
     def __init__(
-        self, views: int, texts: Sequence[str], groups: Iterable[Sequence[Query]], weights: PoolWeights, device: str
+        self,
+        views: int,
+        texts: Sequence[str],
+        groups: Iterable[Sequence[Query]],
+        weights: PoolWeights,
+        device: str,
+        bank: Sequence[Query],
     ) -> None:
-        """groups: queries of the texts, each once (`encode_in_groups`): the same text scores the same, bit by bit."""
+        """groups: queries of the texts, each once (`encode_in_groups`): the same text scores the same, bit by bit.
+
+        bank: those of Encoder.bank, that the fitted vectors are fitted to.
+        """
         self._many: list[ManyTexts] = []
-        units: list[NDArray[np.float32]] = []
         numbers: dict[str, int] = {}
         for queries in groups:
             self._many.append(ManyTexts(queries, weights, device))
-            vectors = np.stack([query.vector for query in queries])
-            units.append(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
             for query in queries:
                 numbers[query.text] = len(numbers)
-        unit = np.concatenate(units).T
+        vectors = np.concatenate([many.vectors for many in self._many])
+        self._unit = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).T
         self._columns = [numbers[text] for text in texts]
-        self._prefilters: dict[str, Callable[[Encoded], NDArray[np.float32]]] = {  # views -> f32[n, texts once]
-            GLOBAL: lambda encoded: encoded.pooled.astype(np.float32) @ unit,
-        }
+        self._fitted = _FittedVectors(bank, weights, device, views)
         self._done, shape = 0, (views, len(texts))
         self.exact = np.empty(shape, np.float32)
-        self.prefilters = {name: np.empty(shape, np.float32) for name in self._prefilters}
+        self.prefilters = {name: np.empty(shape, np.float32) for name in (GLOBAL, FITTED)}
 
     def add(self, encoded: Encoded) -> None:
         """The next views. Raises FlairSearchError where a score is no number."""
         here = slice(self._done, self._done + len(encoded.tokens))
         self.exact[here] = np.concatenate([many.score(encoded.tokens) for many in self._many], 1)[:, self._columns]
-        for name, score in self._prefilters.items():
-            self.prefilters[name][here] = score(encoded)[:, self._columns]
-        if not all(np.isfinite(scores[here]).all() for scores in (self.exact, *self.prefilters.values())):
+        near = self.prefilters[GLOBAL]
+        near[here] = (encoded.pooled.astype(np.float32) @ self._unit)[:, self._columns]
+        if not all(np.isfinite(scores[here]).all() for scores in (self.exact, near)):
             raise FlairSearchError("scores are no numbers - the model's weights are damaged: take another --model")
+        self._fitted.add(encoded)
         self._done = here.stop
+        if self._done == len(self.exact):
+            self.prefilters[FITTED][:] = self._fitted.predict(self._unit.T)[:, self._columns]
+
+
+class _FittedVectors:
+    """Of views that come piece by piece; fitted to the first of them."""
+
+    def __init__(self, bank: Sequence[Query], weights: PoolWeights, device: str, views: int) -> None:
+        self._bank, self._weights, self._device = bank, weights, device
+        self._texts = ManyTexts(bank, weights, device)
+        self._sample, self._wanted = [np.zeros((0, len(bank)), np.float32)], min(views, FITTED_VIEWS)
+        self._codes: list[NDArray[np.int8]] = []
+        self._fit: Fit | None = None
+
+    def add(self, encoded: Encoded) -> None:
+        scores = self._texts.score(encoded.tokens)
+        if self._fit is not None:
+            self._codes.append(self._fit.codes(scores))
+            return
+        self._sample.append(scores)
+        if sum(map(len, self._sample)) >= self._wanted:
+            sample = np.concatenate(self._sample)
+            self._fit = fit(self._texts.vectors, sample)
+            self._codes.append(self._fit.codes(sample[:, self._fit.asked]))
+            self._texts = ManyTexts([self._bank[i] for i in self._fit.asked], self._weights, self._device)
+
+    def predict(self, texts: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Text vectors f32[T, D] -> f32[N, T]."""
+        assert self._fit is not None
+        features = np.stack([self._fit.features(text) for text in texts], 1)
+        return np.concatenate([codes.astype(np.float32) @ features for codes in self._codes])
 
 
 def encode_in_groups(encode: Callable[[Sequence[str]], list[Query]], texts: Sequence[str]) -> Iterator[list[Query]]:

@@ -68,7 +68,9 @@ def test_annotated_photos(evaluate: Run) -> None:
     assert "100.0%" in rows[1]
     assert rows[9] == ""
     assert rows[10].split("  ")[0] == "prefilter"
-    assert [row.split()[:4] for row in rows[11:13]] == [["global", "top", n, "100.0%"] for n in ("10", "100")]
+    assert [row.split()[:4] for row in rows[11:15]] == [
+        [name, "top", n, "100.0%"] for name in ("global", "fitted") for n in ("10", "100")
+    ]
 
 
 def test_the_published_calls_give_the_same_ranks(evaluate: Run, made: Path) -> None:
@@ -94,12 +96,12 @@ def test_the_published_calls_give_the_same_ranks(evaluate: Run, made: Path) -> N
 
 def test_json_lines(evaluate: Run) -> None:
     found = lines(evaluate("val.json", "--photos", ".", "--views", "squash", "--model", "small.safetensors", "--json"))
-    assert len(found) == 4 + 2
+    assert len(found) == 4 + 4
     for row in found[:4]:
         assert list(row) == ["mode", "direction", "recall", "mean_rank", "median_rank"]
         assert list(row["recall"]) == ["1", "5", "10"]
-    for row, top in zip(found[4:], (10, 100), strict=True):
-        assert (row["prefilter"], row["top"]) == ("global", top)
+    for row, name, top in zip(found[4:], ("global", "global", "fitted", "fitted"), (10, 100, 10, 100), strict=True):
+        assert (row["prefilter"], row["top"]) == (name, top)
         assert row["shortlists"][0] == {"shortlist": "50", "views": 4, "recall": 1.0}
         assert row["shortlists"][-1]["shortlist"] == "10%"
     squashed = lines(evaluate("val.json", "--model", "small.safetensors", "--json"))
@@ -108,11 +110,13 @@ def test_json_lines(evaluate: Run) -> None:
 
 def test_an_index(evaluate: Run, made: Path) -> None:
     found = lines(evaluate("--json"))
-    assert [(row["prefilter"], row["top"]) for row in found] == [("global", 10), ("global", 100)]
+    assert [(row["prefilter"], row["top"]) for row in found] == [
+        (name, top) for name in ("global", "fitted") for top in (10, 100)
+    ]
     done = evaluate("--views", 3, "--count", 12)
     assert done.code == 0
     assert done.err.splitlines() == ["note: 3 views of 4, evenly spaced", "small, 3 views, 12 texts"]
-    assert len(done.out.splitlines()) == 4
+    assert len(done.out.splitlines()) == 6
 
 
 def test_codecs(evaluate: Run) -> None:

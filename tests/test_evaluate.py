@@ -31,7 +31,7 @@ def test_scores_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     pieces = list(gallery.encode_in_pieces(encoder.encode_pictures, pictures))
     groups = list(encode_in_groups(encoder.encode_texts, TEXTS))
     assert [[query.text for query in group] for group in groups] == [TEXTS[:3], TEXTS[3:4]]
-    scores = PairScores(7, TEXTS, groups, encoder.pool_weights, "cpu")
+    scores = PairScores(7, TEXTS, groups, encoder.pool_weights, "cpu", groups[0])
     for piece in pieces:
         scores.add(piece)
     image = encoder._normalise(np.stack([picture.pixels for picture in pictures]))
@@ -53,7 +53,12 @@ def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
         found = gallery.of_index(engine.folder, engine.settings)
         encoder = FakeEncoder()
         scores = PairScores(
-            found.views, list(COLOURS), [encoder.encode_texts(list(COLOURS))], encoder.pool_weights, "cpu"
+            found.views,
+            list(COLOURS),
+            [encoder.encode_texts(list(COLOURS))],
+            encoder.pool_weights,
+            "cpu",
+            encoder.encode_texts(list(COLOURS)),
         )
         for piece in found.encoded:
             scores.add(piece)
@@ -67,12 +72,28 @@ def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
                 assert scores.prefilters[GLOBAL][by_area[area], j] == pytest.approx(hit.score_global, abs=1e-6)
 
 
+def test_fitted_scores_are_near_the_exact_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitted to the first views; the texts asked are in the bank."""
+    monkeypatch.setattr(evaluate, "FITTED_VIEWS", 50)
+    encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
+    texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dog", "car", "hat", "sky")]
+    queries = encoder.encode_texts(texts)
+    scores = PairScores(80, texts, [queries], encoder.pool_weights, "cpu", queries)
+    pictures = [Picture(pixels, FRAME) for pixels in random_pictures(80, 48)]
+    for piece in gallery.encode_in_pieces(encoder.encode_pictures, pictures):
+        scores.add(piece)
+    fitted = scores.prefilters[evaluate.FITTED]
+    assert fitted.shape == (80, 12)
+    assert np.abs(fitted - scores.exact).max() < 0.2 * scores.exact.std()
+
+
 def test_scores_that_are_no_numbers() -> None:
     encoder = FakeEncoder()
     encoded = encoder.encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)])
     encoded.tokens[0, 0, 0] = np.nan
+    red = encoder.encode_texts(["red"])
     with pytest.raises(FlairSearchError, match="no numbers"):
-        PairScores(1, ["red"], [encoder.encode_texts(["red"])], encoder.pool_weights, "cpu").add(encoded)
+        PairScores(1, ["red"], [encoder.encode_texts(["red"])], encoder.pool_weights, "cpu", red).add(encoded)
 
 
 def test_modes_in_order() -> None:
@@ -80,7 +101,8 @@ def test_modes_in_order() -> None:
     encoder = FakeEncoder()
     pictures = [Picture(pixels, FRAME) for pixels in random_pictures(6, 64)]
     colours = ["red", "blue", "green", "white"]
-    scores = PairScores(6, colours, [encoder.encode_texts(colours)], encoder.pool_weights, "cpu")
+    queries = encoder.encode_texts(colours)
+    scores = PairScores(6, colours, [queries], encoder.pool_weights, "cpu", queries)
     scores.add(encoder.encode_pictures(pictures))
     right = np.arange(6)[:, None] == np.array([0, 1, 1, 3])
     assert [row.mode for row in evaluate.retrieval(scores, right)] == ["full", "full", "global", "global"]
@@ -103,7 +125,7 @@ def test_codecs_are_compared_with_fp16(tmp_path: Path) -> None:
     assert [row.bytes for row in rows] == sorted((row.bytes for row in rows), reverse=True)
     first = rows[0]
     assert (first.overlap, first.box_iou, first.difference) == (1.0, 1.0, (0.0, 0.0))
-    exact = PairScores(40, TEXTS, [queries], encoder.pool_weights, "cpu")
+    exact = PairScores(40, TEXTS, [queries], encoder.pool_weights, "cpu", queries)
     exact.add(encoded)
     assert first.recall == {k: float((best_ranks(exact.exact, right) < k).mean()) for k in (1, 5, 10)}
     assert rows[1].overlap > 0.9
