@@ -108,20 +108,25 @@ class Encoder:
     def bank(self) -> list[Query]:
         """The texts of bank.py. Their vectors stay in the user's cache: a large text tower takes minutes for them."""
         chosen = bank.texts()
-        name = f"{self.weights_hash[:16]}-{zlib.crc32('|'.join(chosen).encode()):08x}.npy"
+        name = f"{self.weights_hash[:16]}-{zlib.crc32('|'.join(chosen).encode()):08x}.f32"
         file = weights.cache_folder().with_name("banks") / name
-        with suppress(OSError, ValueError, EOFError):
-            vectors = np.load(file, allow_pickle=False)
-            if vectors.dtype == np.float32 and vectors.shape == (len(chosen), self.config.embed_dim):
-                return self.fold(vectors)
+        with suppress(OSError):
+            data = np.fromfile(file, np.uint8)  # f32[T, D], then their CRC-32
+            vectors, crc = data[:-4], data[-4:].tobytes()
+            whole = len(data) == 4 * len(chosen) * self.config.embed_dim + 4
+            if whole and crc == zlib.crc32(vectors.data).to_bytes(4, "little"):
+                return self.fold(vectors.view("<f4").reshape(len(chosen), -1))
         parts = [self.encode_texts(chosen[i : i + _BANK_TEXTS]) for i in range(0, len(chosen), _BANK_TEXTS)]
         queries = [query for part in parts for query in part]
         with suppress(OSError):  # it costs time the next time, no more
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(f".{secrets.token_hex(4)}.part")
-            with part.open("wb") as stream:
-                np.save(stream, np.stack([query.vector for query in queries]))
-            part.replace(file)
+            try:
+                data = np.stack([query.vector for query in queries]).astype("<f4").tobytes()
+                part.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
+                part.replace(file)
+            finally:
+                part.unlink(missing_ok=True)
         return queries
 
     def unseen_words(self, text: str) -> list[str]:

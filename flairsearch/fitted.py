@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from flairsearch.fit import Fit
 
+CODES_AT = 16  # bytes of a row before its codes
+
 
 class Fitted:
     """The folder of one index."""
@@ -38,15 +40,17 @@ class Fitted:
         """Rows of (view, generation, codes, crc) up to a generation, memory-mapped; not a part of one at the end.
 
         Rows of a later generation are those of a future that a backup put back has not: their ids may mean other views.
+        None where the file cannot be read.
         """
         kind = _row(len(fit.steps))
         try:
-            count = self._rows.stat().st_size // kind.itemsize
+            with self._rows.open("rb") as stream:  # one file, whatever another process puts in its place meanwhile
+                count = os.fstat(stream.fileno()).st_size // kind.itemsize
+                if not count:
+                    return np.zeros(0, kind)
+                rows = np.memmap(stream, kind, "r", shape=(count,)).view(np.ndarray)
         except OSError:
-            count = 0
-        if not count:
             return np.zeros(0, kind)
-        rows = np.memmap(self._rows, kind, "r", shape=(count,)).view(np.ndarray)
         while count and rows["generation"][count - 1] > generation:
             count -= 1
         return rows[:count]
@@ -69,8 +73,20 @@ class Fitted:
         part.replace(self._folder / "map.npz")
 
     def remove(self) -> None:
-        if self._folder.exists():
+        if self._folder.is_dir() and not self._folder.is_symlink():
             shutil.rmtree(self._folder)
+        else:
+            self._folder.unlink(missing_ok=True)
+
+    def drop_after(self, last: int, generation: int) -> None:
+        """Rows of views with a larger id than the `last` one there is, and of later generations, go. Raises OSError."""
+        fit = self.fit()
+        if fit is None:
+            return
+        rows = self.rows(fit, generation)
+        known = rows["view"] <= last
+        if not known.all() or self._has_more(rows):
+            self._replace(rows[known])
 
     def append(self, fit: Fit, views: NDArray[np.int64], codes: NDArray[np.int8], generation: int) -> None:
         """Rows of views i64[n], codes i8[n, W]; after this they survive a power cut. Raises OSError."""
@@ -78,15 +94,26 @@ class Fitted:
         rows["view"], rows["generation"], rows["codes"] = views, generation, codes
         rows["crc"] = _checksums(fit, rows)
         kept = self.rows(fit, generation)
-        if self._rows.exists() and self._rows.stat().st_size >= (len(kept) + 1) * rows.itemsize:
-            part = self._folder / "codes.part"  # of a future that is lost: replaced, as a reader may have them mapped
-            part.write_bytes(kept.tobytes())
-            part.replace(self._rows)
+        if self._has_more(kept):  # of a future that is lost
+            self._replace(kept)
         with self._rows.open("ab") as stream:
             stream.truncate(len(kept) * rows.itemsize)  # what a kill left of a row
             stream.write(rows.tobytes())
             stream.flush()
             os.fsync(stream.fileno())
+
+    def _has_more(self, kept: NDArray[np.void]) -> bool:
+        """Whether whole rows follow those."""
+        return self._rows.exists() and self._rows.stat().st_size >= (len(kept) + 1) * kept.itemsize
+
+    def _replace(self, kept: NDArray[np.void]) -> None:
+        """By another file, as a reader may have the rows that go mapped."""
+        part = self._folder / "codes.part"
+        with part.open("wb") as stream:
+            stream.write(kept.view(np.uint8).data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(self._rows)
 
 
 def _row(width: int) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.fit import Fit, fit
+from flairsearch.catalog import Catalog
+from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
 from flairsearch.reader import Reader
 from flairsearch.settings import EXHAUSTIVE_VIEWS
@@ -35,41 +37,60 @@ MakeBank = Callable[[NDArray[np.float32] | None], Bank]  # of texts known by the
 def fit_views(reader: Reader, make_bank: MakeBank) -> Iterator[int]:
     """Every view of the index gets its vector, once there are too many to rank them all; yields how many are done.
 
+    Damaged ones get none (flairsearch verify names them): their scores would stay when they are repaired.
     For the one writer of the index. What was done stays when the run is cut off. Raises OSError.
     """
+    if len(reader) > EXHAUSTIVE_VIEWS:
+        with closing(Catalog(reader.folder)) as catalog:
+            yield from _fit_views(reader, catalog, make_bank)
+
+
+def drop_lost(reader: Reader) -> None:
+    """Codes of views that the index does not have yet: they are of a future that a backup put back has not.
+
+    For the one writer of the index, before it adds views: those get the ids again. Raises OSError.
+    """
+    last = max((int(ids[-1]) for ids in (reader.views.id, reader.lost.id) if len(ids)), default=0)
+    Fitted(reader.folder, reader.dim).drop_after(last, reader.generation)
+
+
+def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterator[int]:
     fitted, ids = Fitted(reader.folder, reader.dim), reader.views.id
-    if len(ids) <= EXHAUSTIVE_VIEWS:
-        return
     known = fitted.fit()
     if known is None:
         chosen = ids[np.linspace(0, len(ids) - 1, min(SAMPLE_VIEWS, len(ids))).astype(np.int64)]
-        bank, scores = make_bank(None), []
+        bank, parts = make_bank(None), []
         for piece in _pieces(chosen, _PIECE):
-            scores.append(bank.score(_tokens(reader, piece)))
+            parts.append(_score(reader, catalog, bank, piece))
             yield 0
-        sample = np.concatenate(scores)
+        chosen, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        if not len(chosen):
+            return
         known = fit(bank.vectors, sample)
         fitted.start(known)
         fitted.append(known, chosen, known.codes(sample[:, known.asked]), reader.generation)
     missing = ids[last_places(fitted, known, fitted.rows(known, reader.generation), ids) < 0]
     if len(missing):
-        yield from _append(reader, fitted, known, make_bank(known.texts[known.asked]), missing)
+        bank, done = make_bank(known.texts[known.asked]), len(ids) - len(missing)
+        for rows in _pieces(missing, _ROWS):
+            parts = []
+            for piece in _pieces(rows, _PIECE):
+                parts.append(_score(reader, catalog, bank, piece))
+                done += len(piece)
+                yield done
+            views, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            fitted.append(known, views, known.codes(scores), reader.generation)
 
 
-def _append(reader: Reader, fitted: Fitted, known: Fit, bank: Bank, views: NDArray[np.int64]) -> Iterator[int]:
-    """The codes of views i64[n]; yields how many are done of all."""
-    done = len(reader) - len(views)
-    for rows in _pieces(views, _ROWS):
-        codes = []
-        for piece in _pieces(rows, _PIECE):
-            codes.append(known.codes(bank.score(_tokens(reader, piece))))
-            done += len(piece)
-            yield done
-        fitted.append(known, rows, np.concatenate(codes), reader.generation)
-
-
-def _tokens(reader: Reader, views: NDArray[np.int64]) -> NDArray[np.float16]:
-    return reader.encoded(views).tokens
+def _score(
+    reader: Reader, catalog: Catalog, bank: Bank, views: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """View ids i64[K] -> those that are whole i64[n], their scores f32[n, T]."""
+    sums = catalog.checksums(views.tolist())
+    views = views[~reader.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
+    scores = bank.score(reader.encoded(views).tokens)
+    finite = np.isfinite(scores).all(1)
+    return views[finite], scores[finite]
 
 
 def _pieces(views: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

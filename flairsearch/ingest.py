@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flairsearch import decode, files
 from flairsearch.errors import UsageError
-from flairsearch.fitting import MakeBank, fit_views
+from flairsearch.fitting import MakeBank, drop_lost, fit_views
 from flairsearch.records import Damage, Encoded, ImageFile, Picture, Progress, Report, Skipped
 from flairsearch.settings import IndexSettings
 from flairsearch.shortlist import Shortlist
@@ -58,6 +58,7 @@ def ingest(
     Raises UsageError when a folder was never there.
     """
     work = _survey(writer, folders, exclude)
+    drop_lost(writer.reader())
     yield Progress(0, len(work.fresh), len(work.skipped))
     try:
         yield from _read(writer, work, settings, encode, metric)

@@ -69,6 +69,8 @@ class Searcher:
         if k < 1:
             raise UsageError(f"k is {k} - ask for at least one hit")
         size = shortlist_size(shortlist, len(self.reader))
+        if shortlist == "auto":
+            size = min(max(size, FIRST * k), len(self.reader))  # who asks for thousands gets them
         found = [self._shortlist.search(query.vector, size) for query in queries]
         if shortlist == "auto" and size < len(self.reader) and self._shortlist.predicts:
             ranked = [self._grow(query, candidates, k) for query, candidates in zip(queries, found, strict=True)]

@@ -7,24 +7,20 @@ Measured on 2 busy cores, D 512, H 8, one query: int8 25,800 views/s, torch on d
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import count
 from math import isqrt
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch import vectors
 from flairsearch.codec import Codec, Fp16, Quantised
+from flairsearch.compiled import compiled, share_out
 from flairsearch.records import PoolWeights
 
 F32 = NDArray[np.float32]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _AHEAD = 32768  # bytes from where a view is read to what is asked for
 _PIECE = 28  # views that a thread takes at a time; whole tiles of rows for the projections
 _HALF, _BYTE, _CODES = 0, 1, 2
@@ -82,7 +78,7 @@ def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int |
         for span in pieces:
             _views(stored, layout, scratch, queries, mixed[slice(*span)], share[slice(*span)], span[0])
 
-    _share_out(work, len(rows), _PIECE, threads)
+    share_out(work, len(rows), _PIECE, threads)
     return mixed.reshape(len(rows), *u.shape), share.reshape(len(rows), *c.shape)
 
 
@@ -105,7 +101,7 @@ def score(codec: Codec, rows: NDArray[np.uint8], projection: Projection, u: F32,
             _views(stored, layout, scratch, queries, mixed[: last - first], share[: last - first], first)
             _project(projection, mixed[: last - first], share[: last - first], texts, spare, scores[first:last])
 
-    _share_out(work, len(rows), size, None)
+    share_out(work, len(rows), size, None)
     return scores
 
 
@@ -122,23 +118,6 @@ def project_with(weights: PoolWeights) -> Projection:
     value_bias[:, :size], out_bias[: len(out)] = weights.value_bias, weights.out_bias
     value = np.stack([_side_by_side(head) for head in weights.value])
     return Projection(value, value_bias, _side_by_side(out.reshape(len(out), -1), 1), out_bias)
-
-
-def _share_out(work: Callable[[Iterator[tuple[int, int]]], None], rows: int, size: int, threads: int | None) -> None:
-    """Each thread takes the next piece of the rows when it is done with one: cores are not equally free."""
-    starts = count(0, size)
-
-    def pieces() -> Iterator[tuple[int, int]]:
-        while (start := next(starts)) < rows:
-            yield start, min(start + size, rows)
-
-    number = min(threads or _cores(), -(-rows // size))
-    if number <= 1:
-        work(pieces())
-        return
-    with ThreadPoolExecutor(number) as pool:
-        for done in [pool.submit(work, pieces()) for _ in range(number)]:
-            done.result()
 
 
 def _queries(u: F32, c: F32) -> tuple[F32, F32]:
@@ -161,10 +140,6 @@ def _scratch(layout: _Layout, channels: int) -> _Scratch:
     rows = len(layout.order)
     sizes = (rows * layout.stride, rows, *[(rows + 4) * vectors.LANES] * 3, vectors.LANES, vectors.LANES * channels)
     return _Scratch(*(np.zeros(size, np.float32) for size in sizes))._replace(scale=np.ones(rows, np.float32))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _readable(rows: NDArray[np.uint8], patches: int) -> NDArray[np.uint8]:
@@ -217,15 +192,7 @@ def _cosines(size: int) -> F32:
 # -- compiled: loops
 
 
-def _compiled(function: _Function) -> _Function:
-    try:
-        jitted: _Function = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder to keep it in: every process compiles it anew
-        jitted = numba.njit(nogil=True)(function)
-    return jitted
-
-
-@_compiled
+@compiled
 def _views(
     rows: NDArray[np.uint8],
     layout: _Layout,
@@ -268,7 +235,7 @@ def _views(
                     mixed[view, block * 8 + head, i] = sums[head * u.shape[1] + i]
 
 
-@_compiled
+@compiled
 def _project(projection: Projection, mixed: F32, share: F32, texts: F32, spare: F32, scores: F32) -> None:
     """mixed f32[k, Q H, C], share f32[k, Q H], texts f32[Q, D'] of unit length -> scores f32[k, Q]."""
     heads, blocks, channels, _ = projection.value.shape
@@ -299,7 +266,7 @@ def _project(projection: Projection, mixed: F32, share: F32, texts: F32, spare: 
         scores[i // queries, i % queries] = product / max(np.sqrt(square), np.float32(1e-8))
 
 
-@_compiled
+@compiled
 def _factors(flat: NDArray[np.uint8], start: int, layout: _Layout, scale: F32) -> None:
     """What each row is multiplied by, f32[R]."""
     for row in range(len(scale)):
@@ -309,7 +276,7 @@ def _factors(flat: NDArray[np.uint8], start: int, layout: _Layout, scale: F32) -
             scale[row] = layout.loud[flat[start + layout.factors + layout.order[row]]]
 
 
-@_compiled
+@compiled
 def _decode(flat: NDArray[np.uint8], start: int, layout: _Layout, x: F32) -> None:
     """Stored rows of the view that begins at byte `start` -> the scratch x, but for their factors."""
     whole, size = layout.dim - layout.dim % 16, layout.dim * (2 - layout.kind)
@@ -340,7 +307,7 @@ def _decode(flat: NDArray[np.uint8], start: int, layout: _Layout, x: F32) -> Non
                 vectors.codes2(flat, x, layout.step, (start + first2 + (i >> 2), to + i))
 
 
-@_compiled
+@compiled
 def _dots(x: F32, v: F32, out: F32, place: tuple[int, int, int, int, int, int, int], rows: int) -> None:
     """out[r, :8] = sum_i x[r, i] v[i, :8]; place: offset and row stride of x, v and out, and the number of i."""
     x_at, x_step, v_at, v_step, out_at, out_step, length = place
@@ -358,7 +325,7 @@ def _dots(x: F32, v: F32, out: F32, place: tuple[int, int, int, int, int, int, i
             row += 1
 
 
-@_compiled
+@compiled
 def _to_patches(layout: _Layout, dots: F32, scale: F32, logits: F32) -> None:
     """Dots of rows f32[R, 8] -> logits of patches f32[P, 8]; dots are spent."""
     if layout.kind != _CODES:
@@ -372,7 +339,7 @@ def _to_patches(layout: _Layout, dots: F32, scale: F32, logits: F32) -> None:
     _turn(layout, 0, logits, dots)
 
 
-@_compiled
+@compiled
 def _to_rows(layout: _Layout, weights: F32, scale: F32, out: F32, spare: F32) -> None:
     """Weights of patches f32[P, 8] -> of rows f32[R, 8]; weights are spent."""
     if layout.kind == _CODES:
@@ -382,7 +349,7 @@ def _to_rows(layout: _Layout, weights: F32, scale: F32, out: F32, spare: F32) ->
             out[row * 8 + lane] = weights[layout.order[row] * 8 + lane] * scale[row]
 
 
-@_compiled
+@compiled
 def _turn(layout: _Layout, way: int, values: F32, spare: F32) -> None:
     """The cosine transform of values f32[G, W, 8], in place."""
     high, wide = layout.down.shape[1], layout.along.shape[1]

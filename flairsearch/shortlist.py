@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.cache import Cache, is_whole
 from flairsearch.fit import Fit
-from flairsearch.fitted import Fitted
+from flairsearch.fitted import CODES_AT, Fitted
 from flairsearch.prefilter import Prefilter
 from flairsearch.reader import Reader
 from flairsearch.records import Candidates
+from flairsearch.scan import HEAD, CodeScan, heads_of
 
 _PIECE = 8192  # rows at once
-_CODES = np.dtype("i1")
 
 
 class Shortlist:
@@ -24,7 +24,7 @@ class Shortlist:
     def __init__(self, reader: Reader) -> None:
         fitted = Fitted(reader.folder, reader.dim)
         self._fit = fitted.fit()
-        self._near: Prefilter | None = None
+        self._near: CodeScan | None = None
         if self._fit is None:
             self._rest = reader.prefilter()
         else:
@@ -50,28 +50,46 @@ class Shortlist:
         return Candidates(np.concatenate([rest, near.views]), np.concatenate([unknown, near.scores]))
 
 
-def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[Prefilter, Prefilter]:
-    """Of the codes, from a file of this state where there is one; and of the pooled vectors of views without codes."""
-    ids, width, kind = reader.views.id, len(fit.steps), f"{fit.crc:08x}"
-    none = Prefilter.build(np.zeros(0, np.int64), reader.dim, [])
-    file = None if reader.damage else reader.cache.find(kind)
-    found = Prefilter.load(file, ids, width, _CODES) if file else None
-    if found is not None:
-        return found, none
-    rows = fitted.rows(fit, reader.generation)
-    places = last_places(fitted, fit, rows, ids)
+def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, Prefilter]:
+    """The codes of all views that have some; the pooled vectors of the others."""
+    ids, rows = reader.views.id, fitted.rows(fit, reader.generation)
+    flat = rows.view(np.int8).reshape(len(rows), rows.itemsize)
+    kind = f"{fit.crc:08x}"
+    kept = None if reader.damage else _load(reader.cache, kind, len(ids), len(rows))
+    if kept is None:
+        places = last_places(fitted, fit, rows, ids)
+        heads = np.zeros((len(ids), HEAD), np.int8)
+        for first in range(0, len(ids), _PIECE):
+            some = slice(first, first + _PIECE)
+            heads[some] = heads_of(rows["codes"][places[some]])
+        if (places >= 0).all() and not reader.damage:
+            with suppress(OSError), reader.cache.writing(kind) as path, path.open("wb") as stream:
+                stream.write(places.astype("<i8").data)
+                stream.write(heads.data)
+        kept = places, heads
+    places, heads = kept
     there = places >= 0
-    if there.all() and not reader.damage:
-        with suppress(OSError), reader.cache.writing(kind) as path:
-            Prefilter.write(path, len(ids), width, _codes(rows, places), _CODES)
-        file = reader.cache.find(kind)
-        found = Prefilter.load(file, ids, width, _CODES) if file else None
-        if found is not None:
-            return found, none
-    near = Prefilter.build(ids[there], width, _codes(rows, places[there]), _CODES)
-    without = ids[~there]
+    if there.all():
+        near, without = CodeScan(ids, heads, places, flat, CODES_AT), ids[:0]
+    else:
+        near, without = CodeScan(ids[there], heads[there], places[there], flat, CODES_AT), ids[~there]
     pieces = (reader.pooled(without[i : i + _PIECE]) for i in range(0, len(without), _PIECE))
     return near, Prefilter.build(without, reader.dim, pieces)
+
+
+def _load(cache: Cache, kind: str, count: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:
+    """Of each view the place of its row i64[N], and its head i8[N, HEAD], memory-mapped; None without a file."""
+    file = cache.find(kind)
+    try:
+        if file is None or not count or file.stat().st_size != count * (8 + HEAD) or not is_whole(file):
+            return None
+        data = np.memmap(file, np.uint8, "r").view(np.ndarray)
+    except OSError:
+        return None
+    places = data[: 8 * count].view("<i8")
+    if places.min() < 0 or places.max() >= rows:
+        return None
+    return places, data[8 * count :].view(np.int8).reshape(count, HEAD)
 
 
 def last_places(fitted: Fitted, fit: Fit, rows: NDArray[np.void], views: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -84,8 +102,3 @@ def last_places(fitted: Fitted, fit: Fit, rows: NDArray[np.void], views: NDArray
         good[good] = views[at[good]] == piece["view"][good]
         places[at[good]] = start + np.flatnonzero(good)  # of several of one view the last one stays
     return places
-
-
-def _codes(rows: NDArray[np.void], places: NDArray[np.int64]) -> Iterator[NDArray[np.int8]]:
-    for start in range(0, len(places), _PIECE):
-        yield rows["codes"][places[start : start + _PIECE]]

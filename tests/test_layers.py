@@ -34,6 +34,8 @@ STAGES = {
     "prefilter",
     "fit",
     "fitted",
+    "scan",
+    "compiled",
 } | {
     "rerank",
     "rerank_many",
@@ -63,7 +65,8 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "database": {"schema"},
     "views": {"cache"},
     "rerank": {"codec", "rerank_cpu", "rerank_triton"},
-    "rerank_cpu": {"codec", "vectors"},
+    "rerank_cpu": {"codec", "compiled", "vectors"},
+    "scan": {"compiled"},
     "rerank_triton": {"codec"},
     "residence": {"rerank_triton"},
 }
@@ -73,7 +76,7 @@ HOMES = {  # third-party library -> the modules that may import it
     "fastapi": {"web"},
     "filelock": {"store"},
     "huggingface_hub": {"weights"},
-    "numba": {"rerank_cpu", "vectors"},
+    "numba": {"compiled", "vectors"},
     "numpy": set(MODULES)
     - {*("cli", "cli_eval", "options", "engine", "errors", "settings", "demo", "bank", "annotations")},
     "open_clip": {"model"},

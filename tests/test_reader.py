@@ -229,7 +229,7 @@ def check_reader(index, catalog, numbers):
     prefilter = reader.prefilter()
     assert len(prefilter) == len(numbers)
     for text in np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32):
-        scores = expected.pooled.astype(np.float64) @ text
+        scores = expected.pooled.astype(np.float64) @ text / np.linalg.norm(text)
         order = np.lexsort((reader.views.id, -scores))[:7]
         found = prefilter.search(text, 7)
         assert found.views.tolist() == reader.views.id[order].tolist()

@@ -1,0 +1,119 @@
+"""Codes of views -> those of largest inner product: the first numbers of all of them, then whole codes of the best.
+
+The axes of a fit come in the order of how much scores vary along them (fit.py), so that a view's first numbers and its
+mean tell nearly all: of a million views they are 64 MB, read at the speed of memory. No lists of clusters and no graph:
+texts lie where no view does, and it is there that those lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch.compiled import compiled, share_out
+from flairsearch.records import Candidates
+
+HEAD = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
+_AT_LEAST, _TIMES = 16384, 4  # so many views, or so many times those asked for, are looked at whole
+_PIECE = 32768  # views that a thread takes at a time
+_SAMPLED = 16384  # scores, for a bound that lets enough through
+
+F32 = NDArray[np.float32]
+_Number = TypeVar("_Number", np.int8, np.float32)
+
+
+class CodeScan:
+    """Codes somewhere in rows of bytes, and the heads of those of some views."""
+
+    def __init__(
+        self,
+        ids: NDArray[np.int64],
+        heads: NDArray[np.int8],
+        places: NDArray[np.int64],
+        rows: NDArray[np.int8],
+        start: int,
+    ) -> None:
+        """ids i64[N] ascending; heads i8[N, HEAD] (`heads_of`); codes i8[W] of a view: rows i8[M, _][place, start:]."""
+        self._ids, self._heads, self._places, self._rows, self._start = ids, heads, places, rows, start
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def search(self, features: F32, count: int) -> Candidates:
+        """features f32[W] -> the `count` views of largest inner product with their codes; ties by view id.
+
+        Exact as long as no view of them has a head that 4 `count` others surpass (benchmarks/shortlist_large.py).
+        """
+        count = min(count, len(self))
+        if not count:
+            return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        some = self._likely(features, max(_AT_LEAST, _TIMES * count))
+        scores = self._whole(features, some)
+        best = np.arange(len(some))
+        if count < len(some):
+            best = np.flatnonzero(scores >= -np.partition(-scores, count - 1)[count - 1])
+        best = best[np.argsort(-scores[best], kind="stable")][:count]  # places ascend, and ids with them
+        return Candidates(self._ids[some[best]], scores[best])
+
+    def _likely(self, features: F32, count: int) -> NDArray[np.int64]:
+        """Which of the N are the `count` best by their heads, or some more; ascending."""
+        if count >= len(self):
+            return np.arange(len(self))
+        query, scores = heads_of(features[None])[0], np.empty(len(self), np.float32)
+
+        def work(pieces: Iterator[tuple[int, int]]) -> None:
+            for first, last in pieces:
+                _multiply(self._heads, query, scores, first, last)
+
+        share_out(work, len(self), _PIECE)
+        sample = scores[:: max(1, len(scores) // _SAMPLED)]
+        place = min(len(sample) - 1, int(1.1 * count * len(sample) / len(scores)) + 32)
+        some = np.flatnonzero(scores >= -np.partition(-sample, place)[place])
+        if len(some) < count:  # neighbours were too much alike for the sample
+            some = np.flatnonzero(scores >= -np.partition(-scores, count - 1)[count - 1])
+        return some
+
+    def _whole(self, features: F32, some: NDArray[np.int64]) -> F32:
+        """Inner products of whole codes."""
+        scores, places = np.empty(len(some), np.float32), self._places[some]
+
+        def work(pieces: Iterator[tuple[int, int]]) -> None:
+            for first, last in pieces:
+                _multiply_rows(self._rows, places, self._start, features, scores, first, last)
+
+        share_out(work, len(some), _PIECE // 16)
+        return scores
+
+
+def heads_of(codes: NDArray[_Number]) -> NDArray[_Number]:
+    """[n, W] -> [n, HEAD]: the first numbers and the last; zeros where W is smaller."""
+    heads = np.zeros((len(codes), HEAD), codes.dtype)
+    first = min(HEAD, codes.shape[1]) - 1
+    heads[:, :first], heads[:, -1] = codes[:, :first], codes[:, -1]
+    return heads
+
+
+@partial(compiled, reorder=True)
+def _multiply(heads: NDArray[np.int8], query: F32, scores: F32, first: int, last: int) -> None:
+    """scores[i] = heads[i] . query."""
+    for i in range(first, last):
+        total = np.float32(0)
+        for j in range(HEAD):
+            total += np.float32(heads[i, j]) * query[j]
+        scores[i] = total
+
+
+@partial(compiled, reorder=True)
+def _multiply_rows(
+    rows: NDArray[np.int8], places: NDArray[np.int64], start: int, features: F32, scores: F32, first: int, last: int
+) -> None:
+    """scores[i] = rows[places[i], start : start + W] . features."""
+    for i in range(first, last):
+        total, row = np.float32(0), places[i]
+        for j in range(len(features)):
+            total += np.float32(rows[row, start + j]) * features[j]
+        scores[i] = total
