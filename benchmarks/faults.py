@@ -999,7 +999,10 @@ def numbered(index: Path, version: int) -> None:
 
 
 def as_format_1(index: Path) -> None:
-    """The same index, as the first format had it: no number in the catalogue, no caches."""
+    """The same index, as the first format had it: no number in the catalogue and no dates, no caches."""
+    connection = sqlite3.connect(index / "catalog.sqlite")
+    connection.execute("ALTER TABLE contents DROP COLUMN taken")
+    connection.close()
     numbered(index, 0)
     values = json.loads((index / "index.json").read_text())
     (index / "index.json").write_text(json.dumps(values | {"format": 1}, indent=2) + "\n")

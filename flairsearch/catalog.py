@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from flairsearch.database import open_database
-from flairsearch.errors import StoreError
+from flairsearch.errors import StoreError, UsageError
 from flairsearch.records import Frame, ImageFile, Known, Skipped
 from flairsearch.schema import LIVE as _LIVE
 from flairsearch.schema import contents as _contents
@@ -25,7 +25,9 @@ from flairsearch.schema import segments as _segments
 from flairsearch.schema import skipped as _skipped
 from flairsearch.schema import state as _state
 from flairsearch.schema import views as _views
+from flairsearch.scope import Scope
 from flairsearch.views import ViewColumns
+from flairsearch.within import image_conditions
 
 _T = TypeVar("_T")
 
@@ -38,6 +40,7 @@ class NewView:
     row: int
     checksum: int
     frame: Frame
+    taken: int | None = None  # the photo's date, scope.clock_seconds
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Catalog:
     def roots(self) -> dict[str, int]:
         """Absolute path -> id."""
         with self._engine.connect() as connection:
-            return {path: number for number, path in connection.execute(sa.select(_roots.c.id, _roots.c.path))}
+            return _root_ids(connection)
 
     def add_root(self, path: str) -> int:
         with self._engine.begin() as connection:
@@ -145,12 +148,37 @@ class Catalog:
                 result |= {i: bytes(h) for i, h in connection.execute(query.where(_images.c.id.in_(some)))}
         return result
 
-    def images_of(self, contents: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
-        """Content ids -> [(image id, absolute path)], by image id."""
+    def views_in(self, scope: Scope) -> NDArray[np.int64]:
+        """Views of contents that some image in scope has, i64[n], ascending.
+
+        Raises UsageError when the scope's folder holds no indexed photo at all.
+        """
+        with self._engine.connect() as connection:
+            query = sa.select(_views.c.id).join(_images, _images.c.content == _views.c.content)
+            query = query.where(*image_conditions(scope, _root_ids(connection)))
+            if scope.sides is not None:
+                query = query.where(_views.c.width >= scope.sides[0], _views.c.height >= scope.sides[1])
+            rows: Any = connection.execute(query).cursor
+            found = np.unique(np.fromiter(chain.from_iterable(rows), np.int64))  # a content may have several images
+            if not len(found) and scope.under is not None:
+                below = image_conditions(Scope(under=scope.under), _root_ids(connection))
+                if connection.scalar(sa.select(_images.c.id).where(*below).limit(1)) is None:
+                    raise UsageError(
+                        f"{scope.under} holds no indexed photo - see flairsearch status for the folders of the index"
+                    )
+        return found
+
+    def images_of(self, contents: Sequence[int], scope: Scope | None = None) -> dict[int, list[tuple[int, str]]]:
+        """Content ids -> [(image id, absolute path)], by image id; only files in scope.
+
+        Whether the picture itself is, `views_in` knows: its sides are those of all images of a content.
+        """
         result: dict[int, list[tuple[int, str]]] = {}
         query = sa.select(_images.c.content, _images.c.id, _roots.c.path, _images.c.path)
         query = query.join(_roots, _roots.c.id == _images.c.root).order_by(_images.c.id)
         with self._engine.connect() as connection:
+            if scope:
+                query = query.where(*image_conditions(scope, _root_ids(connection)))
             for some in _pieces(contents):
                 for content, image, root, path in connection.execute(query.where(_images.c.content.in_(some))):
                     result.setdefault(content, []).append((image, os.path.join(root, path)))
@@ -285,7 +313,7 @@ class Catalog:
                 number, count, codec = change.segment
                 connection.execute(_segments.insert().values(id=number, count=count, codec=codec))
             hashes = {h for _, h in change.added} | {h for _, _, h in change.updated} | {v.hash for v in change.views}
-            contents = _content_ids(connection, hashes)
+            contents = _content_ids(connection, hashes, {v.hash: v.taken for v in change.views if v.taken is not None})
             if change.views:
                 assert change.segment
                 connection.execute(
@@ -318,16 +346,25 @@ def _live_views(connection: sa.Connection) -> ViewColumns:
     return ViewColumns(*np.ascontiguousarray(numbers[~np.isin(numbers[:, 0], dead)].T))
 
 
-def _content_ids(connection: sa.Connection, hashes: set[bytes]) -> dict[bytes, int]:
+def _root_ids(connection: sa.Connection) -> dict[str, int]:
+    return {path: number for number, path in connection.execute(sa.select(_roots.c.id, _roots.c.path))}
+
+
+def _content_ids(connection: sa.Connection, hashes: set[bytes], taken: dict[bytes, int]) -> dict[bytes, int]:
+    """Ids of contents, new ones made; and the dates of those that were decoded just now."""
     query = sa.select(_contents.c.hash, _contents.c.id)
     found: dict[bytes, int] = {}
     for some in _pieces(sorted(hashes)):
         found |= {bytes(h): i for h, i in connection.execute(query.where(_contents.c.hash.in_(some)))}
     fresh = sorted(hashes - found.keys())
     if fresh:
-        connection.execute(_contents.insert(), [{"hash": h} for h in fresh])
+        connection.execute(_contents.insert(), [{"hash": h, "taken": taken.get(h)} for h in fresh])
         for some in _pieces(fresh):
             found |= {bytes(h): i for h, i in connection.execute(query.where(_contents.c.hash.in_(some)))}
+    back = [{"number": found[h], "date": taken[h]} for h in taken.keys() - set(fresh)]
+    if back:  # contents whose views had gone: an older flairsearch did not look for a date
+        date = _contents.update().where(_contents.c.id == sa.bindparam("number")).values(taken=sa.bindparam("date"))
+        connection.execute(date, back)
     return found
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flairsearch import cli_eval
+from flairsearch.cli_query import query_command, show_command
 from flairsearch.errors import FlairSearchError, UsageError
 from flairsearch.options import DeviceOption, IndexOption, ModelOption
 
 if TYPE_CHECKING:
     from flairsearch.engine import Engine
-    from flairsearch.records import Hit, Progress, Report
+    from flairsearch.records import Progress, Report
 
 app = typer.Typer(
     help="Search a folder of photos with a sentence: the photos, and the place in each photo.",
@@ -160,89 +161,8 @@ def _tell(report: Report, folder: Path) -> None:
         raise typer.Exit(1)
 
 
-@app.command("query")
-def query_command(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="What to look for, in quotes.")],
-    index: IndexOption = "default",
-    k: Annotated[int, typer.Option("-k", help="How many photos.")] = 10,
-    shortlist: Annotated[str, typer.Option(help="Views ranked exactly: auto, all or a number.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    paths: Annotated[bool, typer.Option("--paths", help="Only the paths.")] = False,
-    min_score: Annotated[float | None, typer.Option(help="Hide photos that score less.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Show the score as FLAIR's logit.")] = False,
-    overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with the regions drawn.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how many views were ranked exactly.")] = False,
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Find photos, and the place in each."""
-    from rich.console import Console
-
-    from flairsearch import present
-    from flairsearch.engine import Engine
-
-    if len(texts) > 1:
-        raise UsageError(f'several texts - put the sentence in quotes: flairsearch query "{" ".join(texts)}"')
-    with Engine.open(index, model, device=device, create=False) as engine:
-        hits = engine.search(texts[0], k, shortlist, min_score)
-        _say_unseen(engine, texts[0])
-        if verbose:
-            (ranked,), views = engine.reranked, engine.status().views
-            typer.echo(f"{ranked:,} of {views:,} views ranked exactly ({ranked / max(1, views):.1%})", err=True)
-        for warning in engine.damage():
-            typer.echo(f"warning: {warning}", err=True)
-    if overlay:
-        for hit in hits:
-            _draw(hit, texts[0], overlay / f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg")
-    if json:
-        for hit in hits:
-            typer.echo(present.to_json(hit))
-    elif paths:
-        for hit in hits:
-            typer.echo(hit.path)
-    elif hits:
-        Console(width=None if sys.stdout.isatty() else 1000).print(present.to_table(hits, logits))
-    if not hits:
-        typer.echo("no photo to show: the index is empty, or --min-score hides them all", err=True)
-
-
-def _say_unseen(engine: Engine, text: str) -> None:
-    if words := engine.unseen_words(text):
-        model, several = engine.settings.model, ", ".join(repr(word) for word in words)
-        typer.echo(f"note: {model} was trained on no text with {several}; the hits do not know that word", err=True)
-
-
-def _draw(hit: Hit, text: str, path: Path) -> None:
-    from flairsearch import present
-    from flairsearch.decode import open_upright
-    from flairsearch.errors import PictureError
-
-    try:
-        photo = open_upright(hit.path)
-    except PictureError as error:
-        typer.echo(f"no overlay for {error}", err=True)
-        return
-    present.save_overlay(hit, photo, text, path)
-    typer.echo(f"overlay: {present.short_path(str(path))}", err=True)
-
-
-@app.command("show")
-def show_command(
-    image: Annotated[Path, typer.Argument(help="An indexed photo.")],
-    text: Annotated[str, typer.Argument(help="What to look for in it.")],
-    out: Annotated[Path | None, typer.Option(help="Picture to write; default NAME-regions.jpg here.")] = None,
-    index: IndexOption = "default",
-    device: DeviceOption = "auto",
-) -> None:
-    """Draw where one photo shows what the text says."""
-    from flairsearch import present
-    from flairsearch.engine import Engine
-
-    with Engine.open(index, device=device, create=False) as engine:
-        hit = engine.show(image, text)
-        _say_unseen(engine, text)
-    _draw(hit, text, out or Path(f"{image.stem}-regions.jpg"))
-    typer.echo(present.to_json(hit))
+app.command("query")(query_command)
+app.command("show")(show_command)
 
 
 @app.command("status")

@@ -45,7 +45,13 @@ def open_database(folder: Path, create: bool = False) -> sa.Engine:
 # What brings a catalogue of format N to N + 1, in one transaction. Each has a test on a catalogue of its time.
 _STEPS: dict[int, Callable[[sa.Connection], None]] = {
     1: lambda connection: None,  # format 2 keeps its number in the catalogue too
+    2: lambda connection: _run(connection, "ALTER TABLE contents ADD COLUMN taken INTEGER"),
 }
+
+
+def _run(connection: sa.Connection, *statements: str) -> None:
+    for statement in statements:
+        connection.exec_driver_sql(statement)
 
 
 def _create(engine: sa.Engine) -> None:

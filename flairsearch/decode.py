@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO
 from itertools import islice
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from flairsearch.errors import PictureError
 from flairsearch.records import Frame, Picture
 from flairsearch.records import ImageFile as File
+from flairsearch.scope import clock_seconds
 
 MAX_BYTES = 1 << 30  # of a file
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses a little more than this
 _EXIF_ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_MORE = 0x8769  # where the dates of the first two of these are
+_EXIF_DATES = ((0x9003, True), (0x9004, True), (0x0132, False))  # DateTimeOriginal, DateTimeDigitized, DateTime
+_STAMP = re.compile(
+    r"\s*([0-9]{4})[:/.-]([0-9]{2})[:/.-]([0-9]{2})(?:[ T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?", re.ASCII
+)
+_YEARS = range(1826, 2200)  # since there are photos; other dates are of no clock
 _THIN = 16  # sides' ratio up to which the crop is made as the reference makes it, to the last bit
 _DRAFT = 2  # JPEG: decode at the smallest scale that still is this many times the wanted side
 
@@ -138,7 +156,7 @@ def _view(picture: Image.Image, views: str, size: int, draft: bool) -> Picture:
         width, height = height, width
         left, top, right, bottom = top, left, bottom, right
     frame = Frame(width, height, left * width, top * height, right * width, bottom * height)
-    return Picture(np.asarray(upright), frame)
+    return Picture(np.asarray(upright), frame, _taken(picture))
 
 
 def _resize(rgb: Image.Image, views: str, size: int) -> tuple[Image.Image, tuple[float, float, float, float]]:
@@ -172,16 +190,41 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation that is left to apply: Pillow itself turns a TIFF as it loads."""
-    found = 1 if picture.format == "TIFF" else picture.getexif().get(_EXIF_ORIENTATION, 1)
+    if picture.format == "TIFF":
+        return 1
+    if picture.format == "PNG":
+        picture.load()  # its EXIF may come last; and a damaged picture is no damaged EXIF
+    found = _exif(picture, _EXIF_ORIENTATION)
     return found if isinstance(found, int) else 1
+
+
+def _exif(picture: Image.Image, tag: int, more: bool = False) -> object:
+    """A value of the EXIF, or of what it calls so itself; None where there is none that can be read."""
+    try:
+        exif = picture.getexif()
+        return exif.get_ifd(_EXIF_MORE).get(tag) if more else exif.get(tag)
+    except Exception:  # the named door again: broken EXIF is no reason to leave a photo out
+        return None
+
+
+def _taken(picture: Image.Image) -> int | None:
+    """When, as the first of its EXIF's dates that makes sense has it: scope.clock_seconds."""
+    for tag, more in _EXIF_DATES:
+        found = _exif(picture, tag, more)
+        text = found.decode("latin-1") if isinstance(found, bytes) else found
+        stamp = _STAMP.match(text) if isinstance(text, str) else None
+        if stamp and int(stamp[1]) in _YEARS:
+            try:
+                return clock_seconds(datetime(*(int(part or 0) for part in stamp.groups())))  # type: ignore[arg-type]
+            except ValueError:
+                continue
+    return None
 
 
 def _turn(picture: Image.Image, orientation: int) -> Image.Image:
     """Apply an EXIF orientation."""
-    if orientation == 1:
-        return picture
-    picture.getexif()[_EXIF_ORIENTATION] = orientation
-    return ImageOps.exif_transpose(picture)
+    turn = _UPRIGHT.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def open_upright(path: str) -> Image.Image:

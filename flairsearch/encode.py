@@ -111,9 +111,9 @@ class Encoder:
         name = f"{self.weights_hash[:16]}-{zlib.crc32('|'.join(chosen).encode()):08x}.f32"
         file = weights.cache_folder().with_name("banks") / name
         with suppress(OSError):
-            data = np.fromfile(file, np.uint8)  # f32[T, D], then their CRC-32
-            vectors, crc = data[:-4], data[-4:].tobytes()
-            whole = len(data) == 4 * len(chosen) * self.config.embed_dim + 4
+            kept = np.fromfile(file, np.uint8)  # f32[T, D], then their CRC-32
+            vectors, crc = kept[:-4], kept[-4:].tobytes()
+            whole = len(kept) == 4 * len(chosen) * self.config.embed_dim + 4
             if whole and crc == zlib.crc32(vectors.data).to_bytes(4, "little"):
                 return self.fold(vectors.view("<f4").reshape(len(chosen), -1))
         parts = [self.encode_texts(chosen[i : i + _BANK_TEXTS]) for i in range(0, len(chosen), _BANK_TEXTS)]

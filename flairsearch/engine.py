@@ -19,6 +19,7 @@ from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader, verify
 from flairsearch.records import Damage, Hit, Progress, Query, Report, Status
+from flairsearch.scope import Scope
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, check_views, index_folder
 from flairsearch.store import Writer, create_index, index_bytes, open_settings, replace_index, undo_replacement
 
@@ -42,7 +43,8 @@ class Engine:
         self._model, self._device = model, device
         self._catalog = Catalog(folder)
         self._opened: Searcher | None = None
-        self.reranked: list[int] = []  # views that the last search ranked exactly, for each of its texts
+        self.in_scope = 0  # views that the last search was about,
+        self.reranked: list[int] = []  # and how many of them it ranked exactly, for each of its texts
 
     @staticmethod
     def open(
@@ -203,22 +205,34 @@ class Engine:
     # -- read
 
     def search(
-        self, text: str, k: int = 10, shortlist: str | int = "auto", min_score: float | None = None
+        self,
+        text: str,
+        k: int = 10,
+        shortlist: str | int = "auto",
+        min_score: float | None = None,
+        scope: Scope | None = None,
     ) -> list[Hit]:
         """The k photos that answer the text best, each with its regions.
 
         `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
-        Raises UsageError when the text is empty, StoreError when the index is damaged.
+        `scope`: which photos are looked at: `Scope.of(under="photos/2024", since="2024-05", ext="jpg")`.
+        Raises UsageError when the text is empty or the scope's folder holds no indexed photo, StoreError when the
+        index is damaged.
         """
         (query,) = self._queries([text])
-        return self._of_one_state(lambda searcher: searcher.search(query, k, shortlist, min_score))
+        return self._of_one_state(lambda searcher: searcher.search(query, k, shortlist, min_score, scope))
 
     def search_many(
-        self, texts: Sequence[str], k: int = 10, shortlist: str | int = "auto", min_score: float | None = None
+        self,
+        texts: Sequence[str],
+        k: int = 10,
+        shortlist: str | int = "auto",
+        min_score: float | None = None,
+        scope: Scope | None = None,
     ) -> list[list[Hit]]:
         """`search` for each text, in less time than one by one: they are encoded, and tokens read, together."""
         queries = self._queries(texts)
-        return self._of_one_state(lambda searcher: searcher.search_many(queries, k, shortlist, min_score))
+        return self._of_one_state(lambda searcher: searcher.search_many(queries, k, shortlist, min_score, scope))
 
     def show(self, image: str | Path, text: str) -> Hit:
         """Where one indexed photo shows what the text says."""
@@ -244,7 +258,7 @@ class Engine:
         for _ in range(ATTEMPTS):
             searcher = self._searcher()
             answer = ask(searcher)
-            self.reranked = searcher.reranked
+            self.in_scope, self.reranked = searcher.in_scope, searcher.reranked
             if self._catalog.generation() == searcher.reader.generation:
                 return answer
         return answer

@@ -137,9 +137,10 @@ def _covariance(varying: F32, kernel: F64) -> F64:
 def _pivots(covariance: F64, count: int) -> NDArray[np.int64]:
     """One after the other what the ones before say least of: a Cholesky decomposition with pivoting."""
     rest, rows, chosen = covariance.diagonal().copy(), np.empty((count, len(covariance))), np.empty(count, np.int64)
+    least = max(1e-12 * rest.max(), 1e-30)  # less is rounding: where all is said already
     for i in range(count):
         chosen[i] = pivot = int(np.argmax(rest))
-        rows[i] = (covariance[pivot] - rows[:i, pivot] @ rows[:i]) / np.sqrt(max(rest[pivot], 1e-30))
+        rows[i] = (covariance[pivot] - rows[:i, pivot] @ rows[:i]) / np.sqrt(max(rest[pivot], least))
         rest -= rows[i] ** 2
         rest[pivot] = -np.inf
     return np.sort(chosen)

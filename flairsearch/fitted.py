@@ -60,6 +60,13 @@ class Fitted:
         expected: NDArray[np.bool_] = rows["crc"] == np.asarray(_checksums(fit, rows), np.uint32)
         return expected
 
+    def size(self) -> int:
+        """Bytes of all rows."""
+        try:
+            return self._rows.stat().st_size
+        except OSError:
+            return 0
+
     # -- for the one writer of the index
 
     def start(self, fit: Fit) -> None:
@@ -79,14 +86,21 @@ class Fitted:
             self._folder.unlink(missing_ok=True)
 
     def drop_after(self, last: int, generation: int) -> None:
-        """Rows of views with a larger id than the `last` one there is, and of later generations, go. Raises OSError."""
+        """Rows of views with a larger id than the `last` one there is, and of later generations, go. Raises OSError.
+
+        The others keep their places: caches know those (shortlist.py).
+        """
         fit = self.fit()
         if fit is None:
             return
         rows = self.rows(fit, generation)
-        known = rows["view"] <= last
-        if not known.all() or self._has_more(rows):
-            self._replace(rows[known])
+        lost = rows["view"] > last
+        if lost.any():
+            rows = rows.copy()
+            rows[lost] = 0
+            self._replace(rows)
+        elif self._has_more(rows):
+            self._replace(rows)
 
     def append(self, fit: Fit, views: NDArray[np.int64], codes: NDArray[np.int8], generation: int) -> None:
         """Rows of views i64[n], codes i8[n, W]; after this they survive a power cut. Raises OSError."""
@@ -104,7 +118,7 @@ class Fitted:
 
     def _has_more(self, kept: NDArray[np.void]) -> bool:
         """Whether whole rows follow those."""
-        return self._rows.exists() and self._rows.stat().st_size >= (len(kept) + 1) * kept.itemsize
+        return self._rows.is_file() and self._rows.stat().st_size >= (len(kept) + 1) * kept.itemsize
 
     def _replace(self, kept: NDArray[np.void]) -> None:
         """By another file, as a reader may have the rows that go mapped."""

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.catalog import Catalog
+from flairsearch.catalog import Catalog, Changeset
 from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
 from flairsearch.reader import Reader
 from flairsearch.settings import EXHAUSTIVE_VIEWS
-from flairsearch.shortlist import last_places
+from flairsearch.shortlist import drop_kept, last_places
 
 SAMPLE_VIEWS = 2000  # that are asked for the whole bank
 _PIECE = 32  # views read at once
@@ -42,7 +42,10 @@ def fit_views(reader: Reader, make_bank: MakeBank) -> Iterator[int]:
     """
     if len(reader) > EXHAUSTIVE_VIEWS:
         with closing(Catalog(reader.folder)) as catalog:
+            before = Fitted(reader.folder, reader.dim).size()
             yield from _fit_views(reader, catalog, make_bank)
+            if Fitted(reader.folder, reader.dim).size() != before:
+                catalog.commit(Changeset())  # who has this state open looks at the index again
 
 
 def drop_lost(reader: Reader) -> None:
@@ -67,10 +70,12 @@ def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterato
         if not len(chosen):
             return
         known = fit(bank.vectors, sample)
+        drop_kept(reader, known)
         fitted.start(known)
         fitted.append(known, chosen, known.codes(sample[:, known.asked]), reader.generation)
     missing = ids[last_places(fitted, known, fitted.rows(known, reader.generation), ids) < 0]
     if len(missing):
+        drop_kept(reader, known)
         bank, done = make_bank(known.texts[known.asked]), len(ids) - len(missing)
         for rows in _pieces(missing, _ROWS):
             parts = []

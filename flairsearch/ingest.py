@@ -78,6 +78,7 @@ def ingest(
         if make_bank is not None:
             for _ in fit_views(reader, make_bank):
                 yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
+            reader = writer.reader()
         Shortlist(reader)  # so that the first query finds it made
     counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
     yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
@@ -136,7 +137,8 @@ def _read(
         pictures = [(loaded.hash, picture) for loaded in batch for picture in loaded.pictures or ()]
         if pictures:
             encoded = encode([picture for _, picture in pictures])
-            writer.add_views([h for h, _ in pictures], [picture.frame for _, picture in pictures], encoded)
+            frames, dates = [p.frame for _, p in pictures], [p.taken for _, p in pictures]
+            writer.add_views([h for h, _ in pictures], frames, encoded, dates)
         for loaded in batch:
             _record(writer, work, loaded)
         batch.clear()

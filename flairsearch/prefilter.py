@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.records import Candidates
+from flairsearch.scope import places_in
 
 
 class Prefilter:
@@ -48,19 +49,33 @@ class Prefilter:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def search(self, text: NDArray[np.float32], count: int) -> Candidates:
-        """text f32[D], any length -> the `count` views of largest cosine; ties by view id."""
-        count = min(count, len(self))
+    def search(self, text: NDArray[np.float32], count: int, among: NDArray[np.int64] | None = None) -> Candidates:
+        """text f32[D], any length -> the `count` views of largest cosine; ties by view id.
+
+        among: view ids i64[n], ascending: others are passed over, and cost next to nothing.
+        """
+        chosen = None if among is None else places_in(self._ids, among)
+        total = len(self) if chosen is None else len(chosen)
+        count = min(count, total)
         if not count:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        unit = text / max(float(np.linalg.norm(text)), 1e-12)
-        fetch = min(count + 1, len(self))
-        scores, places = self._index.search(unit[None].astype(np.float32), fetch)
-        while fetch < len(self) and scores[0, -1] == scores[0, count - 1]:  # FAISS cuts a tie anywhere: see it whole
-            fetch = min(2 * fetch, len(self))
-            scores, places = self._index.search(unit[None].astype(np.float32), fetch)
+        unit = (text / max(float(np.linalg.norm(text)), 1e-12))[None].astype(np.float32)
+        options = None if chosen is None else _only(chosen, len(self))
+        fetch = min(count + 1, total)
+        scores, places = self._index.search(unit, fetch, params=options)
+        while fetch < total and scores[0, -1] == scores[0, count - 1]:  # FAISS cuts a tie anywhere: see it whole
+            fetch = min(2 * fetch, total)
+            scores, places = self._index.search(unit, fetch, params=options)
         order = np.lexsort((places[0], -scores[0]))[:count]
         return Candidates(self._ids[places[0][order]], scores[0][order])
+
+
+def _only(chosen: NDArray[np.int64], total: int) -> faiss.SearchParameters:
+    """FAISS looks at these places only, i64[n], of a total: a bit for each."""
+    mask = np.zeros(total, np.bool_)
+    mask[chosen] = True
+    selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # type: ignore[call-arg, arg-type]
+    return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
 
 def _empty(dim: int) -> faiss.IndexScalarQuantizer:

@@ -15,6 +15,7 @@ from flairsearch.reader import Reader
 from flairsearch.records import Candidates, Hit, PoolWeights, Query, Ranking
 from flairsearch.region import find_regions
 from flairsearch.rerank import RowReranker, fused_on_gpu
+from flairsearch.scope import Scope
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 from flairsearch.shortlist import Shortlist
 
@@ -29,7 +30,7 @@ MORE = 4  # times k views are looked at first for the k best contents: as many v
 
 # `auto`: the shortlist grows until the k-th best score is so many deviations above what the next view may reach,
 SURE = 3.0  # deviations of exact scores from predicted ones, of the views ranked so far for this text
-FIRST = 5  # times k views to start with,
+FIRST = 4  # times k views to start with,
 GROWTH = 1.3  # times as many each time,
 MOST, MOST_SHARE = 2000, 0.02  # and no more than so many and that share of all
 
@@ -55,30 +56,48 @@ class Searcher:
     def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
         self.reader, self._catalog, self._weights, self._device = reader, catalog, weights, device
         self._shortlist = Shortlist(reader)
-        self.reranked: list[int] = []  # views, of each text of the last search
+        self.in_scope = 0  # views, of the last search
+        self.reranked: list[int] = []  # of them, of each of its texts
         self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
 
-    def search(self, query: Query, k: int, shortlist: str | int = "auto", min_score: float | None = None) -> list[Hit]:
-        """The k best images, best first; equal scores by image id."""
-        return self.search_many([query], k, shortlist, min_score)[0]
+    def search(
+        self,
+        query: Query,
+        k: int,
+        shortlist: str | int = "auto",
+        min_score: float | None = None,
+        scope: Scope | None = None,
+    ) -> list[Hit]:
+        """The k best images in scope, best first; equal scores by image id."""
+        return self.search_many([query], k, shortlist, min_score, scope)[0]
 
     def search_many(
-        self, queries: Sequence[Query], k: int, shortlist: str | int = "auto", min_score: float | None = None
+        self,
+        queries: Sequence[Query],
+        k: int,
+        shortlist: str | int = "auto",
+        min_score: float | None = None,
+        scope: Scope | None = None,
     ) -> list[list[Hit]]:
-        """`search` for each query. Where their shortlists are much the same, tokens are read once for all of them."""
+        """`search` for each query. Where their shortlists are much the same, tokens are read once for all of them.
+
+        Raises UsageError when k or shortlist is no size, or the scope's folder holds no indexed photo.
+        """
         if k < 1:
             raise UsageError(f"k is {k} - ask for at least one hit")
-        size = shortlist_size(shortlist, len(self.reader))
+        among = self.reader.readable(self._catalog.views_in(scope)) if scope else None
+        self.in_scope = len(self.reader if among is None else among)
+        size = shortlist_size(shortlist, self.in_scope)
         if shortlist == "auto":
-            size = min(max(size, FIRST * k), len(self.reader))  # who asks for thousands gets them
-        found = [self._shortlist.search(query.vector, size) for query in queries]
-        if shortlist == "auto" and size < len(self.reader) and self._shortlist.predicts:
+            size = min(max(size, FIRST * k), self.in_scope)  # who asks for thousands gets them
+        found = [self._shortlist.search(query.vector, size, among) for query in queries]
+        if shortlist == "auto" and size < self.in_scope and self._shortlist.predicts:
             ranked = [self._grow(query, candidates, k) for query, candidates in zip(queries, found, strict=True)]
         else:
             ranked = self._score_lists([np.sort(candidates.views) for candidates in found], queries)
         self.reranked = [len(views) for views, _ in ranked]
         return [
-            self._hits(self._rank(views, scores, query, k, min_score), query)[:k]
+            self._hits(self._rank(views, scores, query, k, min_score), query, scope)[:k]
             for query, (views, scores) in zip(queries, ranked, strict=True)
         ]
 
@@ -185,13 +204,13 @@ class Searcher:
             attention[here] = self._rerankers[label].attend(self.reader.rows(views[here]), query)
         return attention
 
-    def _hits(self, ranking: Ranking, query: Query) -> list[Hit]:
-        """One hit per image; identical files are several images of one content."""
+    def _hits(self, ranking: Ranking, query: Query, scope: Scope | None = None) -> list[Hit]:
+        """One hit per image in scope; identical files are several images of one content."""
         unit = query.vector / max(float(np.linalg.norm(query.vector)), 1e-12)
         globals_ = self.reader.pooled(ranking.views).astype(np.float32) @ unit
         contents = self.reader.contents(ranking.views).tolist()
         frames = self._catalog.frames(ranking.views.tolist())
-        images = self._catalog.images_of(contents)
+        images = self._catalog.images_of(contents, scope)
         rows = [
             (-float(ranking.scores[i]), image, path, i)
             for i, content in enumerate(contents)

@@ -17,6 +17,7 @@ from flairsearch.catalog import Catalog, State
 from flairsearch.codec import Codec, Coordinates, make_codec
 from flairsearch.errors import StoreError
 from flairsearch.records import Damage, Encoded
+from flairsearch.scope import places_in
 from flairsearch.settings import IndexSettings
 from flairsearch.tokens import Segment, checksums
 from flairsearch.views import ViewColumns
@@ -125,6 +126,10 @@ class Reader:
     def contents(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         """View ids i64[K] -> content ids i64[K]."""
         return self.views.content[self._positions(views)]
+
+    def readable(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+        """View ids i64[n], ascending -> those of them that this state has, and whose segment can be read."""
+        return self.views.id[places_in(self.views.id, views)]
 
     def damaged(self, views: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
         """View ids i64[K] and the checksums they should have -> bool[K]."""

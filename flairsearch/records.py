@@ -75,6 +75,7 @@ class Picture:
 
     pixels: NDArray[np.uint8]  # [S, S, 3] RGB, upright
     frame: Frame
+    taken: int | None = None  # when, as its EXIF says: scope.clock_seconds
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flairsearch.compiled import compiled, share_out
 from flairsearch.records import Candidates
+from flairsearch.scope import places_in
 
 HEAD = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
 _AT_LEAST, _TIMES = 16384, 4  # so many views, or so many times those asked for, are looked at whole
@@ -43,15 +44,17 @@ class CodeScan:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def search(self, features: F32, count: int) -> Candidates:
+    def search(self, features: F32, count: int, among: NDArray[np.int64] | None = None) -> Candidates:
         """features f32[W] -> the `count` views of largest inner product with their codes; ties by view id.
 
+        among: view ids i64[n], ascending: no others are looked at.
         Exact as long as no view of them has a head that 4 `count` others surpass (benchmarks/shortlist_large.py).
         """
-        count = min(count, len(self))
+        chosen = None if among is None else places_in(self._ids, among)
+        count = min(count, len(self) if chosen is None else len(chosen))
         if not count:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        some = self._likely(features, max(_AT_LEAST, _TIMES * count))
+        some = self._likely(features, max(_AT_LEAST, _TIMES * count), chosen)
         scores = self._whole(features, some)
         best = np.arange(len(some))
         if count < len(some):
@@ -59,23 +62,27 @@ class CodeScan:
         best = best[np.argsort(-scores[best], kind="stable")][:count]  # places ascend, and ids with them
         return Candidates(self._ids[some[best]], scores[best])
 
-    def _likely(self, features: F32, count: int) -> NDArray[np.int64]:
-        """Which of the N are the `count` best by their heads, or some more; ascending."""
-        if count >= len(self):
-            return np.arange(len(self))
-        query, scores = heads_of(features[None])[0], np.empty(len(self), np.float32)
+    def _likely(self, features: F32, count: int, chosen: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Which of the N, or of those chosen, are the `count` best by their heads, or some more; ascending."""
+        total = len(self) if chosen is None else len(chosen)
+        if count >= total:
+            return np.arange(total) if chosen is None else chosen
+        query, scores = heads_of(features[None])[0], np.empty(total, np.float32)
 
         def work(pieces: Iterator[tuple[int, int]]) -> None:
             for first, last in pieces:
-                _multiply(self._heads, query, scores, first, last)
+                if chosen is None:
+                    _multiply(self._heads, query, scores, first, last)
+                else:
+                    _multiply_rows(self._heads, chosen, 0, query, scores, first, last)
 
-        share_out(work, len(self), _PIECE)
+        share_out(work, total, _PIECE)
         sample = scores[:: max(1, len(scores) // _SAMPLED)]
         place = min(len(sample) - 1, int(1.1 * count * len(sample) / len(scores)) + 32)
         some = np.flatnonzero(scores >= -np.partition(-sample, place)[place])
         if len(some) < count:  # neighbours were too much alike for the sample
             some = np.flatnonzero(scores >= -np.partition(-scores, count - 1)[count - 1])
-        return some
+        return some if chosen is None else chosen[some]
 
     def _whole(self, features: F32, some: NDArray[np.int64]) -> F32:
         """Inner products of whole codes."""

@@ -23,6 +23,7 @@ contents = sa.Table(
     meta,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("taken", sa.Integer),  # scope.clock_seconds; null: not said, the file's time has to do
     sqlite_autoincrement=True,
 )
 images = sa.Table(

@@ -13,7 +13,7 @@ import platformdirs
 
 from flairsearch.errors import StoreError, UsageError
 
-FORMAT_VERSION = 2  # 1: the catalogue did not carry the number (database.py brings it up to date)
+FORMAT_VERSION = 3  # 1: the catalogue did not carry the number; 2: no dates (database.py brings them up to date)
 DEFAULT_INDEX = "default"
 DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate.py: flairsearch eval --codecs
 EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors

@@ -35,32 +35,33 @@ class Shortlist:
         """Whether its scores are those that exact ones should be."""
         return self._near is not None and len(self._near) > 0
 
-    def search(self, text: NDArray[np.float32], count: int) -> Candidates:
+    def search(self, text: NDArray[np.float32], count: int, among: NDArray[np.int64] | None = None) -> Candidates:
         """text f32[D], any length -> `count` views and what their exact scores should be.
 
+        among: view ids i64[n], ascending: no others.
         Views without a fitted vector come first, with infinity: those of the largest global cosine, at most half.
         Where no view has one, scores are global cosines.
         """
         unit = text / max(float(np.linalg.norm(text)), 1e-12)
         if self._fit is None or self._near is None or not len(self._near):
-            return self._rest.search(unit, count)
-        rest = self._rest.search(unit, max(count // 2, count - len(self._near))).views
-        near = self._near.search(self._fit.features(unit), count - len(rest))
-        unknown = np.full(len(rest), np.inf, np.float32)
-        return Candidates(np.concatenate([rest, near.views]), np.concatenate([unknown, near.scores]))
+            return self._rest.search(unit, count, among)
+        near = self._near.search(self._fit.features(unit), count, among)
+        rest = self._rest.search(unit, max(count // 2, count - len(near.views)), among).views
+        unknown, left = np.full(len(rest), np.inf, np.float32), max(0, count - len(rest))
+        return Candidates(np.concatenate([rest, near.views[:left]]), np.concatenate([unknown, near.scores[:left]]))
 
 
 def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, Prefilter]:
     """The codes of all views that have some; the pooled vectors of the others."""
     ids, rows = reader.views.id, fitted.rows(fit, reader.generation)
     flat = rows.view(np.int8).reshape(len(rows), rows.itemsize)
-    kind = f"{fit.crc:08x}"
+    kind = _kind(fit)
     kept = None if reader.damage else _load(reader.cache, kind, len(ids), len(rows))
     if kept is None:
         places = last_places(fitted, fit, rows, ids)
         heads = np.zeros((len(ids), HEAD), np.int8)
         for first in range(0, len(ids), _PIECE):
-            some = slice(first, first + _PIECE)
+            some = first + np.flatnonzero(places[first : first + _PIECE] >= 0)
             heads[some] = heads_of(rows["codes"][places[some]])
         if (places >= 0).all() and not reader.damage:
             with suppress(OSError), reader.cache.writing(kind) as path, path.open("wb") as stream:
@@ -90,6 +91,16 @@ def _load(cache: Cache, kind: str, count: int, rows: int) -> tuple[NDArray[np.in
     if places.min() < 0 or places.max() >= rows:
         return None
     return places, data[8 * count :].view(np.int8).reshape(count, HEAD)
+
+
+def drop_kept(reader: Reader, fit: Fit) -> None:
+    """The file of places, before rows come that change them: of a state that had lost codes. Raises OSError."""
+    while file := reader.cache.find(_kind(fit)):
+        file.unlink()
+
+
+def _kind(fit: Fit) -> str:
+    return f"{fit.crc:08x}"
 
 
 def last_places(fitted: Fitted, fit: Fit, rows: NDArray[np.void], views: NDArray[np.int64]) -> NDArray[np.int64]:

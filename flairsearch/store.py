@@ -173,13 +173,20 @@ class Writer:
         """Views written but not committed yet."""
         return len(self._change.views)
 
-    def add_views(self, hashes: Sequence[bytes], frames: Sequence[Frame], encoded: Encoded) -> None:
-        """N views of contents that have none yet."""
+    def add_views(
+        self,
+        hashes: Sequence[bytes],
+        frames: Sequence[Frame],
+        encoded: Encoded,
+        taken: Sequence[int | None] | None = None,
+    ) -> None:
+        """N views of contents that have none yet. taken: the photos' dates, scope.clock_seconds."""
         if self._segment is None:
             self._segment = SegmentWriter(self._folder, self.catalog.last_segment() + 1, self._codec)
         first = self._segment.count
         for i, checksum in enumerate(self._segment.append(encoded)):
-            self._change.views.append(NewView(hashes[i], first + i, checksum, frames[i]))
+            date = taken[i] if taken else None
+            self._change.views.append(NewView(hashes[i], first + i, checksum, frames[i], date))
         self.hashes.update(hashes)
 
     def add_image(self, file: ImageFile, digest: bytes) -> None:

@@ -158,7 +158,7 @@ OPEN = """
     for folder in sys.argv[1:]:
         with Engine.open(folder, create=False) as engine:
             assert engine.status().images == 4
-            assert engine.settings.format == 2
+            assert engine.settings.format == 3
 """
 
 
@@ -225,7 +225,7 @@ def test_a_newer_catalogue_is_refused_and_left_as_it_is(tmp_path, version):
     fake_engine(tmp_path / "index").close()
     set_user_version(tmp_path / "index", version)
     before = contents(tmp_path / "index")
-    with pytest.raises(StoreError, match=f"has format {version}, this .* reads 2 - update flairsearch") as error:
+    with pytest.raises(StoreError, match=f"has format {version}, this .* reads 3 - update flairsearch") as error:
         Engine.open(tmp_path / "index", create=False)
     assert "\n" not in str(error.value)
     assert contents(tmp_path / "index") == before
@@ -235,7 +235,7 @@ def test_a_newer_catalogue_of_other_tables_is_no_damaged_one(tmp_path):
     """Its owner must not be told to make the index anew."""
     fake_engine(tmp_path / "index").close()
     set_user_version(tmp_path / "index", 99, "ALTER TABLE state RENAME TO facts;")
-    with pytest.raises(StoreError, match=r"has format 99, this .* reads 2 - update flairsearch"):
+    with pytest.raises(StoreError, match=r"has format 99, this .* reads 3 - update flairsearch"):
         Catalog(tmp_path / "index")
 
 
@@ -244,7 +244,7 @@ def test_an_index_of_a_format_that_is_none_of_ours_is_refused_and_left_as_it_is(
     values = json.loads((old / "index.json").read_text())
     (old / "index.json").write_text(json.dumps(values | {"format": version, "unheard_of": 1}))
     before = contents(old)
-    with pytest.raises(StoreError, match=f"has index format {version}, this .* reads 2 - update flairsearch") as error:
+    with pytest.raises(StoreError, match=f"has index format {version}, this .* reads 3 - update flairsearch") as error:
         Engine.open(old, create=False)
     assert "\n" not in str(error.value)
     assert contents(old) == before

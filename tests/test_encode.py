@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from random_flair import SMALL, oracle_image, oracle_text, random_flair, random_pictures, save_flair
+from test_fitted import file_limit
 from torch.nn import functional as F
 
-from flairsearch import weights
+from flairsearch import bank, weights
 from flairsearch.bank import phrases
 from flairsearch.encode import Encoder, choose_device, choose_precision
 from flairsearch.errors import UsageError
 from flairsearch.model import LAYER_NORM_EPS
-from flairsearch.records import Encoded, Frame, Picture
+from flairsearch.records import Encoded, Frame, Picture, Query
 
 torch.set_num_threads(2)
 COUNT, SIZE = 9, SMALL.image_size
@@ -143,3 +145,121 @@ def test_token_metric_counts_an_error_as_logits_and_scores_do(encoder: Encoder) 
         for rows in directions.values():
             expected += sum((row @ error) ** 2 for row in rows) / sum(row @ row for row in rows)
         assert error @ encoder.token_metric @ error == pytest.approx(expected / 2, rel=1e-4)
+
+
+# -- the bank of texts
+
+
+def test_texts_of_the_bank() -> None:
+    for count in (0, 1, 500, bank.TEXTS):
+        texts = bank.texts(count)
+        assert len(set(texts)) == len(texts) == count
+        assert texts == bank.texts(bank.TEXTS)[:count]
+    assert bank.texts() == texts
+    assert all(text == " ".join(text.split()) and any(c.isalpha() for c in text) for text in texts)
+
+
+def test_texts_of_the_bank_are_nobodys_captions() -> None:
+    """Shortlists are measured on val.json. Of the others' 33,000, all alike are a few words anybody would say."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / "flickr8k"
+    if not (folder / "val.json").is_file():
+        pytest.skip("needs ../shared/data/flickr8k")
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().replace(".", " ").split())
+
+    texts = {plain(text) for text in bank.texts()}
+    for name in ("train", "val"):
+        photos = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        alike = texts & {plain(caption) for photo in photos for caption in photo["caption"]}
+        assert max((len(text.split()) for text in alike), default=0) <= (5 if name == "train" else 0)
+        assert len(alike) < 10
+
+
+FEW = ["a dog", "two red balls on the grass .", "snow", "a man and a woman", "x " * 100]
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bank of few texts, in a cache of its own: the folder that has it."""
+    monkeypatch.setattr(bank, "texts", lambda: FEW)
+    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "banks"
+
+
+def assert_alike(found: list[Query], expected: list[Query]) -> None:
+    assert len(found) == len(expected)
+    for query, other in zip(found, expected, strict=True):
+        for a, b in ((query.vector, other.vector), (query.u, other.u), (query.c, other.c)):
+            assert a.dtype == b.dtype == np.float32
+            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
+def test_vectors_are_folded_as_texts_are(encoder: Encoder) -> None:
+    queries = encoder.encode_texts(FEW)
+    assert_alike(encoder.fold(np.stack([query.vector for query in queries])), queries)
+    assert_alike(encoder.fold(np.stack([query.vector for query in queries])[[3, 1]]), [queries[3], queries[1]])
+
+
+def test_the_bank_is_encoded_once(few: Path, encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flairsearch.encode._BANK_TEXTS", 2)
+    expected = encoder.encode_texts(FEW)
+    assert_alike(encoder.bank(), expected)
+    (file,) = few.iterdir()
+    before = file.stat().st_mtime_ns
+    other = Encoder(str(path), "cpu", torch.float32)
+    monkeypatch.setattr(other, "encode_texts", None)
+    for _ in range(2):
+        assert_alike(other.bank(), expected)
+    assert [found.stat().st_mtime_ns for found in few.iterdir()] == [before]
+    monkeypatch.setattr(bank, "texts", lambda: FEW[::-1])  # another release
+    assert_alike(encoder.bank(), expected[::-1])
+    assert len(list(few.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "longer", "flipped", "zeros", "no numbers", "an archive"])
+def test_a_damaged_bank_is_made_again(few: Path, encoder: Encoder, damage: str) -> None:
+    expected = encoder.bank()
+    (file,) = few.iterdir()
+    data = file.read_bytes()
+    broken = {
+        "cut": data[:-1],
+        "empty": b"",
+        "longer": data + b"\0",
+        "flipped": data[:50] + bytes([data[50] ^ 64]) + data[51:],
+        "zeros": bytes(len(data)),
+        "no numbers": b"\xff" * len(data),
+        "an archive": b"PK\3\4" + data[4:],
+    }
+    file.write_bytes(broken[damage])
+    for _ in range(2):
+        assert_alike(encoder.bank(), expected)
+        assert [found.read_bytes() for found in few.iterdir()] == [data]
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "nobody may write"])
+def test_a_cache_that_takes_no_bank(few: Path, encoder: Encoder, obstacle: str) -> None:
+    expected = encoder.encode_texts(FEW)
+    if obstacle == "a full disk":
+        with file_limit(100):
+            assert_alike(encoder.bank(), expected)
+        assert list(few.iterdir()) == []
+    elif obstacle == "a folder":
+        encoder.bank()
+        (file,) = few.iterdir()
+        file.unlink()
+        file.mkdir()
+        assert_alike(encoder.bank(), expected)
+        assert list(few.iterdir()) == [file]
+    else:
+        few.write_bytes(b"") if obstacle == "a file" else few.symlink_to("/proc/nowhere")
+        assert_alike(encoder.bank(), expected)
+
+
+def test_each_model_has_its_own_bank(few: Path, encoder: Encoder, tmp_path: Path) -> None:
+    other = Encoder(str(save_flair(random_flair(seed=1), tmp_path / "other.safetensors")), "cpu", torch.float32)
+    for _ in range(2):
+        for one in (encoder, other):
+            assert_alike(one.bank(), one.encode_texts(FEW))
+    assert len(list(few.iterdir())) == 2
+    assert np.abs(encoder.bank()[0].vector - other.bank()[0].vector).max() > 0.01

@@ -21,13 +21,13 @@ ROW = 8 + 8 + WIDTH + 4  # bytes
 Codes = dict[int, list[int]]
 
 
-def a_fit(seed: int = 0, width: int = WIDTH) -> Fit:
+def a_fit(seed: int = 0, width: int = WIDTH, dim: int = DIM) -> Fit:
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> Any:
         return rng.normal(size=shape).astype(np.float32)
 
-    return Fit(draw(8, DIM), np.arange(8), draw(8, width), draw(width), draw(8, width - 1), np.abs(draw(width)))
+    return Fit(draw(8, dim), np.arange(8), draw(8, width), draw(width), draw(8, width - 1), np.abs(draw(width)))
 
 
 FIT = a_fit()
@@ -184,6 +184,10 @@ def test_rows_of_views_that_are_not_there_yet_go(fitted: Fitted, tmp_path: Path)
     append(fitted, [3, 4], generation=40)
     fitted.drop_after(1, 99)
     assert found(fitted, 10**18) == expected([1])
+    append(fitted, [4, 9, 2], generation=60)
+    fitted.drop_after(8, 99)
+    assert fitted.rows(FIT, 99)["view"].tolist() == [1, 0, 0, 0, 0, 0, 4, 0, 2]  # each row where it was
+    fitted.drop_after(1, 99)
     fitted.drop_after(0, 99)
     assert found(fitted, 10**18) == {}
     append(fitted, [1], generation=50)
@@ -371,7 +375,8 @@ def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
 def test_readers_beside_a_writer(tmp_path: Path) -> None:
     """They see codes that were written, or none; never an error."""
     fitted, stop = Fitted(tmp_path, DIM), threading.Event()
-    allowed, wrong = expected(range(1, 40)), []
+    allowed = expected(range(1, 40))
+    wrong: list[object] = []
 
     def read() -> None:
         try:

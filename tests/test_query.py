@@ -5,16 +5,18 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from fake import GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
+from fake import COLOURS, GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
+from test_fitting import BankEncoder
 
-from flairsearch import query
+from flairsearch import fitting, query
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
-from flairsearch.query import shortlist_size
-from flairsearch.records import Hit
+from flairsearch.query import Searcher, shortlist_size
+from flairsearch.records import Candidates, Hit, Query
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 
 AREAS = [5, 40, 1, 23, 64, 12, 40, 31]  # red patches of each photo; two of them tie
@@ -200,3 +202,239 @@ def test_many_texts_are_answered_as_one_by_one(
         assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in others], abs=1e-6)
         assert [hit.regions for hit in hits] == [hit.regions for hit in others]
     assert {hits[0].path[-5] for hits in found} == {"0", "2", "3", "4"}
+
+
+# -- `auto` on an index too large to rank whole: predictions with an error that is known
+
+
+class Predicted:
+    """A searcher of N views with exact and predicted scores f32[Q, N]; infinity: unknown. Query i is the vector [i]."""
+
+    def __init__(self, exact: Any, predicted: Any, contents: Any = None) -> None:
+        self.exact, self.scored = exact.astype(np.float32), 0
+        self.contents = np.arange(exact.shape[1]) if contents is None else contents
+        self._searcher = searcher = Searcher.__new__(Searcher)
+
+        class Views:
+            contents = staticmethod(lambda views: self.contents[views])
+
+            def __len__(self) -> int:
+                return int(exact.shape[1])
+
+        def shortlist(vector: Any, count: int, *_: object) -> Candidates:
+            scores = predicted[int(vector[0])].astype(np.float32)
+            return Candidates(order := np.argsort(-scores, kind="stable")[:count], scores[order])
+
+        def score(views: Any, queries: list[Query]) -> Any:
+            self.scored += len(views)
+            return self.exact[[int(text.vector[0]) for text in queries]][:, views].T
+
+        own: Any = searcher
+        own.reader, own._shortlist = Views(), SimpleNamespace(search=shortlist, predicts=True)
+        own._score, own._attend = score, lambda views, text: np.zeros((len(views), 1))
+        own._hits = lambda ranking, *_: list(zip(ranking.views.tolist(), ranking.scores.tolist(), strict=True))
+
+    def search(self, k: int, shortlist: str | int = "auto", text: int = 0, least: float | None = None) -> Any:
+        return self.search_many(k, shortlist, [text], least)[0]
+
+    def search_many(self, k: int, shortlist: str | int, texts: list[int], least: float | None = None) -> Any:
+        empty = np.zeros((1, 1), np.float32)
+        queries = [Query("", np.array([text], np.float32), empty, empty[0]) for text in texts]
+        self.scored = 0
+        found: Any = self._searcher.search_many(queries, k, shortlist, least)
+        self.reranked = self._searcher.reranked
+        assert not any(np.isnan(score) for hits in found for _, score in hits)
+        return found
+
+    def best(self, k: int, text: int = 0) -> list[int]:
+        """The best view of each of the k best contents."""
+        order = np.argsort(-self.exact[text], kind="stable")
+        first = np.sort(np.unique(self.contents[order], return_index=True)[1])
+        return order[first][:k].tolist()  # type: ignore[no-any-return]
+
+
+def drawn(seed: int, count: int = 20_000, error: float = 0.1, texts: int = 1) -> tuple[Any, Any]:
+    """Exact scores, and predicted ones that are wrong by so many of their deviations."""
+    rng = np.random.default_rng(seed)
+    exact = rng.normal(size=(texts, count))
+    return exact, exact + error * rng.normal(size=exact.shape)
+
+
+@pytest.mark.parametrize("shift", [0, 0.5, -3.0])
+@pytest.mark.parametrize("error", [0, 0.02, 0.1, 0.2])
+def test_auto_finds_what_ranking_all_finds(error: float, shift: float) -> None:
+    """In nearly all cases, and of few views when predictions are good; predictions all too high or low matter not."""
+    held, ranked = [], []
+    for seed, k in product(range(8), (1, 10, 50)):
+        exact, predicted = drawn(seed, error=error)
+        views = Predicted(exact, predicted + shift)
+        hits = views.search(k)
+        held.append(np.isin(views.best(k), [view for view, _ in hits]).mean())
+        ranked.append(views.reranked[0])
+        assert [score for _, score in hits] == views.exact[0][[view for view, _ in hits]].tolist()
+        assert len(hits) == k
+        assert views.reranked == [views.scored]
+        assert max(query.FIRST * k, 2) <= views.scored <= shortlist_size("auto", 20_000)
+    assert np.mean(held) > 0.99
+    if error <= 0.02:
+        assert np.mean(ranked) < 300
+
+
+def test_auto_stays_within_its_budget_when_predictions_say_nothing() -> None:
+    exact, _ = drawn(0)
+    for seed in range(3):
+        views = Predicted(exact, drawn(seed + 1)[0])
+        assert len(views.search(10)) == 10
+        assert views.reranked == [views.scored] == [shortlist_size("auto", 20_000)]
+
+
+@pytest.mark.parametrize("predicted", [0.0, 0.5, -50.0])
+def test_predictions_all_alike(predicted: float) -> None:
+    exact, _ = drawn(0)
+    views = Predicted(exact, np.full_like(exact, predicted))
+    assert views.search(10) == views.search(10, shortlist_size("auto", 20_000))
+    views = Predicted(np.full_like(exact, 0.25), np.full_like(exact, predicted))  # and all scores
+    assert [view for view, _ in views.search(10)] == list(range(10))
+
+
+@pytest.mark.parametrize("each", [2, 32, 400])
+def test_auto_where_contents_have_several_views(each: int) -> None:
+    """Alike, so that the first views of the list are of few contents."""
+    held = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        exact = np.repeat(rng.normal(size=20_000 // each), each)[None] + 0.01 * rng.normal(size=(1, 20_000))
+        views = Predicted(exact, exact + 0.02 * rng.normal(size=exact.shape), np.arange(20_000) // each)
+        k = min(10, shortlist_size("auto", 20_000) // each)
+        hits = views.search(k)
+        assert len({view // each for view, _ in hits}) == len(hits) == k
+        held.append(np.isin(views.contents[views.best(k)], [view // each for view, _ in hits]).mean())
+    assert np.mean(held) > 0.99
+
+
+@pytest.mark.parametrize("k", [1, 100, 2399, 2401, 5000, 19_999, 20_000, 10**6])
+def test_auto_gives_as_many_as_are_asked_for(k: int) -> None:
+    views = Predicted(*drawn(3))
+    hits = views.search(k)
+    assert len({view for view, _ in hits}) == len(hits) == min(k, 20_000)
+    scores = [score for _, score in hits]
+    assert scores == sorted(scores, reverse=True)
+    if k >= 4000:
+        assert [view for view, _ in hits] == views.best(k)
+
+
+@pytest.mark.parametrize("unknown", [1, 10, 500, 1200])
+def test_auto_ranks_all_views_that_nobody_predicts(unknown: int) -> None:
+    """Any of them may be the best."""
+    for seed in range(4):
+        exact, predicted = drawn(seed)
+        some = np.random.default_rng(seed).permutation(20_000)[:unknown]
+        exact[0, some[: len(some) // 2 + 1]] += 4
+        predicted[0, some] = np.inf
+        views = Predicted(exact, predicted)
+        for k in (1, 10):
+            assert [view for view, _ in views.search(k)] == views.best(k)
+            assert unknown < views.reranked[0] == views.scored <= 2400
+
+
+def test_auto_where_nearly_nothing_is_predicted() -> None:
+    exact, predicted = drawn(0, 2500)
+    predicted[:, 1:] = np.inf
+    views = Predicted(exact, predicted)
+    assert len(views.search(10)) == 10
+    assert views.scored == shortlist_size("auto", 2500)
+    predicted[:] = np.inf
+    assert len(Predicted(exact, predicted).search(10)) == 10
+
+
+def test_least_score_with_auto() -> None:
+    views = Predicted(*drawn(5))
+    everything = views.search(50)
+    for least in (-9.0, 2.5, 3.0, float(everything[7][1]), 99.0):
+        assert views.search(50, least=least) == [hit for hit in everything if hit[1] >= least]
+
+
+@pytest.mark.parametrize("k", [1, 10, 3000])
+@pytest.mark.parametrize("shortlist", ["auto", "all", 300])
+def test_many_predicted_texts_are_answered_as_one_by_one(k: int, shortlist: str | int) -> None:
+    views = Predicted(*drawn(6, texts=5))
+    texts = [0, 3, 3, 1, 4, 2]
+    found = views.search_many(k, shortlist, texts)
+    ranked = views.reranked
+    assert len(ranked) == len(texts)
+    for text, hits, count in zip(texts, found, ranked, strict=True):
+        assert views.search(k, shortlist, text) == hits
+        assert views.reranked == [count]
+        if shortlist == "all":
+            assert [view for view, _ in hits] == views.best(k, text)
+            assert count == 20_000
+    assert views.search_many(k, shortlist, []) == []
+    assert views.reranked == []
+
+
+# -- the same on photos
+
+
+def mosaic(path: Path, seed: int) -> None:
+    """Patches of a few colours, each photo with its own shares of them."""
+    rng = np.random.default_rng(seed)
+    side, names = SIZE // GRID, sorted(COLOURS)
+    drawn = rng.choice(names, PATCHES, p=rng.dirichlet(np.full(len(names), 0.5)))
+    boxes = [(side * (i % GRID), side * (i // GRID)) for i in range(PATCHES)]
+    paint(path, [(c, (x, y, x + side, y + side)) for c, (x, y) in zip(drawn.tolist(), boxes, strict=True)])
+
+
+def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds made small: auto gives what all gives, of fewer views, whatever was added and forgotten."""
+    for module in (query, fitting):
+        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
+    for name, value in (("MOST", 45), ("MOST_SHARE", 0.0), ("FIRST", 4)):
+        monkeypatch.setattr(query, name, value)
+    photos, texts = tmp_path / "photos", sorted(COLOURS)
+
+    def check(engine: Engine, count: int) -> None:
+        assert engine.status().views == count
+        for k in (1, 3):
+            everything = engine.search_many(texts, k, "all")
+            found: Any = engine.search_many(texts, k)
+            ranked = list(engine._searcher().reranked)
+            assert [[(hit.path, hit.score) for hit in hits] for hits in found] == [
+                [(hit.path, pytest.approx(hit.score, abs=1e-5)) for hit in hits] for hits in everything
+            ]
+            assert max(ranked) <= max(45, 4 * k)
+            assert min(ranked) < count or count <= 20
+            for text, hits, number in zip(texts, found, ranked, strict=True):
+                assert [hit.path for hit in engine.search(text, k)] == [hit.path for hit in hits]
+                assert engine._searcher().reranked == [number]
+        assert len(engine.search("red", count + 5)) == count
+
+    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+        for number in range(15):
+            mosaic(photos / f"{number}.png", number)
+        engine.add(photos)
+        check(engine, 15)
+        assert not (tmp_path / "index" / "fitted").exists()
+        for number in range(15, 120):
+            mosaic(photos / f"{number}.png", number)
+        engine.add()
+        check(engine, 120)
+        (photos / "again.png").write_bytes((photos / "4.png").read_bytes())
+        for number in range(120, 124):
+            mosaic(photos / f"{number}.png", number)
+        engine.add()
+        assert engine.status().images == 125
+        (photos / "again.png").unlink()
+        engine.add()
+        check(engine, 124)
+        for number in (0, 50, 119, 123):
+            engine.forget(photos / f"{number}.png")
+        check(engine, 120)
+        list(engine.compact())
+        check(engine, 120)
+        list(engine.compact("int8"))
+        check(engine, 120)
+    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+        check(engine, 120)
+        list(engine.refit())
+    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+        check(engine, 120)

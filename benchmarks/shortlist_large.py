@@ -1,0 +1,181 @@
+"""The shortlist and queries at scale: views recombined from patches of real ones, real captions.
+
+    python -m benchmarks.shortlist_large INDEX val.json [--views 100000] [--codes 1000000] [--work FOLDER] [--faiss]
+
+INDEX is one of real photos (benchmarks/shortlist.py makes it: FOLDER/photos.index). Each recombined view has the four
+quarters of the grid from four of its views, picked at random, through the store, the codec and the fit as any view.
+The million codes are those of the recombined views, each moved by a third of the difference of two others: scoring a
+million views would take an hour here, and codes drawn at random would mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch import Engine
+from flairsearch.catalog import Catalog
+from flairsearch.fitted import CODES_AT, Fitted
+from flairsearch.fitting import fit_views
+from flairsearch.query import Searcher
+from flairsearch.reader import Reader
+from flairsearch.records import Encoded, Frame, ImageFile, Query
+from flairsearch.scan import CodeScan, heads_of
+from flairsearch.settings import IndexSettings
+from flairsearch.store import Writer, create_index
+from training.data import Annotations
+
+BATCH = 1024
+FRAME = Frame(224, 224, 0, 0, 224, 224)
+
+
+def recombined(reader: Reader, count: int) -> Iterator[Encoded]:
+    """Views in batches: quarters of four views each; the global vector is the mean of theirs."""
+    real, rng = reader.encoded(reader.views.id[:: max(1, len(reader) // 4000)]), np.random.default_rng(0)
+    grid = round(reader.patches**0.5)
+    row, column = np.divmod(np.arange(reader.patches), grid)
+    quarter = 2 * (row >= grid // 2) + (column >= grid // 2)
+    for start in range(0, count, BATCH):
+        picked = rng.integers(len(real.tokens), size=(min(BATCH, count - start), 4))
+        shape = picked[:, quarter], np.arange(reader.patches)[None]
+        pooled = real.pooled[picked].astype(np.float32).mean(1)
+        pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
+        yield Encoded(pooled.astype(np.float16), real.tokens[shape], real.shift[shape], real.scale[shape])
+
+
+def make_index(engine: Engine, folder: Path, views: int) -> None:
+    """Through the store, as `index` does it."""
+    create_index(folder, IndexSettings(**vars(engine.settings)))
+    rng, done = np.random.default_rng(1), 0
+    reader = Reader(engine.folder, engine.settings, engine._catalog)
+    writer = Writer(folder, engine.settings)
+    writer.catalog.add_root("/recombined")
+    began = time.perf_counter()
+    for encoded in recombined(reader, views):
+        hashes = [rng.bytes(32) for _ in encoded.tokens]
+        writer.add_views(hashes, [FRAME] * len(hashes), encoded)
+        for number, digest in enumerate(hashes, done):
+            writer.add_image(ImageFile("/recombined", f"{number:07d}.jpg", 1, 1), digest)
+        done += len(hashes)
+        writer.commit()
+        if writer.wants_basis:
+            writer.fit(engine.encoder.token_metric)
+    for _ in writer.compact():
+        pass
+    print(f"{views:,} views stored in {time.perf_counter() - began:.0f} s", flush=True)
+    began = time.perf_counter()
+    for _ in fit_views(writer.reader(), engine._make_bank):
+        pass
+    print(f"fitted vectors of them in {time.perf_counter() - began:.0f} s", flush=True)
+    writer.close()
+
+
+def milliseconds(work: Callable[[Query], object], queries: list[Query]) -> str:
+    work(queries[0])
+    times = []
+    for query in queries:
+        began = time.perf_counter()
+        work(query)
+        times.append(1e3 * (time.perf_counter() - began))
+    return f"p50 {statistics.median(times):.1f} ms, p95 {np.percentile(times, 95):.1f} ms"
+
+
+def recalls(near: CodeScan, codes: NDArray[np.int8], features: list[NDArray[np.float32]], count: int) -> float:
+    """Share of the best `count` by all inner products that the scan finds."""
+    found = []
+    for one in features:
+        exact = np.concatenate([codes[i : i + 65536].astype(np.float32) @ one for i in range(0, len(codes), 65536)])
+        found.append(np.isin(np.argsort(-exact)[:count], near.search(one, count).views).mean())
+    return float(np.mean(found))
+
+
+def compare_faiss(codes: NDArray[np.int8], features: list[NDArray[np.float32]], count: int = 100) -> None:
+    """The same codes in an inverted file of FAISS: lists looked at, time, recall."""
+    import faiss
+
+    width = codes.shape[1]
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(width), width, 4096, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+    began = time.perf_counter()
+    index.train(codes[:: max(1, len(codes) // 160_000)].astype(np.float32))
+    for start in range(0, len(codes), 65536):
+        index.add(codes[start : start + 65536].astype(np.float32))
+    print(f"  FAISS IVF4096,SQ8: made in {time.perf_counter() - began:.0f} s")
+    best = []
+    for one in features:
+        exact = np.concatenate([codes[i : i + 65536].astype(np.float32) @ one for i in range(0, len(codes), 65536)])
+        best.append(np.argsort(-exact)[:count])
+    for lists in (4, 16, 64, 256):
+        index.nprobe, times, found = lists, [], []
+        for one, top in zip(features, best, strict=True):
+            began = time.perf_counter()
+            _, places = index.search(one[None], 1000)
+            times.append(1e3 * (time.perf_counter() - began))
+            found.append(np.isin(top, places[0]).mean())
+        print(f"  {lists} lists: p50 {statistics.median(times):.1f} ms, recall@{count} in 1,000: {np.mean(found):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The shortlist and queries at scale.")
+    parser.add_argument("index", type=Path)
+    parser.add_argument("annotations", type=Path)
+    parser.add_argument("--views", type=int, default=100_000)
+    parser.add_argument("--codes", type=int, default=1_000_000)
+    parser.add_argument("--work", type=Path, default=Path("shortlist-work"))
+    parser.add_argument("--faiss", action="store_true", help="The same codes in FAISS's inverted file.")
+    args = parser.parse_args()
+    texts = [captions[0] for captions in Annotations.read(args.annotations).captions[:100]]
+    folder = args.work / f"recombined-{args.views}.index"
+    with Engine.open(args.index, create=False) as engine:
+        queries = engine.encoder.encode_texts(texts)
+        if not folder.exists():
+            make_index(engine, folder, args.views)
+        catalog = Catalog(folder)
+        reader = Reader(folder, engine.settings, catalog)
+        searcher = Searcher(reader, catalog, engine.encoder.pool_weights, engine.encoder.device)
+    print(f"{len(reader):,} views, {len(queries)} captions, warm, without the text encoder")
+    for shortlist in (1000, "auto"):
+        print(
+            f"  query, shortlist {shortlist}: {milliseconds(lambda q, s=shortlist: searcher.search(q, 10, s), queries)}"
+        )
+    shares = []
+    for query in queries:
+        searcher.search(query, 10)
+        shares += searcher.reranked
+    print(f"  auto ranks {statistics.median(shares):,.0f} views, median")
+    shortlist = searcher._shortlist
+    print(f"  prefilter, 1,000 views: {milliseconds(lambda q: shortlist.search(q.vector, 1000), queries)}")
+    files = [folder / "fitted/codes", *(folder / "prefilter").glob("*")]
+    print("  bytes a view:", {str(f.relative_to(folder)): round(f.stat().st_size / len(reader)) for f in files})
+
+    fitted = Fitted(folder, reader.dim)
+    fit = fitted.fit()
+    assert fit is not None
+    real = fitted.rows(fit, reader.generation)["codes"]
+    rng, width = np.random.default_rng(2), len(fit.steps)
+    rows = np.zeros((args.codes, CODES_AT + width + 4), np.int8)
+    codes = rows[:, CODES_AT : CODES_AT + width]
+    for start in range(0, args.codes, 50_000):
+        first, second, third = (real[rng.integers(len(real), size=50_000)].astype(np.int16) for _ in range(3))
+        codes[start : start + 50_000] = (first + (second - third) // 3).clip(-127, 127)[: args.codes - start]
+    near = CodeScan(np.arange(args.codes), heads_of(codes), np.arange(args.codes), rows, CODES_AT)
+    features = [fit.features(query.vector) for query in queries]
+    print(f"{args.codes:,} codes")
+    for count in (100, 1000, 10_000):
+        time_ = milliseconds(lambda q, n=count: near.search(fit.features(q.vector), n), queries)
+        print(f"  prefilter, {count:,} views: {time_}")
+    for count in (100, 1000):
+        print(f"  recall@{count:,} against all inner products: {recalls(near, codes, features[:40], count):.4f}")
+    if args.faiss:
+        compare_faiss(codes, features[:40])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Which photos a query is about: their folder, date, size and kind; and how people write dates and sizes.
+
+A date is what a clock on the wall shows, as cameras write it: no zone. As a number: `clock_seconds`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch.errors import UsageError
+
+_DATES = {
+    "%Y": timedelta(days=366),
+    "%Y-%m": timedelta(days=31),
+    "%Y-%m-%d": timedelta(days=1),
+    "%Y-%m-%dT%H:%M": timedelta(minutes=1),
+    "%Y-%m-%dT%H:%M:%S": timedelta(seconds=1),
+}
+_SIDES = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
+_BYTES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a photo must be to be looked at; what is None, or empty, keeps none out. False where all is."""
+
+    under: str | None = None  # folder, absolute
+    since: datetime | None = None  # the first moment, local time
+    before: datetime | None = None  # the first moment that is too late
+    larger_than: int | None = None  # bytes of the file: more than so many
+    sides: tuple[int, int] | None = None  # pixels: width and height, upright, of at least so many
+    extensions: tuple[str, ...] = ()  # lower case, without the dot
+
+    def __bool__(self) -> bool:
+        return self != Scope()
+
+    @staticmethod
+    def of(
+        under: str | os.PathLike[str] | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        larger_than: str | None = None,
+        ext: str | Iterable[str] = (),
+    ) -> Scope:
+        """A scope as people write it.
+
+        since, until: `2024`, `2024-05`, `2024-05-17`, `2024-05-17T14:00`; from the beginning of that year, month, day
+        or minute, and through its end. larger_than: `2MB` or `1920x1080`. ext: `jpg`, or several, `jpg,png`.
+        Raises UsageError that names what is accepted.
+        """
+        first = None if since is None else parse_date(since, "since")[0]
+        last = None if until is None else parse_date(until, "until")[1]
+        if first and last and first >= last:
+            raise UsageError(f"--since {since} is later than --until {until} - no photo is from between them")
+        size = None if larger_than is None else parse_size(larger_than)
+        return Scope(
+            None if under is None else _folder(os.fspath(under)),
+            first,
+            last,
+            size if isinstance(size, int) else None,
+            size if isinstance(size, tuple) else None,
+            parse_extensions([ext] if isinstance(ext, str) else ext),
+        )
+
+
+def places_in(ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
+    """ids i64[N], some i64[n], both ascending -> where in `ids` those are that it has, ascending."""
+    some = some[: int(np.searchsorted(some, ids[-1:], "right").sum())]  # the others are larger than all
+    places = np.searchsorted(ids, some).astype(np.int64)
+    there: NDArray[np.int64] = places[ids[places] == some]
+    return there
+
+
+def clock_seconds(moment: datetime) -> int:
+    """Seconds from 1970 to a moment without a zone, as if no clock ever was put forward or back."""
+    return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(seconds=1)
+
+
+def parse_date(text: str, option: str) -> tuple[datetime, datetime]:
+    """A year, month, day, minute or second -> its first moment, and the first one after it. Raises UsageError."""
+    for form, length in _DATES.items():
+        try:
+            first = datetime.strptime(text.strip().replace(" ", "T"), form)
+            after = first + length
+        except (ValueError, OverflowError):
+            continue
+        if form == "%Y":
+            after = after.replace(month=1, day=1)
+        elif form == "%Y-%m":
+            after = after.replace(day=1)
+        return first, after
+    raise UsageError(f"--{option} {text!r} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00")
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Bytes, or the two sides in pixels. Raises UsageError."""
+    plain = text.strip().lower()
+    if found := _SIDES.fullmatch(plain):
+        return int(found[1]), int(found[2])
+    if found := _BYTES.fullmatch(plain):
+        return int(Decimal(found[1]) * _UNITS[found[2]])
+    raise UsageError(f"--larger-than {text!r} is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080")
+
+
+def parse_extensions(several: Iterable[str]) -> tuple[str, ...]:
+    """Endings of names, separated by commas, with or without the dot. Raises UsageError."""
+    found = []
+    for text in several:
+        for part in text.split(","):
+            ending = part.strip().removeprefix(".").lower()
+            if not (ending.isascii() and ending.isalnum()):
+                raise UsageError(f"--ext {text!r} is no ending of a file's name - use jpg, or several: jpg,png")
+            found.append(ending)
+    return tuple(dict.fromkeys(found))
+
+
+def _folder(text: str) -> str:
+    """Absolute, as roots are kept: links stay as they are. Raises UsageError."""
+    folder = os.path.abspath(os.path.expanduser(text))
+    if not text or not _is_text(folder):
+        raise UsageError(f"--under {text!a} is no folder of photos - see flairsearch status for those indexed")
+    return folder
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,160 @@
+"""Dates, sizes and kinds as people write them."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flairsearch.errors import UsageError
+from flairsearch.scope import Scope, clock_seconds, parse_date, parse_extensions, parse_size, places_in
+
+DATES = {
+    "2024": ("2024-01-01", "2025-01-01"),
+    "2023": ("2023-01-01", "2024-01-01"),
+    "2024-02": ("2024-02-01", "2024-03-01"),
+    "2024-12": ("2024-12-01", "2025-01-01"),
+    "2024-5": ("2024-05-01", "2024-06-01"),
+    "2024-02-29": ("2024-02-29", "2024-03-01"),
+    "2024-12-31": ("2024-12-31", "2025-01-01"),
+    "2024-05-17T14:00": ("2024-05-17T14:00", "2024-05-17T14:01"),
+    "2024-05-17 23:59": ("2024-05-17T23:59", "2024-05-18"),
+    " 2024-05-17T14:00:09 ": ("2024-05-17T14:00:09", "2024-05-17T14:00:10"),
+    "0001": ("0001-01-01", "0002-01-01"),
+    "9998-12-31": ("9998-12-31", "9999-01-01"),
+}
+
+
+@pytest.mark.parametrize("text", DATES)
+def test_dates(text: str) -> None:
+    assert parse_date(text, "since") == tuple(map(datetime.fromisoformat, DATES[text]))
+
+
+BAD_DATES = (
+    "",
+    "24",
+    "2024-",
+    "2024-13",
+    "2024-02-30",
+    "2024-05-17T",
+    "2024-05-17T14",
+    "2024-05-17T25:00",
+    "17.5.2024",
+)
+BAD_DATES += (
+    "yesterday",
+    "0000",
+    "9999",
+    "9999-12-31",
+    "2024-05-17T14:00Z",
+    "2024/05/17",
+    "-2024",
+    "20240517",
+    "2024\0",
+)
+
+
+@pytest.mark.parametrize("text", BAD_DATES)
+@pytest.mark.parametrize("option", ["since", "until"])
+def test_what_is_no_date_is_one_line_that_says_what_is_one(text: str, option: str) -> None:
+    with pytest.raises(UsageError, match=f"--{option} .* is no date - use 2024, 2024-05, 2024-05-17 or") as error:
+        Scope.of(since=text) if option == "since" else Scope.of(until=text)
+    assert "\n" not in str(error.value)
+
+
+def test_until_is_inclusive_and_not_before_since() -> None:
+    assert Scope.of(since="2024-05", until="2024-05") == Scope(None, datetime(2024, 5, 1), datetime(2024, 6, 1))
+    assert Scope.of(since="2024-05-31T23:59", until="2024-05").before == datetime(2024, 6, 1)
+    with pytest.raises(UsageError, match="--since 2024-06 is later than --until 2024-05"):
+        Scope.of(since="2024-06", until="2024-05")
+
+
+SIZES = {
+    "2MB": 2_000_000,
+    "2 mb": 2_000_000,
+    "2M": 2_000_000,
+    "500k": 500_000,
+    "500kB": 500_000,
+    "1.5GB": 1_500_000_000,
+    "1g": 10**9,
+    "0.1MB": 100_000,
+    "17": 17,
+    "17b": 17,
+    "0": 0,
+    "1920x1080": (1920, 1080),
+    "1920X1080": (1920, 1080),
+    "1×0": (1, 0),
+}
+
+
+@pytest.mark.parametrize("text", SIZES)
+def test_sizes(text: str) -> None:
+    assert parse_size(text) == SIZES[text]
+    scope = Scope.of(larger_than=text)
+    assert (scope.larger_than if scope.sides is None else scope.sides) == SIZES[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "MB", "-2MB", "2TB", "2MiB", "big", "1920x", "x1080", "1x2x3", "1,5MB", "9" * 10, "1e6"]
+)
+def test_what_is_no_size_is_one_line_that_says_what_is_one(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080") as error:
+        Scope.of(larger_than=text)
+    assert "\n" not in str(error.value)
+
+
+def test_kinds() -> None:
+    assert parse_extensions(["jpg,PNG", ".jpeg", " .TIF , jpg"]) == ("jpg", "png", "jpeg", "tif")
+    assert Scope.of(ext="jpg,png") == Scope.of(ext=["jpg", "png"]) == Scope(extensions=("jpg", "png"))
+    assert parse_extensions([]) == ()
+    for bad in ("", ",", "jpg,", "j%g", "j_g", "*.jpg", "..jpg", "jp g", "jpé"):
+        with pytest.raises(UsageError, match="is no ending of a file's name - use jpg"):
+            Scope.of(ext=[bad])
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Scope.of(under="a/../b/").under == str(tmp_path / "b")  # need not be there
+    assert Scope.of(under=".").under == str(tmp_path)
+    assert Scope.of(under=Path("~/x")).under == str(tmp_path / "home" / "x")
+    assert Scope.of(under="link").under == str(tmp_path / "link")
+    for bad in ("", os.fsdecode(b"caf\xe9")):
+        with pytest.raises(UsageError, match="is no folder of photos") as error:
+            Scope.of(under=bad)
+        str(error.value).encode()
+
+
+def test_what_keeps_nothing_out_is_false() -> None:
+    assert not Scope.of()
+    assert not Scope()
+    for scope in (
+        Scope.of(under="/"),
+        Scope.of(since="1" * 4),
+        Scope.of(until="2024"),
+        Scope.of(larger_than="0"),
+        Scope.of(ext="a"),
+    ):
+        assert scope
+
+
+def test_clocks_count_seconds_and_know_no_summer() -> None:
+    assert clock_seconds(datetime(1970, 1, 1)) == 0
+    assert clock_seconds(datetime(1969, 12, 31, 23, 59, 59)) == -1
+    moments = [datetime(1826, 1, 1) + timedelta(hours=n) for n in range(0, 24 * 365 * 300, 9999)]
+    assert np.ptp(np.diff([clock_seconds(moment) for moment in moments])) == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_places(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids, some = (np.flatnonzero(rng.random(40) < share) for share in rng.random(2))
+    if seed < 4:
+        ids, some = ids[: len(ids) * (seed % 2)], some[: len(some) * (seed // 2)]
+    assert places_in(ids, some).tolist() == [place for place, view in enumerate(ids) if view in some]
+    assert places_in(ids, some).dtype == np.int64
