@@ -52,7 +52,8 @@ def _dated(since: datetime | None, before: datetime | None) -> Condition:
     One look at each image's content, by its key. An index of dates would be slower for all but the shortest times:
     "since 2016" is most of the photos, and each of them a jump.
     """
-    taken, saved = [contents.c.taken.is_not(None)], [contents.c.taken.is_(None)]
+    taken: list[Condition] = [contents.c.taken.is_not(None)]
+    saved: list[Condition] = [contents.c.taken.is_(None)]
     if since is not None:
         taken.append(contents.c.taken >= clock_seconds(since))
         saved.append(images.c.mtime_ns >= _nanoseconds(since))

@@ -98,6 +98,17 @@ def paint_red(path, patches, mark=0):
     return paint(path, [(c, b) for c, b in squares if b[2] > b[0] and b[3] > b[1]], dpi=(72 + mark, 72))
 
 
+def exif_of(more=(), **first):
+    """EXIF of tags -> values: those of its part for cameras, and named ones of its first part (tag_0x0132=...)."""
+    exif = Image.Exif()
+    for name, value in first.items():
+        exif[int(name.removeprefix("tag_"), 16)] = value
+    if more:
+        exif.get_ifd(0x8769).update(more)
+        exif[0x8769] = 0  # Pillow asks whether it is there, and finds the place itself
+    return exif
+
+
 def fake_settings(views="squash", codec="fp16"):
     return IndexSettings("fake", FakeEncoder.weights_hash, SIZE, PATCHES, DIM, views, codec)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import Run, settle
-from fake import paint, paint_red
+from fake import exif_of, paint, paint_red
 from PIL import Image
 from random_flair import random_flair, save_flair
 
@@ -23,7 +23,8 @@ def make_home(folder: Path) -> Path:
     work = folder / "work"
     for area in (3, 30, 64):
         paint_red(work / "photos" / f"{area}.png", area)
-    paint(work / "photos" / "a[red] b.png", [("blue", (0, 0, 20, 20))], size=(90, 60))
+    dated = exif_of({0x9003: "2001:05:17 14:00:00"})
+    paint(work / "photos" / "a[red] b.png", [("blue", (0, 0, 20, 20))], size=(90, 60), exif=dated)
     (work / "photos" / "broken.jpg").write_bytes(b"no picture")
     save_flair(random_flair(), work / "small.safetensors")
     return work
@@ -99,6 +100,43 @@ def test_json_lines(indexed: Run) -> None:
     model = random_flair().towers
     shown = float(logit.splitlines()[1].split()[1])
     assert shown == pytest.approx(float(model.logit_scale.exp() * lines[0]["score"] + model.logit_bias), abs=2e-3)
+
+
+SCOPES = {  # the options, and how many of four photos they leave
+    "all": ((), 4),
+    "folder": (("--under", "photos"), 4),
+    "folder above": (("--under", "."), 4),
+    "home": (("--under", "~/photos/"), 4),
+    "camera's date": (("--until", "2001"), 1),
+    "minute": (("--since", "2001-05-17T14:00", "--until", "2001-05-17T14:00"), 1),
+    "file's date": (("--since", "2002"), 3),
+    "pixels": (("--larger-than", "90x60"), 1),
+    "bytes": (("--larger-than", "10"), 4),
+    "kind": (("--ext", ".PNG"), 4),
+    "kinds": (("--ext", "gif,png", "--ext", "jpg"), 4),
+    "several": (("--under", "photos", "--since", "2002", "--ext", "png", "--larger-than", "64x64"), 3),
+}
+
+
+@pytest.mark.parametrize("name", SCOPES)
+def test_scopes(indexed: Run, made_home: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(made_home))
+    options, count = SCOPES[name]
+    done = indexed("query", "a red ball", "--paths", "-v", *options)
+    assert (done.code, len(done.out.splitlines())) == (0, count)
+    what = f"{count} of {count} views{' in scope (of 4)' if options else ''} ranked exactly (100.0%)"
+    assert done.err.splitlines() == [what]
+    assert "a[red] b.png" in done.out or name in ("file's date", "several")
+
+
+def test_nothing_in_scope(indexed: Run) -> None:
+    done = indexed("query", "a red ball", "--since", "2999-05", "--ext", "png", "--ext", ".jpg", "--under", "photos")
+    assert (done.code, done.out) == (0, "")
+    words = "--under photos --since 2999-05 --ext png,.jpg"
+    assert done.err == f"no photo to show: no indexed photo is in scope: {words}\n"
+    done = indexed("query", "a red ball", "--until", "2001", "--min-score", "2")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "no photo to show: --min-score hides all in scope: --until 2001\n"
 
 
 def test_overlays(indexed: Run, made_home: Path) -> None:
@@ -243,6 +281,16 @@ def test_a_moved_folder_on_the_command_line(home: Path, run: Run) -> None:
 
 USAGE = {
     "several texts": ("query", "a", "red", "ball"),
+    "since when": ("query", "a", "--since", "May"),
+    "until when": ("query", "a", "--until", "2024-02-30"),
+    "until before since": ("query", "a", "--since", "2024", "--until", "2023"),
+    "no size": ("query", "a", "--larger-than", "2TB"),
+    "no kind": ("query", "a", "--ext", "*"),
+    "no folder": ("query", "a", "--under", ""),
+    "folder of nobody": ("query", "a", "--under", "nowhere"),
+    "folder beside": ("query", "a", "--under", "photo"),
+    "folder that is a photo": ("query", "a", "--under", "photos/3.png"),
+    "folder not UTF-8": ("query", "a", "--under", "caf\udce9"),
     "empty text": ("query", " "),
     "bad shortlist": ("query", "a", "--shortlist", "some"),
     "shortlist 0": ("query", "a", "--shortlist", "0"),

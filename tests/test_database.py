@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake import DIM, PATCHES, FakeEncoder, expected_score, fake_engine, fake_settings, paint_red
+from fake import DIM, PATCHES, FakeEncoder, exif_of, expected_score, fake_engine, fake_settings, paint_red
+from PIL import Image
 
 from flairsearch import engine as engine_module
 from flairsearch.catalog import Catalog
 from flairsearch.engine import Engine
 from flairsearch.errors import StoreError
+from flairsearch.scope import Scope
 from flairsearch.settings import FORMAT_VERSION, IndexSettings
 from flairsearch.store import create_index, open_settings
 
@@ -51,6 +53,14 @@ def write_format_1(folder):
     values = {"model": "fake", "weights_hash": "fake-weights", "image_size": 64, "patches": 64, "dim": 4}
     values |= {"views": "squash", "codec": "fp16", "format": 1}
     (folder / "index.json").write_text(json.dumps(values, indent=2) + "\n")
+    return folder
+
+
+def write_format_2(folder):
+    """The same tables; the catalogue has its number."""
+    write_format_1(folder)
+    set_user_version(folder, 2)
+    (folder / "index.json").write_text((folder / "index.json").read_text().replace('"format": 1', '"format": 2'))
     return folder
 
 
@@ -116,8 +126,26 @@ def test_format_1_is_brought_up_to_date_and_has_lost_nothing(old, tmp_path):
         assert [found for _, _, some in engine.verify() for found in some] == []
 
 
-def test_it_has_the_tables_of_today(old, tmp_path):
+def test_format_2_is_brought_up_to_date_and_dates_are_those_of_the_files(tmp_path):
+    """What was indexed before has no date of its own; what is indexed from here on has."""
+    old = write_format_2(tmp_path / "index")
+    assert formats(old) == (2, 2)
+    with opened(old) as engine:
+        check_all_there(engine)
+        november = Scope.of(since="2023-11-13", until="2023-11-16")  # 1.7e9 seconds, in any zone
+        assert [hit.path for hit in engine.search("red", scope=november)] == [path for path, _ in HITS]
+        assert engine.search("red", scope=Scope.of(since="2023-11-17")) == []
+        file = paint_red(tmp_path / "photos" / "60.png", 60)
+        Image.open(file).save(file, exif=exif_of({0x9003: "2001:02:03 04:05:06"}))
+        engine.add(file.parent)
+        assert [hit.path for hit in engine.search("red", scope=Scope.of(until="2022"))] == [str(file)]
+    assert formats(old) == (FORMAT_VERSION, FORMAT_VERSION)
+
+
+@pytest.mark.parametrize("write", [write_format_1, write_format_2])
+def test_it_has_the_tables_of_today(write, tmp_path):
     """By their columns, indexes and keys, as SQLite has them."""
+    old = write(tmp_path / "index")
     Catalog(old).close()
     create_index(tmp_path / "new", fake_settings())
     shapes = []

@@ -2,17 +2,19 @@ import os
 import struct
 import threading
 import zlib
+from datetime import datetime
 from io import BytesIO
 
 import numpy as np
 import pytest
-from fake import COLOURS, SIZE, paint
+from fake import COLOURS, SIZE, exif_of, paint
 from PIL import Image
 
 from flairsearch import decode as decoding
 from flairsearch.decode import Failed, Loaded, content_hash, decode, load_all, open_upright, read_bytes
 from flairsearch.errors import PictureError
 from flairsearch.records import ImageFile
+from flairsearch.scope import clock_seconds
 
 ORIENTATION = 0x0112
 TURNED = {  # what a camera does to an upright picture before it writes that orientation
@@ -313,6 +315,125 @@ def test_files_that_cannot_be_read(open_folder, as_user, monkeypatch):
         stream.truncate(2_000_000)
     with pytest.raises(PictureError, match=r"^2 MB is more than the 0 MB a photo may have$"):
         read_bytes(str(huge))
+
+
+# -- dates
+
+ORIGINAL, DIGITIZED, CHANGED = 0x9003, 0x9004, "tag_0x0132"
+MAY = datetime(2024, 5, 17, 14, 0, 9)
+KINDS = ("JPEG", "PNG", "WEBP", "TIFF")
+
+
+def date(exif, kind="JPEG"):
+    """Of a photo with that EXIF; the photo itself must be whole."""
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+    picture = one(save(Image.new("RGB", (40, 20), COLOURS["red"]), kind, exif=exif, **options))
+    np.testing.assert_allclose(centre(picture), COLOURS["red"], atol=3)
+    assert sorted((picture.frame.width, picture.frame.height)) == [20, 40]
+    return picture.taken
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_date_of_a_photo_is_when_it_was_taken_else_scanned_else_changed(kind):
+    original, digitized, changed = "2024:05:17 14:00:09", "2020:02:29 00:00:00", "2021:12:31 23:59:59"
+    assert date(exif_of({ORIGINAL: original, DIGITIZED: digitized}, **{CHANGED: changed}), kind) == clock_seconds(MAY)
+    found = date(exif_of({DIGITIZED: digitized}, **{CHANGED: changed}), kind)
+    assert found == clock_seconds(datetime(2020, 2, 29))
+    assert date(exif_of(**{CHANGED: changed}), kind) == clock_seconds(datetime(2021, 12, 31, 23, 59, 59))
+    nothing = date(exif_of({ORIGINAL: "0000:00:00 00:00:00"}, **{CHANGED: changed}), kind)
+    assert nothing == clock_seconds(datetime(2021, 12, 31, 23, 59, 59))
+    assert date(exif_of(), kind) is None
+
+
+def test_a_photo_without_exif_has_no_date():
+    for kind in (*KINDS, "GIF", "BMP", "PPM"):
+        assert one(save(noise(40, 20), kind)).taken is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photo_has_its_date_too(orientation):
+    exif = exif_of({ORIGINAL: "2024:05:17 14:00:09"}, tag_0x0112=orientation)
+    picture = one(save(Image.new("RGB", (40, 20)), "JPEG", exif=exif), draft=True)
+    assert picture.taken == clock_seconds(MAY)
+    assert (picture.frame.width, picture.frame.height) == ((20, 40) if orientation > 4 else (40, 20))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024:05:17 14:00:09", MAY),
+        (b"2024:05:17 14:00:09", MAY),
+        ("2024:05:17 14:00:09\0", MAY),
+        ("2024:05:17 14:00:09.25+02:00", MAY),
+        ("2024-05-17T14:00:09Z", MAY),
+        (" 2024/05/17 14:00:09", MAY),
+        ("2024:05:17 14:00", datetime(2024, 5, 17, 14)),
+        ("2024:05:17", datetime(2024, 5, 17)),
+        ("2024:05:17   :  :  ", datetime(2024, 5, 17)),
+        ("1880:01:01 00:00:00", datetime(1880, 1, 1)),
+    ],
+)
+def test_how_cameras_write_dates(text, moment):
+    assert date(exif_of({ORIGINAL: text})) == clock_seconds(moment)
+
+
+NO_DATES = {
+    "zeros": "0000:00:00 00:00:00",
+    "blank": "    :  :     :  :  ",
+    "empty": "",
+    "nines": "9999:99:99 99:99:99",
+    "month 13": "2024:13:01 00:00:00",
+    "30 February": "2024:02:30 00:00:00",
+    "hour 25": "2024:05:17 25:00:00",
+    "year 1": "0001:01:01 00:00:00",
+    "year 9999": "9999:12:31 23:59:59",
+    "words": "last summer",
+    "other digits": "\u0662\u0660\u0662\u0664:05:17 14:00:09",
+    "bytes": b"\xff\xfe\x00" * 7,
+    "long": "2" * 60_000,
+    "a number": 20240517,
+    "numbers": (2024, 5, 17),
+    "a share": 2024.5,
+}
+
+
+@pytest.mark.parametrize("name", NO_DATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_date_of_no_sense_is_none(name, kind):
+    assert date(exif_of({ORIGINAL: NO_DATES[name]}), kind) is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_broken_exif_never_fails_a_photo(kind):
+    """Cut anywhere, bytes changed, or none of it EXIF: the photo is whole, perhaps turned, perhaps without a date."""
+    exif = exif_of(
+        {ORIGINAL: "2024:05:17 14:00:09", 0x927C: b"maker" * 9}, tag_0x0112=6, **{CHANGED: "2021:12:31 00:00:00"}
+    )
+    whole, rng, dates = exif.tobytes(), np.random.default_rng(2), set()
+    broken = [whole[:cut] for cut in range(7, len(whole), 5)]
+    broken += [
+        b"Exif\0\0",
+        b"Exif\0\0no exif at all",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*" + b"\xff" * 900,
+    ]
+    for _ in range(400):
+        data = bytearray(whole)
+        for place in rng.integers(6, len(data), rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        broken.append(bytes(data))
+    for data in broken:
+        dates.add(date(data, kind))
+    assert clock_seconds(MAY) in dates
+    assert None in dates
+
+
+def test_damaged_pictures_are_not_taken_for_damaged_exif():
+    """A PNG is read to its end to find its EXIF."""
+    data = save(noise(80, 60), exif=exif_of({ORIGINAL: "2024:05:17 14:00:09"}))
+    with pytest.raises(PictureError, match=r"damaged .*truncated"):
+        decode(data[: len(data) // 2], "squash", SIZE)
 
 
 # -- many at once

@@ -175,6 +175,17 @@ def test_what_is_done_is_not_done_again(index: Path) -> None:
     assert bank.views == 53
 
 
+def test_who_has_it_open_is_told(index: Path) -> None:
+    """By a new generation, where there is anything new."""
+    filled(index, range(30))
+    before = generation(index)
+    fit_all(index)
+    after = generation(index)
+    assert after > before
+    fit_all(index)
+    assert generation(index) == after
+
+
 def test_an_index_that_shrinks_keeps_what_it_has(index: Path) -> None:
     filled(index, range(20))
     fit_all(index)

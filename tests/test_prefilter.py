@@ -49,6 +49,23 @@ def test_equals_brute_force(count: int, opened: Opened) -> None:
         assert np.abs(found.scores - cosine[order]).max() <= 1e-5
 
 
+@pytest.mark.parametrize("count", [1, 7, 100, 900])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_only_views_asked_for(share: float, count: int, opened: Opened) -> None:
+    """With ties among them and with others; some that are asked for are not there."""
+    rng = np.random.default_rng(2)
+    vectors, ids = np.tile(unit(250, 24), (2, 1)), np.sort(rng.permutation(10_000)[:500]).astype(np.int64)
+    prefilter = opened(Prefilter.build(ids, 24, [vectors]), ids)
+    among = np.union1d(ids[rng.random(500) < share], [10_001, 10_002])
+    here = np.flatnonzero(np.isin(ids, among))
+    for text in rng.standard_normal((5, 24)).astype(np.float32):
+        cosine = np.round(vectors[here].astype(np.float64) @ text / np.linalg.norm(text), 6)
+        order = np.lexsort((ids[here], -cosine))[:count]
+        found = prefilter.search(text, count, among)
+        assert found.views.tolist() == ids[here][order].tolist()
+        assert np.allclose(found.scores, cosine[order], atol=1e-5)
+
+
 @pytest.mark.parametrize(("count", "dim"), [(0, 8), (1, 1), (500, 24), (300, 256)])
 def test_the_file_is_what_faiss_writes(count: int, dim: int, tmp_path: Path) -> None:
     """Byte by byte, though the vectors never were in memory."""

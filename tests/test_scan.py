@@ -59,6 +59,30 @@ def test_of_many_only_the_likely_are_looked_at_whole(count: int, monkeypatch: py
     assert np.mean(held) > 0.97
 
 
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("at_least", [400, 16384])
+def test_only_views_asked_for(share: float, at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few: whole codes of all of them; many: heads of these, and of no others. Some are not there."""
+    monkeypatch.setattr(scan, "_AT_LEAST", at_least)
+    rng = np.random.default_rng(4)
+    codes, ids = falling(5000, 200), np.arange(3, 15003, 3)
+    near, held = opened(codes, ids), []
+    among = np.union1d(ids[rng.random(5000) < share], [4, 5, 10**6])
+    here = np.flatnonzero(np.isin(ids, among))
+    for features in rng.normal(size=(10, 200)).astype(np.float32):
+        exact = (codes[here].astype(np.float32) * features).astype(np.float64).sum(1)
+        for count in (1, 20, 6000):
+            found = near.search(features, count, among)
+            assert len(found.views) == len(set(found.views.tolist())) == min(count, len(here))
+            assert set(found.views.tolist()) <= set(ids[here].tolist())
+            best = ids[here][np.argsort(-exact, kind="stable")[:count]]
+            np.testing.assert_allclose(
+                found.scores, exact[np.searchsorted(ids[here], found.views)], rtol=1e-5, atol=0.05
+            )
+            held.append(np.isin(best, found.views).mean() if len(best) else 1)
+    assert np.mean(held) > (0.97 if at_least == 400 else 0.999)
+
+
 def test_neighbours_that_are_alike_do_not_starve_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every view that the sample sees is far better than all others."""
     monkeypatch.setattr(scan, "_AT_LEAST", 300)

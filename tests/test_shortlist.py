@@ -161,6 +161,27 @@ def test_views_without_codes_come_first(index: Path, covered: int) -> None:
     assert files(index) == ["views"]  # what will not stay so is not kept
 
 
+@pytest.mark.parametrize("covered", [0, 1, 30, N])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+def test_only_views_asked_for(index: Path, covered: int, share: float) -> None:
+    """Half of the list for those without codes that are asked for; it is full as long as there are enough."""
+    filled(index, range(N))
+    rng = np.random.default_rng(covered)
+    known = np.sort(rng.permutation(N)[:covered] + 1)
+    put(index, known, random_codes()[known - 1])
+    among = np.flatnonzero(rng.random(N) < share) + 1
+    with_codes, rest = np.intersect1d(known, among), np.setdiff1d(among, known)
+    with reading(index) as reader:
+        near = Shortlist(reader)
+        for text in TEXTS:
+            for count in (1, 2, 9, N):
+                answer = near.search(text, count, among).views.tolist()
+                first = min(max(count // 2, count - len(with_codes)), len(rest)) if covered else min(count, len(rest))
+                assert answer[:first] == (by_global(rest, text, first) if first else [])
+                expected = by_codes(with_codes, random_codes()[with_codes - 1], text, min(count, len(among)) - first)
+                assert answer[first:] == expected
+
+
 def test_codes_of_views_that_are_gone(full: Path) -> None:
     remove(full, [1, 7, 60])
     views = np.setdiff1d(np.arange(1, N + 1), [1, 7, 60])

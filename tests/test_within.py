@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake import FakeEncoder, expected_score, fake_engine, paint_red
+from fake import FakeEncoder, exif_of, expected_score, fake_engine, paint_red
 from PIL import Image
 from test_fitting import BankEncoder
 
@@ -176,12 +176,8 @@ def save(path: Path, area: int, taken: datetime | None, saved: datetime, mark: i
     picture.load()
     if path.suffix != ".png":
         path.with_suffix(".png").unlink()
-    exif = Image.Exif()
-    exif[0x010E] = "x" * size
-    if taken:
-        exif.get_ifd(0x8769)[0x9003] = taken.strftime("%Y:%m:%d %H:%M:%S")
-    options = {"lossless": True} if path.suffix == ".webp" else {}
-    picture.save(path, exif=exif, dpi=(72 + mark, 72), **options)
+    exif = exif_of({0x9003: taken.strftime("%Y:%m:%d %H:%M:%S")} if taken else {}, tag_0x010E="x" * size)
+    picture.save(path, exif=exif, dpi=(72 + mark, 72), lossless=True)
     os.utime(path, (saved.timestamp(), saved.timestamp()))
 
 
@@ -218,12 +214,14 @@ def make_album(folder: Path, encoder: FakeEncoder) -> Album:
     engine = fake_engine(folder / "index", encoder=encoder)
     engine.add(roots)
     photos = []
-    for root, number in engine._catalog.roots().items():
+    for folder_of, number in engine._catalog.roots().items():
         for relative, known in engine._catalog.known(number).items():
-            path = f"{root}/{relative}"
-            status, taken = os.stat(path), dates[path]
+            name = f"{folder_of}/{relative}"
+            status, taken = os.stat(name), dates[name]
             seconds = None if taken is None else clock_seconds(taken)
-            photos.append(Photo(known.image, 0, root, relative, status.st_size, seconds, status.st_mtime_ns, (64, 64)))
+            photos.append(
+                Photo(known.image, 0, folder_of, relative, status.st_size, seconds, status.st_mtime_ns, (64, 64))
+            )
     assert len(photos) == len(areas)
     return Album(engine, photos, areas)
 
@@ -242,7 +240,8 @@ def test_random_scopes_in_searches(tmp_path: Path, fitted: bool, monkeypatch: py
         for name, value in (("EXHAUSTIVE_VIEWS", 10), ("SAMPLE_VIEWS", 40)):
             monkeypatch.setattr(fitting, name, value)
     album, rng = make_album(tmp_path, BankEncoder() if fitted else FakeEncoder()), random.Random(8)
-    monkeypatch.setattr(query, "EXHAUSTIVE_VIEWS", 5)  # so that `auto` predicts
+    monkeypatch.setattr(query, "EXHAUSTIVE_VIEWS", 20)
+    monkeypatch.setattr(query, "MOST", 5)
     full = narrow = 0
     with album.engine as engine:
         assert engine._searcher()._shortlist.predicts == fitted
@@ -263,6 +262,11 @@ def test_random_scopes_in_searches(tmp_path: Path, fitted: bool, monkeypatch: py
                 assert {hit.path for hit in some} <= set(expected)
                 if engine.in_scope <= 10:
                     assert [hit.path for hit in some] == expected[:10]
+            first = [hit.path for hit in engine.search("red", 1, scope=scope)]  # by `auto`
+            if engine.in_scope <= 20:  # few enough: all of them
+                assert (first, engine.reranked) == (expected[:1], [engine.in_scope])
+            else:
+                assert engine.reranked[0] <= 5 + 0.02 * engine.in_scope
             full += len(expected) >= 10
             narrow += 0 < engine.in_scope <= 10
             together = engine.search_many(["red", "blue", "red"], 5, "all", scope=scope)
