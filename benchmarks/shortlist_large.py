@@ -69,10 +69,6 @@ def make_index(engine: Engine, folder: Path, views: int) -> None:
     for _ in writer.compact():
         pass
     print(f"{views:,} views stored in {time.perf_counter() - began:.0f} s", flush=True)
-    began = time.perf_counter()
-    for _ in fit_views(writer.reader(), engine._make_bank):
-        pass
-    print(f"fitted vectors of them in {time.perf_counter() - began:.0f} s", flush=True)
     writer.close()
 
 
@@ -138,6 +134,10 @@ def main() -> None:
         if not folder.exists():
             make_index(engine, folder, args.views)
         catalog = Catalog(folder)
+        began = time.perf_counter()
+        done = list(fit_views(Reader(folder, engine.settings, catalog), engine._make_bank))  # or what is left of it
+        if done:
+            print(f"fitted vectors of {done[-1] - done[0]:,} views in {time.perf_counter() - began:.0f} s", flush=True)
         reader = Reader(folder, engine.settings, catalog)
         searcher = Searcher(reader, catalog, engine.encoder.pool_weights, engine.encoder.device)
     print(f"{len(reader):,} views, {len(queries)} captions, warm, without the text encoder")

@@ -14,12 +14,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch import vectors
 from flairsearch.compiled import compiled, share_out
 from flairsearch.records import Candidates
 from flairsearch.scope import places_in
 
 HEAD = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
 _AT_LEAST, _TIMES = 16384, 4  # so many views, or so many times those asked for, are looked at whole
+_AHEAD = 8  # rows that memory is asked for ahead
 _PIECE = 32768  # views that a thread takes at a time
 _SAMPLED = 16384  # scores, for a bound that lets enough through
 
@@ -118,9 +120,15 @@ def _multiply(heads: NDArray[np.int8], query: F32, scores: F32, first: int, last
 def _multiply_rows(
     rows: NDArray[np.int8], places: NDArray[np.int64], start: int, features: F32, scores: F32, first: int, last: int
 ) -> None:
-    """scores[i] = rows[places[i], start : start + W] . features."""
+    """scores[i] = rows[places[i], start : start + W] . features; rows are asked for before their turn comes."""
+    stride = rows.shape[1]
+    flat = rows.reshape(-1)
     for i in range(first, last):
-        total, row = np.float32(0), places[i]
+        here = places[i] * stride + start
+        total, codes = np.float32(0), flat[here : here + len(features)]
+        ahead = places[min(i + _AHEAD, last - 1)] * stride + start
+        for line in range(0, len(features), 64):
+            vectors.fetch(flat, flat, flat, (ahead + line,))
         for j in range(len(features)):
-            total += np.float32(rows[row, start + j]) * features[j]
+            total += np.float32(codes[j]) * features[j]
         scores[i] = total

@@ -68,7 +68,7 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "views": {"cache"},
     "rerank": {"codec", "rerank_cpu", "rerank_triton"},
     "rerank_cpu": {"codec", "compiled", "vectors"},
-    "scan": {"compiled"},
+    "scan": {"compiled", "vectors"},
     "rerank_triton": {"codec"},
     "residence": {"rerank_triton"},
 }
