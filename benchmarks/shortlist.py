@@ -1,6 +1,6 @@
 """What the shortlist loses of the exhaustive top 10, and how far `auto` goes: photos and 2x2 mosaics, through an index.
 
-    python -m benchmarks.shortlist DATA [--work FOLDER] [--mosaics 4000] [--variants]
+    python -m benchmarks.shortlist DATA [--work FOLDER] [--mosaics 4000] [--variants | --cost]
 
 DATA holds images.tar, train.json and val.json (training/data.py). The queries: all captions of val.json, and the single
 words and short phrases below, which are nobody's captions. Truth is the exact score of every stored view. Both indexes
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flairsearch import Engine, bank
-from flairsearch.fit import fit
+from flairsearch.fit import ASKED, fit
 from flairsearch.gallery import make_mosaics, shuffle
 from flairsearch.reader import Reader
-from flairsearch.records import Frame, Picture, Query
+from flairsearch.records import Frame, Picture, PoolWeights, Query
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.shortlist import Shortlist
 from training.data import Annotations
@@ -210,13 +210,39 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         yield (what, *both(lambda i, codes=codes, feats=feats: codes @ feats[i]))
 
 
+def cost(dim: int, heads: int) -> str:
+    """Milliseconds a view to ask it the texts of a fit; random numbers, which take as long as any."""
+    rng, width = np.random.default_rng(0), dim // heads
+
+    def draw(*shape: int) -> Scores:
+        return (rng.normal(size=shape) / dim**0.5).astype(np.float32)
+
+    keys = draw(heads, width, dim)
+    queries = [
+        Query("", draw(dim), np.einsum("hde,hd->he", keys, draw(heads, width)), draw(heads)) for _ in range(ASKED)
+    ]
+    weights = PoolWeights(draw(heads, width, dim), draw(heads, width), draw(dim, dim), draw(dim), 1.0, 0.0)
+    many, tokens = ManyTexts(queries, weights), draw(64, 196, dim).astype(np.float16)
+    many.score(tokens)
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        many.score(tokens)
+        times.append((time.perf_counter() - began) / len(tokens))
+    return f"{ASKED} texts, {dim} dimensions, {heads} heads: {statistics.median(times) * 1e3:.1f} ms a view"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the shortlist loses, and how far auto goes.")
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("shortlist-work"))
     parser.add_argument("--mosaics", type=int, default=4000)
+    parser.add_argument("--cost", action="store_true", help="Only the time to ask a view the texts of a fit.")
     parser.add_argument("--variants", action="store_true", help="What else was tried, on the mosaics.")
     args = parser.parse_args()
+    if args.cost:
+        print(cost(256, 4), cost(512, 8), sep="\n")
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     photos, mosaics = make_photos(args.data, args.work, args.mosaics)
     captions = [caption for several in Annotations.read(args.data / "val.json").captions for caption in several]
