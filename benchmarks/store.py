@@ -216,13 +216,13 @@ def opened(work: Path) -> dict[str, float]:
     """Open as every process after that; then search."""
     with Peak() as peak:
         opening, searcher = _open(work / "index")
-        before, dim = peak.mib, searcher.reader._dim
+        before, dim = peak.mib, searcher.reader.dim
         rng, seconds = np.random.default_rng(1), []
         for i in range(10):
             vector, u = rng.standard_normal(dim, np.float32), rng.standard_normal((HEADS, dim), np.float32) / dim
             query = Query(str(i), vector, u, np.zeros(HEADS, np.float32))
             began = time.perf_counter()
-            searcher.search(query, 10)
+            searcher.search(query, 10, 2000)
             seconds.append(time.perf_counter() - began)
     return {
         "open: s": opening,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,9 @@ def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
 
 
 def test_fitted_scores_are_near_the_exact_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitted to the first views; the texts asked are in the bank."""
+    """Fitted to the first views, which are asked the whole bank; the others ten of its twelve texts."""
     monkeypatch.setattr(evaluate, "FITTED_VIEWS", 50)
+    monkeypatch.setattr(evaluate, "fit", partial(evaluate.fit, asked=10))
     encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
     texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dog", "car", "hat", "sky")]
     queries = encoder.encode_texts(texts)
@@ -84,7 +86,7 @@ def test_fitted_scores_are_near_the_exact_ones(tmp_path: Path, monkeypatch: pyte
         scores.add(piece)
     fitted = scores.prefilters[evaluate.FITTED]
     assert fitted.shape == (80, 12)
-    assert np.abs(fitted - scores.exact).max() < 0.2 * scores.exact.std()
+    assert np.abs(fitted - scores.exact).max() < 0.4 * scores.exact.std()
 
 
 def test_scores_that_are_no_numbers() -> None:
