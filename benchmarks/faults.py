@@ -479,7 +479,8 @@ def left_over(index: Path) -> list[str]:
     expected = {"index.json", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "writer.lock"}
     expected |= {f"segments/{n:06d}.{kind}" for n in segments for kind in ("tokens", "pooled")}
     expected |= {f"codecs/{label.partition(':')[2]}.npz" for _, _, label in state.segments if ":" in label}
-    caches = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in ("faiss", "views")]
+    kinds = ("chance", "faiss", "views")
+    caches = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in kinds]
     expected |= {f"prefilter/{file.name}" for file in caches if file and is_whole(file)}
     found = {str(file.relative_to(index)) for file in index.rglob("*") if file.is_file()}
     return sorted(found - expected) + [f"segment {n} has no view" for n, count in rows.items() if not count]

@@ -1,61 +1,158 @@
-"""How well boxes fit: mean IoU with the cell a caption speaks of, in mosaics, by smoothing and threshold.
+"""How regions are made, chosen on training photos: which map, how smooth, how fine; given the right view.
 
-    python -m benchmarks.regions --archive images.tar --annotations train.json [--side 2] [--photos 400]
+    python -m benchmarks.regions PHOTOS ANNOTATIONS [--count 300] [--photos 1200]
 
-Choose on training photos. `whole` is the best a box that ignores the text can do.
+PHOTOS is the folder that the paths of ANNOTATIONS (Flickr30k-style) start from; the first --photos of them are used.
+Mean IoU of the box with the most heat with the cell or paste that a caption speaks of, and the pointing game. The
+figures to report, over a gallery and with controls: flairsearch eval ANNOTATIONS --photos PHOTOS --regions.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flairsearch import region
-from flairsearch.model import load_model
-from flairsearch.records import Frame
-from training.data import Annotations, read_photos
-from training.evaluate import mosaics, score_all
+from flairsearch import gallery, region
+from flairsearch.annotations import Annotations, read_annotations
+from flairsearch.collage import Mosaics
+from flairsearch.encode import Encoder
+from flairsearch.localization import best_iou, pointing
+from flairsearch.locate import Locator
+from flairsearch.records import Encoded, Query
 
-Box = tuple[float, float, float, float]
+Maps = NDArray[np.float32]  # [P]
+Threshold = Callable[[Maps], float | None]
 
 
-def iou(a: Box, b: Box) -> float:
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(wide, 0) * max(high, 0)
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+class Set:
+    """Right pairs of views and captions, with their maps and true boxes."""
+
+    def __init__(self, name: str, found: gallery.PlacedGallery, encoder: Encoder) -> None:
+        self.name, truth = name, found.truth
+        pieces = list(found.encoded)
+        size = pieces[0][1][0].width
+        encoded = gallery.join(piece for piece, _ in pieces)
+        texts = found.texts
+        queries = [query for i in range(0, len(texts), 256) for query in encoder.encode_texts(texts[i : i + 256])]
+        locator = Locator(encoder.pool_weights)
+        self.attention, self.similarity, self.patches, self.truth = [], [], [], []
+        for view, text in truth.given.tolist():
+            one = encoded.only(view)
+            self.attention.append(locator.attend(one, queries[text])[0])
+            self.similarity.append(locator.compare(one, queries[text])[0])
+            self.patches.append(pool_alone(locator, one, queries[text]))
+            here = (truth.view == view) & (truth.thing == truth.asked[text])
+            self.truth.append(truth.box[here] / size)
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+def pool_alone(locator: Locator, encoded: Encoded, query: Query) -> Maps:
+    """The reference's patch similarity: pool each patch alone, cosine with the text, not below 0."""
+    patches = encoded.tokens.shape[1]
+    return np.maximum(locator.score_parts(encoded.tokens[0], query, np.eye(patches, dtype=bool)), 0)
+
+
+def measure(sets: list[Set], heat: Callable[[Set, int], Maps]) -> str:
+    """Columns of a row: mean IoU and pointing of each set."""
+    columns, means = [], []
+    for one in sets:
+        values = []
+        for i in range(len(one)):
+            found = heat(one, i)
+            values.append(
+                (best_iou(np.array(region.find_boxes(found)[0]), one.truth[i]), pointing(found, one.truth[i]))
+            )
+        iou, pointed = np.mean(values, axis=0)
+        columns.append(f"{iou:.3f} | {pointed:.1%}")
+        means.append(iou)
+    return " | ".join([*columns, f"{np.mean(means):.3f}"])
+
+
+def above_deviations(count: float) -> Threshold:
+    return lambda values: float(values.mean() + count * values.std())
+
+
+def of_maximum(share: float) -> Threshold:
+    return lambda values: float(share * values.max())
+
+
+def load(notes: Annotations, encoder: Encoder, count: int) -> list[Set]:
+    encode, size = encoder.encode_pictures, encoder.config.image_size
+    plans = [("2x2", Mosaics(count, 2, seed=5)), ("3x3", Mosaics(max(1, count * 4 // 9), 3, seed=5))]
+    sets = [Set(name, gallery.of_mosaics(notes, encode, "squash", size, plan), encoder) for name, plan in plans]
+    return [*sets, Set("paste", gallery.of_pastes(notes, encode, "squash", size, 4 * count, seed=5), encoder)]
+
+
+def print_rows(sets: list[Set]) -> None:
+    def show(name: str, heat: Callable[[Set, int], Maps]) -> None:
+        print(f"| {name} | {measure(sets, heat)} |", flush=True)
+
+    def alone(name: str) -> Callable[[Set, int], Maps]:
+        flat = np.zeros(len(sets[0].attention[0]), np.float32)
+        return lambda one, i: region.find_heat(getattr(one, name)[i], flat)
+
+    def both(one: Set, i: int) -> Maps:
+        return region.find_heat(one.attention[i], one.similarity[i])
+
+    show("as it is", both)
+    show("attention alone", alone("attention"))
+    show("similarity alone", alone("similarity"))
+    show("each patch pooled alone", alone("patches"))
+    show(
+        "attention times each patch pooled alone",
+        lambda one, i: region.find_heat(one.attention[i] * one.patches[i], 0 * one.attention[i]),
+    )
+    for name, values in (
+        ("SIMILARITY", (0.5, 1.0)),
+        ("SMOOTHING", (0.5, 0.7, 1.5)),
+        ("FINE", (1, 4)),
+    ):
+        usual = getattr(region, name)
+        for value in values:
+            setattr(region, name, value)
+            show(f"{name} {value}", both)
+        setattr(region, name, usual)
+    otsu = region._otsu
+    others = {
+        "0.4 of the maximum instead of Otsu's": of_maximum(0.4),
+        "the mean and 0.5 deviations": above_deviations(0.5),
+        "the mean and 0.75 deviations": above_deviations(0.75),
+        "the mean and 1 deviation": above_deviations(1.0),
+    }
+    for name, threshold in others.items():
+        region._otsu = threshold
+        show(name, both)
+    region._otsu = otsu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="IoU of boxes with mosaic cells.")
-    parser.add_argument("--archive", type=Path, required=True)
-    parser.add_argument("--annotations", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos_folder", metavar="PHOTOS", type=Path)
+    parser.add_argument("annotations", type=Path)
     parser.add_argument("--model", default="flair-tiny")
-    parser.add_argument("--photos", type=int, default=400)
-    parser.add_argument("--side", type=int, default=2)
+    parser.add_argument("--photos", type=int, default=1200)
+    parser.add_argument("--count", type=int, default=300, help="2x2 mosaics; as many captions in the other sets")
     args = parser.parse_args()
-    annotations = Annotations.read(args.annotations)
-    photos = read_photos(args.archive, annotations.names[: args.photos])
-    model = load_model(args.model)
-    pictures, captions, places = mosaics(photos, annotations.captions, args.side, seed=5)
-    _, _, attention = score_all(model, pictures, captions)
-    size, grid = model.config.image_size, model.config.grid
-    maps = attention.numpy()[places[:, 0], np.arange(len(places))].reshape(-1, grid, grid)
-    edges = np.round(np.arange(args.side + 1) * size / args.side)
-    rows, columns = np.divmod(places[:, 1], args.side)
-    truth = np.stack([edges[columns], edges[rows], edges[columns + 1], edges[rows + 1]], 1).tolist()
-    frame = Frame(size, size, 0, 0, size, size)
+    notes = first(read_annotations(args.annotations, args.photos_folder), args.photos)
+    encoder = Encoder(args.model, "cpu")
+    sets = load(notes, encoder, args.count)
+    print(f"{args.model}, {len(notes.photos):,} photos; pairs: {', '.join(f'{one.name} {len(one):,}' for one in sets)}")
+    print("| | " + " | ".join(f"{one.name}: IoU | pointing" for one in sets) + " | mean IoU |")
+    print("|---" * (2 + 2 * len(sets)) + "|")
+    print_rows(sets)
 
-    print(f"{args.model}, {len(pictures)} mosaics {args.side}x{args.side}, {len(maps)} captions")
-    print("| smoothing, patches | threshold | mean IoU | IoU >= 0.3 |\n|---|---|---|---|")
-    values = np.array([iou((0, 0, size, size), t) for t in truth])
-    print(f"| whole | | {values.mean():.3f} | {(values >= 0.3).mean():.1%} |")
-    for smoothing in (0.01, 0.7, 1.0, 1.5):
-        for threshold in (0.3, 0.4, 0.5):
-            region.SMOOTHING, region.THRESHOLD = smoothing, threshold
-            values = np.array([iou(region.find_regions(m, frame)[0].box, t) for m, t in zip(maps, truth, strict=True)])
-            print(f"| {smoothing} | {threshold} | {values.mean():.3f} | {(values >= 0.3).mean():.1%} |")
+
+def first(notes: Annotations, count: int) -> Annotations:
+    """The first photos with their captions."""
+    kept = [i for i, photo in enumerate(notes.owner) if photo < count]
+    captions, owner = (tuple(column[i] for i in kept) for column in (notes.captions, notes.owner))
+    return Annotations(notes.format, notes.folder, notes.photos[:count], captions, owner, notes.empty)
 
 
 if __name__ == "__main__":

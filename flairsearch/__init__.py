@@ -1,20 +1,30 @@
 """flairsearch: type a sentence, get the photos and the place in each photo.
 
 The map, in the order data flow:
-    errors, records, settings, scope        ground: imports nothing of ours; scope: which photos a query is about
+    errors, records, settings, tiles        ground: imports nothing of ours
+    scope, terms                            which photos a query is about, what it asks for
     files -> decode -> encode -> store      WRITE, in ingest.py
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
+    asking, grouping, answer                its other steps: Terms -> Asked, views -> photos, photos -> hits
+    locate, region                          what a part of a view scores alone; heat, boxes
+    chance, confidence                      what other texts score, and so how sure a hit is
+    shortlist, scan, fit, fitted, fitting   the prefilter by fitted vectors, and how these are made
     model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
     store                                   one Writer; reader: one state of the index, for any number of processes
     codec, basis, tokens                    tokens to bytes, and their files
     catalog, schema, within, database       what exists, its tables, a scope as SQL, their formats
     rerank_cpu, rerank_triton, residence    its two fused paths; segments that stay on the GPU
-    views, cache                            what can be made again: columns of a state, files by generation
-    annotations, bank                       captions of photos, and texts for photos without any
-    gallery -> evaluate -> retrieval        MEASURE: what is asked, scores of all pairs or by codec, ranks and recall
     rerank_many                             exact scores of thousands of texts
+    compiled, vectors                       what compiled loops need
+    views, cache                            what can be made again: columns of a state, files by generation
+    annotations, box_annotations, bank      captions of photos, boxes, and texts for photos without any
+    gallery, collage                        MEASURE: what is asked, on photos, mosaics of them, photos on photos;
+    evaluate -> retrieval                   scores of all pairs or by codec, ranks and recall;
+    evaluate_regions, shelf -> localization boxes and maps against true boxes;
+    evaluate_masks -> segmentation          and against masks
     engine                                  the facade: Engine
-    present, cli, cli_query, cli_eval, options   what people see
+    present, draw, tables                   hits as text, hits as pictures, measurements
+    cli, cli_query, cli_eval, cli_regions, cli_output, options   the command line
 """
 
 from __future__ import annotations
@@ -27,11 +37,19 @@ if TYPE_CHECKING:
     from flairsearch.model import FLAIR, load_model
     from flairsearch.records import Hit, Region, Report
     from flairsearch.scope import Scope
+    from flairsearch.terms import Terms
 
-__all__ = ["FLAIR", "Engine", "FlairSearchError", "Hit", "Region", "Report", "Scope", "load_model"]
+__all__ = ["FLAIR", "Engine", "FlairSearchError", "Hit", "Region", "Report", "Scope", "Terms", "load_model"]
 __version__ = "0.1.0"
 
-_HOMES = {"Engine": "engine", "FlairSearchError": "errors", "FLAIR": "model", "load_model": "model", "Scope": "scope"}
+_HOMES = {
+    "Engine": "engine",
+    "FlairSearchError": "errors",
+    "FLAIR": "model",
+    "load_model": "model",
+    "Scope": "scope",
+    "Terms": "terms",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -44,7 +44,7 @@ class Annotations:
     empty: int  # captions that were left out
 
 
-class _Broken(ValueError):
+class Broken(ValueError):
     """Content that is not what its format promises."""
 
 
@@ -66,13 +66,13 @@ def read_annotations(file: Path, photos: Path | None = None, form: str | None = 
         raise UsageError(f"{file} is {'no file' if file.is_dir() else 'not there'} - give a JSON file of captions")
     row = 0
     try:
-        data = _parse(file)
+        data = parse(file)
         form = form or _recognise(data)
         rows, read = FORMATS[form].open(data, file)
         collected = _Collected()
         for row, one in enumerate(rows, 1):  # noqa: B007 - the number is for the error
             collected.add(*read(one))
-    except _Broken as error:
+    except Broken as error:
         where = f"{file}, row {row} of its captions" if row else str(file)
         raise UsageError(f"{where}: {error} - repair it, or name its format: --format {'|'.join(FORMATS)}") from None
     if not collected.captions:
@@ -98,8 +98,8 @@ class _Collected:
         self.empty = 0
 
     def add(self, key: int | str, path: str, captions: Sequence[str]) -> None:
-        _check_path(path)
-        said = [caption for caption in map(_check_text, captions) if caption.strip()]
+        check_path(path)
+        said = [caption for caption in map(check_text, captions) if caption.strip()]
         self.empty += len(captions) - len(said)
         if not said:
             return
@@ -107,7 +107,7 @@ class _Collected:
         if number == len(self.paths):
             self.paths.append(path)
         elif self.paths[number] != path:
-            raise _Broken(f"{key!r} is {self.paths[number]!r} before, {path!r} here")
+            raise Broken(f"{key!r} is {self.paths[number]!r} before, {path!r} here")
         self.captions += said
         self.owner += [number] * len(said)
 
@@ -115,18 +115,18 @@ class _Collected:
 # -- the file
 
 
-def _parse(file: Path) -> Any:
+def parse(file: Path) -> Any:
     """JSON, and nothing but JSON: nothing in it is executed."""
     try:
         if not os.path.isfile(file):
-            raise _Broken("is not there")
+            raise Broken("is not there")
         if file.stat().st_size > MAX_BYTES:
-            raise _Broken(f"is larger than {MAX_BYTES >> 20} MiB")
+            raise Broken(f"is larger than {MAX_BYTES >> 20} MiB")
         return json.loads(file.read_text(encoding="utf-8-sig"))
-    except _Broken:
+    except Broken:
         raise
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, a NUL in the name
-        raise _Broken(f"cannot be read as JSON ({error})") from None
+        raise Broken(f"cannot be read as JSON ({error})") from None
 
 
 def _recognise(data: Any) -> str:
@@ -144,16 +144,19 @@ def _recognise(data: Any) -> str:
         return "urban1k" if len(set(images)) == len(images) else "docci"  # one caption a photo; both have one layout
     if isinstance(data, dict) and data and all(isinstance(names, list) for names in data.values()):
         return "dci"
-    raise _Broken("holds nothing that any known format has")
+    raise Broken("holds nothing that any known format has")
 
 
 def _find_folder(file: Path, photos: Path | None, form: str, paths: Sequence[str]) -> Path:
-    """Where the photos are. Raises UsageError when one of them is missing."""
     above = Path(os.path.abspath(file)).parents
     roots = [photos] if photos else [above[min(FORMATS[form].up, len(above) - 1)], above[0]]
     split = file.stem.removeprefix("captions_") if file.stem.startswith("captions_") else "val2017"
     below = FORMATS[form].photos.format(split=split)
-    places = [*(root / below for root in roots), *roots]
+    return find_photos([*(root / below for root in roots), *roots], paths)
+
+
+def find_photos(places: Sequence[Path], paths: Sequence[str]) -> Path:
+    """The first of the folders that holds the first photo. Raises UsageError when any photo is missing there."""
     found = next((place for place in places if os.path.isfile(place / paths[0])), places[0])
     missing = [path for path in paths if not os.path.isfile(found / path)]
     if missing:
@@ -167,36 +170,34 @@ def _find_folder(file: Path, photos: Path | None, form: str, paths: Sequence[str
 # -- what a row may hold
 
 
-def _field(row: Any, name: str, kind: type[_T]) -> _T:
+def field(row: Any, name: str, kind: type[_T]) -> _T:
     value = row.get(name) if isinstance(row, dict) else None
     if not isinstance(value, kind):
-        raise _Broken(f"{name!r} is {'missing' if value is None else f'no {kind.__name__}'}")
+        raise Broken(f"{name!r} is {'missing' if value is None else f'no {kind.__name__}'}")
     return value
 
 
-def _key(row: Any, name: str) -> int | str:
-    return (
-        _field(row, name, str) if isinstance(row, dict) and isinstance(row.get(name), str) else _field(row, name, int)
-    )
+def id_of(row: Any, name: str) -> int | str:
+    return field(row, name, str) if isinstance(row, dict) and isinstance(row.get(name), str) else field(row, name, int)
 
 
-def _check_path(path: str) -> None:
-    """Raises _Broken when it could lead out of the photos' folder."""
+def check_path(path: str) -> None:
+    """Raises Broken when it could lead out of the photos' folder."""
     pure = PurePath(path)
     if pure.is_absolute() or pure.drive or ".." in pure.parts:
-        raise _Broken(f"{path[:200]!r} leads out of the photos' folder")
+        raise Broken(f"{path[:200]!r} leads out of the photos' folder")
     if not pure.name or "\0" in path:
-        raise _Broken(f"{path[:200]!r} is no path of a photo")
-    _check_text(path)
+        raise Broken(f"{path[:200]!r} is no path of a photo")
+    check_text(path)
 
 
-def _check_text(text: Any) -> str:
+def check_text(text: Any) -> str:
     try:
         if not isinstance(text, str):
-            raise _Broken(f"a caption is no text but {type(text).__name__}")
+            raise Broken(f"a caption is no text but {type(text).__name__}")
         text.encode()
     except UnicodeEncodeError:
-        raise _Broken(f"{text[:200]!a} is no valid Unicode") from None
+        raise Broken(f"{text[:200]!a} is no valid Unicode") from None
     return text
 
 
@@ -209,43 +210,43 @@ def join_sentences(text: str) -> str:
 
 
 def _open_coco(data: Any, _: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
-    names = {_key(image, "id"): _field(image, "file_name", str) for image in _field(data, "images", list)}
+    names = {id_of(image, "id"): field(image, "file_name", str) for image in field(data, "images", list)}
 
     def read(row: Any) -> _Row:
-        key = _key(row, "image_id")
+        key = id_of(row, "image_id")
         if key not in names:
-            raise _Broken(f"image_id {key!r} is none of the images")
-        return key, names[key], [_field(row, "caption", str)]
+            raise Broken(f"image_id {key!r} is none of the images")
+        return key, names[key], [field(row, "caption", str)]
 
-    return _field(data, "annotations", list), read
+    return field(data, "annotations", list), read
 
 
 def _open_flickr30k(data: Any, _: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
     def read(row: Any) -> _Row:
-        image = _field(row, "image", str)
-        return image, image, _field(row, "caption", list)
+        image = field(row, "image", str)
+        return image, image, field(row, "caption", list)
 
-    return _list(data), read
+    return as_list(data), read
 
 
 def _open_sentences(data: Any, _: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
     """DOCCI-FG, IIW-FG and Urban1k: a caption a row."""
 
     def read(row: Any) -> _Row:
-        return _key(row, "image_id"), _field(row, "image", str), [_field(row, "caption", str)]
+        return id_of(row, "image_id"), field(row, "image", str), [field(row, "caption", str)]
 
-    return _field(data, "annotations", list), read
+    return field(data, "annotations", list), read
 
 
 def _open_sharegpt4v(data: Any, _: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
     def read(row: Any) -> _Row:
-        turns = _field(row, "conversations", list)
+        turns = field(row, "conversations", list)
         if len(turns) < 2:
-            raise _Broken("'conversations' has no second turn")
-        image = _field(row, "image", str).replace("/images", "")
-        return image, image, [join_sentences(_field(turns[1], "value", str))]
+            raise Broken("'conversations' has no second turn")
+        image = field(row, "image", str).replace("/images", "")
+        return image, image, [join_sentences(field(turns[1], "value", str))]
 
-    return _list(data), read
+    return as_list(data), read
 
 
 def _open_dci(data: Any, file: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
@@ -253,23 +254,23 @@ def _open_dci(data: Any, file: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
 
     def read(name: Any) -> _Row:
         if not isinstance(name, str):
-            raise _Broken(f"the name of an annotation file is no text but {type(name).__name__}")
-        _check_path(name)
+            raise Broken(f"the name of an annotation file is no text but {type(name).__name__}")
+        check_path(name)
         try:
-            row = _parse(file.parent / "annotations" / name)
-            text = "\n".join(_field(row, key, str) for key in ("short_caption", "extra_caption"))
-            return name, _field(row, "image", str), [join_sentences(text)]
-        except _Broken as error:
-            raise _Broken(f"annotations/{name}: {error}") from None
+            row = parse(file.parent / "annotations" / name)
+            text = "\n".join(field(row, key, str) for key in ("short_caption", "extra_caption"))
+            return name, field(row, "image", str), [join_sentences(text)]
+        except Broken as error:
+            raise Broken(f"annotations/{name}: {error}") from None
 
-    return [name for split in data for name in _field(data, split, list)] if isinstance(data, dict) else _list(
+    return [name for split in data for name in field(data, split, list)] if isinstance(data, dict) else as_list(
         data
     ), read
 
 
-def _list(data: Any) -> list[Any]:
+def as_list(data: Any) -> list[Any]:
     if not isinstance(data, list):
-        raise _Broken("is no list")
+        raise Broken("is no list")
     return data
 
 

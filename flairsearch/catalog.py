@@ -277,7 +277,10 @@ class Catalog:
         return SegmentViews(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3].astype(bool))
 
     def rewrite(self, segment: tuple[int, int, str] | None, places: Sequence[Place], emptied: Sequence[int]) -> None:
-        """Views move to a new segment, and emptied segments leave with the views that nobody has; one transaction."""
+        """Views move to a new segment, and emptied segments leave with the views that nobody has; one transaction.
+
+        Those views' contents lose all their views, in other segments too: none comes back with a part of them.
+        """
         with self._write() as connection:
             if segment:
                 number, count, codec = segment
@@ -290,7 +293,8 @@ class Catalog:
                 rows = [{"view": p.view, "place": p.row, "sum": p.checksum} for p in places]
                 connection.execute(move, rows)
             for number in emptied:
-                connection.execute(_views.delete().where(_views.c.segment == number))
+                gone = sa.select(_views.c.content).where(_views.c.segment == number)
+                connection.execute(_views.delete().where(_views.c.content.in_(gone)))
                 connection.execute(_segments.delete().where(_segments.c.id == number))
 
     def move_root(self, old: str, new: str) -> None:

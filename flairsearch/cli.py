@@ -60,7 +60,10 @@ def index_command(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")] = None,
     index: IndexOption = "default",
     model: ModelOption = None,
-    views: Annotated[str | None, typer.Option(help="squash (the whole photo) or center (the middle square).")] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(help="squash: the whole photo; center: its middle square; tiles:N: the whole, N or so squares."),
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Glob of names or paths to leave out.")] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")

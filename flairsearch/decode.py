@@ -15,17 +15,21 @@ from io import BytesIO
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from flairsearch.errors import PictureError
-from flairsearch.records import Frame, Picture
+from flairsearch.errors import PictureError, UsageError
+from flairsearch.records import Box, Frame, Picture
 from flairsearch.records import ImageFile as File
 from flairsearch.scope import clock_seconds
+from flairsearch.settings import tile_count
+from flairsearch.tiles import lay_tiles, most_tiles
 
 MAX_BYTES = 1 << 30  # of a file
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses a little more than this
 _EXIF_ORIENTATION = 0x0112
-_TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+_TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height; besides that,
+_MIRRORED_ACROSS, _MIRRORED_DOWN = frozenset({2, 3, 7, 8}), frozenset({3, 4, 6, 7})  # the stored columns, rows
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,6 +47,7 @@ _STAMP = re.compile(
 _YEARS = range(1826, 2200)  # since there are photos; other dates are of no clock
 _THIN = 16  # sides' ratio up to which the crop is made as the reference makes it, to the last bit
 _DRAFT = 2  # JPEG: decode at the smallest scale that still is this many times the wanted side
+_AHEAD = 64  # views decoded ahead of the consumer, or eight photos a thread
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,15 @@ def load_all(
 ) -> Iterator[Loaded | Failed]:
     """Read and decode files in threads, in order, a bounded number ahead of the consumer.
 
-    `known` holds content hashes that need no decoding. Memory: about 100 views ahead.
+    `known` holds content hashes that need no decoding. Memory: about 100 views ahead, or a photo's for each thread.
     """
     workers = workers or min(8, os.cpu_count() or 1)
+    count = max(workers, max(_AHEAD, 8 * workers) // (1 + most_tiles(tile_count(views))))
     ahead: deque[Future[Loaded | Failed]] = deque()
     todo = iter(files)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
-        ahead.extend(pool.submit(_load, file, views, size, known) for file in islice(todo, max(64, 8 * workers)))
+        ahead.extend(pool.submit(_load, file, views, size, known) for file in islice(todo, count))
         while ahead:
             result = ahead.popleft().result()
             ahead.extend(pool.submit(_load, file, views, size, known) for file in islice(todo, 1))
@@ -116,12 +122,13 @@ def decode(data: bytes, views: str, size: int, draft: bool = True) -> tuple[Pict
     """Bytes of a photo -> its views, each u8[size, size, 3].
 
     `squash` shows the whole photo, resized to a square; `center` is the reference's crop (short side to `size`,
-    bicubic, then the middle). Animated files: the first frame. Transparency: over white.
-    `draft` lets JPEG decode at 1/2, 1/4 or 1/8 where that is still twice `size`.
+    bicubic, then the middle); `tiles:N` is the former, then the tiles (tiles.lay_tiles), each from full resolution.
+    Animated files: the first frame. Transparency: over white.
+    `draft` lets JPEG decode at 1/2, 1/4 or 1/8 where the smallest view's part of it still is twice `size`.
     Raises PictureError when the data are no picture, damaged, or too large.
     """
     with _one_line(), Image.open(BytesIO(data)) as picture:
-        return (_view(picture, views, size, draft),)
+        return tuple(_views(picture, views, size, draft))
 
 
 @contextmanager
@@ -142,27 +149,47 @@ def _one_line() -> Iterator[None]:
         raise PictureError(f"damaged ({text or type(error).__name__})") from None
 
 
-def _view(picture: Image.Image, views: str, size: int, draft: bool) -> Picture:
+def _views(picture: Image.Image, views: str, size: int, draft: bool) -> Iterator[Picture]:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
     orientation = _orientation(picture)
+    upright = (height, width) if orientation in _TURNED else (width, height)
+    tiles = lay_tiles(*upright, tile_count(views), size)
     if draft and picture.format == "JPEG":
-        picture.draft(None, (_DRAFT * size, _DRAFT * size))
-    small, box = _resize(_to_rgb(picture), views, size)
-    upright = _turn(small, orientation)
+        left, top, right, bottom = tiles[0] if tiles else (0, 0, *upright)
+        scale = max(1, min(right - left, bottom - top) // (_DRAFT * size))
+        picture.draft(None, (width // scale, height // scale))
+    rgb, taken = _to_rgb(picture), _taken(picture)
+    small, part = _resize(rgb, views, size)
+    x0, y0, x1, y1 = (part[1], part[0], part[3], part[2]) if orientation in _TURNED else part
+    wide, high = upright
+    frame = Frame(wide, high, x0 * wide, y0 * high, x1 * wide, y1 * high)
+    yield Picture(np.asarray(_turn(small, orientation)), frame, taken)
+    for tile in tiles:
+        box = _as_stored(tile, (width, height), orientation)
+        across, down = rgb.width, rgb.height  # less than width and height where JPEG was decoded at a smaller scale
+        decoded = (box[0] * across / width, box[1] * down / height, box[2] * across / width, box[3] * down / height)
+        small = rgb.resize((size, size), Image.Resampling.BICUBIC, decoded)
+        yield Picture(np.asarray(_turn(small, orientation)), Frame(wide, high, *tile), taken)
+
+
+def _as_stored(box: Box, stored: tuple[int, int], orientation: int) -> Box:
+    """A box of the upright photo -> the same place before it is turned; stored: width and height there."""
     left, top, right, bottom = box
     if orientation in _TURNED:
-        width, height = height, width
         left, top, right, bottom = top, left, bottom, right
-    frame = Frame(width, height, left * width, top * height, right * width, bottom * height)
-    return Picture(np.asarray(upright), frame, _taken(picture))
+    if orientation in _MIRRORED_ACROSS:
+        left, right = stored[0] - right, stored[0] - left
+    if orientation in _MIRRORED_DOWN:
+        top, bottom = stored[1] - bottom, stored[1] - top
+    return left, top, right, bottom
 
 
 def _resize(rgb: Image.Image, views: str, size: int) -> tuple[Image.Image, tuple[float, float, float, float]]:
     """-> square picture, and the part shown as fractions of the picture."""
     bicubic = Image.Resampling.BICUBIC
-    if views == "squash":
+    if views != "center":
         return rgb.resize((size, size), bicubic), (0.0, 0.0, 1.0, 1.0)
     width, height = rgb.size
     short = min(width, height)
@@ -237,3 +264,25 @@ def open_upright(path: str) -> Image.Image:
             return _turn(_to_rgb(picture), orientation)
     except PictureError as error:
         raise PictureError(f"{path}: {error}") from None
+
+
+def resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """u8[h, w, 3] -> u8[height, width, 3]; bicubic, smoothed where it shrinks, as views are made."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def read_part(path: str, box: Box | None, size: int) -> Picture:
+    """What a photo shows inside `box`, or all of it, at full resolution, then squashed to u8[size, size, 3].
+
+    Raises PictureError as `decode` does, UsageError when the box is not inside of the photo.
+    """
+    photo = open_upright(path)
+    width, height = photo.size
+    left, top, right, bottom = box or (0, 0, width, height)
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise UsageError(
+            f"box {left},{top},{right},{bottom} is not inside of {path} - it has {width} x {height} pixels, upright"
+        )
+    part = photo.crop(box) if box else photo  # resize(box=) would let in a little of what is around
+    small = part.resize((size, size), Image.Resampling.BICUBIC)
+    return Picture(np.asarray(small), Frame(width, height, left, top, right, bottom))

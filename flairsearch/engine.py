@@ -18,7 +18,7 @@ from flairsearch.catalog import Catalog
 from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader, verify
-from flairsearch.records import Damage, Hit, Progress, Query, Report, Status
+from flairsearch.records import Asked, Damage, Hit, Progress, Report, Status
 from flairsearch.scope import Scope
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, check_views, index_folder
 from flairsearch.store import Writer, create_index, index_bytes, open_settings, replace_index, undo_replacement
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flairsearch.encode import Encoder
     from flairsearch.query import Searcher
     from flairsearch.rerank_many import ManyTexts
+    from flairsearch.terms import Terms
 
 
 _T = TypeVar("_T")
@@ -206,44 +207,45 @@ class Engine:
 
     def search(
         self,
-        text: str,
+        what: str | Terms,
         k: int = 10,
         shortlist: str | int = "auto",
         min_score: float | None = None,
         scope: Scope | None = None,
     ) -> list[Hit]:
-        """The k photos that answer the text best, each with its regions.
+        """The k photos that answer a text best, each with its regions.
 
+        `what`: a text, or more: `Terms.of(["white puppy", "black ears"], without="leash", at="left")`.
         `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
         `scope`: which photos are looked at: `Scope.of(under="photos/2024", since="2024-05", ext="jpg")`.
-        Raises UsageError when the text is empty or the scope's folder holds no indexed photo, StoreError when the
-        index is damaged.
+        Raises UsageError when the text is empty or the scope's folder holds no indexed photo, PictureError when a
+        picture of the query cannot be read, StoreError when the index is damaged.
         """
-        (query,) = self._queries([text])
-        return self._of_one_state(lambda searcher: searcher.search(query, k, shortlist, min_score, scope))
+        return self.search_many([what], k, shortlist, min_score, scope)[0]
 
     def search_many(
         self,
-        texts: Sequence[str],
+        several: Sequence[str | Terms],
         k: int = 10,
         shortlist: str | int = "auto",
         min_score: float | None = None,
         scope: Scope | None = None,
     ) -> list[list[Hit]]:
-        """`search` for each text, in less time than one by one: they are encoded, and tokens read, together."""
-        queries = self._queries(texts)
-        return self._of_one_state(lambda searcher: searcher.search_many(queries, k, shortlist, min_score, scope))
+        """`search` for each query, in less time than one by one: they are encoded, and tokens read, together."""
+        asked = self._ask(several)
+        return self._of_one_state(lambda searcher: searcher.search_many(asked, k, shortlist, min_score, scope))
 
-    def show(self, image: str | Path, text: str) -> Hit:
-        """Where one indexed photo shows what the text says."""
+    def show(self, image: str | Path, what: str | Terms) -> Hit:
+        """Where one indexed photo shows what a query speaks of; conditions of the query do not matter."""
         absolute = os.path.abspath(os.path.expanduser(image))
         views = self._catalog.views_at(absolute)
         if not views:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
-        (query,) = self._queries([text])
+        (asked,) = self._ask([what])
         if set(views) & set(self._searcher().reader.lost.id.tolist()):
             raise StoreError(f"{absolute}: its part of the index is damaged - run flairsearch verify --repair")
-        return self._of_one_state(lambda searcher: searcher.show(absolute, views, query))
+        phrases = Asked(asked.phrases, asked.weights, asked.pictures)
+        return self._of_one_state(lambda searcher: searcher.show(absolute, views, phrases))
 
     def damage(self) -> list[str]:
         """One line for each segment that cannot be searched because its file is missing or cut."""
@@ -263,15 +265,10 @@ class Engine:
                 return answer
         return answer
 
-    def _queries(self, texts: Sequence[str]) -> list[Query]:
-        for text in texts:
-            if not text.strip():
-                raise UsageError("the query is empty - say what to look for")
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise UsageError("the query is no valid UTF-8 - check the terminal's encoding") from None
-        return self.encoder.encode_texts(texts) if texts else []
+    def _ask(self, several: Sequence[str | Terms]) -> list[Asked]:
+        from flairsearch.asking import fold
+
+        return fold(several, self.encoder, self.settings.image_size)
 
     def status(self) -> Status:
         """What the index holds."""
@@ -305,7 +302,7 @@ class Engine:
         if self._opened is None or self._opened.reader.generation != self._catalog.generation():
             reader = Reader(self.folder, self.settings, self._catalog)
             weights_ = self.encoder.pool_weights
-            self._opened = Searcher(reader, self._catalog, weights_, self.encoder.device)
+            self._opened = Searcher(reader, self._catalog, weights_, self.encoder.device, self._make_bank)
         return self._opened
 
     def close(self) -> None:

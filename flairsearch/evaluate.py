@@ -18,8 +18,8 @@ from flairsearch.basis import fit_basis
 from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
 from flairsearch.errors import FlairSearchError
 from flairsearch.fit import Fit, fit
+from flairsearch.locate import Locator
 from flairsearch.records import CodecRow, Encoded, Frame, PoolWeights, Query, RetrievalRow
-from flairsearch.region import find_regions
 from flairsearch.rerank import Reranker
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.retrieval import best_ranks, measure, rerank_views, topk_texts
@@ -194,13 +194,10 @@ def _rank(
     )
     speed = scores.size / (time.perf_counter() - began)
     top = np.argsort(-scores, axis=0, kind="stable")[:TOP]
-    side = 1000
-    frame = Frame(side, side, 0, 0, side, side)
-    boxes = []
-    for query, views in zip(folded, (exact.top if exact else top).T, strict=True):
-        attention = reranker.attend([codec.decode(rows[views])], query)
-        grid = round(attention.shape[1] ** 0.5)
-        boxes += [find_regions(one.reshape(grid, grid), frame)[0].box for one in attention]
+    boxes, locator, frame = [], Locator(weights), Frame(1000, 1000, 0, 0, 1000, 1000)
+    for query, views in zip(queries, (exact.top if exact else top).T, strict=True):
+        kept = codec.restore_all(rows[views], encoded.pooled[views])
+        boxes += [locator.find(kept.only(i), frame, query)[1][0].box for i in range(len(views))]
     return _Ranked(scores, top, boxes, speed)
 
 

@@ -1,5 +1,6 @@
 """What is measured on: annotated photos, mosaics of them, or the views of an index; and texts to ask them.
 
+With boxes: mosaics, photos pasted on photos, photos whose annotations have boxes.
 Views come encoded, in pieces, in an order that is kept: tokens of all of them need not fit in memory.
 """
 
@@ -16,13 +17,17 @@ from numpy.typing import NDArray
 from flairsearch import decode
 from flairsearch.annotations import Annotations
 from flairsearch.bank import phrases
+from flairsearch.box_annotations import BoxAnnotations
 from flairsearch.catalog import Catalog
+from flairsearch.collage import Mosaics, cell_boxes, make_mosaics, make_pastes, plan_mosaics, plan_pastes, shuffle
 from flairsearch.errors import UsageError
 from flairsearch.reader import PIECE, Reader
-from flairsearch.records import Encoded, Frame, ImageFile, Picture
+from flairsearch.records import Encoded, Frame, ImageFile, Picture, Truth
 from flairsearch.settings import IndexSettings
 
 _BATCH = 32  # pictures encoded at once
+
+Encode = Callable[[Sequence[Picture]], Encoded]
 
 
 @dataclass(frozen=True)
@@ -36,29 +41,109 @@ class Gallery:
     notes: tuple[str, ...] = ()  # what a person should know of it, a line each
 
 
+@dataclass(frozen=True)
+class PlacedGallery:
+    """N views, T texts, and where in the views is what they speak of."""
+
+    views: int
+    encoded: Iterator[tuple[Encoded, list[Frame]]]  # once
+    texts: list[str]
+    truth: Truth
+    notes: tuple[str, ...] = ()
+
+
 def of_photos(
     notes: Annotations,
-    encode: Callable[[Sequence[Picture]], Encoded],
+    encode: Encode,
     views: str,
     size: int,
     mosaics: int = 0,
     count: int | None = None,
+    side: int = 2,
 ) -> Gallery:
     """Annotated photos, or so many mosaics of them, with all captions, or about `count`: the first of some photos."""
     owner = np.asarray(notes.owner)
     chosen = np.arange(len(owner)) if count is None or count >= len(owner) else _choose(owner, count)
     pictures, shown = load_pictures(notes.folder, notes.photos, views, size), np.arange(len(notes.photos))[:, None]
     if mosaics:
-        shown = shuffle(len(notes.photos), mosaics, seed=0)
+        shown = shuffle(len(notes.photos), mosaics, seed=0, side=side)
         pictures = make_mosaics(pictures, shown)
     right = np.zeros((len(shown), len(chosen)), np.bool_)
     for cell in shown.T:
         right |= cell[:, None] == owner[chosen]
     if not right.any():
         raise UsageError(f"none of {mosaics:,} mosaics shows what the captions speak of - make more: --mosaics")
-    empty = (f"{notes.empty:,} empty captions were left out",) if notes.empty else ()
     texts = [notes.captions[i] for i in chosen.tolist()]
-    return Gallery(len(shown), encode_in_pieces(encode, pictures), texts, right, empty)
+    return Gallery(len(shown), encode_in_pieces(encode, pictures), texts, right, _empty(notes))
+
+
+def of_mosaics(notes: Annotations, encode: Encode, views: str, size: int, plan: Mosaics) -> PlacedGallery:
+    """Mosaics of annotated photos, a caption for each cell: any cell that shows its photo is right, in any mosaic."""
+    numbers = _captions(notes)
+    shown, said = plan_mosaics([len(several) for several in numbers], plan)
+    pictures = make_mosaics(load_pictures(notes.folder, notes.photos, views, size), shown, plan.factor)
+    photo, mosaic = shown.ravel(), np.repeat(np.arange(plan.count), shown.shape[1])
+    boxes = np.tile(cell_boxes(plan.factor * size, plan.side), (plan.count, 1)).astype(np.float64)
+    given = np.stack([mosaic, np.arange(len(mosaic))], 1)
+    texts = [notes.captions[numbers[p][n]] for p, n in zip(photo.tolist(), said.ravel().tolist(), strict=True)]
+    truth = Truth(mosaic, photo, boxes, photo, given)
+    return PlacedGallery(plan.count, encode_with_frames(encode, pictures), texts, truth, _empty(notes))
+
+
+def of_pastes(
+    notes: Annotations, encode: Encode, views: str, size: int, count: int, factor: int = 1, seed: int = 0
+) -> PlacedGallery:
+    """Annotated photos pasted on others, a caption for each. Raises UsageError when there is only one photo."""
+    if len(notes.photos) < 2:
+        raise UsageError("one photo cannot be pasted on another - give annotations of two photos at least")
+    numbers = _captions(notes)
+    plan = plan_pastes([len(several) for several in numbers], count, factor * size, seed)
+    grounds, pasted = (
+        load_pictures(notes.folder, [notes.photos[i] for i in photos.tolist()], views, size)
+        for photos in (plan.ground, plan.pasted)
+    )
+    pictures = make_pastes(grounds, pasted, plan.box, factor)
+    texts = [notes.captions[numbers[p][n]] for p, n in zip(plan.pasted.tolist(), plan.said.tolist(), strict=True)]
+    each = np.arange(count)
+    truth = Truth(each, plan.pasted, plan.box.astype(np.float64), plan.pasted, np.stack([each, each], 1))
+    return PlacedGallery(count, encode_with_frames(encode, pictures), texts, truth, _empty(notes))
+
+
+def of_boxes(boxed: BoxAnnotations, encode: Encode, views: str, size: int) -> PlacedGallery:
+    """Photos whose annotations have boxes."""
+    pictures = _of_these_sizes(load_pictures(boxed.folder, boxed.photos, views, size), boxed)
+    truth = Truth(
+        np.array([place.photo for place in boxed.places], np.int64),
+        np.array([place.thing for place in boxed.places], np.int64),
+        np.array([place.box for place in boxed.places], np.float64),
+        np.array(boxed.asked, np.int64),
+        np.array(boxed.given, np.int64),
+    )
+    texts = [boxed.things[thing] for thing in boxed.asked]
+    return PlacedGallery(len(boxed.photos), encode_with_frames(encode, pictures), texts, truth, boxed.notes)
+
+
+def _of_these_sizes(pictures: Iterable[Picture], boxed: BoxAnnotations) -> Iterator[Picture]:
+    """The pictures, where boxes mean their pixels. Raises UsageError otherwise."""
+    for picture, name, (width, height) in zip(pictures, boxed.photos, boxed.sizes, strict=True):
+        if (picture.frame.width, picture.frame.height) != (width, height):
+            raise UsageError(
+                f"{boxed.folder / name} has {picture.frame.width} x {picture.frame.height} pixels upright, its boxes "
+                f"are in {width} x {height} - give the photos that were annotated: --photos DIR"
+            )
+        yield picture
+
+
+def _captions(notes: Annotations) -> list[list[int]]:
+    """Of each photo, the numbers of its captions."""
+    numbers: list[list[int]] = [[] for _ in notes.photos]
+    for caption, photo in enumerate(notes.owner):
+        numbers[photo].append(caption)
+    return numbers
+
+
+def _empty(notes: Annotations) -> tuple[str, ...]:
+    return (f"{notes.empty:,} empty captions were left out",) if notes.empty else ()
 
 
 def of_index(folder: Path, settings: IndexSettings, most: int | None = None, count: int | None = None) -> Gallery:
@@ -101,30 +186,16 @@ def load_pictures(folder: Path, names: Sequence[str], views: str, size: int) -> 
         yield loaded.pictures[0]
 
 
-def shuffle(photos: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Which photos each 2 x 2 mosaic shows, row by row, i64[count, 4]; shuffled again and again when used up."""
-    rng = np.random.default_rng(seed)
-    rounds = [rng.permutation(photos) for _ in range(-(-4 * count // photos))]
-    return np.concatenate(rounds)[: 4 * count].reshape(count, 4)
-
-
-def make_mosaics(pictures: Iterable[Picture], shown: NDArray[np.int64]) -> Iterator[Picture]:
-    """The mosaics, one by one; of every photo a quarter of its pixels stays in memory."""
-    small, size = [], 0
-    for picture in pictures:
-        size = len(picture.pixels)
-        quarter = picture.pixels.reshape(size // 2, 2, size // 2, 2, 3).mean((1, 3))
-        small.append(quarter.round().astype(np.uint8))
-    frame = Frame(size, size, 0, 0, size, size)
-    for a, b, c, d in shown.tolist():
-        yield Picture(np.vstack([np.hstack([small[a], small[b]]), np.hstack([small[c], small[d]])]), frame)
-
-
-def encode_in_pieces(encode: Callable[[Sequence[Picture]], Encoded], pictures: Iterable[Picture]) -> Iterator[Encoded]:
+def encode_in_pieces(encode: Encode, pictures: Iterable[Picture]) -> Iterator[Encoded]:
     """Pictures -> Encoded, some at once."""
+    return (encoded for encoded, _ in encode_with_frames(encode, pictures))
+
+
+def encode_with_frames(encode: Encode, pictures: Iterable[Picture]) -> Iterator[tuple[Encoded, list[Frame]]]:
+    """Pictures -> Encoded and where they lie, some at once."""
     todo = iter(pictures)
     while piece := list(islice(todo, _BATCH)):
-        yield encode(piece)
+        yield encode(piece), [picture.frame for picture in piece]
 
 
 def join(pieces: Iterable[Encoded]) -> Encoded:

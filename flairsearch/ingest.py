@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch import decode, files
+from flairsearch.chance import bank_scores
 from flairsearch.errors import UsageError
 from flairsearch.fitting import MakeBank, drop_lost, fit_views
-from flairsearch.records import Damage, Encoded, ImageFile, Picture, Progress, Report, Skipped
+from flairsearch.records import Damage, Encoded, Frame, ImageFile, Picture, Progress, Report, Skipped
 from flairsearch.settings import IndexSettings
 from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer
 
-BATCH = 32  # photos a step of the model
+BATCH = 32  # views a step of the model, and photos at most
 COMMIT_VIEWS = 2048  # commit after so many views,
 COMMIT_SECONDS = 60.0  # or so long: a power cut loses no more
 
@@ -79,7 +80,8 @@ def ingest(
             for _ in fit_views(reader, make_bank):
                 yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
             reader = writer.reader()
-        Shortlist(reader)  # so that the first query finds it made
+            bank_scores(reader, make_bank)
+        Shortlist(reader)  # so that the first query finds both made
     counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
     yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
 
@@ -130,39 +132,62 @@ def _read(
     """Decode ahead, encode in batches, hand to the writer; commit every so often."""
     if not work.fresh:
         return
-    batch: list[decode.Loaded] = []
+    batch = _Batch(writer, work, encode)
     last_commit = time.monotonic()
-
-    def flush() -> None:
-        pictures = [(loaded.hash, picture) for loaded in batch for picture in loaded.pictures or ()]
-        if pictures:
-            encoded = encode([picture for _, picture in pictures])
-            frames, dates = [p.frame for _, p in pictures], [p.taken for _, p in pictures]
-            writer.add_views([h for h, _ in pictures], frames, encoded, dates)
-        for loaded in batch:
-            _record(writer, work, loaded)
-        batch.clear()
-
-    waiting: set[bytes] = set()
     loader = decode.load_all(work.fresh, settings.views, settings.image_size, writer.hashes)
     for done, loaded in enumerate(loader, 1):
         if isinstance(loaded, decode.Failed):
             work.skipped.append(Skipped(loaded.file.absolute, loaded.reason))
         else:
-            if loaded.hash in writer.hashes or loaded.hash in waiting:  # known, or its twin is in this very batch
-                loaded = decode.Loaded(loaded.file, loaded.hash, None)
-            waiting.add(loaded.hash)
-            batch.append(loaded)
-        if len(batch) >= BATCH:
-            flush()
-            waiting.clear()
+            batch.add(loaded)
         if writer.pending >= COMMIT_VIEWS or (writer.pending and time.monotonic() - last_commit > COMMIT_SECONDS):
             writer.commit()
             last_commit = time.monotonic()
             if writer.wants_basis:
                 writer.fit(metric())
         yield Progress(done, len(work.fresh), len(work.skipped))
-    flush()
+    batch.flush()
+
+
+class _Batch:
+    """Photos that were read, until there are views enough for a step of the model. A photo's views stay together."""
+
+    def __init__(self, writer: Writer, work: _Work, encode: EncodePictures) -> None:
+        self._writer, self._work, self._encode = writer, work, encode
+        self._photos: list[decode.Loaded] = []
+        self._hashes: set[bytes] = set()
+        self._views: list[tuple[bytes, Picture]] = []
+
+    def add(self, loaded: decode.Loaded) -> None:
+        """One more photo; those before it are handed to the writer when its views would be too many."""
+        known = loaded.hash in self._writer.hashes or loaded.hash in self._hashes  # its twin is in this very batch
+        pictures = () if known else loaded.pictures or ()
+        if len(self._views) + len(pictures) > BATCH:
+            self.flush()
+        self._photos.append(loaded)
+        self._hashes.add(loaded.hash)
+        self._views += [(loaded.hash, picture) for picture in pictures]
+        if max(len(self._views), len(self._photos)) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Encode, and hand to the writer."""
+        if self._views:
+            pictures = [picture for _, picture in self._views]
+            encoded = _encode_all(self._encode, pictures)
+            frames, dates = [p.frame for p in pictures], [p.taken for p in pictures]
+            self._writer.add_views([digest for digest, _ in self._views], frames, encoded, dates)
+        for loaded in self._photos:
+            _record(self._writer, self._work, loaded)
+        self._photos, self._hashes, self._views = [], set(), []
+
+
+def _encode_all(encode: EncodePictures, pictures: Sequence[Picture]) -> Encoded:
+    """No more than BATCH at once."""
+    parts = [encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+    if len(parts) == 1:
+        return parts[0]
+    return Encoded(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Encoded)))
 
 
 def _record(writer: Writer, work: _Work, loaded: decode.Loaded) -> None:
@@ -184,25 +209,34 @@ def repair(
     writer: Writer, damage: Sequence[Damage], settings: IndexSettings, encode: EncodePictures
 ) -> Iterator[Damage]:
     """Encode damaged views again from their photos; yields those whose photo is gone or has changed."""
-    hashes = writer.catalog.content_hashes(sorted({d.content for d in damage}))
-    for start in range(0, len(damage), BATCH):
-        views, pictures = [], []
-        for one in damage[start : start + BATCH]:
-            again = _decode_again(one.paths, hashes[one.content], settings)
-            if again is None:
+    of_content: dict[int, list[Damage]] = {}
+    for one in damage:
+        of_content.setdefault(one.content, []).append(one)
+    hashes = writer.catalog.content_hashes(sorted(of_content))
+    views: list[int] = []
+    pictures: list[Picture] = []
+    for content, several in of_content.items():  # each photo is decoded once
+        again = _decode_again(several[0].paths, hashes[content], settings)
+        frames = writer.catalog.frames([one.view for one in several])
+        for one in several:
+            picture = again.get(frames[one.view])
+            if picture is None:
                 yield one
-            else:
-                views.append(one.view)
-                pictures.append(again)
-        if views:
-            writer.replace_views(views, encode(pictures))
+                continue
+            views.append(one.view)
+            pictures.append(picture)
+            if len(views) == BATCH:
+                writer.replace_views(views, encode(pictures))
+                views, pictures = [], []
+    if views:
+        writer.replace_views(views, encode(pictures))
 
 
-def _decode_again(paths: Sequence[str], digest: bytes, settings: IndexSettings) -> Picture | None:
-    """The view of the first of these files that still has the bytes it had."""
+def _decode_again(paths: Sequence[str], digest: bytes, settings: IndexSettings) -> dict[Frame, Picture]:
+    """The views, by their frames, of the first of these files that still has the bytes it had; else none."""
     there = [path for path in paths if os.path.isfile(path)]
     candidates = [ImageFile(os.path.dirname(path), os.path.basename(path), 0, 0) for path in there]
     for loaded in decode.load_all(candidates, settings.views, settings.image_size, ()):
         if isinstance(loaded, decode.Loaded) and loaded.hash == digest and loaded.pictures:
-            return loaded.pictures[0]
-    return None
+            return {picture.frame: picture for picture in loaded.pictures}
+    return {}

@@ -1,27 +1,30 @@
-"""Hits and measurements -> table, JSON lines; hits -> overlay picture."""
+"""Hits -> table, JSON lines; reports as lines."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+import re
+from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 from rich.text import Text
 
-from flairsearch.errors import FlairSearchError
-from flairsearch.records import CodecRow, Hit, Report, RetrievalRow, ShortlistRow, Status
+from flairsearch.records import Hit, Region, Report, Status
 
-_BOX = (255, 214, 10)
-_EDGE = (0, 0, 0)
+_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # no plain letters:
+# ends of lines, orders to a terminal, turns of the writing, halves of what is no UTF-8
+_PHRASE = 60  # columns of a phrase in the table
 
 
 def to_json(hit: Hit) -> str:
-    """One hit as one line of JSON."""
-    return json.dumps(
+    """One hit as one line of JSON; every field is always there.
+
+    weakest: the text of the phrase that the photo answers least, null with one phrase. confidence: 0 to 1, or null.
+    matches: false where the false alarm is above what was asked for, null where nothing was asked.
+    """
+    line = json.dumps(
         {
             "rank": hit.rank,
             "path": hit.path,
@@ -29,77 +32,77 @@ def to_json(hit: Hit) -> str:
             "score_global": round(hit.score_global, 6),
             "width_px": hit.width,
             "height_px": hit.height,
-            "regions": [{"box": list(region.box), "score": round(region.score, 6)} for region in hit.regions],
+            "regions": _regions(hit.regions),
+            "phrases": [
+                {"text": phrase.text, "score": round(phrase.score, 6), "regions": _regions(phrase.regions)}
+                for phrase in hit.phrases
+            ],
+            "weakest": hit.weakest.text if len(hit.phrases) > 1 else None,
+            "confidence": None if hit.confidence is None else round(hit.confidence, 6),
+            "matches": hit.matches,
         },
         ensure_ascii=False,
     )
+    return _escape(line)  # json leaves some of them
+
+
+def _regions(regions: Sequence[Region]) -> list[dict[str, object]]:
+    return [{"box": list(region.box), "score": round(region.score, 6)} for region in regions]
 
 
 def to_table(hits: Sequence[Hit], logits: bool = False) -> Table:
-    """Rank, score, path (relative where that is shorter) and the best region's box."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "logit" if logits else "score", "photo", "where (left, top, right, bottom)"):
-        table.add_column(name, justify="right" if name in ("", "score", "logit") else "left", overflow="fold")
-    for hit in hits:
-        boxes = "  ".join(",".join(map(str, region.box)) for region in hit.regions)
-        path = Text(short_path(hit.path))  # not a str: rich would read [brackets] in a file name as markup
-        table.add_row(str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", path, boxes)
-    return table
+    """Rank, score, path (relative where that is shorter) and boxes; of several phrases each has a line of its own.
 
-
-def to_codec_table(rows: Iterable[CodecRow]) -> Table:
-    """What each codec costs and loses."""
+    Where anybody asked, how sure a hit is; one that does not match is dim, with a question mark.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim")
-    names = ("codec", "bytes a view", "R@1", "R@5", "R@10", "R@10 less fp16's, 95 %", "top 10", "box IoU", "views/s")
+    sure = any(hit.confidence is not None or hit.matches is False for hit in hits)
+    names = (
+        "",
+        "logit" if logits else "score",
+        *(["sure"] if sure else []),
+        "photo",
+        "where (left, top, right, bottom)",
+    )
     for name in names:
-        table.add_column(name, justify="right")
-    for row in rows:
-        recall = ["-"] * 3 if row.recall is None else [f"{value:.1%}" for value in row.recall.values()]
-        interval = "-" if row.difference is None else "{:+.1%} to {:+.1%}".format(*row.difference)
-        measured = (f"{row.overlap:.3f}", f"{row.box_iou:.3f}", f"{row.speed:,.0f}")
-        table.add_row(row.codec, f"{row.bytes:,}", *recall, interval, *measured)
+        right = name not in ("photo", names[-1])
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    several = any(len(hit.phrases) > 1 for hit in hits)
+    if several:
+        table.add_column("")
+    for hit in hits:
+        boxes = "" if several else "  ".join(_box(region) for region in hit.regions)
+        cells = [str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", *([_sure(hit)] if sure else [])]
+        style = "dim" if hit.matches is False else None
+        table.add_row(*cells, _as_it_is(short_path(hit.path)), boxes, style=style)
+        for phrase in hit.phrases if several else ():
+            text = _as_it_is(f"  {phrase.text}")
+            text.truncate(_PHRASE, overflow="ellipsis")
+            score = f"cos {phrase.score:.3f}" if logits else f"{phrase.score:.3f}"  # a phrase has no logit
+            where = _box(phrase.regions[0]) if phrase.regions else "-"
+            weakest = "weakest" if phrase is hit.weakest else ""
+            table.add_row("", score, *([""] if sure else []), text, where, weakest, style=style)
     return table
 
 
-def to_retrieval_table(rows: Iterable[RetrievalRow]) -> Table:
-    """Recall and ranks of each mode, both ways."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("mode", "", "R@1", "R@5", "R@10", "mean rank", "median rank"):
-        table.add_column(name, justify="left" if name in ("mode", "") else "right")
-    for row in rows:
-        recall = [f"{value:.1%}" for value in row.recall.values()]
-        table.add_row(row.mode, row.direction, *recall, f"{row.mean_rank:,.1f}", f"{row.median_rank:,}")
-    return table
+def _box(region: Region) -> str:
+    return ",".join(map(str, region.box))
 
 
-def to_shortlist_table(rows: Sequence[ShortlistRow]) -> Table:
-    """What shortlists hold of the exhaustive best; shares of the collection with the views that they are."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("prefilter")
-    table.add_column("of the", justify="right")
-    for shortlist in rows[0].lists if rows else ():
-        name = f"{shortlist.name} ({shortlist.views:,})" if "%" in shortlist.name else shortlist.name
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(row.prefilter, f"top {row.top}", *(f"{value:.1%}" for value in row.recall))
-    return table
+def _sure(hit: Hit) -> str:
+    """Rounded down: 100 % is said of certainty alone, and the level that was asked for of hits that reach it."""
+    share = "-" if hit.confidence is None else f"{math.floor(round(100 * hit.confidence, 6))} %"
+    return f"? {share}" if hit.matches is False else share
 
 
-def to_json_line(row: CodecRow | RetrievalRow | ShortlistRow) -> str:
-    """One measured row as one line of JSON; recall as a share, 0 to 1."""
-    if isinstance(row, ShortlistRow):
-        recall = [
-            {"shortlist": shortlist.name, "views": shortlist.views, "recall": round(value, 6)}
-            for shortlist, value in zip(row.lists, row.recall, strict=True)
-        ]
-        return json.dumps({"prefilter": row.prefilter, "top": row.top, "shortlists": recall})
-    return json.dumps({name: _rounded(value) for name, value in asdict(row).items()})
+def _as_it_is(text: str) -> Text:
+    """What a file or a phrase is called: [brackets] are no markup, and control characters do not reach the terminal."""
+    return Text(_escape(text))
 
 
-def _rounded(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    return round(value, 6) if isinstance(value, float) else value
+def _escape(text: str) -> str:
+    """As JSON escapes them, in a string of JSON too."""
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def short_path(path: str) -> str:
@@ -134,34 +137,3 @@ def to_lines(status: Status) -> list[str]:
         lines.append(f"skipped  {len(status.skipped):,} in the last run")
         lines += [f"         {skipped.path}: {skipped.reason}" for skipped in status.skipped]
     return lines
-
-
-def overlay(hit: Hit, photo: Image.Image, label: str) -> Image.Image:
-    """The photo in its own size with its regions drawn, the best one labelled."""
-    picture = photo.convert("RGB")
-    draw = ImageDraw.Draw(picture)
-    line = max(2, round(min(picture.size) / 150))
-    font = ImageFont.load_default(size=max(12, round(min(picture.size) / 24)))
-    for region in reversed(hit.regions):
-        left, top, right, bottom = region.box
-        draw.rectangle((left, top, right - 1, bottom - 1), outline=_EDGE, width=line + 2)
-        if min(right - left, bottom - top) > 2:
-            draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=_BOX, width=line)
-    left, top, _, _ = hit.regions[0].box
-    text = f"{label}  {hit.score:.2f}"
-    x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
-    wide, high = x1 - x0 + 2 * line + 4, y1 - y0 + 2 * line + 4
-    x = max(0, min(left, picture.width - wide))
-    y = top - high if top >= high else max(0, min(top, picture.height - high))  # above the box where there is room
-    draw.rectangle((x, y, x + wide, y + high), fill=_BOX)
-    draw.text((x + line + 2 - x0, y + line + 2 - y0), text, fill=_EDGE, font=font)
-    return picture
-
-
-def save_overlay(hit: Hit, photo: Image.Image, label: str, path: Path) -> None:
-    """Raises FlairSearchError when the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        overlay(hit, photo, label).save(path, quality=92)
-    except (OSError, ValueError) as error:
-        raise FlairSearchError(f"{path} cannot be written ({error}) - give another folder or file") from None

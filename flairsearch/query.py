@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flairsearch.answer import UNWANTED, Answerer
 from flairsearch.catalog import Catalog
+from flairsearch.chance import bank_scores
+from flairsearch.confidence import Background, sample_places
 from flairsearch.errors import UsageError
+from flairsearch.fitting import MakeBank
+from flairsearch.grouping import Grouped
 from flairsearch.reader import Reader
-from flairsearch.records import Candidates, Hit, PoolWeights, Query, Ranking
-from flairsearch.region import find_regions
+from flairsearch.records import Asked, Candidates, Hit, PoolWeights, Query
 from flairsearch.rerank import RowReranker, fused_on_gpu
 from flairsearch.scope import Scope
 from flairsearch.settings import EXHAUSTIVE_VIEWS
@@ -25,8 +29,10 @@ if TYPE_CHECKING:
     from flairsearch.residence import Resident
 
 MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
-MORE = 4  # times k views are looked at first for the k best contents: as many views of one content cost nothing
 
+
+ENOUGH = 5  # times k contents are made sure where some may be left out for what they show
+MOST_LOOKED = 1000  # contents whose regions are looked at
 
 # `auto`: the shortlist grows until the k-th best score is so many deviations above what the next view may reach,
 SURE = 3.0  # deviations of exact scores from predicted ones, of the views ranked so far for this text
@@ -53,27 +59,35 @@ def shortlist_size(shortlist: str | int, views: int) -> int:
 class Searcher:
     """One committed state of the index, ready for queries."""
 
-    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
-        self.reader, self._catalog, self._weights, self._device = reader, catalog, weights, device
-        self._shortlist = Shortlist(reader)
+    def __init__(
+        self,
+        reader: Reader,
+        catalog: Catalog,
+        weights: PoolWeights,
+        device: str,
+        make_bank: MakeBank | None = None,
+    ) -> None:
+        """make_bank: of texts that hits are compared with; without it they come without confidence."""
+        self.reader, self._catalog, self._device, self._make_bank = reader, catalog, device, make_bank
+        self._shortlist, self._answerer = Shortlist(reader), Answerer(reader, catalog, weights)
         self.in_scope = 0  # views, of the last search
-        self.reranked: list[int] = []  # of them, of each of its texts
+        self.reranked: list[int] = []  # of them, of each of its queries
         self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
 
     def search(
         self,
-        query: Query,
+        asked: Asked,
         k: int,
         shortlist: str | int = "auto",
         min_score: float | None = None,
         scope: Scope | None = None,
     ) -> list[Hit]:
         """The k best images in scope, best first; equal scores by image id."""
-        return self.search_many([query], k, shortlist, min_score, scope)[0]
+        return self.search_many([asked], k, shortlist, min_score, scope)[0]
 
     def search_many(
         self,
-        queries: Sequence[Query],
+        several: Sequence[Asked],
         k: int,
         shortlist: str | int = "auto",
         min_score: float | None = None,
@@ -90,78 +104,122 @@ class Searcher:
         size = shortlist_size(shortlist, self.in_scope)
         if shortlist == "auto":
             size = min(max(size, FIRST * k), self.in_scope)  # who asks for thousands gets them
-        found = [self._shortlist.search(query.vector, size, among) for query in queries]
+        least = k if shortlist == "auto" else 0
+        found = [self._candidates(asked, size, among, least) for asked in several]
         if shortlist == "auto" and size < self.in_scope and self._shortlist.predicts:
-            ranked = [self._grow(query, candidates, k) for query, candidates in zip(queries, found, strict=True)]
+            ranked = [self._grow(asked, candidates, k) for asked, candidates in zip(several, found, strict=True)]
         else:
-            ranked = self._score_lists([np.sort(candidates.views) for candidates in found], queries)
-        self.reranked = [len(views) for views, _ in ranked]
+            ranked = self._score_lists([self.reader.beside(candidates.views) for candidates in found], several)
+        self.reranked = [len(grouped.views) for grouped in ranked]
         return [
-            self._hits(self._rank(views, scores, query, k, min_score), query, scope)[:k]
-            for query, (views, scores) in zip(queries, ranked, strict=True)
+            self._answer(asked, grouped, k, min_score, scope) for asked, grouped in zip(several, ranked, strict=True)
         ]
 
-    def _score_lists(self, lists: list[np.ndarray], queries: Sequence[Query]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """View ids of each query, in the order on disk -> the same and their exact scores f32[K]."""
-        together = lists[0] if len(lists) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
-        if len(together) * len(queries) <= MUCH_THE_SAME * sum(map(len, lists)):
-            of_all = self._score(together, queries)
-            return [(views, of_all[np.searchsorted(together, views), i]) for i, views in enumerate(lists)]
-        return [(views, self._score(views, [query])[:, 0]) for views, query in zip(lists, queries, strict=True)]
+    def _candidates(self, asked: Asked, size: int, among: np.ndarray | None, least: int) -> Candidates:
+        """The shortlist of so many views; a longer one while they are of fewer photos than `least`."""
+        while True:
+            found = self._shortlist.search(asked.vectors, size, among, asked.shares)
+            if size >= self.in_scope or len(np.unique(self.reader.contents(found.views))) >= least:
+                return found
+            size = min(FIRST * size, self.in_scope)
 
-    def _grow(self, query: Query, candidates: Candidates, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Candidates with predicted scores, best first -> those ranked until the k best are sure, and their scores.
+    def _score_lists(self, lists: list[np.ndarray], several: Sequence[Asked]) -> list[Grouped]:
+        """View ids of each query, in the order on disk -> their photos with exact scores."""
+        together = lists[0] if len(lists) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
+        if len(together) * len(lists) > MUCH_THE_SAME * sum(map(len, lists)):
+            return [self._score_one(views, asked) for views, asked in zip(lists, several, strict=True)]
+        of_all = self._score(together, [phrase for asked in several for phrase in asked.phrases])
+        ends = np.cumsum([len(asked.phrases) for asked in several])
+        parts = np.split(of_all, ends[:-1], axis=1) if several else []
+        return [
+            self._group(views, part[np.searchsorted(together, views)], asked)
+            for views, part, asked in zip(lists, parts, several, strict=True)
+        ]
+
+    def _score_one(self, views: np.ndarray, asked: Asked) -> Grouped:
+        return self._group(views, self._score(views, asked.phrases), asked)
+
+    def _group(self, views: np.ndarray, parts: np.ndarray, asked: Asked) -> Grouped:
+        return Grouped.of(views, self.reader.contents(views), parts, asked.shares)
+
+    def _grow(self, asked: Asked, candidates: Candidates, k: int) -> Grouped:
+        """Candidates with predicted scores, best first -> those photos ranked until the k best are sure.
 
         Sure: the next one's prediction, moved by the mean error of those ranked so far and SURE deviations of it, does
         not reach the k-th best. Errors are taken to be of one kind along the list; the benchmark shows how that holds.
+        A photo is predicted to score what its best candidate does. Where photos may be left out for what they show,
+        ENOUGH times as many are made sure.
         """
-        views, predicted = candidates.views, candidates.scores
+        contents = self.reader.contents(candidates.views)
+        first = np.sort(np.unique(contents, return_index=True)[1])
+        contents, lead, predicted = contents[first], candidates.views[first], candidates.scores[first]
         unknown = int(np.isinf(predicted).sum())
-        scores = np.zeros(0, np.float32)
-        count = min(len(views), unknown + max(FIRST * k, 2))
+        k *= ENOUGH if asked.narrows else 1
+        done, count = 0, min(len(lead), unknown + max(FIRST * k, 2))
+        views, parts = np.zeros(0, np.int64), np.zeros((0, len(asked.phrases)), np.float32)
         while True:
-            some = np.sort(views[len(scores) : count])
-            exact = self._score(some, [query])[:, 0]
-            scores = np.append(scores, exact[np.searchsorted(some, views[len(scores) : count])])
-            if count == len(views):
-                break
-            errors = scores[unknown:] - predicted[unknown:count]
-            best = scores[self._best(views[:count], scores, k)]
-            reach = predicted[count] + errors.mean() + SURE * errors.std()
-            if len(best) >= k and reach < best[k - 1]:
-                break
-            count = min(len(views), int(GROWTH * count) + 1)
-        order = np.argsort(views[:count])
-        return views[:count][order], scores[order]
+            some = self.reader.beside(lead[done:count])
+            views, parts = np.concatenate([views, some]), np.concatenate([parts, self._score(some, asked.phrases)])
+            grouped = self._group(views, parts, asked)
+            if count == len(lead):
+                return grouped
+            exact = grouped.scores[np.searchsorted(grouped.contents, contents[:count])]
+            errors = exact[unknown:] - predicted[unknown:count]
+            best = grouped.scores[grouped.best(k)]
+            if len(best) >= k and predicted[count] + errors.mean() + SURE * errors.std() < best[k - 1]:
+                return grouped
+            done, count = count, min(len(lead), int(GROWTH * count) + 1)
 
-    def _rank(self, views: np.ndarray, scores: np.ndarray, query: Query, k: int, min_score: float | None) -> Ranking:
-        """Views i64[K] with their exact scores f32[K] -> the best view of each of the k best contents, with attention.
+    def _answer(
+        self, asked: Asked, grouped: Grouped, k: int, min_score: float | None, scope: Scope | None
+    ) -> list[Hit]:
+        """Photos with exact scores -> at most k hits.
 
-        More than k where the k-th score is shared: image ids decide there, and contents know none.
+        More than k are looked at while some are left out for what they show, MOST_LOOKED at most.
         """
-        best = self._best(views, scores, k)
-        if min_score is not None:
-            best = best[scores[best] >= min_score]
-        if len(best) > k:
-            best = best[scores[best] >= scores[best[k - 1]]]
-        winners = views[best]
-        return Ranking(winners, scores[best], self._attend(winners, query))
-
-    def _best(self, views: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
-        """Views i64[K], scores f32[K] -> places of each content's best view, best first, equal ones by view id.
-
-        Of the k best contents, of those that share the k-th score, perhaps of more: a million are not sorted for ten.
-        """
-        count = 0
+        limits = self._limits(asked)
+        found: list[tuple[int, Hit]] = []
+        done, wanted = 0, k
         while True:
-            count = MORE * max(k, count)
-            some = np.arange(len(views))
-            if count < len(views):  # all that are no worse than the count-th: what is left out is worse than each here
-                some = np.flatnonzero(scores >= -np.partition(-scores, count - 1)[count - 1])
-            order = some[np.lexsort((views[some], -scores[some]))]
-            _, first = np.unique(self.reader.contents(views[order]), return_index=True)
-            if len(first) >= k or count >= len(views):
-                return order[np.sort(first)]
+            best = grouped.best(wanted)  # more, where some share the last score: image ids decide among those
+            if min_score is not None:
+                best = best[grouped.scores[best] >= min_score]
+            rankings = [grouped.ranking(place) for place in best[done:].tolist()]
+            found += self._answerer.hits(rankings, asked, limits, scope)
+            if len(found) >= k or len(best) < wanted or wanted >= MOST_LOOKED:
+                break
+            done, wanted = len(best), min(4 * wanted, MOST_LOOKED)
+        found.sort(key=lambda one: (-one[1].score, one[0]))
+        hits = [replace(hit, rank=rank) for rank, (_, hit) in enumerate(found[:k], 1)]
+        photos = self.in_scope * len(grouped.scores) // max(1, len(grouped.views))
+        return self._doubt(hits, asked, photos)
+
+    def _doubt(self, hits: list[Hit], asked: Asked, photos: int) -> list[Hit]:
+        """Each hit with its confidence, among so many photos searched; without, where nobody knows: texts say nothing
+        of what a picture scores by chance.
+        """
+        background = None
+        if hits and not asked.pictures and self._chance is not None:
+            background = Background.of(self._chance, photos, asked.shares.tolist())
+        if background is None:
+            return hits
+        alarms = background.false_alarm(np.array([hit.score for hit in hits], np.float32)).tolist()
+        return [replace(hit, confidence=1 - alarm) for hit, alarm in zip(hits, alarms, strict=True)]
+
+    @cached_property
+    def _chance(self) -> np.ndarray | None:
+        return None if self._make_bank is None else bank_scores(self.reader, self._make_bank)
+
+    def _limits(self, asked: Asked) -> np.ndarray:
+        """f32[without]: what a place scores, at least, that shows what is not wanted.
+
+        The UNWANTED quantile of each text's scores, of views spread evenly over the index.
+        """
+        ids = self.reader.views.id
+        if not asked.without or not len(ids):
+            return np.zeros(len(asked.without), np.float32)
+        scores = self._score(ids[sample_places(len(ids))], asked.without)
+        return np.asarray(np.quantile(scores, UNWANTED, axis=0), np.float32)
 
     def _score(self, views: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
         """View ids i64[K] -> exact scores f32[K, Q], codec by codec."""
@@ -197,42 +255,9 @@ class Searcher:
         )
         return np.concatenate([places for _, _, places, _ in parts]), pieces
 
-    def _attend(self, views: np.ndarray, query: Query) -> np.ndarray:
-        """View ids i64[K] -> attention f32[K, P]."""
-        attention = np.zeros((len(views), self.reader.patches if len(views) else 0), np.float32)
-        for label, here in self.reader.by_codec(views):
-            attention[here] = self._rerankers[label].attend(self.reader.rows(views[here]), query)
-        return attention
-
-    def _hits(self, ranking: Ranking, query: Query, scope: Scope | None = None) -> list[Hit]:
-        """One hit per image in scope; identical files are several images of one content."""
-        unit = query.vector / max(float(np.linalg.norm(query.vector)), 1e-12)
-        globals_ = self.reader.pooled(ranking.views).astype(np.float32) @ unit
-        contents = self.reader.contents(ranking.views).tolist()
-        frames = self._catalog.frames(ranking.views.tolist())
-        images = self._catalog.images_of(contents, scope)
-        rows = [
-            (-float(ranking.scores[i]), image, path, i)
-            for i, content in enumerate(contents)
-            for image, path in images.get(content, [])
-        ]
-        hits = []
-        for rank, (_, _, path, i) in enumerate(sorted(rows), 1):
-            view, score = int(ranking.views[i]), float(ranking.scores[i])
-            grid = round(ranking.attention.shape[1] ** 0.5)
-            attention, frame = ranking.attention[i].reshape(grid, grid), frames[view]
-            logit = self._weights.logit_scale * score + self._weights.logit_bias
-            size = (frame.width, frame.height)
-            regions = find_regions(attention, frame)
-            hits.append(Hit(rank, path, score, float(globals_[i]), *size, regions, logit, attention, frame))
-        return hits
-
-    def show(self, path: str, views: list[int], query: Query) -> Hit:
-        """The hit of one image, given its absolute path and its views."""
+    def show(self, path: str, views: list[int], asked: Asked) -> Hit:
+        """The hit of one image, given its absolute path and its views, whatever it shows."""
         ids = np.asarray(views, np.int64)
-        scores = self._score(ids, [query])[:, 0]
-        best = int(np.argmax(scores))
-        attention = self._attend(ids[best : best + 1], query)
-        ranking = Ranking(ids[best : best + 1], scores[best : best + 1], attention)
-        hits = self._hits(ranking, query)
+        ranking = self._score_one(ids, asked).ranking(0)
+        hits = [hit for _, hit in self._answerer.hits([ranking], asked, np.zeros(0, np.float32))]
         return next(replace(hit, rank=1) for hit in hits if hit.path == path)  # not a twin of it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from flairsearch.codec import Codec, Coordinates, make_codec
 from flairsearch.errors import StoreError
 from flairsearch.records import Damage, Encoded
 from flairsearch.scope import places_in
-from flairsearch.settings import IndexSettings
+from flairsearch.settings import IndexSettings, tile_count
 from flairsearch.tokens import Segment, checksums
 from flairsearch.views import ViewColumns
 
@@ -53,6 +54,7 @@ class Reader:
         state, columns = self._state(folder, catalog)
         self.generation = state.generation
         self.patches = settings.patches
+        self._tiled = tile_count(settings.views) > 0
         used = set(np.unique(columns.segment).tolist())
         self.codecs: dict[str, Codec] = {}
         self.damage: list[str] = []
@@ -126,6 +128,23 @@ class Reader:
     def contents(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         """View ids i64[K] -> content ids i64[K]."""
         return self.views.content[self._positions(views)]
+
+    def beside(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+        """View ids i64[K] -> all views of their contents, each once, ascending."""
+        if not self._tiled:
+            return np.sort(views)
+        order, column = self._by_content
+        contents = np.unique(self.contents(views))
+        starts = np.searchsorted(column, contents)
+        counts = np.searchsorted(column, contents, "right") - starts
+        places = np.repeat(starts - np.append(0, counts.cumsum()[:-1]), counts) + np.arange(counts.sum())
+        return np.sort(self.views.id[order[places]])
+
+    @cached_property
+    def _by_content(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions of all views, by content, and the contents so i64[N], i64[N]."""
+        order = np.argsort(self.views.content, kind="stable")
+        return order, self.views.content[order]
 
     def readable(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         """View ids i64[n], ascending -> those of them that this state has, and whose segment can be read."""

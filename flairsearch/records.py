@@ -87,6 +87,10 @@ class Encoded:
     shift: NDArray[np.float16]  # [N, P] r = mean / sqrt(var + eps) of each local token
     scale: NDArray[np.float16]  # [N, P] s = sqrt(var + eps); local token = s (x + r)
 
+    def only(self, i: int) -> Encoded:
+        """The i-th view alone."""
+        return Encoded(*(column[i : i + 1] for column in (self.pooled, self.tokens, self.shift, self.scale)))
+
 
 @dataclass(frozen=True)
 class Query:
@@ -119,20 +123,61 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """The winners, best first."""
+class Asked:
+    """What a query asks for, folded: phrases that are wanted, and what must not be where they are found."""
 
-    views: NDArray[np.int64]  # [K] view ids
-    scores: NDArray[np.float32]  # [K] cos(pool(t, L), t)
-    attention: NDArray[np.float32]  # [K, P] heads' mean over the patches, zero key left out
+    phrases: tuple[Query, ...]  # one at least
+    weights: tuple[float, ...] = ()  # of each phrase, > 0; none given: all alike
+    pictures: int = 0  # how many of the phrases are pictures: theirs is another level of scores than a text's
+    without: tuple[Query, ...] = ()
+    at: tuple[str, ...] = ()  # of terms.PLACES
+    min_area: float = 0.0  # of a region, as a share of the photo
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """Of each phrase in the score: its weight, where all together are 1."""
+        weights = np.array(self.weights or (1.0,) * len(self.phrases))
+        shares: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+        return shares
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """[phrases, D], as the model gives them."""
+        return np.stack([phrase.vector for phrase in self.phrases])
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a photo that answers well may still be left out for what it shows where."""
+        return bool(self.without or self.at or self.min_area)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A content that answers well, with those of its views that were scored."""
+
+    content: int  # id
+    views: NDArray[np.int64]  # [V] view ids
+    scores: NDArray[np.float32]  # [V, phrases] exact
+    score: float  # weighted mean of what it scores for each phrase: grouping.Grouped
 
 
 @dataclass(frozen=True)
 class Region:
-    """A place in a photo; the score is the share of the attention that falls into the box, 0 to 1."""
+    """A place in a photo; the score is FLAIR's of that place alone: cos(pool(t, tokens inside), t), -1 to 1."""
 
     box: Box
     score: float
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """What one of a query's texts or pictures finds in a hit."""
+
+    text: str  # or the name of the picture's file
+    score: float  # exact; of the photo's views that answer it best (grouping.py)
+    regions: tuple[Region, ...]  # best first; from all views of the photo that were looked at
+    heat: NDArray[np.float32] = field(repr=False)  # [G, G] region.find_heat over that view
+    frame: Frame = field(repr=False)  # of that view
 
 
 @dataclass(frozen=True)
@@ -141,14 +186,20 @@ class Hit:
 
     rank: int  # from 1
     path: str  # absolute
-    score: float
-    score_global: float  # cosine of the global token and the text
+    score: float  # weighted mean of the phrases' scores
+    score_global: float  # the same mean of the cosines of the global token
     width: int  # pixels, upright
     height: int
-    regions: tuple[Region, ...]
+    regions: tuple[Region, ...]  # of all phrases: the best of each first
+    phrases: tuple[Phrase, ...]  # in the order of the query
     logit: float = 0.0
-    attention: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)  # [G, G]
-    frame: Frame | None = field(default=None, repr=False)
+    confidence: float | None = None  # 1 - false alarm: how sure it is that this is no chance (confidence.py)
+    matches: bool | None = None  # whether the false alarm is below what was asked for; None: nobody asked
+
+    @property
+    def weakest(self) -> Phrase:
+        """The phrase that this photo answers least."""
+        return min(self.phrases, key=lambda phrase: phrase.score)
 
 
 @dataclass(frozen=True)
@@ -245,3 +296,35 @@ class Report:
     unchanged: int = 0
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where things are in N views, M places of them; and which thing each of T texts speaks of."""
+
+    view: NDArray[np.int64]  # [M]
+    thing: NDArray[np.int64]  # [M]
+    box: NDArray[np.float64]  # [M, 4] pixels, as its view's Frame counts them
+    asked: NDArray[np.int64]  # [T] the text's thing; it has one place at least
+    given: NDArray[np.int64]  # [A, 2] a view and a text that is right there: where maps are measured
+
+
+@dataclass(frozen=True)
+class RegionRow:
+    """One way to say where a text is: over a gallery, and given the right view. Shares are 0 to 1."""
+
+    source: str
+    recall: dict[float, dict[int, float]]  # IoU (0: the right view will do) -> k -> share of texts: BoxRecall
+    iou: float  # of the first region, mean
+    reached: dict[float, float]  # IoU -> share of first regions that reach it
+    pointing: float | None  # share of maxima inside a true box; None where there is no map
+    energy: float | None  # share of the map inside
+
+
+@dataclass(frozen=True)
+class SegmentationRow:
+    """How well the pixels of photos are told apart by class."""
+
+    mean_iou: float  # of the classes that were there, or taken to be
+    accuracy: float  # share of pixels
+    iou: dict[str, float | None]  # of each class; None: nowhere

@@ -1,61 +1,142 @@
-"""Attention + Frame -> boxes in pixels of the upright original."""
+"""Attention and similarity of a view's patches -> heat -> boxes; boxes of several views -> regions of a photo.
+
+Attention says where the pool looks, similarity what a patch is like; each errs where the other does not. Chosen on
+mosaics and pasted photos of the training set: benchmarks/regions.py.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.records import Frame, Region
+from flairsearch.records import Box, Region
 
+ViewBox = tuple[float, float, float, float]  # left, top, right, bottom; 0 to 1 across the view
+
+SIMILARITY = 0.7  # its weight in the heat, where attention weighs 1
 SMOOTHING = 1.0  # standard deviation in patches: single patches are noisy
-THRESHOLD = 0.4  # of the largest smoothed attention: patches above it belong to a region
-SMALLEST = 0.25  # of the best region's score: weaker regions are dropped
-MOST = 3  # regions a view
+FINE = 2  # cells a patch, along each side, that boxes are made of
+SMALLEST = 0.1  # of the largest part's cells: smaller parts are dropped
+WEAKEST = 0.5  # of the best region's score: weaker regions are dropped
+MOST = 3  # regions
+SAME = 0.5  # two boxes whose common part is more than this share of the smaller one are one thing
 
 
-def find_regions(attention: NDArray[np.float32], frame: Frame) -> tuple[Region, ...]:
-    """attention f32[G, G] -> at least one region, best first; the score is the share of attention inside the box.
+def find_heat(attention: NDArray[np.float32], similarity: NDArray[np.float32]) -> NDArray[np.float32]:
+    """attention f32[P], similarity f32[P] -> heat f32[G, G]: both in standard deviations, added and smoothed.
 
-    A region is a connected part of the smoothed map above a share of its maximum. Smoothing and threshold were chosen
-    on mosaics of training photos (benchmarks/regions.py).
+    Any real numbers; all equal where nothing stands out.
     """
-    grid = attention.shape[0]
-    total, peak = float(attention.sum()), float(attention.max(initial=0))
-    if peak <= 0:
-        return (Region(frame.to_pixels(0, 0, 1, 1), 0.0),)
-    smoothed = _smooth(attention)
-    regions = []
-    for top, left, bottom, right in _components(smoothed >= THRESHOLD * smoothed.max()):
-        box = frame.to_pixels(left / grid, top / grid, right / grid, bottom / grid)
-        regions.append(Region(box, float(attention[top:bottom, left:right].sum()) / total))
-    regions.sort(key=lambda region: (-region.score, region.box))
-    return tuple(region for region in regions[:MOST] if region.score >= SMALLEST * regions[0].score)
+    grid = round(attention.size**0.5)
+    return _smooth((_standardise(attention) + SIMILARITY * _standardise(similarity)).reshape(grid, grid))
 
 
-def _smooth(attention: NDArray[np.float32]) -> NDArray[np.float32]:
+def find_boxes(heat: NDArray[np.float32]) -> list[ViewBox]:
+    """heat f32[G, G] -> boxes of the parts that stand out, the most heat first; of all, where nothing does.
+
+    Parts are 4-connected cells above Otsu's threshold (1979): the one that leaves the least variance on both sides.
+    """
+    fine = _refine(heat)
+    side, level = len(fine), _otsu(fine)
+    if level is None:
+        return [(0.0, 0.0, 1.0, 1.0)]
+    parts = sorted(_parts(fine >= level), key=lambda cells: -float((fine[tuple(cells.T)] - level).sum()))
+    largest = max(map(len, parts))
+    found = []
+    for cells in parts:
+        if len(cells) >= SMALLEST * largest:
+            (top, left), (bottom, right) = cells.min(0).tolist(), (cells.max(0) + 1).tolist()
+            found.append((left / side, top / side, right / side, bottom / side))
+    return found[:MOST]
+
+
+def inside(box: ViewBox, grid: int) -> NDArray[np.bool_]:
+    """bool[P]: the patches whose centre lies in the box; the one nearest to its middle, where none does."""
+    left, top, right, bottom = (edge * grid for edge in box)
+    centres = np.arange(grid) + 0.5
+    rows, columns = (top <= centres) & (centres < bottom), (left <= centres) & (centres < right)
+    if not rows.any():
+        rows[np.abs(centres - (top + bottom) / 2).argmin()] = True
+    if not columns.any():
+        columns[np.abs(centres - (left + right) / 2).argmin()] = True
+    return np.outer(rows, columns).ravel()
+
+
+def merge(regions: Iterable[Region]) -> tuple[Region, ...]:
+    """Regions of all views of a photo -> the best MOST, best first; of several of one thing the best (NMS)."""
+    kept: list[Region] = []
+    for region in sorted(regions, key=lambda region: (-region.score, region.box)):
+        strong = not kept or region.score >= WEAKEST * kept[0].score
+        if strong and len(kept) < MOST and all(_common(region.box, other.box) <= SAME for other in kept):
+            kept.append(region)
+    return tuple(kept)
+
+
+def area(box: Box) -> int:
+    """Pixels."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _common(a: Box, b: Box) -> float:
+    """Share of the smaller box that both have."""
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(wide, 0) * max(high, 0) / min(area(a), area(b))
+
+
+def _standardise(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)  # no square overflows or vanishes there
+    centred = exact - exact.mean()
+    spread = float(centred.std())
+    if spread <= 1e-6 * float(np.abs(exact).max()):  # rounding errors do not stand out
+        return np.zeros(exact.shape)
+    return np.asarray(centred / spread)
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Gaussian of SMOOTHING patches, f32[G, G]; beyond the edge the edge goes on."""
-    places = np.arange(attention.shape[0])
-    band = np.zeros(attention.shape)
-    for shift in range(-3, 4):
-        weight = np.exp(-0.5 * (shift / SMOOTHING) ** 2)
-        np.add.at(band, (places, np.clip(places + shift, 0, len(places) - 1)), weight)
-    band /= band.sum(1, keepdims=True)
-    return (band @ attention @ band.T).astype(np.float32)
+    grid, shifts = len(values), np.arange(-3, 4)
+    weights = np.exp(-0.5 * (shifts / SMOOTHING) ** 2)
+    band = weights / weights.sum() @ np.eye(grid)[np.clip(np.arange(grid)[:, None] + shifts, 0, grid - 1)]
+    return np.asarray(band @ values @ band.T, np.float32)
 
 
-def _components(mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
-    """Bounding boxes (top, left, bottom, right), half-open, of 4-connected parts of a mask."""
-    left_over = {(int(row), int(column)) for row, column in np.argwhere(mask)}
-    boxes = []
-    while left_over:
-        stack = [left_over.pop()]
-        part = list(stack)
-        while stack:
-            row, column = stack.pop()
-            near = {(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)} & left_over
-            left_over -= near
-            stack.extend(near)
-            part.extend(near)
-        rows, columns = zip(*part, strict=True)
-        boxes.append((min(rows), min(columns), max(rows) + 1, max(columns) + 1))
-    return boxes
+def _refine(heat: NDArray[np.float32]) -> NDArray[np.float64]:
+    """f32[G, G] -> f64[FINE G, FINE G], bilinear."""
+    grid = len(heat)
+    place = np.clip((np.arange(FINE * grid) + 0.5) / FINE - 0.5, 0, grid - 1)
+    low = place.astype(int)
+    rest, eye = (place - low)[:, None], np.eye(grid)
+    spread = (1 - rest) * eye[low] + rest * eye[np.minimum(low + 1, grid - 1)]
+    return np.asarray(spread @ heat @ spread.T)
+
+
+def _otsu(values: NDArray[np.float64]) -> float | None:
+    """The threshold that leaves the least variance within both sides; None where all values are equal."""
+    ordered = np.sort(values, axis=None)
+    if ordered[-1] - ordered[0] <= 1e-6 * np.abs(ordered).max():
+        return None
+    below = np.arange(1, len(ordered))
+    sums = ordered.cumsum()
+    means = sums[:-1] / below, (sums[-1] - sums[:-1]) / (len(ordered) - below)
+    cut = int((below * (len(ordered) - below) * (means[1] - means[0]) ** 2).argmax())
+    return float(ordered[cut] + ordered[cut + 1]) / 2
+
+
+def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """The cells (row, column) of each 4-connected part, i64[n, 2]; parts by their first cell."""
+    wide = mask.shape[1] + 1  # an empty column more: a row's last cell is not next to the first of the next
+    cells = np.flatnonzero(np.pad(mask, ((0, 0), (0, 1)))).tolist()
+    todo, parts = set(cells), []
+    for first in cells:
+        if first in todo:
+            todo.remove(first)
+            part = [first]
+            for cell in part:  # grows while it is walked
+                for near in (cell - wide, cell + wide, cell - 1, cell + 1):
+                    if near in todo:
+                        todo.remove(near)
+                        part.append(near)
+            parts.append(np.stack(np.divmod(part, wide), axis=1))
+    return parts

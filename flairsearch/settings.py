@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ DEFAULT_INDEX = "default"
 DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate.py: flairsearch eval --codecs
 EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors
 
-ViewPolicy = Literal["squash", "center"]
+ONE_VIEW = ("squash", "center")  # policies of one view a photo; besides them tiles:N
+TILES = range(2, 65)  # N; two digits at most
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -31,7 +33,7 @@ class IndexSettings:
     image_size: int  # pixels
     patches: int
     dim: int
-    views: ViewPolicy = "squash"
+    views: str = "squash"  # or another policy: check_views
     codec: str = "fp16"
     format: int = FORMAT_VERSION
 
@@ -45,7 +47,7 @@ class IndexSettings:
 
     @staticmethod
     def load(folder: Path) -> IndexSettings:
-        """Raises StoreError when there is no index in the folder, or one of another format."""
+        """Raises StoreError when there is no index in the folder, or one of another format or unknown view policy."""
         file = folder / "index.json"
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
@@ -59,16 +61,32 @@ class IndexSettings:
                 f"{folder} has index format {version}, this flairsearch reads {FORMAT_VERSION} - update flairsearch"
             )
         try:
-            return IndexSettings(**values)
+            settings = IndexSettings(**values)
         except TypeError as error:
             raise StoreError(f"{file} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
+        try:
+            check_views(str(settings.views))
+        except UsageError:
+            raise StoreError(f"{file} has views {settings.views!r}, unknown here - update flairsearch") from None
+        return settings
 
 
-def check_views(views: str) -> ViewPolicy:
-    """Raises UsageError when there is no such view policy."""
-    if views not in get_args(ViewPolicy):
-        raise UsageError(f"no view policy named {views!r} - use one of {', '.join(get_args(ViewPolicy))}")
-    return views  # type: ignore[return-value]
+def check_views(views: str, tiles: bool = True) -> str:
+    """Raises UsageError when there is no such view policy or, without `tiles`, when it makes several of a photo."""
+    if views in ONE_VIEW:
+        return views
+    if not tile_count(views):
+        several = f", or tiles:N with N from {TILES[0]} to {TILES[-1]}" if tiles else ""
+        raise UsageError(f"no view policy named {views!r} - use {' or '.join(ONE_VIEW)}{several}")
+    if not tiles:
+        raise UsageError(f"{views} makes several views of a photo, here is one needed - use {' or '.join(ONE_VIEW)}")
+    return views
+
+
+def tile_count(views: str) -> int:
+    """N of the view policy tiles:N, 0 of any other text; N is written in one way only, as policies are compared."""
+    found = re.fullmatch("tiles:([1-9][0-9]?)", views)
+    return int(found[1]) if found and int(found[1]) in TILES else 0
 
 
 def check_device(device: str) -> str:

@@ -35,18 +35,30 @@ class Shortlist:
         """Whether its scores are those that exact ones should be."""
         return self._near is not None and len(self._near) > 0
 
-    def search(self, text: NDArray[np.float32], count: int, among: NDArray[np.int64] | None = None) -> Candidates:
-        """text f32[D], any length -> `count` views and what their exact scores should be.
+    def search(
+        self,
+        texts: NDArray[np.float32],
+        count: int,
+        among: NDArray[np.int64] | None = None,
+        shares: NDArray[np.float32] | None = None,
+    ) -> Candidates:
+        """texts f32[D] or f32[Q, D], any length -> `count` views and what their exact scores should be.
 
+        Of several, the mean of their scores, weighted by shares f32[Q].
         among: view ids i64[n], ascending: no others.
         Views without a fitted vector come first, with infinity: those of the largest global cosine, at most half.
-        Where no view has one, scores are global cosines.
+        Where no view has one, scores are global cosines; of several texts, of the mean of their directions.
         """
-        unit = text / max(float(np.linalg.norm(text)), 1e-12)
+        several = np.atleast_2d(texts)
+        units = several / np.maximum(np.linalg.norm(several, axis=1, keepdims=True), 1e-12)
+        if shares is None:
+            shares = np.full(len(units), 1 / len(units), np.float32)
+        mean = shares @ units
         if self._fit is None or self._near is None or not len(self._near):
-            return self._rest.search(unit, count, among)
-        near = self._near.search(self._fit.features(unit), count, among)
-        rest = self._rest.search(unit, max(count // 2, count - len(near.views)), among).views
+            return self._rest.search(mean, count, among)
+        features = np.stack([self._fit.features(text) for text in several])  # predictions are linear in them
+        near = self._near.search(shares @ features, count, among)
+        rest = self._rest.search(mean, max(count // 2, count - len(near.views)), among).views
         unknown, left = np.full(len(rest), np.inf, np.float32), max(0, count - len(rest))
         return Candidates(np.concatenate([rest, near.views[:left]]), np.concatenate([unknown, near.scores[:left]]))
 

@@ -180,14 +180,18 @@ class Writer:
         encoded: Encoded,
         taken: Sequence[int | None] | None = None,
     ) -> None:
-        """N views of contents that have none yet. taken: the photos' dates, scope.clock_seconds."""
+        """N views of contents that have none yet, all that they will have. taken: the photos' dates.
+
+        Cut off anywhere, it has added all of them or none: a content with a part of its views would stay so.
+        """
         if self._segment is None:
             self._segment = SegmentWriter(self._folder, self.catalog.last_segment() + 1, self._codec)
-        first = self._segment.count
-        for i, checksum in enumerate(self._segment.append(encoded)):
-            date = taken[i] if taken else None
-            self._change.views.append(NewView(hashes[i], first + i, checksum, frames[i], date))
+        rows = range(self._segment.count, self._segment.count + len(hashes))
+        dates = taken or [None] * len(hashes)
+        sums = self._segment.append(encoded)
+        views = [NewView(*view) for view in zip(hashes, rows, sums, frames, dates, strict=True)]
         self.hashes.update(hashes)
+        self._change.views.extend(views)
 
     def add_image(self, file: ImageFile, digest: bytes) -> None:
         self._change.added.append((file, digest))

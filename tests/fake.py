@@ -52,10 +52,24 @@ class FakeEncoder:
         queries = []
         for text in texts:
             (colour,) = (COLOURS[word] for word in text.lower().split() if word in COLOURS)
-            vector = np.append(np.asarray(colour, np.float32) / 127.5 - 1, np.float32(0)).astype(np.float32)
-            c = np.asarray([-3 * SHARP - np.log(PATCHES)], np.float32)
-            queries.append(Query(text, vector, SHARP * vector[None], c))
+            queries.append(_ask(text, np.asarray(colour, np.float32) / 127.5 - 1))
         return queries
+
+    def encode_examples(self, pictures, names):
+        """As the text of the colour that most patches of the picture have."""
+        queries = []
+        for name, patches in zip(names, self.encode_pictures(pictures).tokens[..., :3], strict=True):
+            colours, counts = np.unique(patches, axis=0, return_counts=True)
+            queries.append(_ask(name, colours[counts.argmax()].astype(np.float32)))
+        return queries
+
+    def bank(self):
+        """Its colours: too few texts to say of a hit that it is no chance."""
+        return self.encode_texts(list(COLOURS))
+
+    def fold(self, vectors):
+        """Vectors of texts -> queries."""
+        return [_ask("", vector[:3]) for vector in vectors]
 
     def unseen_words(self, text):
         """It knows its colours, and says so of no word."""
@@ -71,6 +85,12 @@ class FakeEncoder:
         """Identities, and a bias orthogonal to every text: what makes the score grow with the area."""
         eye = np.eye(DIM, dtype=np.float32)
         return PoolWeights(eye[None], np.zeros((1, DIM), np.float32), eye, eye[3], logit_scale=10.0, logit_bias=-10.0)
+
+
+def _ask(text, colour):
+    """A colour f32[3], -1 to 1 -> Query."""
+    vector = np.append(colour, np.float32(0)).astype(np.float32)
+    return Query(text, vector, SHARP * vector[None], np.asarray([-3 * SHARP - np.log(PATCHES)], np.float32))
 
 
 def expected_score(patches):

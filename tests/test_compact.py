@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import replace
 
+import by_hand
 import numpy as np
 import pytest
 from fake import DIM, PATCHES, FakeEncoder, fake_engine, fake_settings, paint, paint_red
@@ -12,7 +13,7 @@ from flairsearch.codec import AVERAGE_BITS, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
-from flairsearch.records import Encoded, ImageFile, PoolWeights, Query
+from flairsearch.records import Asked, Encoded, ImageFile, PoolWeights, Query
 from flairsearch.settings import IndexSettings
 from flairsearch.store import Writer
 
@@ -84,7 +85,7 @@ def check_checksums(index, catalog):
 
 
 def test_a_search_goes_through_all_codecs(index, catalog):
-    """Scores and attention of every view are those of the tokens it restores to, in float64."""
+    """Scores and heat of every view are those of the tokens it restores to, in float64."""
     for i, codec in enumerate(CODECS):
         write(index, range(40 * i, 40 * i + 40), codec)
     reader = Reader(index, SETTINGS, catalog)
@@ -93,25 +94,21 @@ def test_a_search_goes_through_all_codecs(index, catalog):
     shapes = ((DIM,), (2, DIM), (2,), (2, 3, DIM), (2, 3), (DIM, 6), (DIM,))
     vector, u, c, value, value_bias, out, out_bias = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     weights = PoolWeights(value, value_bias, out, out_bias, 1.0, 0.0)
-    hits = Searcher(reader, catalog, weights, "cpu").search(Query("", vector, u, c), 1000, "all")
+    query = Query("", vector, u, c)
+    hits = Searcher(reader, catalog, weights, "cpu").search(Asked((query,)), 1000, "all")
     assert len(hits) == 200
 
-    def by_hand(x):
-        exponents = np.exp(x @ u.T.astype(float) + c)  # [N, P, H]
-        share = exponents / (exponents.sum(1, keepdims=True) + 1)
-        heads = np.einsum("nph,npd,hed->nhe", share, x, value) + share.sum(1)[..., None] * value_bias
-        pooled = heads.reshape(len(x), -1) @ out.T + out_bias
-        return pooled @ vector / np.linalg.norm(pooled, axis=1) / np.linalg.norm(vector), share.mean(2)
-
-    scores, attention = by_hand(all_tokens(reader).astype(float))
+    stored = reader.encoded(reader.views.id)
+    scores = by_hand.score(stored.tokens, query, weights)
     order = np.argsort(-scores)
     found = {int(hit.path.split("/")[-1].split(".")[0]): hit for hit in hits}
     for number in range(200):  # views were written in the order of their numbers
         assert found[number].score == pytest.approx(scores[number], abs=2e-3)
-        np.testing.assert_allclose(found[number].attention.ravel(), attention[number], atol=2e-3)
+        heat = by_hand.heat(stored.tokens[number], stored.shift[number], query)
+        np.testing.assert_allclose(found[number].phrases[0].heat, heat, atol=2e-3)
     assert [round(hit.score, 2) for hit in hits[:20]] == pytest.approx(scores[order[:20]].tolist(), abs=8e-3)
 
-    exact, _ = by_hand(encoded(range(200)).tokens.astype(float))
+    exact = by_hand.score(encoded(range(200)).tokens, query, weights)
     error = np.abs(scores - exact).reshape(5, 40).mean(1)
     assert error[0] == 0
     assert error[1] < 5e-3
@@ -472,7 +469,7 @@ def test_compacting_keeps_search_results_and_image_ids(tmp_path):
             assert (new.path, new.score, new.score_global, new.regions) == (
                 old.path, old.score, old.score_global, old.regions,
             )  # fmt: skip
-            np.testing.assert_array_equal(new.attention, old.attention)
+            np.testing.assert_array_equal(new.phrases[0].heat, old.phrases[0].heat)
         assert stored(engine) == size * 16 // 30
         assert list(engine.compact()) == []
 

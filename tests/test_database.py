@@ -101,7 +101,7 @@ def check_all_there(engine):
     assert status.roots == ("/disk/more photos", "/photos")
     assert [(one.path, one.reason) for one in status.skipped] == [("/photos/text.png", "damaged")]
     assert [found for _, _, some in engine.verify() for found in some] == engine.damage() == []
-    frame = engine.show(HITS[0][0], "red").frame
+    frame = engine.show(HITS[0][0], "red").phrases[0].frame
     assert (frame.width, frame.height, frame.left, frame.right) == (128, 64, 32, 96)
 
 

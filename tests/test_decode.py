@@ -13,7 +13,7 @@ from PIL import Image
 from flairsearch import decode as decoding
 from flairsearch.decode import Failed, Loaded, content_hash, decode, load_all, open_upright, read_bytes
 from flairsearch.errors import PictureError
-from flairsearch.records import ImageFile
+from flairsearch.records import Frame, ImageFile
 from flairsearch.scope import clock_seconds
 
 ORIENTATION = 0x0112
@@ -232,6 +232,140 @@ def test_thin_pictures_need_no_more_memory_than_others(size, views):
         patch.setattr(Image.Image, "_new", watch)
         assert centre(one(data, views)) == COLOURS["red"]
     assert max(made) <= max(SIZE * SIZE, size[0] * size[1])
+
+
+# -- tiles
+
+UPRIGHT = (480, 320)  # 3 x 2 tiles of 206 pixels for tiles:4
+LEFTS, TOPS = (0, 137, 274), (0, 114)
+MARKS = [  # small squares in colours, (left, top, right, bottom) upright, and whole in which tiles
+    ("red", (4, 4, 24, 24), {0}),
+    ("green", (150, 120, 170, 140), {0, 1, 3, 4}),
+    ("blue", (290, 8, 310, 28), {1, 2}),
+    ("yellow", (460, 300, 480, 320), {5}),
+    ("magenta", (230, 290, 250, 310), {4}),
+    ("cyan", (100, 120, 120, 140), {0, 3}),
+]
+
+
+def marked(orientation, kind):
+    """A file of an upright picture with the marks, as a camera held so would write it."""
+    upright = Image.new("RGB", UPRIGHT, "black")
+    for colour, box, _ in MARKS:
+        upright.paste(COLOURS[colour], box)
+    stored = upright if TURNED[orientation] is None else upright.transpose(TURNED[orientation])
+    options = {"tiffinfo": {ORIENTATION: orientation}} if kind == "TIFF" else {"exif": exif_of(tag_0x0112=orientation)}
+    return save(stored, kind, **options, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+
+
+def where(pixels, colour):
+    """The box in view coordinates where a view has nearly that colour; None where it has not."""
+    rows, columns = np.nonzero(np.abs(pixels.astype(int) - COLOURS[colour]).max(-1) < 100)
+    if not len(rows):
+        return None
+    size = len(pixels)
+    return columns.min() / size, rows.min() / size, (columns.max() + 1) / size, (rows.max() + 1) / size
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_marks_come_out_in_their_tiles_at_their_places(orientation, kind):
+    whole, *tiles = decode(marked(orientation, kind), "tiles:4", 206)  # tiles at their own size: pixels are pixels
+    assert whole.frame == Frame(*UPRIGHT, 0, 0, *UPRIGHT)
+    assert [(t.frame.left, t.frame.top) for t in tiles] == [(left, top) for top in TOPS for left in LEFTS]
+    for number, tile in enumerate(tiles):
+        frame = tile.frame
+        assert (frame.width, frame.height, frame.right - frame.left, frame.bottom - frame.top) == (*UPRIGHT, 206, 206)
+        for colour, box, inside in MARKS:
+            found = where(tile.pixels, colour)
+            if number in inside:
+                assert frame.to_pixels(*found) == box
+            else:  # perhaps a part of it
+                assert found is None or frame.to_pixels(*found) != box
+    for colour, box, _ in MARKS:
+        np.testing.assert_allclose(whole.frame.to_pixels(*where(whole.pixels, colour)), box, atol=2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tile_is_what_a_crop_of_the_upright_photo_is(orientation):
+    upright = noise(*UPRIGHT, smooth=20)
+    stored = upright if TURNED[orientation] is None else upright.transpose(TURNED[orientation])
+    data = save(stored, exif=exif_of(tag_0x0112=orientation))
+    whole, *tiles = decode(data, "tiles:4", SIZE)
+    np.testing.assert_array_equal(whole.pixels, one(data).pixels)
+    for tile in tiles:
+        frame = tile.frame
+        box = (frame.left, frame.top, frame.right, frame.bottom)
+        expected = upright.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box)
+        assert np.abs(tile.pixels.astype(int) - np.asarray(expected)).max() <= 1  # rows, then columns, or otherwise
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_tiles_of_a_large_jpeg_are_from_pixels_enough(orientation, monkeypatch):
+    """Decoded at a quarter of its size, as a tile still is twice the view there; a painted square is where it was."""
+    decoded = []
+    to_rgb = decoding._to_rgb
+    monkeypatch.setattr(decoding, "_to_rgb", lambda picture: decoded.append(picture.size) or to_rgb(picture))
+    upright = noise(1600, 1200, smooth=40).convert("L").convert("RGB")
+    upright.paste(COLOURS["red"], (700, 500, 740, 540))
+    stored = upright if orientation == 1 else upright.transpose(TURNED[orientation])
+    data = save(stored, "JPEG", exif=exif_of(tag_0x0112=orientation), quality=95)
+    views, full = decode(data, "tiles:4", SIZE), decode(data, "tiles:4", SIZE, draft=False)
+    assert [sorted(size) for size in decoded] == [[300, 400], [1200, 1600]]  # once each; the whole alone: 1/8
+    assert len(views) == 7
+    for quick, exact in zip(views, full, strict=True):
+        assert quick.frame == exact.frame
+        assert np.abs(quick.pixels.astype(int) - exact.pixels).mean() < 2
+    tiles = [view for view in views[1:] if view.frame.left <= 700 and view.frame.right >= 740 and view.frame.top <= 500]
+    tiles = [view for view in tiles if view.frame.bottom >= 540]
+    assert tiles
+    for view in tiles:
+        np.testing.assert_allclose(
+            view.frame.to_pixels(*red_box(view)), (700, 500, 740, 540), atol=9
+        )  # a pixel and a bit
+
+
+def test_all_views_have_the_date():
+    exif = exif_of({0x9003: "2024:05:17 14:00:09"})
+    views = decode(save(noise(300, 300), "JPEG", exif=exif), "tiles:9", SIZE)
+    assert len(views) == 10
+    assert {view.taken for view in views} == {clock_seconds(datetime(2024, 5, 17, 14, 0, 9))}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (30, 30), (2, 700), (60_000, 1)])
+def test_tiles_of_tiny_and_thin_photos(size):
+    views = decode(save(Image.new("RGB", size, COLOURS["red"])), "tiles:4", SIZE)
+    assert len(views) == (1 if max(size) < SIZE else 7)
+    for view in views:
+        assert view.pixels.shape == (SIZE, SIZE, 3)
+        assert (view.pixels == COLOURS["red"]).all()
+        assert view.frame.to_pixels(0, 0, 1, 1) == (
+            view.frame.left,
+            view.frame.top,
+            view.frame.right,
+            view.frame.bottom,
+        )
+
+
+def test_tiles_of_deep_grey_and_of_transparency():
+    deep = np.full((200, 200), 128 * 257, np.uint16)
+    deep[:100, 100:] = 65535
+    _, first, second, *_ = decode(save(Image.fromarray(deep)), "tiles:4", SIZE)
+    assert tuple(first.pixels[SIZE // 2, SIZE // 3]) == (128, 128, 128)
+    assert tuple(second.pixels[SIZE // 3, SIZE // 2]) == (255, 255, 255)
+    clear = Image.new("RGBA", (200, 200), (200, 0, 0, 0))
+    clear.paste((0, 0, 255, 255), (0, 0, 100, 200))
+    _, first, second, *_ = decode(save(clear), "tiles:4", SIZE)
+    assert tuple(first.pixels[SIZE // 2, SIZE // 3]) == COLOURS["blue"]
+    assert tuple(second.pixels[SIZE // 3, SIZE - 9]) == COLOURS["white"]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_no_picture_has_no_tiles():
+    for name, (data, reason) in BAD.items():
+        if name != "empty":
+            with pytest.raises(PictureError, match=reason):
+                decode(data, "tiles:4", SIZE)
 
 
 # -- hostile input
@@ -471,6 +605,15 @@ def test_load_all_reads_a_bounded_number_ahead(tmp_path, monkeypatch):
     results.close()
     assert len(read) <= 164  # closing it starts nothing new
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.mark.parametrize(("views", "ahead"), [("tiles:4", 9), ("tiles:64", 3)])
+def test_load_all_counts_views_ahead(tmp_path, views, ahead):
+    """64 views ahead, up to 7 of each photo; but a photo for each thread."""
+    todo, taken = files(tmp_path, 40), []
+    for done, _ in enumerate(load_all((taken.append(f) or f for f in todo), views, SIZE, set(), workers=3), 1):
+        assert len(taken) <= done + ahead
+    assert taken == todo
 
 
 def test_known_contents_are_not_decoded(tmp_path, monkeypatch):

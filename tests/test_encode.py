@@ -105,6 +105,39 @@ def test_queries_are_the_models_text_vectors(encoder: Encoder) -> None:
     assert {(q.u.shape, q.c.shape, q.u.dtype) for q in queries} == {((heads, dim), (heads,), np.dtype(np.float32))}
 
 
+def found_in(encoder: Encoder, vector: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """pool(t, L) from tokens x f64[P, D], by the folded form, written out (FLAIR's paper: softmax with a zero key)."""
+    weights = encoder.pool_weights
+    (query,) = encoder.fold(vector[None].astype(np.float32))
+    heads = []
+    for u, c, value, bias in zip(query.u, query.c, weights.value, weights.value_bias, strict=True):
+        share = np.exp(tokens @ u.astype(np.float64) + c)
+        share /= share.sum() + 1
+        heads.append(value.astype(np.float64) @ (share @ tokens) + share.sum() * bias)
+    return weights.out.astype(np.float64) @ np.concatenate(heads) + weights.out_bias
+
+
+def test_a_picture_that_is_looked_for(encoder: Encoder, path: Path, pictures: list[Picture]) -> None:
+    """t = unit(g) + unit(pool(g, L)), in float64; folded as a text's vector is."""
+    names = [f"{i}.jpg" for i in range(COUNT)]
+    queries = encoder.encode_examples(pictures, names)
+    pooled, local = towers(pictures)
+    tokens = F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS).numpy()
+    seen = F.normalize(pooled, dim=-1).numpy()
+    found = np.stack([found_in(encoder, g, x) for g, x in zip(seen, tokens, strict=True)])
+    expected = seen + found / np.linalg.norm(found, axis=1, keepdims=True)
+    assert np.abs(np.stack([query.vector for query in queries]) - expected).max() <= 1e-4
+    assert [query.text for query in queries] == names
+    assert np.abs(expected[0] - expected[1]).max() > 0.1
+    assert_alike(encoder.fold(np.stack([query.vector for query in queries])), queries)
+    assert_alike(encoder.encode_examples(pictures[3:4], ["alone"]), queries[3:4])
+    near = Encoder(str(path), "cpu", torch.bfloat16).encode_examples(pictures, names)
+    for exact, fast in zip(queries, near, strict=True):
+        assert fast.vector.dtype == np.float32
+        cosine = exact.vector @ fast.vector / np.linalg.norm(exact.vector) / np.linalg.norm(fast.vector)
+        assert 0.999 <= cosine < 1  # the image tower is in another precision
+
+
 def test_model_is_named(encoder: Encoder, path: Path) -> None:
     assert encoder.name == "random"
     assert encoder.weights_hash == weights.describe(path)[1]

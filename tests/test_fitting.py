@@ -446,7 +446,7 @@ def test_indexing_makes_them(tmp_path: Path) -> None:
         made = sorted(path.name.split(".")[-1] for path in (tmp_path / "index" / "prefilter").iterdir())
         fit = Fitted(tmp_path / "index", DIM).fit()
         assert fit is not None
-        assert made == sorted(["views", f"{fit.crc:08x}"])
+        assert made == sorted(["chance", "views", f"{fit.crc:08x}"])
         before = codes(tmp_path / "index")
         assert [done for done, total in engine.refit()][-1] == 0
         assert alike(codes(tmp_path / "index"), before)

@@ -11,8 +11,11 @@ from fake import COLOURS, SIZE, FakeEncoder, fake_engine, paint, paint_red
 from flairsearch import gallery
 from flairsearch.annotations import Annotations
 from flairsearch.bank import phrases
+from flairsearch.box_annotations import BoxAnnotations, Place
+from flairsearch.collage import Mosaics, plan_mosaics, plan_pastes
 from flairsearch.decode import decode
 from flairsearch.errors import UsageError
+from flairsearch.records import Frame
 
 NAMES = ("red", "green", "blue", "white", "yellow")
 
@@ -85,6 +88,16 @@ def test_mosaics_show_four_photos_in_quarters(notes: Annotations) -> None:
         assert [text.split()[0] in visible for text in found.texts] == right[mosaic].tolist()
 
 
+def test_mosaics_of_more_photos(notes: Annotations) -> None:
+    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=3, side=4)
+    shown = gallery.shuffle(5, 3, seed=0, side=4)
+    assert found.right is not None
+    for mosaic in range(3):
+        visible = {NAMES[i] for i in shown[mosaic]}
+        assert [text.split()[0] in visible for text in found.texts] == found.right[mosaic].tolist()
+    assert gallery.join(found.encoded).tokens.shape == (3, 64, 4)
+
+
 def test_mosaics_that_show_nothing_asked_for(notes: Annotations) -> None:
     alone = Annotations("flickr30k", notes.folder, notes.photos, ("x",), (int(gallery.shuffle(5, 2, 0)[1, 0]),), 0)
     assert alone.owner[0] not in gallery.shuffle(5, 1, seed=0)
@@ -138,3 +151,95 @@ def test_a_lost_segment_is_noted(tmp_path: Path, photos: Path) -> None:
         found = gallery.of_index(engine.folder, engine.settings)
     assert found.views == 1
     assert "is missing" in found.notes[0]
+
+
+def cells_of(notes: Annotations, plan: Mosaics) -> list[tuple[int, int]]:
+    """Photo and caption of each cell, one mosaic after the other."""
+    captions = [[i for i, photo in enumerate(notes.owner) if photo == number] for number in range(len(notes.photos))]
+    shown, said = plan_mosaics([len(several) for several in captions], plan)
+    return [(p, captions[p][n]) for p, n in zip(shown.ravel().tolist(), said.ravel().tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("plan", [Mosaics(5), Mosaics(3, side=4), Mosaics(4, side=2, factor=2)])
+def test_truth_of_mosaics(notes: Annotations, plan: Mosaics) -> None:
+    """A caption a cell; right is every cell that shows its photo, in any mosaic; maps are measured in its own."""
+    found = gallery.of_mosaics(notes, FakeEncoder().encode_pictures, "squash", SIZE, plan)
+    cells, area = cells_of(notes, plan), plan.side**2
+    assert found.views == plan.count
+    assert found.texts == [notes.captions[caption] for _, caption in cells]
+    assert found.truth.given.tolist() == [[i // area, i] for i in range(len(cells))]
+    for text, (photo, _) in enumerate(cells):
+        expected = [(i // area, i % area) for i, (other, _) in enumerate(cells) if other == photo]
+        chosen = found.truth.thing == found.truth.asked[text]
+        boxes = [
+            (view, tuple(box))
+            for view, box in zip(found.truth.view[chosen].tolist(), found.truth.box[chosen].tolist(), strict=True)
+        ]
+        edge = SIZE * plan.factor // plan.side
+        corners = [(view, edge * (cell % plan.side), edge * (cell // plan.side)) for view, cell in expected]
+        assert boxes == [(view, (left, top, left + edge, top + edge)) for view, left, top in corners]
+    assert found.notes == ("2 empty captions were left out",)
+
+
+def test_pictures_of_mosaics_show_what_the_truth_says(notes: Annotations) -> None:
+    found = gallery.of_mosaics(notes, FakeEncoder().encode_pictures, "squash", SIZE, Mosaics(40, seed=5))
+    (pieces, frames) = zip(*found.encoded, strict=True)
+    tokens = gallery.join(pieces).tokens.reshape(40, 8, 8, -1)[..., :3].astype(int)
+    assert {frame for some in frames for frame in some} == {Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)}
+    for (view, text), colour in zip(found.truth.given.tolist(), found.texts, strict=True):
+        boxes = found.truth.box[(found.truth.view == view) & (found.truth.thing == found.truth.asked[text])]
+        for left, top, right, bottom in (boxes // 8).astype(int).tolist():
+            seen = tokens[view, top:bottom, left + 1 : right]  # the first patch of a photo is half black
+            assert (seen == np.rint(np.array(COLOURS[colour.split()[0]]) / 127.5 - 1)).all()
+
+
+def test_truth_of_pastes(notes: Annotations) -> None:
+    found = gallery.of_pastes(notes, FakeEncoder().encode_pictures, "squash", SIZE, 30)
+    plan = plan_pastes([1, 2, 3, 4, 5], 30, SIZE)
+    assert (found.views, len(found.texts)) == (30, 30)
+    assert (found.truth.box == plan.box).all()
+    assert found.truth.given.tolist() == [[i, i] for i in range(30)]
+    assert [NAMES.index(text.split()[0]) for text in found.texts] == plan.pasted.tolist()
+    assert (found.truth.asked == plan.pasted).all()
+    assert (found.truth.thing == plan.pasted).all()
+    tokens = gallery.join(encoded for encoded, _ in found.encoded).tokens.reshape(30, 8, 8, -1)[..., :3].astype(int)
+    for view, (box, name) in enumerate(zip(plan.box.tolist(), found.texts, strict=True)):
+        rows, left, right = slice(-(-box[1] // 8), box[3] // 8), box[0] + 0.2 * (box[2] - box[0]), box[2] // 8
+        inside = tokens[view, rows, -int(-left // 8) : right]  # whole patches, right of the photo's black part
+        assert (inside == np.rint(np.array(COLOURS[name.split()[0]]) / 127.5 - 1)).all()
+
+
+def test_one_photo_cannot_be_pasted(notes: Annotations) -> None:
+    alone = Annotations("flickr30k", notes.folder, notes.photos[:1], ("red",), (0,), 0)
+    with pytest.raises(UsageError, match="two photos at least"):
+        gallery.of_pastes(alone, FakeEncoder().encode_pictures, "squash", SIZE, 3)
+
+
+def boxed(notes: Annotations, sizes: tuple[tuple[int, int], ...]) -> BoxAnnotations:
+    places = (Place(1, 0, (5.5, 0, 64, 64)), Place(0, 1, (0, 0, 20, 64)), Place(0, 0, (1, 2, 3, 4)))
+    words = ("something green", "the black part of the red")
+    given = ((1, 0), (0, 1), (0, 2))
+    return BoxAnnotations("mdetr", notes.folder, notes.photos[:2], sizes, words, places, (0, 1, 0), given, ("a note",))
+
+
+def test_truth_of_boxes(notes: Annotations) -> None:
+    found = gallery.of_boxes(boxed(notes, ((128, 64), (128, 64))), FakeEncoder().encode_pictures, "squash", SIZE)
+    assert (found.views, found.notes) == (2, ("a note",))
+    assert found.texts == ["something green", "the black part of the red", "something green"]
+    assert found.truth.view.tolist() == [1, 0, 0]
+    assert found.truth.thing.tolist() == [0, 1, 0]
+    assert found.truth.asked.tolist() == [0, 1, 0]
+    assert found.truth.box[0].tolist() == [5.5, 0, 64, 64]
+    assert found.truth.given.tolist() == [[1, 0], [0, 1], [0, 2]]
+    ((encoded, frames),) = found.encoded
+    assert frames == [Frame(128, 64, 0, 0, 128, 64)] * 2
+    pictures = [decode((notes.folder / photo).read_bytes(), "squash", SIZE)[0] for photo in notes.photos[:2]]
+    assert (encoded.tokens == FakeEncoder().encode_pictures(pictures).tokens).all()
+
+
+def test_boxes_of_other_photos(notes: Annotations) -> None:
+    """Photos that were resized or turned since they were annotated."""
+    for size in ((64, 128), (256, 128)):
+        found = gallery.of_boxes(boxed(notes, ((128, 64), size)), FakeEncoder().encode_pictures, "squash", SIZE)
+        with pytest.raises(UsageError, match=r"green\.png has 128 x 64 pixels upright, its boxes are in"):
+            list(found.encoded)

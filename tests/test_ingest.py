@@ -1,14 +1,17 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fake import FakeEncoder, fake_engine, fake_settings, paint, paint_red
+from fake import DIM, SIZE, FakeEncoder, fake_engine, fake_settings, paint, paint_red
 
 from flairsearch import decode
 from flairsearch.catalog import Catalog
 from flairsearch.errors import UsageError
 from flairsearch.ingest import ingest
+from flairsearch.reader import Reader
 from flairsearch.records import Progress, Report, Skipped
 from flairsearch.store import Writer, create_index
 
@@ -337,3 +340,227 @@ def test_a_content_that_comes_back_while_small_segments_merge_is_found(tmp_path,
         engine.add(photos)
         assert {Path(hit.path).name for hit in engine.search("red", k=100)} == {f"{name}.png" for name in "abcdefgh"}
         assert engine.status().views == engine.status().images == 8
+
+
+# -- several views of a photo
+
+
+class Looking(FakeEncoder):
+    """Remembers how many pictures came at once."""
+
+    def __init__(self):
+        self.steps = []
+
+    def encode_pictures(self, pictures):
+        self.steps.append(len(pictures))
+        return super().encode_pictures(pictures)
+
+
+SIDE = 160  # of a photo; tiles:4 are 2 x 2 of 96 pixels, at 0 and 64
+CORNERS = [(left, top) for top in (0, 64) for left in (0, 64)]
+SPOTS = {"one": (10, 10, 26, 26), "two": (134, 10, 150, 26), "three": (10, 134, 26, 150), "four": (134, 134, 150, 150)}
+
+
+@pytest.fixture
+def spotted(tmp_path):
+    """Four photos with a small red square each, in one tile only."""
+    for name, box in SPOTS.items():
+        paint(tmp_path / "photos" / f"{name}.png", [("red", box)], size=(SIDE, SIDE))
+    return tmp_path / "photos"
+
+
+@pytest.fixture(params=["fp16", "int8"])
+def tiled(tmp_path, spotted, request):
+    with fake_engine(tmp_path / "index", "tiles:4", Looking(), request.param) as engine:
+        engine.add(spotted)
+        yield engine
+
+
+def stored(engine):
+    """Path -> its views' (frame, tokens, checksum) in the order of their ids, as read from disk."""
+    catalog = Catalog(engine.folder)
+    reader = Reader(engine.folder, engine.settings, catalog)
+    found = {}
+    for path in (f"{root}/{path}" for root, number in catalog.roots().items() for path in catalog.known(number)):
+        views = catalog.views_at(path)
+        frames, sums = catalog.frames(views), catalog.checksums(views)
+        tokens = reader.encoded(np.array(views)).tokens
+        found[Path(path).stem] = [(frames[v], tokens[i].tobytes(), sums[v]) for i, v in enumerate(views)]
+    catalog.close()
+    return found
+
+
+def damaged(engine):
+    return [one for _, _, found in engine.verify() for one in found]
+
+
+def test_the_whole_and_its_tiles_are_stored(tiled, spotted):
+    status = tiled.status()
+    assert (status.images, status.views, status.views_policy) == (4, 20, "tiles:4")
+    for name, views in stored(tiled).items():
+        decoded = decode.decode((spotted / f"{name}.png").read_bytes(), "tiles:4", SIZE)
+        tokens = FakeEncoder().encode_pictures(decoded).tokens
+        assert [view[0] for view in views] == [picture.frame for picture in decoded]
+        for (_, found, _), expected in zip(views, tokens, strict=True):
+            np.testing.assert_allclose(
+                np.frombuffer(found, np.float16), expected.ravel(), atol=0.01
+            )  # as the codec has it
+
+
+def test_a_small_square_is_found_in_its_tile(tiled):
+    """16 pixels of 160 are not one patch of the whole; of a tile's 96 they are a patch and more."""
+    for name, views in stored(tiled).items():
+        red = [(np.frombuffer(tokens, np.float16).reshape(-1, DIM)[:, 0] > 0.9).sum() for _, tokens, _ in views]
+        corners = [(frame.left, frame.top) for frame, _, _ in views[1:]]
+        assert corners == CORNERS
+        box = SPOTS[name]
+        inside = [
+            left <= box[0] and top <= box[1] and box[2] <= left + 96 and box[3] <= top + 96 for left, top in CORNERS
+        ]
+        assert sum(inside) == 1
+        assert red[0] == 0
+        assert [count > 0 for count in red[1:]] == inside
+
+
+def test_steps_of_the_model_are_as_large_as_ever_and_no_photo_is_split(tmp_path, spotted, monkeypatch):
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 12)
+    monkeypatch.setattr("flairsearch.ingest.COMMIT_VIEWS", 7)
+    for views, steps, segments in (("tiles:4", [10, 10], [10, 10]), ("tiles:9", [10] * 4, [10] * 4)):
+        with fake_engine(tmp_path / views, views, Looking()) as engine:
+            engine.add(spotted)
+            assert engine.encoder.steps == steps
+            assert [count for _, count, _ in engine._catalog.segments()] == segments
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 4)  # a photo has more views than a step may
+    with fake_engine(tmp_path / "small", "tiles:4", Looking()) as engine:
+        engine.add(spotted)
+        assert engine.encoder.steps == [4, 1] * 4
+        assert [count for _, count, _ in engine._catalog.segments()] == [10, 10]
+        with fake_engine(tmp_path / "tiles:4") as other:
+            assert stored(engine) == stored(other)
+
+
+def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotted, monkeypatch):
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 3)
+    for stop in range(8):
+        with fake_engine(tmp_path / f"{stop}", "tiles:4", Looking()) as engine:
+            encode, left = engine.encoder.encode_pictures, [None] * stop
+
+            def cut(pictures, encode=encode, left=left):
+                if not left:
+                    raise KeyboardInterrupt
+                left.pop()
+                return encode(pictures)
+
+            engine.encoder.encode_pictures = cut
+            with pytest.raises(KeyboardInterrupt):
+                engine.add(spotted)
+            engine.encoder.encode_pictures = encode
+            done = stop // 2  # two steps a photo
+            assert (engine.status().images, engine.status().views) == (done, 5 * done)
+            assert engine.add(spotted) == Report(added=4 - done, unchanged=done)
+            assert engine.status().views == 20
+
+
+def test_identical_photos_share_all_views(tiled, spotted):
+    shutil.copy(spotted / "one.png", spotted / "twin.png")
+    tiled.encoder.steps.clear()
+    assert tiled.add() == Report(added=1, unchanged=4)
+    assert tiled.encoder.steps == []
+    assert (tiled.status().images, tiled.status().views) == (5, 20)
+    views = stored(tiled)
+    assert views["twin"] == views["one"]
+
+
+def test_forgotten_photos_take_all_their_views_with_them(tiled, spotted):
+    before = stored(tiled)
+    assert tiled.forget(spotted / "two.png") == 1
+    assert tiled.status().views == 15
+    assert list(tiled.compact()) == [(15, 15)]
+    ((_, count, _),) = tiled._catalog.segments()
+    assert count == 15
+    del before["two"]
+    assert stored(tiled) == before
+    assert damaged(tiled) == []
+
+
+@pytest.mark.parametrize("kind", ["tokens", "pooled"])
+def test_a_damaged_tile_is_made_again_as_it_was(tiled, spotted, kind, monkeypatch):
+    """Each view of a photo in turn, and several at once: its own bytes come back, from one decoding."""
+    before, decoded, decode_once = stored(tiled), [], decode.decode
+    monkeypatch.setattr(decode, "decode", lambda *given: decoded.append(1) or decode_once(*given))
+    file = tiled.folder / "segments" / f"000001.{kind}"
+    whole = file.read_bytes()
+    stride, names = len(whole) // 20, list(before)
+    for rows in ([0], [6], [12], [18], [1, 2, 3, 4, 5, 19]):
+        data = bytearray(file.read_bytes())
+        for row in rows:
+            data[row * stride + 1] ^= 0x10
+        file.write_bytes(data)
+        found = damaged(tiled)
+        assert [one.view for one in found] == [row + 1 for row in rows]
+        assert [Path(one.paths[0]).stem for one in found] == [names[row // 5] for row in rows]
+        tiled.encoder.steps.clear()
+        decoded.clear()
+        assert tiled.repair(found) == []
+        assert (len(decoded), tiled.encoder.steps) == (len({row // 5 for row in rows}), [len(rows)])
+        assert damaged(tiled) == []
+        assert stored(tiled) == before  # checksums are of the bytes: they are equal, too
+    list(tiled.compact())
+    assert stored(tiled) == before
+    assert damaged(tiled) == []
+
+
+def test_a_lost_segment_of_tiles_is_made_again(tiled, spotted, monkeypatch):
+    monkeypatch.setattr("flairsearch.ingest.BATCH", 3)
+    before = stored(tiled)
+    (tiled.folder / "segments" / "000001.tokens").unlink()
+    (spotted / "three.png").unlink()
+    with fake_engine(tiled.folder, encoder=Looking()) as engine:
+        left = engine.repair(damaged(engine))
+        assert {Path(one.paths[0]).stem for one in left} == {"three"}
+        assert len(left) == 5
+        assert engine.encoder.steps == [3] * 5
+        engine.add()
+        assert damaged(engine) == []
+        del before["three"]
+        assert stored(engine) == before
+
+
+def test_a_photo_whose_tiles_lie_elsewhere_is_not_repaired_with_them(tiled, spotted):
+    """The index says other tiles than those that are made today: another view's bytes would be worse than none."""
+    file = tiled.folder / "segments" / "000001.tokens"
+    data = bytearray(file.read_bytes())
+    for row in (0, 1):
+        data[row * len(data) // 20] ^= 1
+    file.write_bytes(data)
+    settings = replace(tiled.settings, views="tiles:9")
+    settings.save(tiled.folder)
+    with fake_engine(tiled.folder, encoder=Looking()) as engine:
+        left = engine.repair(damaged(engine))
+        assert [one.view for one in left] == [2]
+        assert engine.encoder.steps == [1]
+        assert [one.view for one in damaged(engine)] == [2]
+
+
+def test_a_photo_that_comes_back_after_half_a_compaction_has_all_its_views(tiled, spotted, monkeypatch):
+    """Its views lie in two segments; only one of them has gone when the run is cut off."""
+    before = stored(tiled)
+    file = tiled.folder / "segments" / "000001.tokens"
+    data = bytearray(file.read_bytes())
+    for row in (1, 6):
+        data[row * len(data) // 20] ^= 1
+    file.write_bytes(data)
+    assert tiled.repair(damaged(tiled)) == []  # into a segment of their own
+    (spotted / "one.png").rename(spotted.parent / "away.png")
+    tiled.add()
+    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 1)  # one segment after the other
+    steps = tiled.compact()
+    next(steps)
+    steps.close()
+    assert [count for _, count, _ in tiled._catalog.segments()] == [2, 14]
+    (spotted.parent / "away.png").rename(spotted / "one.png")
+    tiled.encoder.steps.clear()
+    assert tiled.add() == Report(added=1, unchanged=3)
+    assert tiled.encoder.steps == [5]
+    assert stored(tiled) == before
+    assert damaged(tiled) == []

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flairsearch"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
-GROUND = {"errors", "records", "settings", "scope"}
+GROUND = {"errors", "records", "settings", "scope", "terms", "tiles"}
 STAGES = {
     "files",
     "decode",
@@ -45,13 +45,31 @@ STAGES = {
     "rerank_triton",
     "residence",
     "region",
+    "locate",
     "present",
+    "draw",
+    "tables",
     "demo",
     "annotations",
     "retrieval",
+    "confidence",
+    "grouping",
+    "localization",
+    "segmentation",
+    "shelf",
+    "box_annotations",
 }
-JOINS = {"store", "reader", "ingest", "query", "shortlist", "fitting", "engine", "gallery", "evaluate"}
-TOP = {"options", "cli", "cli_query", "cli_eval", "web"}
+JOINS = {"store", "reader", "ingest", "query", "shortlist", "fitting", "engine"} | {
+    "answer",
+    "asking",
+    "chance",
+    "collage",
+    "gallery",
+    "evaluate",
+    "evaluate_regions",
+    "evaluate_masks",
+}
+TOP = {"options", "cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "web"}
 
 STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "encode": {"model", "bank", "weights"},
@@ -71,28 +89,31 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "scan": {"compiled", "vectors"},
     "rerank_triton": {"codec"},
     "residence": {"rerank_triton"},
+    "locate": {"region"},
+    "box_annotations": {"annotations"},
 }
 HOMES = {  # third-party library -> the modules that may import it
-    "PIL": {"decode", "present"},
+    "PIL": {"decode", "draw", "segmentation"},
     "faiss": {"prefilter"},
     "fastapi": {"web"},
     "filelock": {"store"},
     "huggingface_hub": {"weights"},
     "numba": {"compiled", "vectors"},
     "numpy": set(MODULES)
-    - {*("cli", "cli_query", "cli_eval", "options", "engine", "errors", "settings", "demo", "bank", "annotations")},
+    - {*("cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "options", "engine", "errors")}
+    - {*("settings", "demo", "bank", "annotations", "box_annotations", "tables", "terms", "asking")},
     "open_clip": {"model"},
     "platformdirs": {"settings", "weights"},
-    "rich": {"present", "cli", "cli_query", "cli_eval"},
+    "rich": {"present", "tables", "cli", "cli_query", "cli_output"},
     "safetensors": {"weights"},
     "sqlalchemy": {"catalog", "database", "schema", "within"},
     "torch": {"model", "convtower", "encode", "rerank", "rerank_triton", "rerank_many", "residence", "weights"},
     "triton": {"rerank_triton"},
-    "typer": {"cli", "cli_query", "cli_eval", "options"},
+    "typer": {"cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "options"},
 }
 LAZY = {
     "torch": {"weights", "rerank_triton", "residence"},
-    "rich": {"cli", "cli_query", "cli_eval"},
+    "rich": {"cli", "cli_query", "cli_output"},
     "huggingface_hub": {"weights"},
     "safetensors": {"weights"},
 }
@@ -145,6 +166,8 @@ def test_ground_stands_on_itself() -> None:
     assert ours("errors") == ours("records") == set()
     assert ours("settings") <= {"errors"}
     assert ours("scope") <= {"errors"}
+    assert ours("terms") <= {"errors", "records"}
+    assert ours("tiles") <= {"records"}
 
 
 def test_joins_have_no_circles() -> None:

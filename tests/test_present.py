@@ -8,34 +8,64 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from flairsearch import present
-from flairsearch.errors import FlairSearchError
-from flairsearch.records import Hit, Region, Report, RetrievalRow, Shortlist, ShortlistRow, Skipped, Status
+from flairsearch.records import Frame, Hit, Phrase, Region, Report, Skipped, Status
 
 REGIONS = (Region((40, 60, 90, 120), 0.61234567), Region((0, 0, 10, 10), 0.25))
-HIT = Hit(1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, logit=4.40625)
+HEAT, FRAME = np.zeros((4, 4), np.float32), Frame(200, 150, 0, 0, 200, 150)
+PUPPY = Phrase("white puppy", 0.31234567, REGIONS, HEAT, FRAME)
+EARS = Phrase("black [ears]", 0.20987654, (Region((41, 61, 71, 81), 0.4), Region((5, 5, 6, 6), 0.3)), HEAT, FRAME)
+HIT = Hit(1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, (PUPPY,), logit=4.40625)
+BOTH = replace(HIT, phrases=(PUPPY, EARS), regions=(REGIONS[0], EARS.regions[0], REGIONS[1], EARS.regions[1]))
 
 
 def test_json_has_the_documented_fields() -> None:
     line = present.to_json(HIT)
     assert "\n" not in line
     found = json.loads(line)
-    assert list(found) == ["rank", "path", "score", "score_global", "width_px", "height_px", "regions"]
+    assert list(found) == [
+        *("rank", "path", "score", "score_global", "width_px", "height_px", "regions"),
+        *("phrases", "weakest", "confidence", "matches"),
+    ]
+    regions = [{"box": [40, 60, 90, 120], "score": 0.612346}, {"box": [0, 0, 10, 10], "score": 0.25}]
     assert found == {
         "rank": 1,
         "path": "/photos/dogs/white puppy.jpg",
-        "score": pytest.approx(0.31234567, abs=1e-6),
+        "score": 0.312346,
         "score_global": 0.2,
         "width_px": 200,
         "height_px": 150,
-        "regions": [
-            {"box": [40, 60, 90, 120], "score": pytest.approx(0.61234567, abs=1e-6)},
-            {"box": [0, 0, 10, 10], "score": 0.25},
-        ],
+        "regions": regions,
+        "phrases": [{"text": "white puppy", "score": 0.312346, "regions": regions}],
+        "weakest": None,
+        "confidence": None,
+        "matches": None,
     }
+
+
+def test_json_of_several_phrases() -> None:
+    found = json.loads(present.to_json(replace(BOTH, confidence=0.97654321, matches=False)))
+    assert [phrase["text"] for phrase in found["phrases"]] == ["white puppy", "black [ears]"]
+    assert found["phrases"][1] == {
+        "text": "black [ears]",
+        "score": 0.209877,
+        "regions": [{"box": [41, 61, 71, 81], "score": 0.4}, {"box": [5, 5, 6, 6], "score": 0.3}],
+    }
+    assert (found["weakest"], found["confidence"], found["matches"]) == ("black [ears]", 0.976543, False)
+    again = replace(BOTH, phrases=(EARS, replace(PUPPY, score=0.1)))
+    assert json.loads(present.to_json(again))["weakest"] == "white puppy"
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nb", "a\u2028b\u2029", "a\x85b", "\x1b[31mred", '"', "\\u0041", "\udc80", "写真 🐶", "\u202e"]
+)
+def test_json_of_any_text_is_one_line_of_utf8(text: str) -> None:
+    line = present.to_json(replace(HIT, path=f"/{text}", phrases=(replace(PUPPY, text=text), EARS)))
+    assert len(line.encode().splitlines()) == len(line.splitlines()) == 1
+    found = json.loads(line)
+    assert (found["path"], found["phrases"][0]["text"]) == (f"/{text}", text)
 
 
 @pytest.mark.parametrize("path", ['/a/"quoted"\n\\x.jpg', "/a/ünïcode 写真.jpg"])
@@ -45,8 +75,8 @@ def test_json_of_any_path_is_one_line(path: str) -> None:
     assert json.loads(line)["path"] == path
 
 
-def render(hits: list[Hit], logits: bool = False) -> str:
-    console = Console(width=200, color_system=None)
+def render(hits: list[Hit], logits: bool = False, width: int = 200) -> str:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(present.to_table(hits, logits))
     return capture.get()
@@ -63,53 +93,75 @@ def test_table_shows_any_name_as_it_is(name: str) -> None:
     assert f"/photos/{name}" in render([replace(HIT, path=f"/photos/{name}")])
 
 
+def test_table_of_one_phrase_has_a_line_a_hit() -> None:
+    lines = render([HIT, replace(HIT, rank=2)]).splitlines()
+    assert [line.split()[0] for line in lines] == ["score", "1", "2"]
+    assert "sure" not in lines[0]
+
+
+def test_table_of_several_phrases_has_a_line_for_each() -> None:
+    for width in (100, 200):
+        head, hit, puppy, ears = [line.rstrip() for line in render([BOTH], width=width).splitlines()]
+        assert hit.split() == ["1", "0.312", "/photos/dogs/white", "puppy.jpg"]
+        assert puppy.split() == ["0.312", "white", "puppy", "40,60,90,120"]
+        assert ears.split() == ["0.210", "black", "[ears]", "41,61,71,81", "weakest"]  # the best box alone
+        assert puppy.index("0.312") == hit.index("0.312")
+        assert puppy.index("white") == hit.index("/photos") + 2
+        assert head.index("where") == puppy.index("40,60")
+    assert len(render([BOTH, replace(BOTH, rank=2)], width=100).splitlines()) == 7
+
+
+def test_table_of_phrases_without_region_or_end() -> None:
+    long = replace(BOTH, phrases=(replace(PUPPY, regions=()), replace(EARS, text="ear " * 5000)))
+    lines = render([long], width=100).splitlines()
+    assert lines[2].split() == ["0.312", "white", "puppy", "-"]
+    assert len(lines) <= 6
+    assert "…" in lines[-1] + lines[-2]
+
+
+def test_table_of_phrases_with_logits_says_which_number_is_which() -> None:
+    lines = render([BOTH], logits=True).splitlines()
+    assert "4.406" in lines[1]
+    assert "cos 0.312" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "matches", "shown"),
+    [
+        (0.97, True, "97 %"),
+        (0.29, None, "29 %"),
+        (0.9499, False, "? 94 %"),
+        (0.9996, True, "99 %"),
+        (1.0, True, "100 %"),
+    ],
+)
+def test_table_says_how_sure_a_hit_is(confidence: float, matches: bool | None, shown: str) -> None:
+    hits = [replace(HIT, confidence=confidence, matches=matches), replace(HIT, rank=2), replace(HIT, matches=False)]
+    head, *lines = render(hits).splitlines()
+    assert [line[: head.index("sure") + 4].split(maxsplit=2)[2] for line in lines] == [shown, "-", "? -"]
+
+
+def test_what_does_not_match_is_dim() -> None:
+    console = Console(width=200, color_system="standard", force_terminal=True, _environ={})
+    with console.capture() as capture:
+        console.print(present.to_table([replace(BOTH, matches=True), replace(BOTH, matches=False)]))
+    dim = ["\x1b[2m" in line for line in capture.get().splitlines()]
+    assert dim == [True, False, False, False, True, True, True]  # the head is dim as well
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\x1b[2Jb.jpg", "a\u202eb.jpg", "a\udc80b.jpg", "a\tb\x9b1m.jpg"])
+def test_table_hands_no_orders_to_the_terminal(name: str) -> None:
+    hit = replace(BOTH, path=f"/photos/{name}", phrases=(replace(PUPPY, text=name), EARS))
+    lines = render([hit]).encode().decode().splitlines()
+    assert len(lines) == 4
+    assert all(letter.isprintable() for line in lines for letter in line)
+    assert render([replace(HIT, path="/写真 \u3000👩\u200d👧.jpg")]).count("写真 \u3000👩\u200d👧.jpg") == 1
+
+
 def test_path_is_short_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert present.short_path(str(tmp_path / "a" / "b.jpg")) == "a/b.jpg"
     assert present.short_path(f"{tmp_path}2/b.jpg") == f"{tmp_path}2/b.jpg"
-
-
-def test_overlay_is_the_photo_with_boxes_drawn() -> None:
-    photo = Image.new("RGB", (200, 150), (0, 0, 255))
-    hit = replace(HIT, regions=REGIONS[:1])
-    before, after = np.asarray(photo), np.asarray(present.overlay(hit, photo, "puppy"))
-    assert after.shape == (150, 200, 3)
-    assert (np.asarray(photo) == before).all()  # the photo itself is left alone
-    changed = (after != before).any(-1)
-    left, top, right, bottom = hit.regions[0].box
-    for row, column in ((top, left), (top, right - 1), (bottom - 1, left), (bottom - 1, right - 1)):
-        assert changed[row, column]
-    assert changed[bottom - 1, left:right].all()
-    assert changed[top:bottom, right - 1].all()
-    assert not changed[bottom:].any()  # half-open
-    assert not changed[top + 40 : bottom - 6, left + 8 : right - 8].any()  # inside the box one sees the photo
-    assert not changed[:, :left].any()
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (4000, 3)])
-def test_overlay_of_the_smallest_photos_and_boxes(size: tuple[int, int]) -> None:
-    width, height = size
-    boxes = ((0, 0, 1, 1), (width - 1, height - 1, width, height), (0, 0, width, height), (0, 0, min(2, width), height))
-    for box in boxes:
-        hit = replace(HIT, width=width, height=height, regions=(Region(box, 0.5),))
-        assert present.overlay(hit, Image.new("RGB", size), "a long text about it").size == size
-
-
-@pytest.mark.parametrize("text", ["", "two\nlines", "写真 🐶", "x" * 500])
-def test_overlay_with_any_label(text: str) -> None:
-    assert present.overlay(HIT, Image.new("RGB", (200, 150)), text).size == (200, 150)
-
-
-def test_overlay_is_saved(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "1.jpg"
-    present.save_overlay(HIT, Image.new("RGB", (200, 150)), "puppy", path)
-    with Image.open(path) as saved:
-        assert saved.size == (200, 150)
-    (tmp_path / "file").write_text("")
-    for bad in (tmp_path / "file" / "1.jpg", tmp_path / "1.nothing"):
-        with pytest.raises(FlairSearchError) as caught:
-            present.save_overlay(HIT, Image.new("RGB", (200, 150)), "puppy", bad)
-        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_report_in_a_line() -> None:
@@ -126,36 +178,3 @@ def test_status_in_lines() -> None:
     assert all(
         part in text for part in ("/i", "4 (1.0 MB, 250 kB", "flair-tiny", "abababababab", "squash", "/p/x: bad")
     )
-
-
-RETRIEVAL = RetrievalRow("full", "text to image", {1: 0.20664, 5: 0.5, 10: 1.0}, 1234.56, 6)
-SHORTLIST = ShortlistRow("global", 10, (Shortlist("1,000", 700), Shortlist("1%", 7)), (1.0, 0.43999))
-
-
-def test_measurements_as_tables() -> None:
-    console = Console(width=200, color_system=None)
-    with console.capture() as capture:
-        console.print(present.to_retrieval_table([RETRIEVAL]), present.to_shortlist_table([SHORTLIST]))
-    lines = [line.split() for line in capture.get().splitlines()]
-    assert lines[1] == ["full", "text", "to", "image", "20.7%", "50.0%", "100.0%", "1,234.6", "6"]
-    assert lines[2] == ["prefilter", "of", "the", "1,000", "1%", "(7)"]
-    assert lines[3] == ["global", "top", "10", "100.0%", "44.0%"]
-    assert present.to_shortlist_table([]).row_count == 0
-
-
-def test_measurements_as_json() -> None:
-    assert json.loads(present.to_json_line(RETRIEVAL)) == {
-        "mode": "full",
-        "direction": "text to image",
-        "recall": {"1": 0.20664, "5": 0.5, "10": 1.0},
-        "mean_rank": 1234.56,
-        "median_rank": 6,
-    }
-    assert json.loads(present.to_json_line(SHORTLIST)) == {
-        "prefilter": "global",
-        "top": 10,
-        "shortlists": [
-            {"shortlist": "1,000", "views": 700, "recall": 1.0},
-            {"shortlist": "1%", "views": 7, "recall": 0.43999},
-        ],
-    }

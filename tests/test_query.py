@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import by_hand
 import numpy as np
 import pytest
 from fake import COLOURS, GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
 from test_fitting import BankEncoder
 
-from flairsearch import fitting, query
+from flairsearch import fitting, grouping, query
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
+from flairsearch.grouping import Grouped
 from flairsearch.query import Searcher, shortlist_size
-from flairsearch.records import Candidates, Hit, Query
+from flairsearch.records import Asked, Candidates, Hit, Query, Ranking
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 
 AREAS = [5, 40, 1, 23, 64, 12, 40, 31]  # red patches of each photo; two of them tie
@@ -50,7 +53,9 @@ def test_order_is_exhaustive(engine: Engine, k: int, shortlist: str | int) -> No
         assert hit.score == pytest.approx(expected_score(AREAS[number]), abs=1e-3)
         assert hit.logit == pytest.approx(10 * hit.score - 10, abs=1e-5)
         assert (hit.width, hit.height) == (SIZE, SIZE)
-        assert hit.attention.shape == (GRID, GRID)
+        (phrase,) = hit.phrases
+        assert (phrase.text, phrase.score, phrase.regions) == ("red", hit.score, hit.regions)
+        assert phrase.heat.shape == (GRID, GRID)
 
 
 def test_score_global_is_the_cosine_of_the_pooled_vector(engine: Engine) -> None:
@@ -104,42 +109,42 @@ def test_min_score(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_best_of_many_views_are_those_of_a_full_sort(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_of_many_views_are_those_of_a_full_sort(seed: int) -> None:
     """Few contents or many, of one view each or of most of the best ones; ties everywhere or nowhere; no numbers."""
     rng = np.random.default_rng(seed)
-    count = int(rng.integers(0, 400))
+    count, phrases = int(rng.integers(0, 400)), [1, 3][seed % 2]
     contents = rng.integers(0, [3, 50, 10**6][seed % 3], count)
-    scores = rng.normal(size=count).astype(np.float32)
+    parts = rng.normal(size=(count, phrases)).astype(np.float32)
     if seed % 2:
-        scores = np.round(scores, 1)
+        parts = np.round(parts, 1)
     if seed % 5 == 0:
-        scores[contents == 1] += 10
+        parts[contents == 1] += 10
     if seed % 7 == 0:
-        scores[rng.random(count) < 0.1] = -np.inf
-    searcher = query.Searcher.__new__(query.Searcher)
-    searcher.reader = SimpleNamespace(contents=lambda views: contents[np.searchsorted(all_views, views)])
-    monkeypatch.setattr(searcher, "_attend", lambda views, text: views, raising=False)
-    all_views = np.sort(rng.permutation(10**4)[:count])
-    for k, least in product((1, 2, 10, 60, 500), (None, 0.5, 9.0, 99.0)):
-        order = np.lexsort((all_views, -scores))
-        best = order[np.sort(np.unique(contents[order], return_index=True)[1])]
-        if least is not None:
-            best = best[scores[best] >= least]
-        if len(best) > k:
-            best = best[scores[best] >= scores[best[k - 1]]]
-        ranking = searcher._rank(all_views, scores, FakeEncoder().encode_texts(["red"])[0], k, least)
-        np.testing.assert_array_equal(ranking.views, all_views[best])
-        np.testing.assert_array_equal(ranking.scores, scores[best])
+        parts[rng.random(count) < 0.1] = -np.inf
+    views = np.sort(rng.permutation(10**4)[:count])
+    weights = rng.integers(1, 4, phrases)
+    grouped = Grouped.of(views, contents, parts, (weights / weights.sum()).astype(np.float32))
+    each = {int(one): contents == one for one in np.unique(contents)}
+    expected = {one: by_hand.of_photo(parts[here], weights.tolist(), grouping.VIEWS)[0] for one, here in each.items()}
+    assert grouped.contents.tolist() == list(expected)
+    np.testing.assert_allclose(grouped.scores, list(expected.values()), atol=1e-5)
+    for k in (1, 2, 10, 60, 500):
+        order = np.argsort(-grouped.scores, kind="stable")
+        last = grouped.scores[order[min(k, len(order)) - 1]] if len(order) else 0
+        assert grouped.best(k).tolist() == [i for i in order if grouped.scores[i] >= last]
+        for place in grouped.best(k).tolist():
+            ranking = grouped.ranking(place)
+            here = each[ranking.content]
+            assert (ranking.content, ranking.score) == (grouped.contents[place], grouped.scores[place])
+            np.testing.assert_array_equal(ranking.views, views[here])
+            np.testing.assert_array_equal(ranking.scores, parts[here])
 
 
-def test_few_of_many_views_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_of_many_photos_are_sorted() -> None:
     scores = np.random.default_rng(0).permutation(10**5).astype(np.float32)
-    looked_at = []
-    searcher = query.Searcher.__new__(query.Searcher)
-    searcher.reader = SimpleNamespace(contents=lambda views: looked_at.append(len(views)) or views // 5)
-    best = searcher._best(np.arange(10**5), scores, 10)
-    assert scores[best[0]] == 10**5 - 1
-    assert looked_at == [40]
+    places = np.arange(10**5)
+    best = Grouped(places, scores[:, None], places, np.append(places, 10**5), scores).best(10)
+    assert scores[best].tolist() == list(range(10**5 - 1, 10**5 - 11, -1))
 
 
 def test_empty_index(tmp_path: Path) -> None:
@@ -157,7 +162,7 @@ def test_region_is_where_the_colour_is(tmp_path: Path, place: tuple[int, int, in
     engine.add(tmp_path / "photos")
     (hit,) = engine.search("red")
     assert [region.box for region in hit.regions] == [place]
-    assert hit.regions[0].score == pytest.approx(1.0, abs=1e-3)
+    assert hit.regions[0].score == pytest.approx(expected_score(25), abs=1e-4)
     shown = engine.show(tmp_path / "photos" / "1.png", "red")
     assert shown.regions == hit.regions
     assert shown.score == pytest.approx(hit.score)
@@ -214,43 +219,65 @@ class Predicted:
         self.exact, self.scored = exact.astype(np.float32), 0
         self.contents = np.arange(exact.shape[1]) if contents is None else contents
         self._searcher = searcher = Searcher.__new__(Searcher)
+        _, first, several = np.unique(self.contents, return_index=True, return_counts=True)
 
         class Views:
+            """Those of a content are neighbours."""
+
+            views = SimpleNamespace(id=np.arange(exact.shape[1]))
             contents = staticmethod(lambda views: self.contents[views])
 
             def __len__(self) -> int:
                 return int(exact.shape[1])
 
-        def shortlist(vector: Any, count: int, *_: object) -> Candidates:
-            scores = predicted[int(vector[0])].astype(np.float32)
+            @staticmethod
+            def beside(views: Any) -> Any:
+                some = np.unique(self.contents[views])
+                return np.concatenate([np.zeros(0, np.int64), *(first[c] + np.arange(several[c]) for c in some)])
+
+        def shortlist(vectors: Any, count: int, among: object, shares: Any) -> Candidates:
+            scores = (shares @ predicted[vectors[:, 0].astype(int)]).astype(np.float32)
             return Candidates(order := np.argsort(-scores, kind="stable")[:count], scores[order])
 
-        def score(views: Any, queries: list[Query]) -> Any:
+        def score(views: Any, queries: Sequence[Query]) -> Any:
             self.scored += len(views)
             return self.exact[[int(text.vector[0]) for text in queries]][:, views].T
 
+        def hits(rankings: Sequence[Ranking], *_: object) -> Iterator[tuple[int, Hit]]:
+            for one in rankings:
+                best = int(one.views[np.argmax(one.scores.mean(1))])
+                yield best, Hit(0, str(best), one.score, 0, 1, 1, (), ())
+
         own: Any = searcher
         own.reader, own._shortlist = Views(), SimpleNamespace(search=shortlist, predicts=True)
-        own._score, own._attend = score, lambda views, text: np.zeros((len(views), 1))
-        own._hits = lambda ranking, *_: list(zip(ranking.views.tolist(), ranking.scores.tolist(), strict=True))
+        own._score, own._answerer, own._make_bank = score, SimpleNamespace(hits=hits), None
 
-    def search(self, k: int, shortlist: str | int = "auto", text: int = 0, least: float | None = None) -> Any:
+    def search(self, k: int, shortlist: str | int = "auto", text: Any = 0, least: float | None = None) -> Any:
+        """text: a query's number, or those of its phrases."""
         return self.search_many(k, shortlist, [text], least)[0]
 
-    def search_many(self, k: int, shortlist: str | int, texts: list[int], least: float | None = None) -> Any:
-        empty = np.zeros((1, 1), np.float32)
-        queries = [Query("", np.array([text], np.float32), empty, empty[0]) for text in texts]
+    def search_many(self, k: int, shortlist: str | int, texts: list[Any], least: float | None = None) -> Any:
+        """Each hit's best view, and its score."""
         self.scored = 0
-        found: Any = self._searcher.search_many(queries, k, shortlist, least)
+        asked = [Asked(tuple(map(number, np.atleast_1d(text).tolist()))) for text in texts]
+        found = self._searcher.search_many(asked, k, shortlist, least)
         self.reranked = self._searcher.reranked
-        assert not any(np.isnan(score) for hits in found for _, score in hits)
-        return found
+        assert [[hit.rank for hit in hits] for hits in found] == [list(range(1, len(hits) + 1)) for hits in found]
+        assert not any(np.isnan(hit.score) for hits in found for hit in hits)
+        return [[(int(hit.path), hit.score) for hit in hits] for hits in found]
 
-    def best(self, k: int, text: int = 0) -> list[int]:
-        """The best view of each of the k best contents."""
-        order = np.argsort(-self.exact[text], kind="stable")
-        first = np.sort(np.unique(self.contents[order], return_index=True)[1])
-        return order[first][:k].tolist()  # type: ignore[no-any-return]
+    def best(self, k: int, text: Any = 0) -> list[int]:
+        """Contents, by what is in the exact scores."""
+        texts = np.atleast_1d(text)
+        scores = [
+            by_hand.of_photo(self.exact[texts][:, self.contents == one].T, [1] * len(texts), grouping.VIEWS)[0]
+            for one in range(self.contents.max() + 1)
+        ]
+        return np.argsort(-np.array(scores), kind="stable")[:k].tolist()  # type: ignore[no-any-return]
+
+
+def number(vector: float) -> Query:
+    return Query("", np.array([vector], np.float32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
 
 
 def drawn(seed: int, count: int = 20_000, error: float = 0.1, texts: int = 1) -> tuple[Any, Any]:
@@ -269,7 +296,7 @@ def test_auto_finds_what_ranking_all_finds(error: float, shift: float) -> None:
         exact, predicted = drawn(seed, error=error)
         views = Predicted(exact, predicted + shift)
         hits = views.search(k)
-        held.append(np.isin(views.best(k), [view for view, _ in hits]).mean())
+        held.append(np.isin(np.argsort(-exact[0])[:k], [view for view, _ in hits]).mean())
         ranked.append(views.reranked[0])
         assert [score for _, score in hits] == views.exact[0][[view for view, _ in hits]].tolist()
         assert len(hits) == k
@@ -299,16 +326,15 @@ def test_predictions_all_alike(predicted: float) -> None:
 
 @pytest.mark.parametrize("each", [2, 32, 400])
 def test_auto_where_contents_have_several_views(each: int) -> None:
-    """Alike, so that the first views of the list are of few contents."""
-    held = []
+    """Alike, so that the first views of the list are of few contents: of too few, at first, where each has 400."""
+    held, k = [], 10
     for seed in range(8):
         rng = np.random.default_rng(seed)
         exact = np.repeat(rng.normal(size=20_000 // each), each)[None] + 0.01 * rng.normal(size=(1, 20_000))
         views = Predicted(exact, exact + 0.02 * rng.normal(size=exact.shape), np.arange(20_000) // each)
-        k = min(10, shortlist_size("auto", 20_000) // each)
         hits = views.search(k)
         assert len({view // each for view, _ in hits}) == len(hits) == k
-        held.append(np.isin(views.contents[views.best(k)], [view // each for view, _ in hits]).mean())
+        held.append(np.isin(views.best(k), [view // each for view, _ in hits]).mean())
     assert np.mean(held) > 0.99
 
 

@@ -6,7 +6,7 @@ import pytest
 from fake import fake_settings
 
 from flairsearch.errors import StoreError, UsageError
-from flairsearch.settings import FORMAT_VERSION, IndexSettings, check_views, index_folder
+from flairsearch.settings import FORMAT_VERSION, IndexSettings, check_views, index_folder, tile_count
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,9 @@ def test_and_else_to_the_users_data():
     assert index_folder("") == home / "default"
 
 
-def test_settings_come_back_as_saved(here):
-    settings = fake_settings("center")
+@pytest.mark.parametrize("views", ["center", "tiles:12"])
+def test_settings_come_back_as_saved(here, views):
+    settings = fake_settings(views)
     settings.save(here)
     assert IndexSettings.load(here) == settings
     assert json.loads((here / "index.json").read_text())["format"] == FORMAT_VERSION
@@ -62,6 +63,9 @@ def test_settings_come_back_as_saved(here):
             rf"index format {FORMAT_VERSION + 1}, .* reads {FORMAT_VERSION} - update flairsearch$",
         ),
         (lambda values: values | {"colour": "red"}, r"damaged .*--rebuild"),
+        (lambda values: values | {"views": "tiles:900"}, r"has views 'tiles:900', unknown here - update flairsearch$"),
+        (lambda values: values | {"views": "spiral"}, r"has views 'spiral', unknown here - update flairsearch$"),
+        (lambda values: values | {"views": 5}, r"has views 5, unknown here - update flairsearch$"),
         (lambda values: {"format": FORMAT_VERSION}, r"damaged .*--rebuild"),
         (lambda values: {}, r"cannot be read .*--rebuild"),
         (lambda values: [1, 2], r"cannot be read .*--rebuild"),
@@ -90,6 +94,37 @@ def test_no_index_says_how_to_make_one(here):
 
 
 def test_view_policies():
-    assert (check_views("squash"), check_views("center")) == ("squash", "center")
-    with pytest.raises(UsageError, match="tiles"):
-        check_views("tiles")
+    for views, count in (
+        ("squash", 0),
+        ("center", 0),
+        ("tiles:2", 2),
+        ("tiles:4", 4),
+        ("tiles:10", 10),
+        ("tiles:64", 64),
+    ):
+        assert check_views(views) == views
+        assert tile_count(views) == count
+        if count:
+            with pytest.raises(UsageError, match=rf"^{views} makes several views .* use squash or center$"):
+                check_views(views, tiles=False)
+        else:
+            assert check_views(views, tiles=False) == views
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        *("", "tiles", "tiles:", "tiles:0", "tiles:1", "tiles:65", "tiles:-4", "tiles:+4", "tiles:04", "tiles: 4"),
+        *("tiles:4 ", "tiles:4.0", "tiles:four", "tiles:\u0664", "tiles:4\n", "Tiles:4", "tiles:" + "9" * 5000),
+        *("squash:4", "squash\n"),
+    ],
+)
+def test_there_is_no_other_policy(views):
+    with pytest.raises(
+        UsageError, match=r"no view policy .* - use squash or center, or tiles:N with N from 2 to 64$"
+    ) as e:
+        check_views(views)
+    assert "\n" not in str(e.value)
+    with pytest.raises(UsageError, match=r"no view policy .* - use squash or center$"):
+        check_views(views, tiles=False)
+    assert tile_count(views) == 0

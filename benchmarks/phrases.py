@@ -1,0 +1,133 @@
+"""What several phrases find, how their scores are best combined, and where `--not` is best judged: 2x2 mosaics.
+
+    python -m benchmarks.phrases PHOTOS ANNOTATIONS [--mosaics 300] [--queries 800]
+
+PHOTOS is the folder that the paths of ANNOTATIONS (Flickr30k-style) start from. Phrases: captions of two or three cells
+of a mosaic; right are mosaics that show all their photos. The weakest: one caption of a mosaic and one of no photo in
+it. `--not`: a caption finds its region; what is not wanted is another caption of the same photo (it is there), one of
+another cell of the mosaic, or any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch import gallery
+from flairsearch.annotations import read_annotations
+from flairsearch.answer import UNWANTED
+from flairsearch.collage import Mosaics
+from flairsearch.encode import Encoder
+from flairsearch.localization import KS
+from flairsearch.locate import Locator
+from flairsearch.records import Encoded, Query
+from flairsearch.region import find_boxes, find_heat, inside
+from flairsearch.rerank_many import ManyTexts
+
+Scores = NDArray[np.float32]
+CELLS = 4
+
+
+def combine(scores: Scores, right: NDArray[np.bool_]) -> None:
+    """Table: R@k of each way to combine the scores f32[N, Q, M] of M phrases; right bool[N, Q]."""
+    deviation = (scores - scores.mean(0)) / scores.std(0)
+    ways: dict[str, Callable[[], Scores]] = {
+        "the first phrase alone": lambda: scores[..., 0],
+        "mean": lambda: scores.mean(2),
+        "least": lambda: scores.min(2),
+        "mean and least": lambda: scores.mean(2) + scores.min(2),
+        "mean, in deviations over the index": lambda: deviation.mean(2),
+    }
+    for name, way in ways.items():
+        values = way()
+        best = np.where(right, values, -np.inf).max(0)
+        rank = (values > best).sum(0)
+        print(f"| {name} | " + " / ".join(f"{(rank < k).mean():.1%}" for k in KS) + " |")
+
+
+def auroc(high: list[float], low: list[float]) -> float:
+    return float((np.array(high)[:, None] > np.array(low)).mean())
+
+
+def judge(
+    encoded: Encoded, queries: list[Query], others: list[dict[str, Query]], locator: Locator, encoder: Encoder
+) -> None:
+    """Table: AUROC of what is there against what is elsewhere, judged in the region and over the photo."""
+    places = np.repeat(np.arange(len(encoded.tokens)), CELLS)
+    found: dict[str, list[tuple[float, float]]] = {"there": [], "in another cell": [], "anywhere": []}
+    left_out: dict[str, list[bool]] = {name: [] for name in found}
+    sample = encoded.tokens[:: max(1, len(encoded.tokens) // 100)]
+    for place, query, other in zip(places.tolist(), queries, others, strict=True):
+        if not other:
+            continue
+        one = encoded.only(place)
+        heat = find_heat(locator.attend(one, query)[0], locator.compare(one, query)[0])
+        parts = np.stack([inside(box, len(heat)) for box in find_boxes(heat)])
+        part = parts[locator.score_parts(one.tokens[0], query, parts).argmax()]
+        for name, text in other.items():
+            here, whole = locator.score_parts(one.tokens[0], text, np.stack([part, np.ones_like(part)]))
+            chance = ManyTexts([text], encoder.pool_weights).score(sample)[:, 0]
+            found[name].append((float(here), float(whole)))
+            left_out[name].append(bool(here >= np.quantile(chance, UNWANTED)))
+    for column, name in enumerate(("the region", "the whole photo")):
+        values = {kind: [row[column] for row in rows] for kind, rows in found.items()}
+        print(
+            f"| {name} | {auroc(values['there'], values['in another cell']):.3f} "
+            f"| {auroc(values['there'], values['anywhere']):.3f} |"
+        )
+    shares = ", ".join(f"{name} {np.mean(rows):.0%}" for name, rows in left_out.items())
+    print(f"left out by --not (a score above {UNWANTED:.0%} of the photos'), when it is: {shares}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("annotations", type=Path)
+    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--mosaics", type=int, default=300)
+    parser.add_argument("--queries", type=int, default=800)
+    args = parser.parse_args()
+    notes, encoder = read_annotations(args.annotations, args.photos), Encoder(args.model, "cpu")
+    plan = Mosaics(args.mosaics, 2)
+    found = gallery.of_mosaics(notes, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
+    encoded = gallery.join(piece for piece, _ in found.encoded)
+    queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
+    scores = ManyTexts(queries, encoder.pool_weights).score(encoded.tokens)
+    photo, rng = found.truth.asked, np.random.default_rng(0)
+    shows = np.zeros((args.mosaics, len(notes.photos)), np.bool_)
+    shows[found.truth.view, found.truth.thing] = True
+    print(f"{args.model}, {args.mosaics} mosaics 2x2, {args.queries} queries")
+    for count in (2, 3):
+        mosaics = rng.integers(args.mosaics, size=args.queries)
+        chosen = np.stack([CELLS * m + rng.permutation(CELLS)[:count] for m in mosaics])
+        print(f"| {count} phrases, score is | R@1 / 5 / 10 |\n|---|---|")
+        combine(scores[:, chosen], shows[:, photo[chosen]].all(2))
+    texts = rng.integers(len(queries), size=(args.queries, 2))
+    there = texts[:, 0] // CELLS
+    absent = ~shows[there, photo[texts[:, 1]]]
+    named = (scores[there, texts[:, 0]] > scores[there, texts[:, 1]])[absent].mean()
+    print(f"one phrase is there, one is not: the weakest is the one that is not in {named:.1%} of {absent.sum()}")
+    print("| --not judged in | there, against in another cell | there, against anywhere |\n|---|---|---|")
+    numbers: dict[int, list[int]] = {}
+    for caption, owner in enumerate(notes.owner):
+        numbers.setdefault(owner, []).append(caption)
+    others: list[dict[str, Query]] = [{} for _ in queries]
+    for text in rng.permutation(len(queries))[: args.queries // 2].tolist():
+        same = [notes.captions[c] for c in numbers[int(photo[text])] if notes.captions[c] != found.texts[text]]
+        cell = CELLS * (text // CELLS) + int(rng.choice([c for c in range(CELLS) if c != text % CELLS]))
+        anywhere = int(rng.choice(np.flatnonzero(~shows[text // CELLS, photo])))
+        if same:
+            others[text] = {
+                "there": encoder.encode_texts(same[:1])[0],
+                "in another cell": queries[cell],
+                "anywhere": queries[anywhere],
+            }
+    judge(encoded, queries, others, Locator(encoder.pool_weights), encoder)
+
+
+if __name__ == "__main__":
+    main()

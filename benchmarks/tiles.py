@@ -1,0 +1,117 @@
+"""What tiles gain and cost: 3x3 mosaics at twice the model's size, through an index as a user makes it.
+
+    python -m benchmarks.tiles PHOTOS ANNOTATIONS [--views tiles:4] [--mosaics 1000] [--texts 1000] [--work FOLDER]
+
+PHOTOS is the folder that the paths of ANNOTATIONS (Flickr30k-style) start from. Each mosaic is a PNG; each is indexed
+whole (squash) and with --views; each caption of a cell is asked, all views are ranked (shortlist "all"). A hit counts
+for BoxRecall@10 when its first region reaches an IoU of 0.3 with a cell that shows the caption's photo, in any mosaic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flairsearch import Engine
+from flairsearch.annotations import read_annotations
+from flairsearch.collage import Mosaics, cell_boxes, make_mosaics, plan_mosaics
+from flairsearch.gallery import load_pictures
+from flairsearch.localization import KS, best_iou
+from flairsearch.records import Hit
+
+LEVEL = 0.3
+TOP = max(KS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("annotations", type=Path)
+    parser.add_argument("--views", default="tiles:4")
+    parser.add_argument("--mosaics", type=int, default=1000)
+    parser.add_argument("--side", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=224, help="of the model's square, pixels")
+    parser.add_argument("--work", type=Path, help="folder for mosaics and indexes; what is there is used again")
+    args = parser.parse_args()
+    work = args.work or Path(tempfile.mkdtemp())
+    notes = read_annotations(args.annotations, args.photos)
+    several: list[list[int]] = [[] for _ in notes.photos]
+    for caption, photo in enumerate(notes.owner):
+        several[photo].append(caption)
+    plan = Mosaics(args.mosaics, args.side, 2)
+    shown, said = plan_mosaics([len(one) for one in several], plan)
+    folder = work / f"mosaics-{args.mosaics}-{args.side}"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        pictures = load_pictures(notes.folder, notes.photos, "squash", args.size)
+        for number, picture in enumerate(make_mosaics(pictures, shown, plan.factor)):
+            Image.fromarray(picture.pixels).save(folder / f"{number:05d}.png")
+    cells = np.random.default_rng(0).permutation(shown.size)[: args.texts]
+    photos = shown.ravel()[cells]
+    captions = [
+        notes.captions[several[p][n]] for p, n in zip(photos.tolist(), said.ravel()[cells].tolist(), strict=True)
+    ]
+    boxes = cell_boxes(plan.factor * args.size, args.side).astype(np.float64)
+    print(
+        f"{args.mosaics:,} mosaics {args.side}x{args.side} of {plan.factor * args.size} px, {len(captions):,} captions"
+    )
+    print("| views | R@1 / 5 / 10 | BoxRecall@1 / 5 / 10 | IoU, right hits | photos/s | bytes a photo | query |")
+    print("|---|---|---|---|---|---|---|")
+    recalls = []
+    for views in ("squash", args.views):
+        row, recall = measure(work, folder, views, captions, photos, shown, boxes)
+        print(row, flush=True)
+        recalls.append(recall)
+    print(f"BoxRecall@{TOP} of {args.views} against squash: {recalls[1] / recalls[0]:.2f}x")
+    if args.work is None:
+        shutil.rmtree(work)
+
+
+def measure(
+    work: Path,
+    folder: Path,
+    views: str,
+    captions: list[str],
+    photos: NDArray[np.int64],
+    shown: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+) -> tuple[str, float]:
+    """A row of the table, and BoxRecall@10."""
+    index = work / f"{folder.name}-{views.replace(':', '')}.index"
+    with Engine.open(index, views=views) as engine:
+        began = time.perf_counter()
+        added = engine.add(folder).added
+        speed = f"{added / (time.perf_counter() - began):.0f}" if added else "-"
+        engine.search(captions[0])
+        times, found, placed, overlaps = [], np.zeros(len(KS)), np.zeros(len(KS)), []
+        for caption, photo in zip(captions, photos.tolist(), strict=True):
+            began = time.perf_counter()
+            hits = engine.search(caption, TOP, "all")
+            times.append(time.perf_counter() - began)
+            right = [(hit, boxes[shown[int(Path(hit.path).stem)] == photo]) for hit in hits]
+            overlap = np.array([_overlap(hit, truth) for hit, truth in right])
+            overlaps += [value for value, (_, truth) in zip(overlap.tolist(), right, strict=True) if len(truth)]
+            found += [any(len(truth) for _, truth in right[:k]) for k in KS]
+            placed += [bool((overlap[:k] >= LEVEL).any()) for k in KS]
+        size = engine.status().bytes / engine.status().images
+    shares = [" / ".join(f"{value / len(captions):.1%}" for value in row) for row in (found, placed)]
+    query = f"{statistics.median(times) * 1000:.0f} ms"
+    iou = float(np.mean(overlaps)) if overlaps else 0.0
+    return f"| {views} | {shares[0]} | {shares[1]} | {iou:.3f} | {speed} | {size:,.0f} | {query} |", float(placed[-1])
+
+
+def _overlap(hit: Hit, truth: NDArray[np.float64]) -> float:
+    return best_iou(np.array(hit.regions[0].box, np.float64), truth) if len(truth) else 0.0
+
+
+if __name__ == "__main__":
+    main()

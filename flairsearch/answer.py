@@ -1,0 +1,125 @@
+"""Contents that answer well -> hits: the regions of each phrase, and whether all is where the query wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch.catalog import Catalog
+from flairsearch.grouping import of_photos
+from flairsearch.locate import Locator
+from flairsearch.reader import Reader
+from flairsearch.records import Asked, Box, Encoded, Frame, Hit, Phrase, PoolWeights, Query, Ranking
+from flairsearch.region import WEAKEST, area, inside, merge
+from flairsearch.scope import Scope
+
+LOOKED = 4  # views of a photo that a phrase's regions come from: the best
+UNWANTED = 0.9  # of the photos score less with a text that is not wanted: a place that scores more shows it
+PIECE = 64  # contents whose tokens are in memory at once
+
+_Look = tuple[Encoded, Frame]  # of one view
+
+
+class Answerer:
+    """Makes hits, in one committed state of the index."""
+
+    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights) -> None:
+        self._reader, self._catalog, self._weights = reader, catalog, weights
+        self._locator = Locator(weights)
+
+    def hits(
+        self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None = None
+    ) -> Iterator[tuple[int, Hit]]:
+        """Image ids and their hits, without rank; one for each image in scope, as identical files share a content.
+
+        limits f32[without]: a place that scores more shows what is not wanted.
+        A content is left out when a phrase has no region where the query wants it, or shows what is not wanted in the
+        smallest box around the best region of each phrase.
+        """
+        for start in range(0, len(ranked), PIECE):
+            yield from self._hits(ranked[start : start + PIECE], asked, limits, scope)
+
+    def _hits(
+        self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None
+    ) -> Iterator[tuple[int, Hit]]:
+        images = self._catalog.images_of([one.content for one in ranked], scope)
+        best = [np.argsort(-one.scores, axis=0, kind="stable")[:LOOKED] for one in ranked]  # [LOOKED, phrases] each
+        looks = self._look([one.views[places].ravel() for one, places in zip(ranked, best, strict=True)])
+        for one, places in zip(ranked, best, strict=True):
+            seen = [[looks[view] for view in several] for several in one.views[places].T.tolist()]
+            scores = of_photos(np.full(len(one.views), one.content), one.scores)[0].tolist()
+            phrases = tuple(
+                self._find(query, score, several, asked)
+                for query, score, several in zip(asked.phrases, scores, seen, strict=True)
+            )
+            if not all(phrase.regions for phrase in phrases):
+                continue
+            if asked.without and (self._judge(asked.without, phrases, list(chain(*seen))) > limits).any():
+                continue
+            hit = self._hit(one, phrases, asked, [several[0] for several in seen])
+            for image, path in images.get(one.content, []):
+                yield image, replace(hit, path=path)
+
+    def _look(self, views: Sequence[NDArray[np.int64]]) -> dict[int, _Look]:
+        """Of each view id what is stored, and its frame."""
+        ids = np.unique(np.concatenate([np.zeros(0, np.int64), *views]))
+        frames, encoded = self._catalog.frames(ids.tolist()), self._reader.encoded(ids)
+        return {view: (encoded.only(i), frames[view]) for i, view in enumerate(ids.tolist())}
+
+    def _find(self, query: Query, score: float, looks: Sequence[_Look], asked: Asked) -> Phrase:
+        """Looks at views of a photo, the best first. Regions that are weak beside another one are nowhere wanted."""
+        heats, found = zip(*(self._locator.find(encoded, frame, query) for encoded, frame in looks), strict=True)
+        frame, regions = looks[0][1], list(chain(*found))
+        best = max(region.score for region in regions)
+        least = min(best, WEAKEST * best)  # it may be negative
+        wanted = (region for region in regions if region.score >= least and _is_wanted(region.box, frame, asked))
+        return Phrase(query.text, score, merge(wanted), heats[0], frame)
+
+    def _judge(self, without: Sequence[Query], phrases: Sequence[Phrase], looks: list[_Look]) -> NDArray[np.float32]:
+        """What each unwanted text scores where the phrases are, f32[without]: not what is elsewhere in the photo.
+
+        Judged in the view that shows most of that place and, of several, least besides: the best one may show none.
+        """
+        left, top, right, bottom = zip(*(phrase.regions[0].box for phrase in phrases), strict=True)
+        around = min(left), min(top), max(right), max(bottom)
+        encoded, frame = max(looks, key=lambda look: _shown(around, look[1]))
+        part = inside(frame.to_view(around), round(encoded.tokens.shape[1] ** 0.5))[None]
+        return np.array([self._locator.score_parts(encoded.tokens[0], query, part)[0] for query in without])
+
+    def _hit(self, one: Ranking, phrases: tuple[Phrase, ...], asked: Asked, looks: Sequence[_Look]) -> Hit:
+        near = [
+            float(encoded.pooled[0].astype(np.float32) @ query.vector / max(float(np.linalg.norm(query.vector)), 1e-12))
+            for (encoded, _), query in zip(looks, asked.phrases, strict=True)
+        ]
+        depth = max(len(phrase.regions) for phrase in phrases)
+        regions = [phrase.regions[i] for i in range(depth) for phrase in phrases if i < len(phrase.regions)]
+        frame, logit = looks[0][1], self._weights.logit_scale * one.score + self._weights.logit_bias
+        size = (frame.width, frame.height)
+        return Hit(0, "", one.score, float(asked.shares @ near), *size, tuple(regions), phrases, logit)
+
+
+def _shown(box: Box, frame: Frame) -> tuple[float, float]:
+    """How much of the box a view shows, and less than nothing for all that it shows; pixels."""
+    wide = min(box[2], frame.right) - max(box[0], frame.left)
+    high = min(box[3], frame.bottom) - max(box[1], frame.top)
+    return max(wide, 0) * max(high, 0), -(frame.right - frame.left) * (frame.bottom - frame.top)
+
+
+def _is_wanted(box: Box, frame: Frame, asked: Asked) -> bool:
+    """Whether a region is large enough, and its middle in the half of the photo that is asked for.
+
+    `center` is the middle half, both ways.
+    """
+    x, y = (box[0] + box[2]) / 2 / frame.width, (box[1] + box[3]) / 2 / frame.height
+    there = {
+        "left": x < 0.5,
+        "right": x > 0.5,
+        "top": y < 0.5,
+        "bottom": y > 0.5,
+        "center": 0.25 <= x <= 0.75 and 0.25 <= y <= 0.75,
+    }
+    return area(box) >= asked.min_area * frame.width * frame.height and all(there[place] for place in asked.at)

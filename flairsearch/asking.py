@@ -1,0 +1,34 @@
+"""Terms -> Asked: what a query asks for, its texts encoded and its pictures read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from flairsearch.decode import read_part
+from flairsearch.encode import Encoder
+from flairsearch.records import Asked, Query
+from flairsearch.terms import Terms
+
+
+def fold(several: Sequence[str | Terms], encoder: Encoder, size: int) -> list[Asked]:
+    """Queries, folded; all their texts are encoded together. size: of the model's square, pixels.
+
+    Raises UsageError when a text is empty or a picture's box lies outside of it, PictureError when one cannot be read.
+    """
+    queries = [Terms.of(one) if isinstance(one, str) else one for one in several]
+    texts = [text for one in queries for text in (*one.texts, *one.without)]
+    folded = iter(encoder.encode_texts(texts) if texts else [])
+    return [_fold(one, folded, encoder, size) for one in queries]
+
+
+def _fold(terms: Terms, folded: Iterator[Query], encoder: Encoder, size: int) -> Asked:
+    """folded: the next ones are those of this query's texts."""
+    phrases, without = list(islice(folded, len(terms.texts))), tuple(islice(folded, len(terms.without)))
+    weights = [1.0] * len(phrases)
+    if terms.pictures:
+        pictures = [read_part(os.path.expanduser(one.path), one.box, size) for one in terms.pictures]
+        phrases += encoder.encode_examples(pictures, [os.path.basename(one.path) for one in terms.pictures])
+        weights += [one.weight for one in terms.pictures]
+    return Asked(tuple(phrases), tuple(weights), len(terms.pictures), without, terms.at, terms.min_area)
