@@ -14,7 +14,7 @@ from flairsearch.grouping import of_photos
 from flairsearch.locate import Locator
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Box, Encoded, Frame, Hit, Phrase, PoolWeights, Query, Ranking
-from flairsearch.region import WEAKEST, area, inside, merge
+from flairsearch.region import area, inside, merge
 from flairsearch.scope import Scope
 
 LOOKED = 4  # views of a photo that a phrase's regions come from: the best
@@ -71,13 +71,11 @@ class Answerer:
         return {view: (encoded.only(i), frames[view]) for i, view in enumerate(ids.tolist())}
 
     def _find(self, query: Query, score: float, looks: Sequence[_Look], asked: Asked) -> Phrase:
-        """Looks at views of a photo, the best first. Regions that are weak beside another one are nowhere wanted."""
+        """Looks at views of a photo, the best first. Conditions are asked of the regions that stay of all of them."""
         heats, found = zip(*(self._locator.find(encoded, frame, query) for encoded, frame in looks), strict=True)
-        frame, regions = looks[0][1], list(chain(*found))
-        best = max(region.score for region in regions)
-        least = min(best, WEAKEST * best)  # it may be negative
-        wanted = (region for region in regions if region.score >= least and _is_wanted(region.box, frame, asked))
-        return Phrase(query.text, score, merge(wanted), heats[0], frame)
+        frame = looks[0][1]
+        wanted = tuple(region for region in merge(chain(*found)) if _is_wanted(region.box, frame, asked))
+        return Phrase(query.text, score, wanted, heats[0], frame)
 
     def _judge(self, without: Sequence[Query], phrases: Sequence[Phrase], looks: list[_Look]) -> NDArray[np.float32]:
         """What each unwanted text scores where the phrases are, f32[without]: not what is elsewhere in the photo.

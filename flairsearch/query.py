@@ -121,7 +121,7 @@ class Searcher:
             found = self._shortlist.search(asked.vectors, size, among, asked.shares)
             if size >= self.in_scope or len(np.unique(self.reader.contents(found.views))) >= least:
                 return found
-            size = min(FIRST * size, self.in_scope)
+            size = min(2 * size, self.in_scope)
 
     def _score_lists(self, lists: list[np.ndarray], several: Sequence[Asked]) -> list[Grouped]:
         """View ids of each query, in the order on disk -> their photos with exact scores."""

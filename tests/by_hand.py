@@ -1,4 +1,4 @@
-"""What a search should give: float64, straight from the formulas, nothing of the package's but its records and weights."""
+"""What a search should give: float64, straight from the formulas, of the package's only records and constants."""
 
 from __future__ import annotations
 

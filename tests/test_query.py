@@ -21,6 +21,7 @@ from flairsearch.grouping import Grouped
 from flairsearch.query import Searcher, shortlist_size
 from flairsearch.records import Asked, Candidates, Hit, Query, Ranking
 from flairsearch.settings import EXHAUSTIVE_VIEWS
+from flairsearch.terms import Terms
 
 AREAS = [5, 40, 1, 23, 64, 12, 40, 31]  # red patches of each photo; two of them tie
 
@@ -267,12 +268,10 @@ class Predicted:
         return [[(int(hit.path), hit.score) for hit in hits] for hits in found]
 
     def best(self, k: int, text: Any = 0) -> list[int]:
-        """Contents, by what is in the exact scores."""
+        """The best contents: a content has as many views as any other."""
         texts = np.atleast_1d(text)
-        scores = [
-            by_hand.of_photo(self.exact[texts][:, self.contents == one].T, [1] * len(texts), grouping.VIEWS)[0]
-            for one in range(self.contents.max() + 1)
-        ]
+        of_content = self.exact[texts].reshape(len(texts), self.contents.max() + 1, -1)
+        scores = [by_hand.of_photo(parts.T, [1] * len(texts), grouping.VIEWS)[0] for parts in of_content.swapaxes(0, 1)]
         return np.argsort(-np.array(scores), kind="stable")[:k].tolist()  # type: ignore[no-any-return]
 
 
@@ -380,6 +379,23 @@ def test_least_score_with_auto() -> None:
         assert views.search(50, least=least) == [hit for hit in everything if hit[1] >= least]
 
 
+@pytest.mark.parametrize("error", [0.0, 0.1])
+def test_auto_with_several_phrases(error: float) -> None:
+    """The shortlist goes by the mean of their predictions, and grows until the best means are sure."""
+    held, ranked = [], []
+    for seed, k in product(range(4), (1, 10)):
+        exact, predicted = drawn(seed, error=error, texts=3)
+        views = Predicted(exact, predicted - 0.5)
+        hits = views.search(k, text=[2, 0])
+        assert len(hits) == k
+        mean = exact[[0, 2]].mean(0)
+        np.testing.assert_allclose([score for _, score in hits], mean[[view for view, _ in hits]], atol=1e-6)
+        held.append(np.isin(np.argsort(-mean)[:k], [view for view, _ in hits]).mean())
+        ranked.append(views.reranked[0])
+    assert np.mean(held) > 0.99
+    assert np.mean(ranked) < (300 if not error else 2400)
+
+
 @pytest.mark.parametrize("k", [1, 10, 3000])
 @pytest.mark.parametrize("shortlist", ["auto", "all", 300])
 def test_many_predicted_texts_are_answered_as_one_by_one(k: int, shortlist: str | int) -> None:
@@ -408,6 +424,29 @@ def mosaic(path: Path, seed: int) -> None:
     drawn = rng.choice(names, PATCHES, p=rng.dirichlet(np.full(len(names), 0.5)))
     boxes = [(side * (i % GRID), side * (i // GRID)) for i in range(PATCHES)]
     paint(path, [(c, (x, y, x + side, y + side)) for c, (x, y) in zip(drawn.tolist(), boxes, strict=True)])
+
+
+def test_k_photos_of_a_fitted_index_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are those of all views, whatever views `auto` began with; no photo is ranked with a part of its views."""
+    for module in (query, fitting):
+        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
+    for name, value in (("MOST", 8), ("MOST_SHARE", 0.0), ("FIRST", 1)):
+        monkeypatch.setattr(query, name, value)
+    for number in range(40):
+        mosaic(tmp_path / "photos" / f"{number}.png", number)
+    asked: list[str | Terms] = ["red", Terms.of(["blue", "white"]), Terms.of("green", min_area="5%"), "cyan"]
+    with fake_engine(tmp_path / "index", "tiles:4", BankEncoder()) as engine:
+        engine.add(tmp_path / "photos")
+        assert engine.status().views == 200
+        assert engine._searcher()._shortlist.predicts
+        for k in (1, 5, 39, 60):
+            everything = engine.search_many(asked, 40, "all")
+            for hits, all_of_them in zip(engine.search_many(asked, k), everything, strict=True):
+                scores = {hit.path: hit.score for hit in all_of_them}
+                assert len({hit.path for hit in hits}) == len(hits) == min(k, len(all_of_them))
+                assert [hit.score for hit in hits] == pytest.approx([scores[hit.path] for hit in hits], abs=1e-5)
+                assert hits[0].score >= sorted(scores.values())[-4] - 1e-5
+            assert all(ranked % 5 == 0 for ranked in engine.reranked)
 
 
 def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

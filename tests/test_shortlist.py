@@ -104,6 +104,39 @@ def test_the_length_of_a_text_does_not_matter(full: Path) -> None:
         assert len(near.search(TEXTS[0], 0).views) == 0
 
 
+@pytest.mark.parametrize("weights", [[1, 1], [3, 1, 1], [1, 5, 2, 2, 9, 1], [1]])
+def test_several_texts_by_the_mean_of_their_predictions(full: Path, weights: list[float]) -> None:
+    shares = np.array(weights, np.float32) / sum(weights)
+    several, codes_ = TEXTS[: len(weights)], random_codes().astype(np.float64)
+    each = np.stack([codes_ @ FIT.features(text) for text in several], 1)
+    mean, ids = each @ shares, np.arange(1, N + 1)
+    among = np.flatnonzero(np.random.default_rng(3).random(N) < 0.4) + 1
+    with reading(full) as reader:
+        near = Shortlist(reader)
+        for count in (1, 7, N, N + 9):
+            for some in (None, among):
+                answer = near.search(several, count, some, shares)
+                there = ids if some is None else some
+                expected = np.sort(mean[there - 1])[::-1][:count]
+                assert len(set(answer.views.tolist())) == len(answer.views) == min(count, len(there))
+                np.testing.assert_allclose(answer.scores, expected, atol=1e-3)
+                np.testing.assert_allclose(answer.scores, mean[answer.views - 1], atol=1e-3)
+        alike, alone = near.search(np.stack([TEXTS[0]] * 3), 20), near.search(TEXTS[0], 20)
+        np.testing.assert_allclose(alike.scores, alone.scores, atol=1e-3)
+
+
+def test_several_texts_by_the_mean_of_their_global_cosines(index: Path) -> None:
+    filled(index, range(N))
+    shares = np.array([0.7, 0.1, 0.2], np.float32)
+    units = TEXTS[:3] / np.linalg.norm(TEXTS[:3], axis=1, keepdims=True) * [[5], [1], [0.1]]  # of any length
+    mean = (
+        encoded(range(N)).pooled.astype(np.float64) @ (units / np.linalg.norm(units, axis=1, keepdims=True)).T @ shares
+    )
+    with reading(index) as reader:
+        answer = Shortlist(reader).search(units.astype(np.float32), 9, None, shares)
+    assert answer.views.tolist() == best(np.arange(1, N + 1), np.round(mean, 5), 9)
+
+
 def test_without_a_fit_it_is_the_global_token(index: Path) -> None:
     filled(index, range(N))
     with reading(index) as reader:
