@@ -25,7 +25,7 @@ from flairsearch.fitted import CODES_AT, Fitted
 from flairsearch.fitting import fit_views
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
-from flairsearch.records import Encoded, Frame, ImageFile, Query
+from flairsearch.records import Asked, Encoded, Frame, ImageFile, Query
 from flairsearch.scan import CodeScan, heads_of
 from flairsearch.settings import IndexSettings
 from flairsearch.store import Writer, create_index
@@ -142,12 +142,11 @@ def main() -> None:
         searcher = Searcher(reader, catalog, engine.encoder.pool_weights, engine.encoder.device)
     print(f"{len(reader):,} views, {len(queries)} captions, warm, without the text encoder")
     for shortlist in (1000, "auto"):
-        print(
-            f"  query, shortlist {shortlist}: {milliseconds(lambda q, s=shortlist: searcher.search(q, 10, s), queries)}"
-        )
+        time_ = milliseconds(lambda q, s=shortlist: searcher.search(Asked((q,)), 10, s), queries)
+        print(f"  query, shortlist {shortlist}: {time_}")
     shares = []
     for query in queries:
-        searcher.search(query, 10)
+        searcher.search(Asked((query,)), 10)
         shares += searcher.reranked
     print(f"  auto ranks {statistics.median(shares):,.0f} views, median")
     shortlist = searcher._shortlist

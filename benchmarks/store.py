@@ -31,7 +31,7 @@ from flairsearch.codec import needs_basis
 from flairsearch.ingest import COMMIT_VIEWS, ingest
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
-from flairsearch.records import Encoded, Frame, ImageFile, PoolWeights, Query, Report
+from flairsearch.records import Asked, Encoded, Frame, ImageFile, PoolWeights, Query, Report
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings
 from flairsearch.store import SEGMENT_VIEWS, Writer, create_index
 from flairsearch.tokens import SegmentWriter, segment_paths
@@ -222,7 +222,7 @@ def opened(work: Path) -> dict[str, float]:
             vector, u = rng.standard_normal(dim, np.float32), rng.standard_normal((HEADS, dim), np.float32) / dim
             query = Query(str(i), vector, u, np.zeros(HEADS, np.float32))
             began = time.perf_counter()
-            searcher.search(query, 10, 2000)
+            searcher.search(Asked((query,)), 10, 2000)
             seconds.append(time.perf_counter() - began)
     return {
         "open: s": opening,

@@ -8,8 +8,9 @@ from itertools import islice
 
 from flairsearch.decode import read_part
 from flairsearch.encode import Encoder
-from flairsearch.records import Asked, Query
-from flairsearch.terms import Terms
+from flairsearch.errors import PictureError
+from flairsearch.records import Asked, Picture, Query
+from flairsearch.terms import Example, Terms
 
 
 def fold(several: Sequence[str | Terms], encoder: Encoder, size: int) -> list[Asked]:
@@ -28,7 +29,14 @@ def _fold(terms: Terms, folded: Iterator[Query], encoder: Encoder, size: int) ->
     phrases, without = list(islice(folded, len(terms.texts))), tuple(islice(folded, len(terms.without)))
     weights = [1.0] * len(phrases)
     if terms.pictures:
-        pictures = [read_part(os.path.expanduser(one.path), one.box, size) for one in terms.pictures]
+        pictures = [_read(one, size) for one in terms.pictures]
         phrases += encoder.encode_examples(pictures, [os.path.basename(one.path) for one in terms.pictures])
         weights += [one.weight for one in terms.pictures]
     return Asked(tuple(phrases), tuple(weights), len(terms.pictures), without, terms.at, terms.min_area)
+
+
+def _read(example: Example, size: int) -> Picture:
+    try:
+        return read_part(os.path.expanduser(example.path), example.box, size)
+    except PictureError as error:
+        raise PictureError(f"{error} - give a picture to look for: --image FILE") from None

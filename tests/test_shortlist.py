@@ -128,12 +128,10 @@ def test_several_texts_by_the_mean_of_their_predictions(full: Path, weights: lis
 def test_several_texts_by_the_mean_of_their_global_cosines(index: Path) -> None:
     filled(index, range(N))
     shares = np.array([0.7, 0.1, 0.2], np.float32)
-    units = TEXTS[:3] / np.linalg.norm(TEXTS[:3], axis=1, keepdims=True) * [[5], [1], [0.1]]  # of any length
-    mean = (
-        encoded(range(N)).pooled.astype(np.float64) @ (units / np.linalg.norm(units, axis=1, keepdims=True)).T @ shares
-    )
+    units = TEXTS[:3] / np.linalg.norm(TEXTS[:3], axis=1, keepdims=True)
+    mean = encoded(range(N)).pooled.astype(np.float64) @ units.T @ shares
     with reading(index) as reader:
-        answer = Shortlist(reader).search(units.astype(np.float32), 9, None, shares)
+        answer = Shortlist(reader).search(units * np.array([[5], [1], [0.1]], np.float32), 9, None, shares)
     assert answer.views.tolist() == best(np.arange(1, N + 1), np.round(mean, 5), 9)
 
 
