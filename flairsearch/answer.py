@@ -18,6 +18,7 @@ from flairsearch.region import area, inside, merge
 from flairsearch.scope import Scope
 
 LOOKED = 4  # views of a photo that a phrase's regions come from: the best
+ALIKE = 1e-4  # scores of one text that was asked twice differ by less
 UNWANTED = 0.9  # of the photos score less with a text that is not wanted: a place that scores more shows it
 PIECE = 64  # contents whose tokens are in memory at once
 
@@ -36,7 +37,7 @@ class Answerer:
     ) -> Iterator[tuple[int, Hit]]:
         """Image ids and their hits, without rank; one for each image in scope, as identical files share a content.
 
-        limits f32[without]: a place that scores more shows what is not wanted.
+        limits f32[without]: a place that scores more shows what is not wanted; NaN: one that scores as the phrases do.
         A content is left out when a phrase has no region where the query wants it, or shows what is not wanted in the
         smallest box around the best region of each phrase.
         """
@@ -47,9 +48,12 @@ class Answerer:
         self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None
     ) -> Iterator[tuple[int, Hit]]:
         images = self._catalog.images_of([one.content for one in ranked], scope)
+        ranked = [one for one in ranked if one.content in images]
         best = [np.argsort(-one.scores, axis=0, kind="stable")[:LOOKED] for one in ranked]  # [LOOKED, phrases] each
         looks = self._look([one.views[places].ravel() for one, places in zip(ranked, best, strict=True)])
         for one, places in zip(ranked, best, strict=True):
+            if not looks.keys() >= set(one.views[places].ravel().tolist()):
+                continue  # gone since: who asked will see that this state is not the newest, and ask again
             seen = [[looks[view] for view in several] for several in one.views[places].T.tolist()]
             scores = of_photos(np.full(len(one.views), one.content), one.scores)[0].tolist()
             phrases = tuple(
@@ -58,17 +62,20 @@ class Answerer:
             )
             if not all(phrase.regions for phrase in phrases):
                 continue
-            if asked.without and (self._judge(asked.without, phrases, list(chain(*seen))) > limits).any():
-                continue
+            if asked.without:
+                least = min(phrase.regions[0].score for phrase in phrases)
+                enough = np.where(np.isnan(limits), least - ALIKE, limits)
+                if (self._judge(asked.without, phrases, list(chain(*seen))) > enough).any():
+                    continue
             hit = self._hit(one, phrases, asked, [several[0] for several in seen])
             for image, path in images.get(one.content, []):
                 yield image, replace(hit, path=path)
 
     def _look(self, views: Sequence[NDArray[np.int64]]) -> dict[int, _Look]:
-        """Of each view id what is stored, and its frame."""
+        """Of each view id what is stored, and its frame; of one that is gone from the catalogue, nothing."""
         ids = np.unique(np.concatenate([np.zeros(0, np.int64), *views]))
         frames, encoded = self._catalog.frames(ids.tolist()), self._reader.encoded(ids)
-        return {view: (encoded.only(i), frames[view]) for i, view in enumerate(ids.tolist())}
+        return {view: (encoded.only(i), frames[view]) for i, view in enumerate(ids.tolist()) if view in frames}
 
     def _find(self, query: Query, score: float, looks: Sequence[_Look], asked: Asked) -> Phrase:
         """Looks at views of a photo, the best first. Conditions are asked of the regions that stay of all of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,16 @@ def _refuse_newer(path: Path, found: int) -> None:
 
 
 def _format_in_file(path: Path) -> int:
-    """The number in SQLite's header (its file format, section 1.3): read so, a newer catalogue is not touched."""
+    """The number in SQLite's header, as the file has it: a newer catalogue is not touched, not even what its log holds.
+
+    SQLite itself has to read it: to close a file that was opened besides it takes this process's locks on the catalogue
+    away (sqlite.org/howtocorrupt.html, section 2.2), and another process would then remove the log of one that writes.
+    """
     try:
-        with path.open("rb") as stream:
-            header = stream.read(64)
-    except OSError:
+        with closing(sqlite3.connect(f"file:{_quote(path)}?mode=ro&immutable=1", uri=True)) as connection:
+            return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error:
         return 0
-    return int.from_bytes(header[60:64], "big") if header.startswith(b"SQLite format 3") else 0
 
 
 def _format(connection: sa.Connection) -> int:

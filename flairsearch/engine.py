@@ -245,7 +245,10 @@ class Engine:
         if set(views) & set(self._searcher().reader.lost.id.tolist()):
             raise StoreError(f"{absolute}: its part of the index is damaged - run flairsearch verify --repair")
         phrases = Asked(asked.phrases, asked.weights, asked.pictures)
-        return self._of_one_state(lambda searcher: searcher.show(absolute, views, phrases))
+        hit = self._of_one_state(lambda searcher: searcher.show(absolute, views, phrases))
+        if hit is None:
+            raise UsageError(f"{absolute} is not in the index any more - run flairsearch index on its folder")
+        return hit
 
     def damage(self) -> list[str]:
         """One line for each segment that cannot be searched because its file is missing or cut."""

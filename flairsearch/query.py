@@ -32,6 +32,7 @@ MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so ma
 
 
 ENOUGH = 5  # times k contents are made sure where some may be left out for what they show
+FEWEST = 20  # views that say what a text usually scores
 MOST_LOOKED = 1000  # contents whose regions are looked at
 
 # `auto`: the shortlist grows until the k-th best score is so many deviations above what the next view may reach,
@@ -213,11 +214,11 @@ class Searcher:
     def _limits(self, asked: Asked) -> np.ndarray:
         """f32[without]: what a place scores, at least, that shows what is not wanted.
 
-        The UNWANTED quantile of each text's scores, of views spread evenly over the index.
+        The UNWANTED quantile of each text's scores, of views spread evenly over the index; NaN where these are too few.
         """
         ids = self.reader.views.id
-        if not asked.without or not len(ids):
-            return np.zeros(len(asked.without), np.float32)
+        if not asked.without or len(ids) < FEWEST:
+            return np.full(len(asked.without), np.nan, np.float32)
         scores = self._score(ids[sample_places(len(ids))], asked.without)
         return np.asarray(np.quantile(scores, UNWANTED, axis=0), np.float32)
 
@@ -255,9 +256,9 @@ class Searcher:
         )
         return np.concatenate([places for _, _, places, _ in parts]), pieces
 
-    def show(self, path: str, views: list[int], asked: Asked) -> Hit:
-        """The hit of one image, given its absolute path and its views, whatever it shows."""
+    def show(self, path: str, views: list[int], asked: Asked) -> Hit | None:
+        """The hit of one image, given its absolute path and its views, whatever it shows; None when it is gone."""
         ids = np.asarray(views, np.int64)
         ranking = self._score_one(ids, asked).ranking(0)
         hits = [hit for _, hit in self._answerer.hits([ranking], asked, np.zeros(0, np.float32))]
-        return next(replace(hit, rank=1) for hit in hits if hit.path == path)  # not a twin of it
+        return next((replace(hit, rank=1) for hit in hits if hit.path == path), None)  # not a twin of it

@@ -172,6 +172,16 @@ def test_what_is_not_wanted_matters_where_the_match_is(tmp_path: Path, name: str
         assert engine.show(tmp_path / "photos" / "it.png", Terms.of("red", without="blue")).regions
 
 
+def test_among_few_photos_it_is_unwanted_where_it_scores_as_the_match_does(tmp_path: Path) -> None:
+    """Three photos do not say what a text usually scores."""
+    paint(tmp_path / "photos" / "red.png", [("red", (8, 8, 40, 40))])
+    paint(tmp_path / "photos" / "inside.png", [("red", (8, 8, 40, 40)), ("blue", (16, 16, 24, 24))])
+    paint(tmp_path / "photos" / "beside.png", [("red", (8, 8, 32, 32)), ("blue", (40, 32, 64, 64))])
+    with indexed(tmp_path) as engine:
+        assert engine.search(Terms.of("red", without="red")) == []
+        assert sorted(names(engine.search(Terms.of("red", without="blue")))) == ["beside", "inside", "red"]
+
+
 @pytest.mark.parametrize("name", ["between", "beside"])
 def test_with_several_phrases_the_place_is_the_box_around_them(tmp_path: Path, name: str) -> None:
     fill(tmp_path)

@@ -284,3 +284,32 @@ def test_settings_that_were_not_known_in_format_1_keep_what_they_were(old):
     open_settings(old)
     assert json.loads((old / "index.json").read_text()) == asdict(fake_settings("center", "q2"))
     assert IndexSettings.load(old).format == FORMAT_VERSION
+
+
+ROOTS = """
+    import sys
+    from pathlib import Path
+    from flairsearch.catalog import Catalog
+
+    catalog = Catalog(Path(sys.argv[1]))
+    sys.stdout.write(" ".join(sorted(catalog.roots())))
+    catalog.close()
+"""
+
+
+def test_a_process_that_opens_a_catalogue_twice_still_holds_it_when_another_one_leaves(index):
+    """What it commits after that is seen by a third: SQLite's log has not been taken away under its hands."""
+
+    def roots_elsewhere():
+        command = [sys.executable, "-c", textwrap.dedent(ROOTS), str(index)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    first = Catalog(index)
+    first.add_root("/a")
+    second = Catalog(index)
+    assert roots_elsewhere() == ["/a"]
+    second.close()
+    assert roots_elsewhere() == ["/a"]
+    first.add_root("/b")
+    assert roots_elsewhere() == ["/a", "/b"]
+    first.close()
