@@ -101,6 +101,8 @@ def _example(image: str | None, box: str | None, weight: float) -> Example | Non
 
     if image is None and box is not None:
         raise UsageError("a box without a picture - give the picture too: --image FILE")
+    if image is None and weight != 1:
+        raise UsageError("a picture's weight without a picture - give the picture too: --image FILE")
     return None if image is None else Example.of(image, box, weight)
 
 

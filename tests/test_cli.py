@@ -396,6 +396,7 @@ USAGE = {
     "empty not": ("query", "a", "--not", ""),
     "not not UTF-8": ("query", "a", "--not", "caf\udce9"),
     "no place": ("query", "a", "--at", "middle"),
+    "a weight of nothing": ("query", "a", "--image-weight", "2"),
     "two places": ("query", "a", "--at", "left", "--at", "right"),
     "above and below": ("query", "a", "--at", "bottom", "--at", "center", "--at", "top"),
     "no share": ("query", "a", "--min-area", "much"),
