@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from flairsearch.residence import Resident
 
 MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
-
-
 ENOUGH = 5  # times k contents are made sure where some may be left out for what they show
 FEWEST = 20  # views that say what a text usually scores
 MOST_LOOKED = 1000  # contents whose regions are looked at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
@@ -98,17 +98,6 @@ class Reranker:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, self._dtype)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For a millisecond of work: torch's threads sleep while rerank_cpu's are at work, and waking them takes longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class RowReranker:
     """The same over a codec's rows as they are stored; queries come as the model folds them.
 
@@ -132,11 +121,6 @@ class RowReranker:
         if self._device == "cpu":
             return self._score_on_cpu(rows, folded)
         return self._reference.score_many((self._codec.decode(piece) for piece in rows), folded)
-
-    def attend(self, rows: Iterable[NDArray[np.uint8]], query: Query) -> NDArray[np.float32]:
-        """Pieces of rows u8[n, stride] -> attention f32[N, P]: the heads' mean, zero key left out."""
-        with _one_thread():
-            return self._reference.attend((self._codec.decode(piece) for piece in rows), self._codec.fold(query))
 
     @cached_property
     def _projection(self) -> Any:
