@@ -28,7 +28,7 @@ from flairsearch.confidence import TEXTS, Background, sample_places
 from flairsearch.encode import Encoder
 from flairsearch.gallery import encode_in_pieces, join
 from flairsearch.records import Encoded, Picture, Query
-from flairsearch.rerank import Reranker
+from flairsearch.rerank_torch import Reranker
 from flairsearch.rerank_many import ManyTexts
 from training.data import Annotations, read_photos
 

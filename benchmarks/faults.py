@@ -439,7 +439,7 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
     damage = [one for _, _, some in engine.verify() for one in some]
     seen.damaged = sorted(path for one in damage for path in one.paths)
     seen.listing = listing(catalog)
-    seen.skipped = sorted(one.path for one in catalog.skipped())
+    seen.skipped = sorted(one.path for one in catalog.census.skipped())
     reader, state = Reader(engine.folder, engine.settings, catalog), catalog.state()
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
     for number, count, _ in state.segments:

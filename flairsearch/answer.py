@@ -34,8 +34,8 @@ class Answerer:
 
     def hits(
         self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None = None
-    ) -> Iterator[tuple[int, Hit]]:
-        """Image ids and their hits, without rank; one for each image in scope, as identical files share a content.
+    ) -> Iterator[Hit]:
+        """Hits without rank; one for each image in scope, as identical files share a content.
 
         limits f32[without]: a place that scores more shows what is not wanted; NaN: one that scores as the phrases do.
         A content is left out when a phrase has no region where the query wants it, or shows what is not wanted in the
@@ -46,7 +46,7 @@ class Answerer:
 
     def _hits(
         self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None
-    ) -> Iterator[tuple[int, Hit]]:
+    ) -> Iterator[Hit]:
         images = self._catalog.images_of([one.content for one in ranked], scope)
         ranked = [one for one in ranked if one.content in images]
         best = [np.argsort(-one.scores, axis=0, kind="stable")[:LOOKED] for one in ranked]  # [LOOKED, phrases] each
@@ -69,7 +69,7 @@ class Answerer:
                     continue
             hit = self._hit(one, phrases, asked, [several[0] for several in seen])
             for image, path in images.get(one.content, []):
-                yield image, replace(hit, path=path)
+                yield replace(hit, path=path, image=image)
 
     def _look(self, views: Sequence[NDArray[np.int64]]) -> dict[int, _Look]:
         """Of each view id what is stored, and its frame; of one that is gone from the catalogue, nothing."""

@@ -30,6 +30,9 @@ def check_config(config: object) -> dict[str, Any]:
         most = _MOST_LAYERS if name.endswith("_layers") else LARGEST
         if name != "conv_stages" and (type(size) is not int or not least <= size < most):
             raise ValueError(f"{name} out of range")
+    for width, heads in (("text_width", "text_heads"), ("embed_dim", "pool_heads"), ("vision_width", "vision_heads")):
+        if config.get(heads) and config[width] % config[heads]:
+            raise ValueError(f"{heads} must divide {width}")
     if convolutional:
         if len(stages) > 100 or not all(len(stage) == 4 and all(type(n) is int for n in stage) for stage in stages):
             raise ValueError("conv_stages is no list of four numbers each")
@@ -131,9 +134,9 @@ def check_tensors(
     """Raises WeightsError naming the first tensor that is missing, extra or of another shape."""
     missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing:
-        raise WeightsError(f"{where} lacks {len(missing)} tensors, first {min(missing)} - it is not a FLAIR checkpoint")
+        raise WeightsError(f"{where} lacks {len(missing)} tensors, first {min(missing)[:100]!a} - it is not a FLAIR checkpoint")
     if extra:
-        raise WeightsError(f"{where} has {len(extra)} unknown tensors, first {min(extra)} - not a FLAIR checkpoint")
+        raise WeightsError(f"{where} has {len(extra)} unknown tensors, first {min(extra)[:100]!a} - not a FLAIR checkpoint")
     for name in sorted(expected):
         if found[name] != expected[name]:
             raise WeightsError(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flairsearch.clock import Clock, age_of_process
 from flairsearch.errors import UsageError
-from flairsearch.options import DeviceOption, IndexOption, ModelOption
+from flairsearch.options import DeviceOption, IndexOption, ModelOption, complete_place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from flairsearch.engine import Engine
-    from flairsearch.records import Hit
+    from flairsearch.question import Question
+    from flairsearch.records import Answer, Hit
     from flairsearch.terms import Example, Terms
 
 
@@ -33,12 +34,16 @@ def query_command(
         list[str] | None, typer.Option("--not", metavar="TEXT", help="What must not be where the match is.")
     ] = None,
     at: Annotated[
-        list[str] | None, typer.Option(metavar="PLACE", help="Where it has to be: left, right, top, bottom, center.")
+        list[str] | None,
+        typer.Option(
+            metavar="PLACE", help="Where it has to be: left, right, top, bottom, center.", autocompletion=complete_place
+        ),
     ] = None,
     min_area: Annotated[str, typer.Option(metavar="SHARE", help="How large it has to be, of the photo: 5%.")] = "0%",
     shortlist: Annotated[str, typer.Option(help="Views ranked exactly: auto, all or a number.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Only the paths.")] = False,
+    null: Annotated[bool, typer.Option("-0", help="Only the paths, each ended by a zero byte: for xargs -0.")] = False,
     min_score: Annotated[float | None, typer.Option(help="Hide photos that score less.")] = None,
     max_false_alarm: Annotated[
         str | None, typer.Option(metavar="SHARE", help="Mark photos that may be there by chance, more often: 1%.")
@@ -51,49 +56,78 @@ def query_command(
     ext: Annotated[list[str] | None, typer.Option(metavar="EXT", help="Only these kinds: jpg, or jpg,png.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with the regions drawn.")] = None,
     heat: Annotated[bool, typer.Option("--heat", help="Draw the heat map too.")] = False,
+    open_best: Annotated[bool, typer.Option("--open", help="Show the best photo, with --overlay as drawn.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Say what took how long.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how many views were ranked exactly.")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Find photos, and the place in each."""
-    from flairsearch.engine import Engine
+    """Find photos, and the place in each; through the server of this index, where one runs."""
+    from flairsearch.question import Question
     from flairsearch.scope import Scope
     from flairsearch.terms import Terms, read_share
 
+    clock = Clock()
+    clock.seconds["start"] = age_of_process() or 0.0
     example = _example(image, box, image_weight)
     terms = Terms.of(texts or (), picture=example, without=without or (), at=at or (), min_area=min_area)
     allowed = None if max_false_alarm is None else read_share(max_false_alarm, "1%")
-    limits = {"under": under, "since": since, "until": until, "larger-than": larger_than, "ext": ",".join(ext or ())}
     scope = Scope.of(under, since, until, larger_than, ext or ())
-    with Engine.open(index, model, device=device, create=False) as engine:
-        hits = _mark(engine.search(terms, k, shortlist, min_score, scope), allowed)
-        _say_unseen(engine, terms)
-        if verbose:
-            _say_how_many(engine, bool(scope))
-        _say_damage(engine)
-    if overlay:
-        for hit in hits:
-            _draw(hit, overlay / f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg", heat)
-    _print(hits, json, paths, logits)
-    if not hits:
-        _say_nothing(engine, terms, " ".join(f"--{name} {value}" for name, value in limits.items() if value))
-    elif allowed is not None:
-        _say_chance(hits, allowed)
+    question = Question(terms, k, shortlist, min_score, scope, allowed)
+    alone = model is not None or device != "auto" or (overlay is not None and heat)  # a server sends no heat along
+    answer = (None if alone else _ask_server(question, index)) or _ask_here(question, index, model, device)
+    with clock.part("show"):
+        drawn = [_draw(hit, overlay / _name(hit), heat) for hit in answer.hits] if overlay else []
+        _print(answer.hits, json, paths, null, logits)
+        if open_best and answer.hits:
+            typer.launch(str(next(filter(None, drawn[:1]), answer.hits[0].path)))
+    limits = {"under": under, "since": since, "until": until, "larger-than": larger_than, "ext": ",".join(ext or ())}
+    _say(question, answer, index, " ".join(f"--{name} {value}" for name, value in limits.items() if value))
+    if verbose:
+        _say_how_many(answer, bool(scope))
+    if timings:
+        _say_timings({"start": clock.seconds["start"], **answer.seconds, "show": clock.seconds["show"]})
 
 
-def _print(hits: Sequence[Hit], json: bool, paths: bool, logits: bool) -> None:
-    from rich.console import Console
+def _ask_server(question: Question, index: str) -> Answer | None:
+    """None where no server runs for the index."""
+    from flairsearch.remote import RECORD, Server
+    from flairsearch.settings import index_folder
 
+    folder = index_folder(index)
+    server = Server.find(folder) if (folder / RECORD).is_file() else None
+    return None if server is None else server.search(question)
+
+
+def _ask_here(question: Question, index: str, model: str | None, device: str) -> Answer:
+    from flairsearch.engine import Engine
+
+    # A GPU takes longer to start than it saves one query.
+    with Engine.open(index, model, device="cpu" if device == "auto" else device, create=False) as engine:
+        return question.ask(engine)
+
+
+def _print(hits: Sequence[Hit], json: bool, paths: bool, null: bool, logits: bool) -> None:
     from flairsearch import present
 
-    if json:
+    if null:
+        sys.stdout.buffer.write(b"".join(os.fsencode(hit.path) + b"\0" for hit in hits))
+        sys.stdout.flush()
+    elif json:
         for hit in hits:
             typer.echo(present.to_json(hit))
     elif paths:
         for hit in hits:
             typer.echo(hit.path)
     elif hits:
+        from rich.console import Console
+
         Console(width=None if sys.stdout.isatty() else 1000).print(present.to_table(hits, logits))
+
+
+def _name(hit: Hit) -> str:
+    """Of the picture with its regions."""
+    return f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg"
 
 
 def _example(image: str | None, box: str | None, weight: float) -> Example | None:
@@ -106,11 +140,15 @@ def _example(image: str | None, box: str | None, weight: float) -> Example | Non
     return None if image is None else Example.of(image, box, weight)
 
 
-def _mark(hits: Sequence[Hit], allowed: float | None) -> list[Hit]:
-    """Whether each hit's false alarm is as rare as is asked for; unknown stays unknown."""
-    if allowed is None:
-        return list(hits)
-    return [hit if hit.confidence is None else replace(hit, matches=1 - hit.confidence <= allowed) for hit in hits]
+def _say(question: Question, answer: Answer, index: str, limits: str) -> None:
+    """What there is to know besides the hits. limits: the options that leave photos out."""
+    _say_unseen(answer.unseen, index)
+    for warning in answer.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if not answer.hits:
+        _say_nothing(answer, question.terms, limits)
+    elif question.allowed is not None:
+        _say_chance(answer.hits, question.allowed)
 
 
 def _say_chance(hits: Sequence[Hit], allowed: float) -> None:
@@ -121,10 +159,18 @@ def _say_chance(hits: Sequence[Hit], allowed: float) -> None:
         typer.echo(f"nothing matches: each of these may be there by chance, more often than {allowed:.3g}", err=True)
 
 
-def _say_nothing(engine: Engine, terms: Terms, scope: str) -> None:
+def _say_unseen(words: Iterable[str], index: str) -> None:
+    if several := ", ".join(repr(word) for word in dict.fromkeys(words)):
+        from flairsearch.settings import IndexSettings, index_folder
+
+        model = IndexSettings.load(index_folder(index)).model
+        typer.echo(f"note: {model} was trained on no text with {several}; the hits do not know that word", err=True)
+
+
+def _say_nothing(answer: Answer, terms: Terms, scope: str) -> None:
     """Why there is no hit. scope: the options that leave photos out."""
     narrows = terms.without or terms.at or terms.min_area
-    if not engine.in_scope:
+    if not answer.in_scope:
         why = "no indexed photo is in scope" if scope else "the index is empty"
     else:
         which = "--not, --at, --min-area or --min-score hide" if narrows else "--min-score hides"
@@ -132,25 +178,21 @@ def _say_nothing(engine: Engine, terms: Terms, scope: str) -> None:
     typer.echo(f"no photo to show: {why}{f': {scope}' if scope else ''}", err=True)
 
 
-def _say_how_many(engine: Engine, scoped: bool) -> None:
-    (ranked,), views = engine.reranked, engine.in_scope
-    what = f"views in scope (of {engine.status().views:,})" if scoped else "views"
-    typer.echo(f"{ranked:,} of {views:,} {what} ranked exactly ({ranked / max(1, views):.1%})", err=True)
+def _say_how_many(answer: Answer, scoped: bool) -> None:
+    share = answer.ranked / max(1, answer.in_scope)
+    what = "views in scope" if scoped else "views"
+    typer.echo(f"{answer.ranked:,} of {answer.in_scope:,} {what} ranked exactly ({share:.1%})", err=True)
 
 
-def _say_unseen(engine: Engine, terms: Terms) -> None:
-    for text in (*terms.texts, *terms.without):
-        if words := engine.unseen_words(text):
-            model, several = engine.settings.model, ", ".join(repr(word) for word in words)
-            typer.echo(f"note: {model} was trained on no text with {several}; the hits do not know that word", err=True)
+def _say_timings(seconds: Mapping[str, float]) -> None:
+    """start: of Python, to the command. The other parts by name; what they leave is between them."""
+    parts = "  ".join(f"{name} {1000 * taken:.0f}" for name, taken in seconds.items() if taken)
+    age = age_of_process()
+    typer.echo(f"milliseconds: {parts}" + ("" if age is None else f"  in all {1000 * age:.0f}"), err=True)
 
 
-def _say_damage(engine: Engine) -> None:
-    for warning in engine.damage():
-        typer.echo(f"warning: {warning}", err=True)
-
-
-def _draw(hit: Hit, path: Path, heat: bool) -> None:
+def _draw(hit: Hit, path: Path, heat: bool) -> Path | None:
+    """None when the photo cannot be read."""
     from flairsearch import draw, present
     from flairsearch.decode import open_upright
     from flairsearch.errors import PictureError
@@ -159,9 +201,10 @@ def _draw(hit: Hit, path: Path, heat: bool) -> None:
         photo = open_upright(hit.path)
     except PictureError as error:
         typer.echo(f"no overlay for {error}", err=True)
-        return
+        return None
     draw.save_overlay(hit, photo, path, heat)
     typer.echo(f"overlay: {present.short_path(str(path))}", err=True)
+    return path
 
 
 def show_command(
@@ -178,8 +221,8 @@ def show_command(
     from flairsearch.terms import Terms
 
     terms = Terms.of(texts)
-    with Engine.open(index, device=device, create=False) as engine:
+    with Engine.open(index, device="cpu" if device == "auto" else device, create=False) as engine:
         hit = engine.show(image, terms)
-        _say_unseen(engine, terms)
+        _say_unseen((word for text in terms.texts for word in engine.unseen_words(text)), index)
     _draw(hit, out or Path(f"{image.stem}-regions.jpg"), heat)
     typer.echo(present.to_json(hit))

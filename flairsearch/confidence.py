@@ -21,10 +21,12 @@ Values, 2001, section 3.1). Ratio and last step are measured inside the sample; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flairsearch.records import Hit
 
 TEXTS = 600  # of the bank are enough,
 VIEWS = 1000  # and so many views, evenly spaced over the index
@@ -67,6 +69,13 @@ class Background:
         higher = len(self.best) - np.searchsorted(self.best, scores.astype(np.float64), side="left")
         alarm: F64 = (1 + higher) / (1 + len(self.best))
         return alarm
+
+
+def mark(hits: Sequence[Hit], allowed: float | None) -> list[Hit]:
+    """Whether each hit's false alarm is as rare as is asked for; unknown stays unknown. None: nobody asks."""
+    if allowed is None:
+        return list(hits)
+    return [hit if hit.confidence is None else replace(hit, matches=1 - hit.confidence <= allowed) for hit in hits]
 
 
 def sample_places(views: int, most: int = VIEWS) -> NDArray[np.int64]:

@@ -51,7 +51,7 @@ def save_overlay(hit: Hit, photo: Image.Image, path: Path, heat: bool = False) -
         raise FlairSearchError(f"{path} cannot be written ({error}) - give another folder or file") from None
 
 
-def overlay(hit: Hit, photo: Image.Image, heat: bool = False) -> Image.Image:
+def overlay(hit: Hit, photo: Image.Image, heat: bool = False, labels: bool = True) -> Image.Image:
     """The photo with each phrase's regions in a colour of its own: the best labelled, the others thinner.
 
     photo: upright, RGB, the original or a smaller copy. The result has its size, or LARGEST on the long side where
@@ -73,11 +73,12 @@ def overlay(hit: Hit, photo: Image.Image, heat: bool = False) -> Image.Image:
         if first := best[i]:
             _draw_box(pen, _inset(first, best[:i].count(first) * (line + 1)), colours[i], line, missed)
     whole = (0, 0, *size)
-    labels = [(phrase.text, f"{phrase.score:.2f}") for phrase in hit.phrases]
+    texts = [(phrase.text, f"{phrase.score:.2f}") for phrase in hit.phrases]
     places = [box or whole for box in best]
     if missed:
-        labels, places, colours = [*labels, ("no match", "")], [*places, whole], [*colours, GREY]
-    _write(picture, labels, places, colours)
+        texts, places, colours = [*texts, ("no match", "")], [*places, whole], [*colours, GREY]
+    if labels:
+        _write(picture, texts, places, colours)
     return picture
 
 
@@ -271,7 +272,7 @@ def _edges(frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, fl
 def _spread(phrase: Phrase, size: tuple[int, int], part: Box) -> NDArray[np.float32]:
     """The phrase's heat on that part of the drawn picture: f32[height, width], 0 (the mean or less) to 1 (its most)."""
     left, top, right, bottom = part
-    raised = np.nan_to_num(phrase.heat.astype(np.float32))
+    raised = np.zeros((1, 1), np.float32) if phrase.heat is None else np.nan_to_num(phrase.heat.astype(np.float32))
     raised = np.maximum(raised - raised.mean(), 0)
     if not raised.any():
         return np.zeros((bottom - top, right - left), np.float32)

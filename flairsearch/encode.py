@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from flairsearch import bank, weights
 from flairsearch.errors import UsageError
-from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, LAYER_NORM_EPS, load_model, run_image_tower
+from flairsearch.folding import LAYER_NORM_EPS, Folding
+from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model, run_image_tower
 from flairsearch.records import Encoded, Picture, PoolWeights, Query
 
 _BANK_TEXTS = 64  # encoded at once
@@ -58,14 +59,18 @@ class Encoder:
         return visual if self._precision == torch.float32 else copy.deepcopy(visual).to(self._precision)
 
     @cached_property
+    def _folding(self) -> Folding:
+        return self._model.folding
+
+    @property
     def pool_weights(self) -> PoolWeights:
-        return self._model.pool_weights()
+        return self._folding.weights
 
     @cached_property
     def token_metric(self) -> np.ndarray:
         """f32[D, D]: how much an error e of a stored token matters, e^T metric e.
 
-        Half for any text (model.FLAIR.token_metric), half for those of bank.py: mean squares of e . u, the logits'
+        Half for any text (Folding.token_metric), half for those of bank.py: mean squares of e . u, the logits'
         error, and of e along what moves the pooled vector towards the text; trace 1 each.
         """
         values_of, queries = self.pool_weights, self.encode_texts(bank.phrases())
@@ -74,7 +79,7 @@ class Encoder:
         out = values_of.out.reshape(len(values_of.out), *values_of.value.shape[:2])  # [D, H, d]
         values = np.einsum("to,ohd,hde->the", texts, out, values_of.value, optimize=True).reshape(-1, keys.shape[1])
         squares = [part.T @ part for part in (keys, values)]
-        metric: np.ndarray = (self._model.token_metric() + sum(square / np.trace(square) for square in squares)) / 2
+        metric: np.ndarray = (self._folding.token_metric() + sum(square / np.trace(square) for square in squares)) / 2
         return metric
 
     @torch.inference_mode()
@@ -112,16 +117,12 @@ class Encoder:
         vectors = self._model.encode_text(self._model.tokenize(list(texts)).to(self.device))
         return self._fold(vectors, texts)
 
-    @torch.inference_mode()
     def fold(self, vectors: np.ndarray) -> list[Query]:
         """Vectors of texts that nobody knows any more, f32[T, D] -> folded queries."""
-        return self._fold(torch.from_numpy(vectors).to(self.device), [""] * len(vectors))
+        return self._folding.queries(vectors, [""] * len(vectors))
 
     def _fold(self, vectors: torch.Tensor, texts: Sequence[str]) -> list[Query]:
-        u, c = self._model.fold(vectors)
-        return [
-            Query(text, v, u[i], c[i]) for i, (text, v) in enumerate(zip(texts, vectors.cpu().numpy(), strict=True))
-        ]
+        return self._folding.queries(vectors.float().cpu().numpy(), list(texts))
 
     def bank(self) -> list[Query]:
         """The texts of bank.py. Their vectors stay in the user's cache: a large text tower takes minutes for them."""
@@ -146,10 +147,6 @@ class Encoder:
             finally:
                 part.unlink(missing_ok=True)
         return queries
-
-    def unseen_words(self, text: str) -> list[str]:
-        """Words of a text that the model was not trained on."""
-        return self._model.unseen_words(text)
 
     def _normalise(self, pixels: np.ndarray) -> torch.Tensor:
         """u8[N, S, S, 3] -> f[N, 3, S, S] in the image tower's precision."""

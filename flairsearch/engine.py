@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flairsearch import weights
+from flairsearch.agreement import check_weights, new_settings
 from flairsearch.cache import drop_damaged
 from flairsearch.catalog import Catalog
+from flairsearch.clock import Clock
 from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader, verify
-from flairsearch.records import Asked, Damage, Hit, Progress, Report, Status
+from flairsearch.records import Asked, Damage, Hit, Picture, Progress, Query, Report, Status
 from flairsearch.scope import Scope
-from flairsearch.settings import DEFAULT_CODEC, IndexSettings, check_device, check_views, index_folder
-from flairsearch.store import Writer, create_index, index_bytes, open_settings, replace_index, undo_replacement
+from flairsearch.settings import IndexSettings, check_device, check_views, index_folder, may_have_gpu
+from flairsearch.store import Writer, create_index, open_settings, undo_replacement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flairsearch.query import Searcher
     from flairsearch.rerank_many import ManyTexts
     from flairsearch.terms import Terms
+    from flairsearch.text import TextEncoder
 
 
 _T = TypeVar("_T")
@@ -46,6 +47,8 @@ class Engine:
         self._opened: Searcher | None = None
         self.in_scope = 0  # views that the last search was about,
         self.reranked: list[int] = []  # and how many of them it ranked exactly, for each of its texts
+        self.passed_over: list[int] = []  # photos that may fulfil its conditions, and were not looked at
+        self.clock = Clock()  # of the parts of all its searches
 
     @staticmethod
     def open(
@@ -66,7 +69,7 @@ class Engine:
         check_device(device)
         undo_replacement(folder)
         if create and not (folder / "index.json").exists():
-            fresh = _new_settings(weights.find(model or weights.default_name()), views, codec)
+            fresh = new_settings(weights.find(model or weights.default_name()), views, codec)
             try:
                 create_index(folder, fresh)
             except OSError as error:
@@ -76,7 +79,7 @@ class Engine:
         settings = open_settings(folder)
         if model is not None:
             file = weights.find(model)
-            _check_weights(folder, settings, file)
+            check_weights(folder, settings, file)
             model = file.path
         if views is not None and check_views(views) != settings.views:
             raise StoreError(
@@ -107,7 +110,8 @@ class Engine:
 
         several = [folders] if isinstance(folders, str | Path) else folders
         with self._writing() as writer:
-            yield from ingest(
+            before = self._catalog.generation()
+            steps = ingest(
                 writer,
                 [os.fspath(folder) for folder in several],
                 self.settings,
@@ -116,6 +120,10 @@ class Engine:
                 exclude,
                 self._make_bank,
             )
+            for step in steps:
+                if isinstance(step, Report) and self._catalog.generation() != before:
+                    self._prepare()
+                yield step
 
     def forget(self, path: str | Path) -> int:
         """Remove an image, or all images below a folder; the photos stay. Returns how many."""
@@ -197,6 +205,16 @@ class Engine:
         finally:
             writer.close()
 
+    def _prepare(self) -> None:
+        """What queries would else make first: the columns of the new state, its shortlist, what other texts score."""
+        from flairsearch.chance import bank_scores
+        from flairsearch.shortlist import Shortlist
+
+        reader = Reader(self.folder, self.settings, self._catalog)
+        if len(reader):
+            Shortlist(reader)
+            bank_scores(reader, self._make_bank)
+
     def _make_bank(self, vectors: np.ndarray | None) -> ManyTexts:
         from flairsearch.rerank_many import ManyTexts
 
@@ -212,16 +230,18 @@ class Engine:
         shortlist: str | int = "auto",
         min_score: float | None = None,
         scope: Scope | None = None,
+        offset: int = 0,
     ) -> list[Hit]:
         """The k photos that answer a text best, each with its regions.
 
         `what`: a text, or more: `Terms.of(["white puppy", "black ears"], without="leash", at="left")`.
         `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
         `scope`: which photos are looked at: `Scope.of(under="photos/2024", since="2024-05", ext="jpg")`.
+        `offset`: how many of the best are left out: the next page of k hits; their ranks go on from there.
         Raises UsageError when the text is empty or the scope's folder holds no indexed photo, PictureError when a
         picture of the query cannot be read, StoreError when the index is damaged.
         """
-        return self.search_many([what], k, shortlist, min_score, scope)[0]
+        return self.search_many([what], k, shortlist, min_score, scope, offset)[0]
 
     def search_many(
         self,
@@ -230,14 +250,25 @@ class Engine:
         shortlist: str | int = "auto",
         min_score: float | None = None,
         scope: Scope | None = None,
+        offset: int = 0,
     ) -> list[list[Hit]]:
         """`search` for each query, in less time than one by one: they are encoded, and tokens read, together."""
         asked = self._ask(several)
-        return self._of_one_state(lambda searcher: searcher.search_many(asked, k, shortlist, min_score, scope))
+        return self._of_one_state(lambda searcher: searcher.search_many(asked, k, shortlist, min_score, scope, offset))
 
-    def show(self, image: str | Path, what: str | Terms) -> Hit:
-        """Where one indexed photo shows what a query speaks of; conditions of the query do not matter."""
-        absolute = os.path.abspath(os.path.expanduser(image))
+    def path_of(self, image: int) -> str | None:
+        """Where an image is, absolute; None when the index has no such id."""
+        return self._catalog.path_of(image)
+
+    def show(self, image: str | Path | int, what: str | Terms) -> Hit:
+        """Where one indexed photo, or the image of that id, shows what a query speaks of.
+
+        Conditions of the query do not matter. Raises UsageError when the photo is not in the index.
+        """
+        path = self.path_of(image) if isinstance(image, int) else image
+        if path is None:
+            raise UsageError(f"no image {image} in the index")
+        absolute = os.path.abspath(os.path.expanduser(path))
         views = self._catalog.views_at(absolute)
         if not views:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
@@ -254,16 +285,29 @@ class Engine:
         """One line for each segment that cannot be searched because its file is missing or cut."""
         return self._searcher().reader.damage
 
+    def warnings(self, query: int = 0) -> list[str]:
+        """One line each: what of the index, or of the last search's n-th query, nobody looked at."""
+        lines, over = self.damage(), self.passed_over[query]
+        if over:
+            lines.append(
+                f"only the photos that answer best were judged by the conditions, {over:,} others were not looked at - "
+                "a smaller scope reaches them"
+            )
+        return lines
+
     def unseen_words(self, text: str) -> list[str]:
         """The words of a text that the model was never trained on: what it makes of them is a guess."""
-        return self.encoder.unseen_words(text)
+        return self.texts.unseen_words(text)
 
     def _of_one_state(self, ask: Callable[[Searcher], _T]) -> _T:
         """Ask the newest state; ask again when another process committed meanwhile, as paths are looked up last."""
         for _ in range(ATTEMPTS):
-            searcher = self._searcher()
+            with self.clock.part("open"):
+                searcher = self._searcher()
+            searcher.clock = self.clock
             answer = ask(searcher)
             self.in_scope, self.reranked = searcher.in_scope, searcher.reranked
+            self.passed_over = searcher.passed_over
             if self._catalog.generation() == searcher.reader.generation:
                 return answer
         return answer
@@ -271,32 +315,59 @@ class Engine:
     def _ask(self, several: Sequence[str | Terms]) -> list[Asked]:
         from flairsearch.asking import fold
 
-        return fold(several, self.encoder, self.settings.image_size)
+        def look(pictures: list[Picture], names: list[str]) -> list[Query]:  # torch is imported when there are any
+            return self.encoder.encode_examples(pictures, names)
+
+        with self.clock.part("encode"):
+            return fold(several, self.texts, look, self.settings.image_size)
 
     def status(self) -> Status:
         """What the index holds."""
         images, views = self._catalog.counts()
-        s = self.settings
+        s, census = self.settings, self._catalog.census
+        photos, sizes = census.photos(), census.sizes()
         return Status(
             folder=str(self.folder),
             model=s.model,
             weights_hash=s.weights_hash,
             views_policy=s.views,
             codec=s.codec,
-            roots=tuple(sorted(self._catalog.roots())),
+            roots=tuple(sorted(photos)),
             images=images,
             views=views,
-            bytes=index_bytes(self.folder),
-            skipped=tuple(self._catalog.skipped()),
+            bytes=sum(sizes.values()),
+            skipped=tuple(census.skipped()),
+            photos=photos,
+            sizes=sizes,
+            last_run=census.last_run(),
         )
 
     @cached_property
     def encoder(self) -> Encoder:
+        """Of pictures, and of thousands of texts; the model is loaded in torch."""
         from flairsearch.encode import Encoder
 
+        return Encoder(str(self._weights_file), self._device)
+
+    @cached_property
+    def texts(self) -> TextEncoder:
+        """Of a query's texts; torch is not imported."""
+        from flairsearch.text import TextEncoder
+
+        return TextEncoder(self._weights_file)
+
+    @cached_property
+    def _weights_file(self) -> Path:
         file = weights.find(self._model, download=False)
-        _check_weights(self.folder, self.settings, file)
-        return Encoder(str(file.path), self._device)
+        check_weights(self.folder, self.settings, file)
+        return file.path
+
+    @cached_property
+    def device(self) -> str:
+        """Where queries are ranked. Without a GPU nobody asks torch."""
+        if self._device == "cpu" or (self._device == "auto" and not may_have_gpu()):
+            return "cpu"
+        return self.encoder.device
 
     def _searcher(self) -> Searcher:
         """The searcher of the newest committed state; another process may have written since."""
@@ -304,8 +375,7 @@ class Engine:
 
         if self._opened is None or self._opened.reader.generation != self._catalog.generation():
             reader = Reader(self.folder, self.settings, self._catalog)
-            weights_ = self.encoder.pool_weights
-            self._opened = Searcher(reader, self._catalog, weights_, self.encoder.device, self._make_bank)
+            self._opened = Searcher(reader, self._catalog, self.texts.pool_weights, self.device, self._make_bank)
         return self._opened
 
     def close(self) -> None:
@@ -317,65 +387,3 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def rebuild(
-    index: str | Path | None,
-    folders: Sequence[str | Path],
-    model: str | Path | None = None,
-    device: str = "auto",
-    views: str | None = None,
-    exclude: Sequence[str] = (),
-    codec: str | None = None,
-) -> Iterator[Progress | Report]:
-    """Make an index anew beside the old one and swap them at the end; a run that is cut off goes on next time.
-
-    The folders are those given and those the old index knows.
-    """
-    folder = index_folder(index)
-    roots = [os.fspath(f) for f in folders]
-    if (folder / "index.json").exists():
-        old = open_settings(folder)
-        model, views, codec = model or old.model, views or old.views, codec or old.codec
-        catalog = Catalog(folder)
-        roots += [root for root in catalog.roots() if root not in roots]
-        catalog.close()
-    if not roots:
-        raise UsageError("nothing to rebuild from - give the folder of photos")
-    for root in roots:
-        if not os.path.isdir(root):
-            raise UsageError(f"{root} is not there - bring it back, or run flairsearch forget {root} first")
-    fresh = folder.with_name(f"{folder.name}.rebuilding")
-    try:
-        engine = Engine.open(fresh, model, device=device, views=views, codec=codec)
-    except StoreError:  # left over from a run with other settings
-        shutil.rmtree(fresh)
-        engine = Engine.open(fresh, model, device=device, views=views, codec=codec)
-    with engine:
-        yield from engine.adding(roots, exclude)
-    replace_index(folder, fresh)
-
-
-def _check_weights(folder: Path, settings: IndexSettings, file: weights.WeightsFile) -> None:
-    """Raises StoreError when the index was made with other weights."""
-    _, found = weights.describe(file.path)
-    if found != settings.weights_hash:
-        raise StoreError(
-            f"{folder} was made with {settings.model} (weights {settings.weights_hash[:12]}), this is {file.name} "
-            f"(weights {found[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
-        )
-
-
-def _new_settings(file: weights.WeightsFile, views: str | None, codec: str | None) -> IndexSettings:
-    config_json, weights_hash = weights.describe(file.path)
-    config = json.loads(config_json)
-    size, grid = config["image_size"], config["image_size"] // config["patch_size"]
-    return IndexSettings(
-        file.name,
-        weights_hash,
-        size,
-        grid * grid,
-        config["embed_dim"],
-        check_views(views or "squash"),
-        check_codec(codec or DEFAULT_CODEC),
-    )

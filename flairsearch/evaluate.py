@@ -20,8 +20,8 @@ from flairsearch.errors import FlairSearchError
 from flairsearch.fit import Fit, fit
 from flairsearch.locate import Locator
 from flairsearch.records import CodecRow, Encoded, Frame, PoolWeights, Query, RetrievalRow
-from flairsearch.rerank import Reranker
 from flairsearch.rerank_many import ManyTexts
+from flairsearch.rerank_torch import Reranker
 from flairsearch.retrieval import best_ranks, measure, rerank_views, topk_texts
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token

@@ -24,9 +24,10 @@ from flairsearch import weights
 from flairsearch.architecture import check_config, check_tensors
 from flairsearch.convtower import ConvTower, Stage
 from flairsearch.errors import WeightsError
+from flairsearch.folding import LAYER_NORM_EPS, Folding
 from flairsearch.records import PoolWeights
+from flairsearch.tokenizer import unseen_words
 
-LAYER_NORM_EPS = 1e-5
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of RGB in [0, 1]
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -186,15 +187,8 @@ class FLAIR(nn.Module):
         return tokens
 
     def unseen_words(self, text: str) -> list[str]:
-        """The words of a text, lower case, that hold a token which was in no training text; each once, in order.
-
-        Punctuation does not count.
-        """
-        if self._seen is None:
-            return []
-        tokenizer = self._tokenizer
-        words = dict.fromkeys(tokenizer.pat.findall(tokenizer.clean_fn(text)))
-        return [word for word in words if word.isalnum() and not self._seen.issuperset(tokenizer.encode(word))]
+        """tokenizer.unseen_words of the model's training texts."""
+        return unseen_words(text, self._seen)
 
     # -- towers
 
@@ -249,59 +243,26 @@ class FLAIR(nn.Module):
 
     # -- the folded form: what re-ranking needs, in float32 numpy
 
-    @torch.inference_mode()
+    @property
+    def folding(self) -> Folding:
+        """Of the weights as they are now."""
+        pool = {
+            name: tensor.detach().float().cpu().numpy()
+            for name, tensor in self.flair_state().items()
+            if name.startswith(("visual_proj.", "logit_"))
+        }
+        return Folding(pool, self.config.pool_heads)
+
     def fold(self, text: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """text f[T, D] -> u f32[T, H, D], c f32[T, H]: logits over stored tokens x are x u + c (folded form).
+        """text f[T, D] -> u f32[T, H, D], c f32[T, H]: Folding.fold."""
+        return self.folding.fold(text.detach().float().cpu().numpy())
 
-        u_h = gain_k * (W_k,h^T q_h), c_h = q_h . (W_k,h bias_k + b_k,h), q = (W_q ln_q(t) + b_q) / sqrt(D / H).
-        """
-        pool, dim = self.visual_proj, self.config.embed_dim
-        shape = (pool.heads, dim // pool.heads)
-        weight_q, weight_k, _ = pool.attn.in_proj_weight.float().chunk(3)
-        bias_q, bias_k, _ = pool.attn.in_proj_bias.float().chunk(3)
-        normed = F.layer_norm(text.float(), (dim,), pool.ln_q.weight.float(), pool.ln_q.bias.float(), LAYER_NORM_EPS)
-        q = F.linear(normed, weight_q, bias_q).unflatten(-1, shape) * shape[1] ** -0.5
-        u = torch.einsum("thd,hde->the", q, weight_k.unflatten(0, shape)) * pool.ln_k.weight.float()
-        shift = F.linear(pool.ln_k.bias.float(), weight_k, bias_k).unflatten(0, shape)
-        c = torch.einsum("thd,hd->th", q, shift)
-        return u.cpu().numpy(), c.cpu().numpy()
-
-    @torch.inference_mode()
     def token_metric(self) -> NDArray[np.float32]:
-        """f32[D, D]: how much an error e of a stored token matters to the pool, e^T metric e; keys and values alike.
+        """f32[D, D]: Folding.token_metric."""
+        return self.folding.token_metric()
 
-        Keys: the mean square of e . u over texts whose ln_q is isotropic; values: |W_o,h W_v,h e|^2. Both have trace 1.
-        """
-        pool, dim = self.visual_proj, self.config.embed_dim
-        shape = (pool.heads, dim // pool.heads)
-        weight_q, weight_k, weight_v = (w.float().unflatten(0, shape) for w in pool.attn.in_proj_weight.chunk(3))
-        bias_q = pool.attn.in_proj_bias.float().chunk(3)[0].unflatten(0, shape)
-        spread = weight_q * pool.ln_q.weight.float()  # [H, d, D]: q of a text is spread @ its unit part + centre
-        centre = weight_q @ pool.ln_q.bias.float() + bias_q
-        query = spread @ spread.mT + centre.unsqueeze(-1) * centre.unsqueeze(-2)
-        key = weight_k * pool.ln_k.weight.float()
-        value = torch.einsum("ohd,hde->hoe", pool.attn.out_proj.weight.float().unflatten(1, shape), weight_v)
-        value = value * pool.ln_v.weight.float()
-        keys, values = (key.mT @ query @ key).sum(0), (value.mT @ value).sum(0)
-        metric: NDArray[np.float32] = (keys / keys.trace() + values / values.trace()).cpu().numpy()
-        return metric
-
-    @torch.inference_mode()
     def pool_weights(self) -> PoolWeights:
-        """The value and output projections of the folded form, gain and bias of ln_v folded in."""
-        pool, dim = self.visual_proj, self.config.embed_dim
-        shape = (pool.heads, dim // pool.heads)
-        weight_v = pool.attn.in_proj_weight.float().chunk(3)[2]
-        bias_v = pool.attn.in_proj_bias.float().chunk(3)[2]
-        value_bias = F.linear(pool.ln_v.bias.float(), weight_v, bias_v)
-        return PoolWeights(
-            value=(weight_v * pool.ln_v.weight.float()).unflatten(0, shape).cpu().numpy(),
-            value_bias=value_bias.unflatten(0, shape).cpu().numpy(),
-            out=pool.attn.out_proj.weight.float().cpu().numpy(),
-            out_bias=pool.attn.out_proj.bias.float().cpu().numpy(),
-            logit_scale=float(self.towers.logit_scale.exp()),
-            logit_bias=float(self.towers.logit_bias),
-        )
+        return self.folding.weights
 
 
 def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,44 +6,83 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from flairsearch.records import Hit, Region, Report, Status
+from flairsearch.records import Frame, Hit, Phrase, Region, Report, Run, Skipped, Status
 
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # no plain letters:
 # ends of lines, orders to a terminal, turns of the writing, halves of what is no UTF-8
 _PHRASE = 60  # columns of a phrase in the table
+_SOME = 3  # paths shown of those skipped for one reason
 
 
 def to_json(hit: Hit) -> str:
-    """One hit as one line of JSON; every field is always there.
+    """One hit as one line of JSON: `to_dict`."""
+    return _escape(json.dumps(to_dict(hit), ensure_ascii=False))  # json leaves some of them
 
-    weakest: the text of the phrase that the photo answers least, null with one phrase. confidence: 0 to 1, or null.
-    matches: false where the false alarm is above what was asked for, null where nothing was asked.
+
+def to_dict(hit: Hit) -> dict[str, Any]:
+    """One hit as JSON has it; every field is always there.
+
+    id: of the image in the index. weakest: the text of the phrase that the photo answers least, null with one phrase.
+    confidence: 0 to 1, or null. matches: false where the false alarm is above what was asked for, null where nothing
+    was asked.
     """
-    line = json.dumps(
-        {
-            "rank": hit.rank,
-            "path": hit.path,
-            "score": round(hit.score, 6),
-            "score_global": round(hit.score_global, 6),
-            "width_px": hit.width,
-            "height_px": hit.height,
-            "regions": _regions(hit.regions),
-            "phrases": [
-                {"text": phrase.text, "score": round(phrase.score, 6), "regions": _regions(phrase.regions)}
-                for phrase in hit.phrases
-            ],
-            "weakest": hit.weakest.text if len(hit.phrases) > 1 else None,
-            "confidence": None if hit.confidence is None else round(hit.confidence, 6),
-            "matches": hit.matches,
-        },
-        ensure_ascii=False,
+    return {
+        "rank": hit.rank,
+        "id": hit.image,
+        "path": hit.path,
+        "score": round(hit.score, 6),
+        "score_global": round(hit.score_global, 6),
+        "logit": round(hit.logit, 6),
+        "width_px": hit.width,
+        "height_px": hit.height,
+        "regions": _regions(hit.regions),
+        "phrases": [
+            {"text": phrase.text, "score": round(phrase.score, 6), "regions": _regions(phrase.regions)}
+            for phrase in hit.phrases
+        ],
+        "weakest": hit.weakest.text if len(hit.phrases) > 1 else None,
+        "confidence": None if hit.confidence is None else round(hit.confidence, 6),
+        "matches": hit.matches,
+    }
+
+
+def from_dict(found: Mapping[str, Any]) -> Hit:
+    """The hit that `to_dict` gave, but for heat, and to as many digits. Raises KeyError, TypeError or ValueError."""
+    width, height = int(found["width_px"]), int(found["height_px"])
+    whole = Frame(width, height, 0, 0, width, height)
+    return Hit(
+        rank=int(found["rank"]),
+        path=str(found["path"]),
+        score=float(found["score"]),
+        score_global=float(found["score_global"]),
+        width=width,
+        height=height,
+        regions=_read_regions(found["regions"]),
+        phrases=tuple(
+            Phrase(str(one["text"]), float(one["score"]), _read_regions(one["regions"]), None, whole)
+            for one in found["phrases"]
+        ),
+        logit=float(found["logit"]),
+        image=int(found["id"]),
+        confidence=None if found["confidence"] is None else float(found["confidence"]),
+        matches=None if found["matches"] is None else bool(found["matches"]),
     )
-    return _escape(line)  # json leaves some of them
+
+
+def _read_regions(found: Sequence[Mapping[str, Any]]) -> tuple[Region, ...]:
+    regions = []
+    for one in found:
+        left, top, right, bottom = map(int, one["box"])
+        regions.append(Region((left, top, right, bottom), float(one["score"])))
+    return tuple(regions)
 
 
 def _regions(regions: Sequence[Region]) -> list[dict[str, object]]:
@@ -111,7 +150,7 @@ def short_path(path: str) -> str:
     return path.removeprefix(here)
 
 
-def to_text(report: Report) -> str:
+def to_text(report: Report | Run) -> str:
     """One line about a run."""
     counts = [
         (report.added, "added"),
@@ -119,21 +158,72 @@ def to_text(report: Report) -> str:
         (report.moved, "moved"),
         (report.removed, "removed"),
         (report.unchanged, "unchanged"),
-        (len(report.skipped), "skipped"),
+        (report.skipped if isinstance(report, Run) else len(report.skipped), "skipped"),
     ]
     return ", ".join(f"{number:,} {name}" for number, name in counts if number) or "nothing to do"
 
 
-def to_lines(status: Status) -> list[str]:
-    """What an index holds, for a person."""
-    per_photo = status.bytes / max(status.images, 1) / 1000
+def to_lines(status: Status, all_skipped: bool = False) -> list[str]:
+    """What an index holds, for a person. all_skipped: each file that was left out, not some of each reason."""
+    views = "" if status.views == status.images else f", {status.views:,} views"
+    per_photo = status.bytes / max(status.images, 1)
+    parts = [f"{name.replace('_', ' ')} {_size(size)}" for name, size in status.sizes.items() if size]
     lines = [
-        f"index    {status.folder}",
-        f"photos   {status.images:,} ({status.bytes / 1e6:,.1f} MB, {per_photo:,.0f} kB a photo)",
-        f"model    {status.model} (weights {status.weights_hash[:12]}), views {status.views_policy}, {status.codec}",
-        *(f"folder   {root}" for root in status.roots),
+        f"index     {status.folder}",
+        f"photos    {status.images:,}{views}",
+        *(f"          {status.photos.get(root, 0):,} in {_escape(root)}" for root in status.roots),
+        f"size      {_size(status.bytes)}, {_size(per_photo)} a photo",
+        *([f"          {', '.join(parts)}"] if parts else []),
+        f"model     {status.model} (weights {status.weights_hash[:12]})",
+        f"views     {status.views_policy}, kept as {status.codec}",
     ]
-    if status.skipped:
-        lines.append(f"skipped  {len(status.skipped):,} in the last run")
-        lines += [f"         {skipped.path}: {skipped.reason}" for skipped in status.skipped]
+    if run := status.last_run:
+        lines.append(f"last run  {_ago(time.time() - run.finished)}, in {run.seconds:,.1f} s: {to_text(run)}")
+    lines += _skipped_lines(status, all_skipped)
+    if run and run.videos:
+        lines.append(f"videos    {run.videos:,} left out: flairsearch indexes photos")
     return lines
+
+
+def _skipped_lines(status: Status, all_of_them: bool) -> list[str]:
+    """By reason, the commonest first; what Pillow says of a damaged file is no reason of its own."""
+    if not status.skipped:
+        return []
+    groups: dict[str, list[Skipped]] = {}
+    for skipped in status.skipped:
+        groups.setdefault(skipped.reason.partition(" (")[0], []).append(skipped)
+    lines = [f"skipped   {len(status.skipped):,} in the last run"]
+    for reason, several in sorted(groups.items(), key=lambda group: -len(group[1])):
+        alike = len({skipped.reason for skipped in several}) == 1
+        lines.append(f"          {len(several):,}: {_escape(several[0].reason if alike else reason)}")
+        shown = several if all_of_them else several[:_SOME]
+        for skipped in shown:
+            more = "" if alike else skipped.reason[len(reason) :]
+            lines.append(f"             {_escape(short_path(skipped.path) + more)}")
+        if len(several) > len(shown):
+            lines.append(f"             and {len(several) - len(shown):,} more: flairsearch status --skipped")
+    return lines
+
+
+def to_video_line(count: int) -> str:
+    return f"{count:,} {'video' if count == 1 else 'videos'} left out: flairsearch indexes photos"
+
+
+def status_to_json(status: Status) -> str:
+    """One line: the fields of records.Status, paths as they are."""
+    return _escape(json.dumps(asdict(status), ensure_ascii=False))
+
+
+def _size(count: float) -> str:
+    if count < 1e5:
+        return f"{count / 1e3:,.1f} kB"
+    return f"{count / 1e6:,.1f} MB" if count < 1e10 else f"{count / 1e9:,.1f} GB"
+
+
+def _ago(seconds: float) -> str:
+    """As coarse as a person would say it; clocks are set back at times."""
+    for size, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count:,} {name}{'' if count == 1 else 's'} ago"
+    return "just now"

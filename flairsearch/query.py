@@ -12,6 +12,7 @@ import numpy as np
 from flairsearch.answer import UNWANTED, Answerer
 from flairsearch.catalog import Catalog
 from flairsearch.chance import bank_scores
+from flairsearch.clock import Clock
 from flairsearch.confidence import Background, sample_places
 from flairsearch.errors import UsageError
 from flairsearch.fitting import MakeBank
@@ -69,8 +70,10 @@ class Searcher:
         """make_bank: of texts that hits are compared with; without it they come without confidence."""
         self.reader, self._catalog, self._device, self._make_bank = reader, catalog, device, make_bank
         self._shortlist, self._answerer = Shortlist(reader), Answerer(reader, catalog, weights)
+        self.clock = Clock()
         self.in_scope = 0  # views, of the last search
         self.reranked: list[int] = []  # of them, of each of its queries
+        self.passed_over: list[int] = []  # photos that nobody looked at though they may fulfil a query's conditions
         self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
 
     def search(
@@ -80,9 +83,10 @@ class Searcher:
         shortlist: str | int = "auto",
         min_score: float | None = None,
         scope: Scope | None = None,
+        offset: int = 0,
     ) -> list[Hit]:
-        """The k best images in scope, best first; equal scores by image id."""
-        return self.search_many([asked], k, shortlist, min_score, scope)[0]
+        """The k best images in scope after the first `offset`, best first; equal scores by image id."""
+        return self.search_many([asked], k, shortlist, min_score, scope, offset)[0]
 
     def search_many(
         self,
@@ -91,6 +95,7 @@ class Searcher:
         shortlist: str | int = "auto",
         min_score: float | None = None,
         scope: Scope | None = None,
+        offset: int = 0,
     ) -> list[list[Hit]]:
         """`search` for each query. Where their shortlists are much the same, tokens are read once for all of them.
 
@@ -98,24 +103,35 @@ class Searcher:
         """
         if k < 1:
             raise UsageError(f"k is {k} - ask for at least one hit")
+        if offset < 0:
+            raise UsageError(f"the offset is {offset} - give how many hits to leave out before the first")
+        end = k + offset
         among = self.reader.readable(self._catalog.views_in(scope)) if scope else None
         self.in_scope = len(self.reader if among is None else among)
         size = shortlist_size(shortlist, self.in_scope)
         if shortlist == "auto":
-            size = min(max(size, FIRST * k), self.in_scope)  # who asks for thousands gets them
-        least = k if shortlist == "auto" else 0
-        found = [self._candidates(asked, size, among, least) for asked in several]
-        if shortlist == "auto" and size < self.in_scope and self._shortlist.predicts:
-            ranked = [self._grow(asked, candidates, k) for asked, candidates in zip(several, found, strict=True)]
-        else:
-            ranked = self._score_lists([self.reader.beside(candidates.views) for candidates in found], several)
+            size = min(max(size, FIRST * end), self.in_scope)  # who asks for thousands gets them
+        least = end if shortlist == "auto" else 0
+        with self.clock.part("shortlist"):
+            found = [self._candidates(asked, size, among, least) for asked in several]
+        with self.clock.part("rank"):
+            if shortlist == "auto" and size < self.in_scope and self._shortlist.predicts:
+                ranked = [self._grow(asked, candidates, end) for asked, candidates in zip(several, found, strict=True)]
+            else:
+                ranked = self._score_lists([self.reader.beside(candidates.views) for candidates in found], several)
         self.reranked = [len(grouped.views) for grouped in ranked]
-        return [
-            self._answer(asked, grouped, k, min_score, scope) for asked, grouped in zip(several, ranked, strict=True)
-        ]
+        self.passed_over = []
+        with self.clock.part("regions"):
+            return [
+                self._answer(asked, grouped, k, min_score, scope, offset)
+                for asked, grouped in zip(several, ranked, strict=True)
+            ]
 
     def _candidates(self, asked: Asked, size: int, among: np.ndarray | None, least: int) -> Candidates:
         """The shortlist of so many views; a longer one while they are of fewer photos than `least`."""
+        if size >= self.in_scope:
+            everything = np.asarray(self.reader.views.id if among is None else among)
+            return Candidates(everything, np.zeros(len(everything), np.float32))
         while True:
             found = self._shortlist.search(asked.vectors, size, among, asked.shares)
             if size >= self.in_scope or len(np.unique(self.reader.contents(found.views))) >= least:
@@ -170,28 +186,54 @@ class Searcher:
             done, count = count, min(len(lead), int(GROWTH * count) + 1)
 
     def _answer(
-        self, asked: Asked, grouped: Grouped, k: int, min_score: float | None, scope: Scope | None
+        self, asked: Asked, grouped: Grouped, k: int, min_score: float | None, scope: Scope | None, offset: int
     ) -> list[Hit]:
-        """Photos with exact scores -> at most k hits.
+        """Photos with exact scores -> at most k hits, after the first `offset`.
 
-        More than k are looked at while some are left out for what they show, MOST_LOOKED at most.
+        More are looked at while some are left out for what they show, MOST_LOOKED at most.
         """
         limits = self._limits(asked)
-        found: list[tuple[int, Hit]] = []
-        done, wanted = 0, k
+        found: list[Hit] = []
+        done, end, wanted = 0, offset + k, offset + k
         while True:
             best = grouped.best(wanted)  # more, where some share the last score: image ids decide among those
             if min_score is not None:
                 best = best[grouped.scores[best] >= min_score]
+            if offset and not asked.narrows:  # nothing is left out: those before need no look
+                self.passed_over.append(0)
+                return self._rank(self._page(asked, grouped, best, offset, end, scope), asked, grouped, offset)
             rankings = [grouped.ranking(place) for place in best[done:].tolist()]
             found += self._answerer.hits(rankings, asked, limits, scope)
-            if len(found) >= k or len(best) < wanted or wanted >= MOST_LOOKED:
+            if len(found) >= end or len(best) < wanted or wanted >= max(end, MOST_LOOKED):
                 break
-            done, wanted = len(best), min(4 * wanted, MOST_LOOKED)
-        found.sort(key=lambda one: (-one[1].score, one[0]))
-        hits = [replace(hit, rank=rank) for rank, (_, hit) in enumerate(found[:k], 1)]
-        photos = self.in_scope * len(grouped.scores) // max(1, len(grouped.views))
-        return self._doubt(hits, asked, photos)
+            done, wanted = len(best), min(4 * wanted, max(end, MOST_LOOKED))
+        complete = not asked.narrows or len(found) >= end or (min_score is not None and len(best) < wanted)
+        self.passed_over.append(0 if complete else max(0, self._photos(grouped) - len(best)))
+        found.sort(key=_order)
+        return self._rank(found[offset:end], asked, grouped, offset)
+
+    def _page(
+        self, asked: Asked, grouped: Grouped, best: np.ndarray, offset: int, end: int, scope: Scope | None
+    ) -> list[Hit]:
+        """Hits offset to end, of the photos at these places: who they are is known before they are looked at."""
+        images = self._catalog.images_of(grouped.contents[best].tolist(), scope)
+        known = sorted(
+            (-grouped.scores[place], image, place)
+            for place in best.tolist()
+            for image, _ in images.get(int(grouped.contents[place]), [])
+        )[offset:end]
+        wanted = {image for _, image, _ in known}
+        rankings = [grouped.ranking(place) for place in dict.fromkeys(place for _, _, place in known)]
+        found = self._answerer.hits(rankings, asked, np.zeros(0, np.float32), scope)
+        return sorted((hit for hit in found if hit.image in wanted), key=_order)
+
+    def _rank(self, found: list[Hit], asked: Asked, grouped: Grouped, offset: int) -> list[Hit]:
+        hits = [replace(hit, rank=rank) for rank, hit in enumerate(found, offset + 1)]
+        return self._doubt(hits, asked, self._photos(grouped))
+
+    def _photos(self, grouped: Grouped) -> int:
+        """How many are in scope: as many for a view as of those that were ranked."""
+        return self.in_scope * len(grouped.scores) // max(1, len(grouped.views))
 
     def _doubt(self, hits: list[Hit], asked: Asked, photos: int) -> list[Hit]:
         """Each hit with its confidence, among so many photos searched; without, where nobody knows: texts say nothing
@@ -258,5 +300,10 @@ class Searcher:
         """The hit of one image, given its absolute path and its views, whatever it shows; None when it is gone."""
         ids = np.asarray(views, np.int64)
         ranking = self._score_one(ids, asked).ranking(0)
-        hits = [hit for _, hit in self._answerer.hits([ranking], asked, np.zeros(0, np.float32))]
+        hits = self._answerer.hits([ranking], asked, np.zeros(0, np.float32))
         return next((replace(hit, rank=1) for hit in hits if hit.path == path), None)  # not a twin of it
+
+
+def _order(hit: Hit) -> tuple[float, int]:
+    """Best first; equal scores by image id."""
+    return -hit.score, hit.image

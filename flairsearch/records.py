@@ -7,10 +7,11 @@ Boxes are (left, top, right, bottom) in pixels of the upright original, half-ope
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # a command that asks a server has hits, and no arrays
+    import numpy as np
+    from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]
 
@@ -136,6 +137,8 @@ class Asked:
     @property
     def shares(self) -> NDArray[np.float32]:
         """Of each phrase in the score: its weight, where all together are 1."""
+        import numpy as np
+
         weights = np.array(self.weights or (1.0,) * len(self.phrases))
         shares: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
         return shares
@@ -143,6 +146,8 @@ class Asked:
     @property
     def vectors(self) -> NDArray[np.float32]:
         """[phrases, D], as the model gives them."""
+        import numpy as np
+
         return np.stack([phrase.vector for phrase in self.phrases])
 
     @property
@@ -176,7 +181,7 @@ class Phrase:
     text: str  # or the name of the picture's file
     score: float  # exact; of the photo's views that answer it best (grouping.py)
     regions: tuple[Region, ...]  # best first; from all views of the photo that were looked at
-    heat: NDArray[np.float32] = field(repr=False)  # [G, G] region.find_heat over that view
+    heat: NDArray[np.float32] | None = field(repr=False)  # [G, G] region.find_heat over that view; a server sends none
     frame: Frame = field(repr=False)  # of that view
 
 
@@ -193,6 +198,7 @@ class Hit:
     regions: tuple[Region, ...]  # of all phrases: the best of each first
     phrases: tuple[Phrase, ...]  # in the order of the query
     logit: float = 0.0
+    image: int = 0  # its id in the index
     confidence: float | None = None  # 1 - false alarm: how sure it is that this is no chance (confidence.py)
     matches: bool | None = None  # whether the false alarm is below what was asked for; None: nobody asked
 
@@ -200,6 +206,18 @@ class Hit:
     def weakest(self) -> Phrase:
         """The phrase that this photo answers least."""
         return min(self.phrases, key=lambda phrase: phrase.score)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that a query's asker is told."""
+
+    hits: tuple[Hit, ...] = ()
+    in_scope: int = 0  # views
+    ranked: int = 0  # of them, exactly
+    unseen: tuple[str, ...] = ()  # words that the model was not trained on
+    warnings: tuple[str, ...] = ()  # one line each: what of the index cannot be searched
+    seconds: dict[str, float] = field(default_factory=dict)  # by part of the work
 
 
 @dataclass(frozen=True)
@@ -270,6 +288,21 @@ class ShortlistRow:
 
 
 @dataclass(frozen=True)
+class Run:
+    """What the last indexing run did, in files."""
+
+    finished: float  # seconds since 1970, UTC
+    seconds: float  # it took
+    added: int
+    updated: int
+    moved: int
+    removed: int
+    unchanged: int
+    skipped: int
+    videos: int  # passed over
+
+
+@dataclass(frozen=True)
 class Status:
     """What an index holds."""
 
@@ -283,6 +316,9 @@ class Status:
     views: int
     bytes: int  # on disk
     skipped: tuple[Skipped, ...]
+    photos: dict[str, int] = field(default_factory=dict)  # images of each root
+    sizes: dict[str, int] = field(default_factory=dict)  # what the bytes are for: census.PARTS
+    last_run: Run | None = None  # None: nobody wrote it down
 
 
 @dataclass(frozen=True)
@@ -296,6 +332,15 @@ class Report:
     unchanged: int = 0
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
+    videos: int = 0  # passed over
+
+    @property
+    def changed(self) -> int:
+        return self.added + self.updated + self.moved + self.removed
+
+    @property
+    def indexed(self) -> int:
+        return self.changed + self.unchanged
 
 
 @dataclass(frozen=True)

@@ -1,101 +1,34 @@
-"""Tokens + folded query -> exact FLAIR scores and attention: the reference path in torch, and which path to take."""
+"""Stored rows + folded queries -> exact FLAIR scores, by the path that suits the device; on a CPU without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
+from flairsearch import rerank_numpy
 from flairsearch.codec import Codec
 from flairsearch.records import PoolWeights, Query
 
-Pieces = Iterable[NDArray[np.float16] | NDArray[np.float32]]
-CHUNK = 128  # views at once: their float32 tokens stay near the cache
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flairsearch.rerank_torch import Reranker
+
+F32 = NDArray[np.float32]
+_FEW = 1000  # views times queries: rerank_numpy scores them while numba is loaded
 _MIXED = 1 << 26  # float32 numbers that one call of the GPU's kernels gives: bounds the views of a call
 
 
 def fused_on_gpu(device: str) -> bool:
     """Whether scores on this device come from rerank_triton."""
     return device.startswith("cuda") and find_spec("triton") is not None
-
-
-class Reranker:
-    """The pool's value and output side on a device, ready for any number of queries."""
-
-    def __init__(
-        self,
-        weights: PoolWeights,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        spatial: NDArray[np.float32] | None = None,
-    ) -> None:
-        """spatial f32[F, P]: tokens come as coordinates over F spatial frequencies (codec.Codec.spatial)."""
-        self._device, self._dtype = device, dtype
-        self._value = self._move(weights.value)
-        self._value_bias = self._move(weights.value_bias)
-        self._out = self._move(weights.out)
-        self._out_bias = self._move(weights.out_bias)
-        self._spatial = None if spatial is None else self._move(spatial)
-
-    def score(self, tokens: Pieces, query: Query) -> NDArray[np.float32]:
-        """Pieces of tokens x [n, P, D] -> cos(pool(t, L), t) f32[N], N the sum of all n.
-
-        Or pieces of coordinates in a codec's basis, with the query and the weights folded into it.
-        """
-        return self.score_many(tokens, [query])[:, 0]
-
-    def score_many(self, tokens: Pieces, queries: Sequence[Query]) -> NDArray[np.float32]:
-        """`score` for Q queries at once, each piece read once for all of them: f32[N, Q]."""
-        return np.concatenate([np.zeros((0, len(queries)), np.float32), *(s for s, _ in self._rank(tokens, queries))])
-
-    def attend(self, tokens: Pieces, query: Query) -> NDArray[np.float32]:
-        """Pieces of tokens x [n, P, D] -> attention f32[N, P]: the heads' mean, zero key left out."""
-        pieces = [attention for _, attention in self._rank(tokens, [query])]
-        return np.concatenate(pieces)[:, 0] if pieces else np.zeros((0, 0), np.float32)
-
-    def _rank(
-        self, tokens: Pieces, queries: Sequence[Query]
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Scores f32[n, Q] and attention f32[n, Q, P] of one chunk after the other."""
-        u, c, text = (self._move(np.stack([getattr(q, name) for q in queries])) for name in ("u", "c", "vector"))
-        chunk = max(16, CHUNK // max(1, len(queries)))
-        for piece in tokens:
-            for start in range(0, len(piece), chunk):
-                scores, attention = self._chunk(self._move(piece[start : start + chunk]), u, c, text)
-                yield scores.float().cpu().numpy(), attention.float().cpu().numpy()
-
-    @torch.inference_mode()
-    def _chunk(self, x: Tensor, u: Tensor, c: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, P, D], u [Q, H, D], c [Q, H], text [Q, D] -> scores [n, Q], attention [n, Q, P].
-
-        a = softmax over [x u_h + c_h, 0]; o_h = W_v,h sum_p a_p x_p + (sum_p a_p) b_v,h; score = cos(W_o o + b_o, t):
-        the pool of arXiv 2412.03561 with its LayerNorm gains folded into u and W_v (model.FLAIR.fold, pool_weights).
-        """
-        logits = (x @ u.flatten(0, 1).T).transpose(1, 2)  # [n, Q H, P]
-        if self._spatial is not None:
-            logits = logits @ self._spatial
-        weights = F.pad(logits + c.flatten()[:, None], (0, 1)).softmax(-1)[..., :-1]  # the padded 0: the zero key
-        mixed = (weights if self._spatial is None else weights @ self._spatial.T) @ x  # [n, Q H, D]
-        weights = weights.unflatten(1, c.shape)
-        return self.project(mixed.unflatten(1, c.shape), weights.sum(-1), text), weights.mean(2)
-
-    @torch.inference_mode()
-    def project(self, mixed: Tensor, share: Tensor, text: Tensor) -> Tensor:
-        """sum_p a_p x_p [n, Q, H, D], sum_p a_p [n, Q, H], text [Q, D] -> scores [n, Q]."""
-        heads = torch.einsum("nqhe,hde->nqhd", mixed, self._value) + share[..., None] * self._value_bias
-        pooled = heads.flatten(2) @ self._out.T + self._out_bias
-        return F.cosine_similarity(pooled, text, dim=-1)
-
-    def _move(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, self._dtype)
 
 
 class RowReranker:
@@ -107,7 +40,7 @@ class RowReranker:
     def __init__(self, codec: Codec, weights: PoolWeights, device: str = "cpu") -> None:
         self._codec, self._device = codec, device
         self._weights = codec.fold_weights(weights)
-        self._reference = Reranker(self._weights, device, spatial=codec.spatial)
+        self._without_numba = 0  # views times queries that were scored so
 
     def score(self, rows: Iterable[NDArray[np.uint8]], queries: Sequence[Query]) -> NDArray[np.float32]:
         """Pieces of rows u8[n, stride] -> exact scores f32[N, Q], N the sum of all n."""
@@ -123,31 +56,46 @@ class RowReranker:
         return self._reference.score_many((self._codec.decode(piece) for piece in rows), folded)
 
     @cached_property
+    def _reference(self) -> Reranker:
+        from flairsearch.rerank_torch import Reranker
+
+        return Reranker(self._weights, self._device, spatial=self._codec.spatial)
+
+    @cached_property
     def _projection(self) -> Any:
         from flairsearch import rerank_cpu
 
         return rerank_cpu.project_with(self._weights)
 
     def _score_on_cpu(self, rows: Iterable[NDArray[np.uint8]], folded: Sequence[Query]) -> NDArray[np.float32]:
-        from flairsearch import rerank_cpu
-
         u, c, text = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
-        parts = [rerank_cpu.score(self._codec, piece, self._projection, u, c, text) for piece in rows]
+        parts = [self._score_piece(piece, u, c, text) for piece in rows]
         return np.concatenate([np.zeros((0, len(folded)), np.float32), *parts])
 
-    @torch.inference_mode()
+    def _score_piece(self, rows: NDArray[np.uint8], u: F32, c: F32, text: F32) -> F32:
+        """Without numba until as much has been scored as takes the time of loading it: one query is often all."""
+        self._without_numba += len(rows) * len(u)
+        if self._without_numba <= _FEW and "numba" not in sys.modules:
+            return rerank_numpy.score(self._codec, rows, self._weights, u, c, text)
+        from flairsearch import rerank_cpu
+
+        return rerank_cpu.score(self._codec, rows, self._projection, u, c, text)
+
     def score_there(self, rows: Iterable[Tensor], queries: Sequence[Query]) -> NDArray[np.float32]:
         """`score` by rerank_triton, of pieces of rows u8[n, stride] that are on the device already; one query at least.
 
         Nothing is waited for before the last piece, so that the next rows are read while the device works.
         """
+        import torch
+
         from flairsearch import rerank_triton
 
         folded = [self._codec.fold(query) for query in queries]
         columns = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
         u, c, text = (torch.from_numpy(column).to(self._device) for column in columns)
         parts = [torch.zeros((0, len(folded)), device=self._device)]
-        with torch.cuda.device(self._device) if self._device.startswith("cuda") else nullcontext():
+        on_device = torch.cuda.device(self._device) if self._device.startswith("cuda") else nullcontext()
+        with torch.inference_mode(), on_device:
             for piece in rows:
                 for part in piece.split(max(1, _MIXED // u.numel())):
                     mixed, share = rerank_triton.attend(self._codec, part, u, c)

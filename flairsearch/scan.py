@@ -7,21 +7,18 @@ texts lie where no view does, and it is there that those lose.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch import vectors
-from flairsearch.compiled import compiled, share_out
 from flairsearch.records import Candidates
 from flairsearch.scope import places_in
 
 HEAD = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
 _AT_LEAST, _TIMES = 16384, 4  # so many views, or so many times those asked for, are looked at whole
-_AHEAD = 8  # rows that memory is asked for ahead
 _PIECE = 32768  # views that a thread takes at a time
 _SAMPLED = 16384  # scores, for a bound that lets enough through
 
@@ -71,14 +68,7 @@ class CodeScan:
             return np.arange(total) if chosen is None else chosen
         query, scores = heads_of(features[None])[0], np.empty(total, np.float32)
 
-        def work(pieces: Iterator[tuple[int, int]]) -> None:
-            for first, last in pieces:
-                if chosen is None:
-                    _multiply(self._heads, query, scores, first, last)
-                else:
-                    _multiply_rows(self._heads, chosen, 0, query, scores, first, last)
-
-        share_out(work, total, _PIECE)
+        _multiply(self._heads, chosen, 0, query, scores, _PIECE)
         sample = scores[:: max(1, len(scores) // _SAMPLED)]
         place = min(len(sample) - 1, int(1.1 * count * len(sample) / len(scores)) + 32)
         some = np.flatnonzero(scores >= -np.partition(-sample, place)[place])
@@ -88,13 +78,8 @@ class CodeScan:
 
     def _whole(self, features: F32, some: NDArray[np.int64]) -> F32:
         """Inner products of whole codes."""
-        scores, places = np.empty(len(some), np.float32), self._places[some]
-
-        def work(pieces: Iterator[tuple[int, int]]) -> None:
-            for first, last in pieces:
-                _multiply_rows(self._rows, places, self._start, features, scores, first, last)
-
-        share_out(work, len(some), _PIECE // 16)
+        scores = np.empty(len(some), np.float32)
+        _multiply(self._rows, self._places[some], self._start, features, scores, _PIECE // 16)
         return scores
 
 
@@ -106,29 +91,26 @@ def heads_of(codes: NDArray[_Number]) -> NDArray[_Number]:
     return heads
 
 
-@partial(compiled, reorder=True)
-def _multiply(heads: NDArray[np.int8], query: F32, scores: F32, first: int, last: int) -> None:
-    """scores[i] = heads[i] . query."""
-    for i in range(first, last):
-        total = np.float32(0)
-        for j in range(HEAD):
-            total += np.float32(heads[i, j]) * query[j]
-        scores[i] = total
-
-
-@partial(compiled, reorder=True)
-def _multiply_rows(
-    rows: NDArray[np.int8], places: NDArray[np.int64], start: int, features: F32, scores: F32, first: int, last: int
+def _multiply(
+    rows: NDArray[np.int8], places: NDArray[np.int64] | None, start: int, features: F32, scores: F32, size: int
 ) -> None:
-    """scores[i] = rows[places[i], start : start + W] . features; rows are asked for before their turn comes."""
-    stride = rows.shape[1]
-    flat = rows.reshape(-1)
-    for i in range(first, last):
-        here = places[i] * stride + start
-        total, codes = np.float32(0), flat[here : here + len(features)]
-        ahead = places[min(i + _AHEAD, last - 1)] * stride + start
-        for line in range(0, len(features), 64):
-            vectors.fetch(flat, flat, flat, (ahead + line,))
-        for j in range(len(features)):
-            total += np.float32(codes[j]) * features[j]
-        scores[i] = total
+    """scores[i] = rows[places[i], start : start + W] . features, places None: all in a row; in pieces of that size.
+
+    By compiled loops in threads where numba is there; to load it would take longer than numpy takes.
+    """
+    if "numba" not in sys.modules:
+        for first in range(0, len(scores), size):
+            some = slice(first, first + size) if places is None else places[first : first + size]
+            scores[first : first + size] = rows[some, start : start + len(features)].astype(np.float32) @ features
+        return
+    from flairsearch import scan_loops
+    from flairsearch.compiled import share_out
+
+    def work(pieces: Iterator[tuple[int, int]]) -> None:
+        for first, last in pieces:
+            if places is None:
+                scan_loops.multiply(rows, features, scores, first, last)
+            else:
+                scan_loops.multiply_rows(rows, places, start, features, scores, first, last)
+
+    share_out(work, len(scores), size)

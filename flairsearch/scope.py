@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from flairsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _DATES = {
     "%Y": timedelta(days=366),
@@ -74,8 +76,8 @@ class Scope:
 
 def places_in(ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
     """ids i64[N], some i64[n], both ascending -> where in `ids` those are that it has, ascending."""
-    some = some[: int(np.searchsorted(some, ids[-1:], "right").sum())]  # the others are larger than all
-    places = np.searchsorted(ids, some).astype(np.int64)
+    some = some[: int(some.searchsorted(ids[-1:], "right").sum())]  # the others are larger than all
+    places = ids.searchsorted(some)
     there: NDArray[np.int64] = places[ids[places] == some]
     return there
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -94,6 +95,13 @@ def check_device(device: str) -> str:
     if device.split(":")[0] not in get_args(Device):
         raise UsageError(f"no device {device!r} - use one of {', '.join(get_args(Device))}")
     return device
+
+
+def may_have_gpu() -> bool:
+    """Whether it is worth asking torch for a GPU, which takes seconds: where none can be, none is."""
+    if sys.platform == "linux":
+        return any(os.path.exists(f"/dev/{device}") for device in ("nvidiactl", "nvidia0", "dxg", "kfd", "nvhost-gpu"))
+    return True
 
 
 def index_folder(index: str | Path | None = None) -> Path:

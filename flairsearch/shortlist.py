@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +12,12 @@ from numpy.typing import NDArray
 from flairsearch.cache import Cache, is_whole
 from flairsearch.fit import Fit
 from flairsearch.fitted import CODES_AT, Fitted
-from flairsearch.prefilter import Prefilter
 from flairsearch.reader import Reader
 from flairsearch.records import Candidates
 from flairsearch.scan import HEAD, CodeScan, heads_of
+
+if TYPE_CHECKING:
+    from flairsearch.prefilter import Prefilter
 
 _PIECE = 8192  # rows at once
 
@@ -22,13 +26,23 @@ class Shortlist:
     """The prefilter of one state of an index."""
 
     def __init__(self, reader: Reader) -> None:
-        fitted = Fitted(reader.folder, reader.dim)
+        self._reader, fitted = reader, Fitted(reader.folder, reader.dim)
         self._fit = fitted.fit()
         self._near: CodeScan | None = None
+        self._without = reader.views.id  # views without a fitted vector
+        if self._fit is not None:
+            self._near, self._without = _open(reader, fitted, self._fit)
+
+    @cached_property
+    def _rest(self) -> Prefilter:
+        """Of those without; FAISS is imported when there are any."""
         if self._fit is None:
-            self._rest = reader.prefilter()
-        else:
-            self._near, self._rest = _open(reader, fitted, self._fit)
+            return self._reader.prefilter()
+        from flairsearch.prefilter import Prefilter
+
+        without = self._without
+        pieces = (self._reader.pooled(without[i : i + _PIECE]) for i in range(0, len(without), _PIECE))
+        return Prefilter.build(without, self._reader.dim, pieces)
 
     @property
     def predicts(self) -> bool:
@@ -58,13 +72,15 @@ class Shortlist:
             return self._rest.search(mean, count, among)
         features = np.stack([self._fit.features(text) for text in several])  # predictions are linear in them
         near = self._near.search(shares @ features, count, among)
-        rest = self._rest.search(mean, max(count // 2, count - len(near.views)), among).views
+        rest = self._without
+        if len(rest):
+            rest = self._rest.search(mean, max(count // 2, count - len(near.views)), among).views
         unknown, left = np.full(len(rest), np.inf, np.float32), max(0, count - len(rest))
         return Candidates(np.concatenate([rest, near.views[:left]]), np.concatenate([unknown, near.scores[:left]]))
 
 
-def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, Prefilter]:
-    """The codes of all views that have some; the pooled vectors of the others."""
+def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, NDArray[np.int64]]:
+    """The codes of all views that have some; the ids of the others."""
     ids, rows = reader.views.id, fitted.rows(fit, reader.generation)
     flat = rows.view(np.int8).reshape(len(rows), rows.itemsize)
     kind = _kind(fit)
@@ -83,11 +99,8 @@ def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, Prefilter
     places, heads = kept
     there = places >= 0
     if there.all():
-        near, without = CodeScan(ids, heads, places, flat, CODES_AT), ids[:0]
-    else:
-        near, without = CodeScan(ids[there], heads[there], places[there], flat, CODES_AT), ids[~there]
-    pieces = (reader.pooled(without[i : i + _PIECE]) for i in range(0, len(without), _PIECE))
-    return near, Prefilter.build(without, reader.dim, pieces)
+        return CodeScan(ids, heads, places, flat, CODES_AT), ids[:0]
+    return CodeScan(ids[there], heads[there], places[there], flat, CODES_AT), ids[~there]
 
 
 def _load(cache: Cache, kind: str, count: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flairsearch.errors import UsageError
 from flairsearch.records import Box
@@ -17,16 +17,23 @@ PLACES = ("left", "right", "top", "bottom", "center")
 class Example:
     """A picture that is looked for, or a part of it."""
 
-    path: str
+    path: str  # or a name for `data`
     box: Box | None = None  # pixels of it upright; None: all of it
     weight: float = 1.0  # in the score, where a text weighs 1
+    data: bytes | None = field(default=None, repr=False)  # of the picture's file, where it is none on this machine
 
     @staticmethod
-    def of(path: str | os.PathLike[str], box: Box | str | None = None, weight: float = 1.0) -> Example:
-        """box: (left, top, right, bottom), or "l,t,r,b". Raises UsageError when it is none or no weight."""
+    def of(picture: str | os.PathLike[str] | bytes, box: Box | str | None = None, weight: float = 1.0) -> Example:
+        """picture: its path, or the bytes of its file. box: (left, top, right, bottom), or "l,t,r,b".
+
+        Raises UsageError when it is no box or no weight.
+        """
         if not 0 < weight < math.inf:
             raise UsageError(f"the picture's weight is {weight} - give a number above 0; a text weighs 1")
-        return Example(os.fspath(path), None if box is None else read_box(box), weight)
+        box = None if box is None else read_box(box)
+        if isinstance(picture, bytes):
+            return Example("picture", box, weight, picture)
+        return Example(os.fspath(picture), box, weight)
 
 
 @dataclass(frozen=True)

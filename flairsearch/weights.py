@@ -23,6 +23,7 @@ import platformdirs
 
 from flairsearch.architecture import LARGEST, check_tensors, expected_tensors
 from flairsearch.errors import WeightsError
+from flairsearch.tensors import Tensors, check_file, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,6 +135,11 @@ def describe(path: Path) -> tuple[str, str]:
     return metadata["config"], metadata["hash"]
 
 
+def check(tensors: Tensors, config: str, path: Path) -> None:
+    """Raises WeightsError when a file lacks a tensor of its configuration, or has one of another shape."""
+    check_tensors({name: tensors.shape(name) for name in tensors}, expected_tensors(config), str(path))
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
     """One of our files -> tensors (float32), configuration (JSON), weights hash.
 
@@ -190,7 +196,7 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     the cache unless all tensors are there with the right names and shapes.
     Raises WeightsError otherwise, when the file is missing or damaged, or when it holds more than tensors.
     """
-    _check_file(path)
+    check_file(path)
     name = path.stem if name is None else name
     if not _NAME.fullmatch(name) or name == BUNDLED:
         raise WeightsError(
@@ -235,27 +241,10 @@ def _zero() -> Tensor:
     return torch.zeros(())
 
 
-def _check_file(path: Path) -> None:
-    try:
-        there = path.is_file()
-    except OSError:  # a name no file can have
-        there = False
-    if not there:
-        raise WeightsError(f"no model file at {str(path)!r} - check the path, or see 'flairsearch models list'")
-
-
 def _metadata(path: Path) -> dict[str, str]:
     """The metadata in a safetensors header, read without any tensor."""
-    _check_file(path)
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(100 << 20, path.stat().st_size):
-                raise ValueError("header longer than the file")
-            header = json.loads(stream.read(length))
-            return {str(k): str(v) for k, v in header.get("__metadata__", {}).items()}
-    except (OSError, ValueError, AttributeError, RecursionError, struct.error) as error:
-        raise WeightsError(f"{path} is not a safetensors file ({error}) - copy or download it again") from None
+    header, _ = read_header(path)
+    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:

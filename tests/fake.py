@@ -139,5 +139,5 @@ def fake_engine(folder, views="squash", encoder=None, codec="fp16"):
     if not (folder / "index.json").exists():
         create_index(folder, fake_settings(views, codec))
     engine = Engine(folder, IndexSettings.load(folder), Path("fake"), "cpu")
-    engine.__dict__["encoder"] = encoder or FakeEncoder()
+    engine.__dict__["encoder"] = engine.__dict__["texts"] = encoder or FakeEncoder()
     return engine

@@ -46,7 +46,7 @@ def colours(queries: Sequence[Query]) -> list[str]:
 
 
 def ask(encoder: FakeEncoder, *several: str | Terms) -> list[Asked]:
-    return fold(several, encoder, SIZE)
+    return fold(several, encoder, encoder.encode_examples, SIZE)
 
 
 def test_several_queries_of_every_kind(encoder: Listening, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from flairsearch.basis import Basis, fit_basis
 from flairsearch.codec import AVERAGE_BITS, check_codec, make_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.records import Encoded, PoolWeights, Query
-from flairsearch.rerank import Reranker
+from flairsearch.rerank_torch import Reranker
 
 P, D = 6, 10
 

@@ -11,10 +11,10 @@ from fake import fake_engine, paint_red
 from random_flair import random_flair, save_flair
 
 import flairsearch
-from flairsearch import engine as engines
 from flairsearch import weights
 from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, StoreError, UsageError, WeightsError
+from flairsearch.rebuild import rebuild
 from flairsearch.records import Hit, Progress, Report
 
 
@@ -93,7 +93,7 @@ def test_rebuild_names_a_known_folder_that_is_missing(tmp_path: Path) -> None:
         engine.add(tmp_path / "photos")
     (tmp_path / "photos").rmdir()
     with pytest.raises(UsageError, match="forget"):
-        list(engines.rebuild(tmp_path / "index", []))
+        list(rebuild(tmp_path / "index", []))
 
 
 def test_other_views_are_refused(tmp_path: Path) -> None:
@@ -175,13 +175,13 @@ def test_rebuild_for_another_model(tmp_path: Path, photos: Path) -> None:
     first, second = model_file(tmp_path, 0), model_file(tmp_path, 1)
     with Engine.open(tmp_path / "index", model=first, device="cpu") as engine:
         engine.add(photos)
-    *progress, report = engines.rebuild(tmp_path / "index", [], second, "cpu")
+    *progress, report = rebuild(tmp_path / "index", [], second, "cpu")
     assert report == Report(added=2)
     assert all(isinstance(step, Progress) for step in progress)
     assert Engine.open(tmp_path / "index").settings.model == "model1"
     assert sorted(path.name for path in tmp_path.iterdir() if "index" in path.name) == ["index"]
     with pytest.raises(UsageError):
-        list(engines.rebuild(tmp_path / "nothing", []))
+        list(rebuild(tmp_path / "nothing", []))
 
 
 def test_errors_have_one_base() -> None:

@@ -13,7 +13,7 @@ from flairsearch import decode as decoding
 from flairsearch.decode import read_part
 from flairsearch.errors import PictureError, UsageError
 from flairsearch.records import Box, Frame
-from flairsearch.rerank import Reranker
+from flairsearch.rerank_torch import Reranker
 
 WIDTH, HEIGHT = 320, 200
 MARKS = {"red": (0, 0, 100, 60), "green": (200, 20, 320, 120), "blue": (40, 100, 140, 200)}

@@ -18,7 +18,7 @@ from flairsearch.locate import Locator
 from flairsearch.model import FLAIR, LAYER_NORM_EPS
 from flairsearch.records import Encoded, Frame, PoolWeights, Query
 from flairsearch.region import find_boxes, find_heat, inside
-from flairsearch.rerank import Reranker
+from flairsearch.rerank_torch import Reranker
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("error")

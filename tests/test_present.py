@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from flairsearch import present
-from flairsearch.records import Frame, Hit, Phrase, Region, Report, Skipped, Status
+from flairsearch.records import Frame, Hit, Phrase, Region, Report, Skipped
 
 REGIONS = (Region((40, 60, 90, 120), 0.61234567), Region((0, 0, 10, 10), 0.25))
 HEAT, FRAME = np.zeros((4, 4), np.float32), Frame(200, 150, 0, 0, 200, 150)
 PUPPY = Phrase("white puppy", 0.31234567, REGIONS, HEAT, FRAME)
 EARS = Phrase("black [ears]", 0.20987654, (Region((41, 61, 71, 81), 0.4), Region((5, 5, 6, 6), 0.3)), HEAT, FRAME)
-HIT = Hit(1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, (PUPPY,), logit=4.40625)
+HIT = Hit(1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, (PUPPY,), logit=4.40625, image=7)
 BOTH = replace(HIT, phrases=(PUPPY, EARS), regions=(REGIONS[0], EARS.regions[0], REGIONS[1], EARS.regions[1]))
 
 
@@ -26,15 +26,17 @@ def test_json_has_the_documented_fields() -> None:
     assert "\n" not in line
     found = json.loads(line)
     assert list(found) == [
-        *("rank", "path", "score", "score_global", "width_px", "height_px", "regions"),
+        *("rank", "id", "path", "score", "score_global", "logit", "width_px", "height_px", "regions"),
         *("phrases", "weakest", "confidence", "matches"),
     ]
     regions = [{"box": [40, 60, 90, 120], "score": 0.612346}, {"box": [0, 0, 10, 10], "score": 0.25}]
     assert found == {
         "rank": 1,
+        "id": 7,
         "path": "/photos/dogs/white puppy.jpg",
         "score": 0.312346,
         "score_global": 0.2,
+        "logit": 4.40625,
         "width_px": 200,
         "height_px": 150,
         "regions": regions,
@@ -168,13 +170,3 @@ def test_report_in_a_line() -> None:
     report = Report(added=1200, unchanged=3, skipped=(Skipped("a", "b"),))
     assert present.to_text(report) == "1,200 added, 3 unchanged, 1 skipped"
     assert present.to_text(Report()) == "nothing to do"
-
-
-def test_status_in_lines() -> None:
-    status = Status(
-        "/i", "flair-tiny", "ab" * 32, "squash", "fp16", ("/p",), 4, 4, 1_000_000, (Skipped("/p/x", "bad"),)
-    )
-    text = "\n".join(present.to_lines(status))
-    assert all(
-        part in text for part in ("/i", "4 (1.0 MB, 250 kB", "flair-tiny", "abababababab", "squash", "/p/x: bad")
-    )

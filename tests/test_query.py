@@ -15,6 +15,7 @@ from fake import COLOURS, GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake
 from test_fitting import BankEncoder
 
 from flairsearch import fitting, grouping, query
+from flairsearch.clock import Clock
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.grouping import Grouped
@@ -244,13 +245,13 @@ class Predicted:
             self.scored += len(views)
             return self.exact[[int(text.vector[0]) for text in queries]][:, views].T
 
-        def hits(rankings: Sequence[Ranking], *_: object) -> Iterator[tuple[int, Hit]]:
+        def hits(rankings: Sequence[Ranking], *_: object) -> Iterator[Hit]:
             for one in rankings:
                 best = int(one.views[np.argmax(one.scores.mean(1))])
-                yield best, Hit(0, str(best), one.score, 0, 1, 1, (), ())
+                yield Hit(0, str(best), one.score, 0, 1, 1, (), (), image=best)
 
         own: Any = searcher
-        own.reader, own._shortlist = Views(), SimpleNamespace(search=shortlist, predicts=True)
+        own.reader, own._shortlist, own.clock = Views(), SimpleNamespace(search=shortlist, predicts=True), Clock()
         own._score, own._answerer, own._make_bank = score, SimpleNamespace(hits=hits), None
 
     def search(self, k: int, shortlist: str | int = "auto", text: Any = 0, least: float | None = None) -> Any:

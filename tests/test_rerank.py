@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from flairsearch.basis import cosine_transform
 from flairsearch.model import FLAIR, LAYER_NORM_EPS
 from flairsearch.records import PoolWeights, Query
-from flairsearch.rerank import CHUNK, Reranker
+from flairsearch.rerank_torch import CHUNK, Reranker
 
 torch.set_num_threads(2)
 

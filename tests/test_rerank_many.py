@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flairsearch.records import PoolWeights, Query
-from flairsearch.rerank import Reranker
 from flairsearch.rerank_many import ManyTexts
+from flairsearch.rerank_torch import Reranker
 
 
 def _case(texts: int, heads: int, dim: int, patches: int, views: int) -> tuple[np.ndarray, list[Query], PoolWeights]:

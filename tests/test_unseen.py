@@ -12,9 +12,9 @@ from fake import paint, paint_red
 from random_flair import CONV, random_flair, save_flair
 
 from flairsearch import cli, weights
-from flairsearch.encode import Encoder
 from flairsearch.engine import Engine
 from flairsearch.model import FLAIR, load_model
+from flairsearch.text import TextEncoder
 
 TRAINED_ON = ["a dog runs on the grass.", "two dogs, one red ball!", "the dog's ball in the café", "cats & dogs"]
 
@@ -82,7 +82,7 @@ def test_list_comes_from_the_file(tmp_path: Path, seen: frozenset[int], monkeypa
     monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
     path = save_flair(random_flair(CONV), tmp_path / "x.safetensors", seen)
     assert load_model(path).unseen_words("a zebra") == ["zebra"]
-    assert Encoder(str(path), "cpu").unseen_words("a red zebra") == ["zebra"]
+    assert TextEncoder(path).unseen_words("a red zebra") == ["zebra"]
     plain = save_flair(random_flair(CONV), tmp_path / "plain.safetensors")
     assert load_model(plain).unseen_words("a zebra") == []
 

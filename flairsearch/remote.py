@@ -1,0 +1,121 @@
+"""A server that runs for an index (`flairsearch serve`): found by the record beside the index, asked over HTTP.
+
+It has the model and the index open, so that an answer takes no start. Only standard libraries: this is the short way.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from flairsearch.errors import PictureError, UsageError
+from flairsearch.present import from_dict
+from flairsearch.question import Question
+from flairsearch.records import Answer
+from flairsearch.terms import Example
+
+RECORD = "server.json"  # in the index's folder: port, host, server, token
+_MOST = 200  # hits that one request gives
+_PATIENCE = 300.0  # seconds for an answer,
+_KNOCK = 1.0  # and for whether anybody is there
+_LARGEST_RECORD = 10_000  # bytes
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where who listens everywhere is met
+
+
+class _Unanswered(Exception):
+    """Nobody there, or nobody who can answer this."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where one listens."""
+
+    host: str
+    port: int
+    token: str | None
+
+    @staticmethod
+    def find(folder: Path) -> Server | None:
+        """The one that runs for the index in this folder; None when none does."""
+        try:
+            with (folder / RECORD).open("rb") as stream:
+                record = json.loads(stream.read(_LARGEST_RECORD))
+            host, port, name, token = (record.get(key) for key in ("host", "port", "server", "token"))
+            if not (isinstance(host, str) and type(port) is int and 0 < port < 65536 and isinstance(name, str)):
+                return None
+            found = Server(_ANY.get(host, host), port, token if isinstance(token, str) else None)
+            health = found._request("GET", "/api/v1/health", patience=_KNOCK)
+        except (OSError, ValueError, AttributeError, _Unanswered):
+            return None
+        return found if health.get("server") == name else None  # or the port is another's by now
+
+    def search(self, question: Question) -> Answer | None:
+        """The answer; None when there is none after all.
+
+        Raises UsageError with what the server says of the query, PictureError when its picture cannot be read.
+        """
+        picture = _read(question.terms.pictures)
+        answer = Answer()
+        while len(answer.hits) < question.k:
+            page = [("k", str(min(_MOST, question.k - len(answer.hits)))), ("offset", str(len(answer.hits)))]
+            target = f"/api/v1/search?{urlencode([*question.parameters(), *page])}"
+            try:
+                found = self._request("GET" if picture is None else "POST", target, picture)
+                hits = [from_dict(one) for one in found["hits"]]
+                answer = Answer(
+                    (*answer.hits, *hits),
+                    int(found["in_scope"]),
+                    int(found["ranked"]),
+                    tuple(map(str, found["unseen"])),
+                    tuple(map(str, found["warnings"])),
+                    {"server": answer.seconds.get("server", 0.0) + float(found["seconds"])},
+                )
+            except (OSError, ValueError, KeyError, TypeError, _Unanswered):
+                return None
+            if found.get("next") is None or not hits:
+                break
+        return answer
+
+    def _request(
+        self, method: str, target: str, body: bytes | None = None, patience: float = _PATIENCE
+    ) -> dict[str, Any]:
+        """Raises UsageError for what the server calls a mistake, _Unanswered, OSError or ValueError for the rest."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        if body is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        with closing(http.client.HTTPConnection(self.host, self.port, timeout=patience)) as connection:
+            try:
+                connection.request(method, target, body, headers)
+                response = connection.getresponse()
+                data = response.read()
+            except http.client.HTTPException as error:
+                raise _Unanswered from error
+        found = json.loads(data)
+        if not isinstance(found, dict):
+            raise _Unanswered
+        if response.status in (400, 422):
+            raise UsageError(str(found.get("error", "the query makes no sense to the server")))
+        if response.status != 200:
+            raise _Unanswered
+        return found
+
+
+def _read(pictures: Sequence[Example]) -> bytes | None:
+    """The file of the picture that is looked for."""
+    for picture in pictures:
+        if picture.data is not None:
+            return picture.data
+        from flairsearch.decode import read_bytes
+
+        try:
+            return read_bytes(os.path.expanduser(picture.path))
+        except PictureError as error:
+            raise PictureError(f"{picture.path}: {error} - give a picture to look for: --image FILE") from None
+    return None
