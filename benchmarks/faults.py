@@ -279,7 +279,7 @@ def open_engine(index: Path, codec: str = "fp16") -> Engine:
         except OSError as error:  # as Engine.open has it
             raise StoreError(f"{index} cannot be made ({error.strerror})") from None
     engine = Engine(index, open_settings(index), Path("fake"), "cpu")
-    engine.__dict__["encoder"] = Encoder()
+    engine.__dict__["encoder"] = engine.__dict__["texts"] = Encoder()
     return engine
 
 
@@ -289,6 +289,7 @@ def obey(job: dict) -> None:
         match job["do"]:
             case "open":
                 engine.search("red")
+                engine.search("red", 1, shortlist=2)  # which asks the prefilter
             case "add":
                 engine.add(job.get("folders", ()))
             case "forget":
@@ -457,6 +458,7 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
             if stored.get(digest) != [readable[path]]:
                 seen.wrong.append(f"{path}: {stored.get(digest)} red patches stored, {readable[path]} painted")
     near = max((NEAR[name] for name in seen.codecs), default=0)
+    engine.search("red", 1, shortlist=2)  # which asks the prefilter
     hits = engine.search("red", k=1000, shortlist="all")
     seen.ranking = [hit.path for hit in hits if hit.path in readable]
     seen.wrong += [f"{path} is not found" for path in sorted(readable.keys() - set(seen.ranking))]
@@ -477,6 +479,7 @@ def left_over(index: Path) -> list[str]:
     rows = {n: len(catalog.segment_views(n).id) for n in segments}
     catalog.close()
     expected = {"index.json", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "writer.lock"}
+    expected.add("last-run.json")
     expected |= {f"segments/{n:06d}.{kind}" for n in segments for kind in ("tokens", "pooled")}
     expected |= {f"codecs/{label.partition(':')[2]}.npz" for _, _, label in state.segments if ":" in label}
     kinds = ("chance", "faiss", "views")
@@ -968,6 +971,7 @@ def search_only(world: World, base: Base) -> list[str]:
     """What is wrong with the answers of an index that nobody has verified."""
     try:
         with open_engine(world.index) as engine:
+            engine.search("red", 1, shortlist=2)  # which asks the prefilter
             found = [hit.path for hit in engine.search("red", k=1000, shortlist="all")]
     except Exception:
         return [in_short()]

@@ -4,6 +4,7 @@ The map, in the order data flow:
     errors, records, settings, tiles        ground: imports nothing of ours
     scope, terms                            which photos a query is about, what it asks for
     files -> decode -> encode -> store      WRITE, in ingest.py
+    formats, watch                          HEIC, AVIF and RAW for decode; when photos change
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
     asking, grouping, answer                its other steps: Terms -> Asked, views -> photos, photos -> hits
     locate, region                          what a part of a view scores alone; heat, boxes
@@ -13,6 +14,7 @@ The map, in the order data flow:
     store                                   one Writer; reader: one state of the index, for any number of processes
     codec, basis, tokens                    tokens to bytes, and their files
     catalog, schema, within, database       what exists, its tables, a scope as SQL, their formats
+    census                                  what a person asks of an index: flairsearch status
     rerank_cpu, rerank_triton, residence    its two fused paths; segments that stay on the GPU
     rerank_many                             exact scores of thousands of texts
     compiled, vectors                       what compiled loops need
@@ -23,8 +25,8 @@ The map, in the order data flow:
     evaluate_regions, shelf -> localization boxes and maps against true boxes;
     evaluate_masks -> segmentation          and against masks
     engine                                  the facade: Engine
-    present, draw, tables                   hits as text, hits as pictures, measurements
-    cli, cli_query, cli_eval, cli_regions, cli_output, options   the command line
+    present, draw, terminal, tables         hits as text, as pictures, as those of a terminal; measurements
+    cli, options, cli_index, cli_watch, cli_query, cli_eval, cli_regions, cli_output   the command line
 """
 
 from __future__ import annotations

@@ -134,9 +134,11 @@ def check_tensors(
     """Raises WeightsError naming the first tensor that is missing, extra or of another shape."""
     missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing:
-        raise WeightsError(f"{where} lacks {len(missing)} tensors, first {min(missing)[:100]!a} - it is not a FLAIR checkpoint")
+        first = f"first {min(missing)[:100]!a}"
+        raise WeightsError(f"{where} lacks {len(missing)} tensors, {first} - it is not a FLAIR checkpoint")
     if extra:
-        raise WeightsError(f"{where} has {len(extra)} unknown tensors, first {min(extra)[:100]!a} - not a FLAIR checkpoint")
+        first = f"first {min(extra)[:100]!a}"
+        raise WeightsError(f"{where} has {len(extra)} unknown tensors, {first} - not a FLAIR checkpoint")
     for name in sorted(expected):
         if found[name] != expected[name]:
             raise WeightsError(

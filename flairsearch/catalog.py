@@ -14,15 +14,15 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from flairsearch.census import Census
 from flairsearch.database import open_database
 from flairsearch.errors import StoreError, UsageError
-from flairsearch.records import Frame, ImageFile, Known, Skipped
+from flairsearch.records import Frame, ImageFile, Known
 from flairsearch.schema import LIVE as _LIVE
 from flairsearch.schema import contents as _contents
 from flairsearch.schema import images as _images
 from flairsearch.schema import roots as _roots
 from flairsearch.schema import segments as _segments
-from flairsearch.schema import skipped as _skipped
 from flairsearch.schema import state as _state
 from flairsearch.schema import views as _views
 from flairsearch.scope import Scope
@@ -91,6 +91,7 @@ class Catalog:
     def __init__(self, folder: Path, create: bool = False) -> None:
         """Raises StoreError when the catalogue is missing, is not one, or is of a newer format."""
         self._engine = open_database(folder, create)
+        self.census = Census(folder, self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -206,6 +207,13 @@ class Catalog:
                         return found
         return []
 
+    def path_of(self, image: int) -> str | None:
+        """The absolute path of an image; None where there is no such id."""
+        found = sa.select(_roots.c.path, _images.c.path).join_from(_images, _roots).where(_images.c.id == image)
+        with self._engine.connect() as connection:
+            row = connection.execute(found).first()
+        return None if row is None else f"{row[0].rstrip('/')}/{row[1]}"
+
     def images_below(self, path: str) -> list[int]:
         """Images whose absolute path is `path` or lies below it."""
         below = path.rstrip("/") + "/"
@@ -237,10 +245,6 @@ class Catalog:
         with self._engine.connect() as connection:
             found = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'segments'").scalar()
             return int(found or 0)
-
-    def skipped(self) -> list[Skipped]:
-        with self._engine.connect() as connection:
-            return [Skipped(*row) for row in connection.execute(sa.select(_skipped.c.path, _skipped.c.reason))]
 
     def counts(self) -> tuple[int, int]:
         """Images, and views that belong to one."""
@@ -332,13 +336,6 @@ class Catalog:
             if change.added:
                 rows = [_image_row(file, contents[digest], roots) for file, digest in change.added]
                 connection.execute(_images.insert(), rows)
-
-    def replace_skipped(self, skipped: Sequence[Skipped]) -> None:
-        """Remember what the last run left out."""
-        with self._engine.begin() as connection:
-            connection.execute(_skipped.delete())
-            if skipped:
-                connection.execute(_skipped.insert(), [{"path": s.path, "reason": s.reason} for s in skipped])
 
 
 def _live_views(connection: sa.Connection) -> ViewColumns:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flairsearch import cli_eval
+from flairsearch.cli_index import index_command, status_command
 from flairsearch.cli_query import query_command, show_command
+from flairsearch.cli_serve import serve_command
 from flairsearch.errors import FlairSearchError, UsageError
-from flairsearch.options import DeviceOption, IndexOption, ModelOption
+from flairsearch.options import DeviceOption, IndexOption, complete_codec
 
 if TYPE_CHECKING:
     from flairsearch.engine import Engine
-    from flairsearch.records import Progress, Report
 
 app = typer.Typer(
     help="Search a folder of photos with a sentence: the photos, and the place in each photo.",
@@ -55,129 +56,11 @@ def _one_line_errors() -> Iterator[None]:
         sys.exit(141)
 
 
-@app.command("index")
-def index_command(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")] = None,
-    index: IndexOption = "default",
-    model: ModelOption = None,
-    views: Annotated[
-        str | None,
-        typer.Option(help="squash: the whole photo; center: its middle square; tiles:N: the whole, N or so squares."),
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Glob of names or paths to leave out.")] = None,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")
-    ] = False,
-    codec: Annotated[str | None, typer.Option(help="How tokens are kept: fp16, int8, q4, q2, q1.")] = None,
-    move_root: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="OLD NEW: a known folder that is somewhere else now.")
-    ] = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Index folders of photos, or bring the index up to date."""
-    from flairsearch import engine as engines
-    from flairsearch.settings import index_folder
-
-    folder = index_folder(index)
-    if move_root:
-        with engines.Engine.open(folder, create=False) as engine:
-            engine.move_root(*move_root)
-    if not folders and not (folder / "index.json").exists():
-        raise UsageError(f"no index at {folder} yet - give a folder of photos: flairsearch index FOLDER")
-    if rebuild or not (folder / "index.json").exists():
-        _check_folders(folders or [])
-    if model is None and not (folder / "index.json").exists():
-        _say_default_model()
-    if rebuild:
-        report = _follow(engines.rebuild(folder, folders or [], model, device, views, exclude or [], codec))
-    else:
-        with engines.Engine.open(folder, model, device=device, views=views, codec=codec) as engine:
-            report = _follow(engine.adding(folders or [], exclude or []))
-    _tell(report, folder)
-
-
-def _check_folders(folders: list[Path]) -> None:
-    """Before an empty index is made for a mistyped folder."""
-    for folder in folders:
-        if not folder.expanduser().is_dir():
-            what = "is a file" if folder.exists() else "is not there"
-            raise UsageError(f"{folder} {what} - give a folder of photos")
-
-
-def _say_default_model() -> None:
-    from flairsearch import weights
-
-    name = weights.default_name()
-    if name == weights.BUNDLED:
-        typer.echo(
-            f"model: {name}, small and offline; for far better results: flairsearch models pull {weights.PUBLISHED[0]}",
-            err=True,
-        )
-
-
-def _follow(steps: Iterator[Progress | Report]) -> Report:
-    """Show progress on stderr, return the report."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from flairsearch.records import Report
-
-    columns = (
-        TextColumn("indexing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[skipped]}"),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("indexing", total=None, rate="", skipped="")
-        report = None
-        for step in steps:  # to the end: what comes after the report is the swap of a rebuilt index
-            if isinstance(step, Report):
-                report = step
-                continue
-            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            bar.update(
-                task,
-                total=step.total,
-                completed=step.done,
-                rate=f"{speed:.1f} photos/s" if speed else "",
-                skipped=f"{step.skipped} skipped" if step.skipped else "",
-            )
-    assert report, "an indexing run ends with its report"
-    return report
-
-
-def _tell(report: Report, folder: Path) -> None:
-    from flairsearch.present import short_path, to_text
-
-    for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    for skipped in report.skipped[:20]:
-        typer.echo(f"skipped: {short_path(skipped.path)}: {skipped.reason}", err=True)
-    if len(report.skipped) > 20:
-        typer.echo(f"skipped: {len(report.skipped) - 20} more, see 'flairsearch status'", err=True)
-    typer.echo(f"{to_text(report)} -> {short_path(str(folder))}", err=True)
-    indexed = report.added + report.updated + report.moved + report.removed + report.unchanged
-    if not indexed and report.skipped:
-        raise typer.Exit(1)
-
-
+app.command("index")(index_command)
 app.command("query")(query_command)
 app.command("show")(show_command)
-
-
-@app.command("status")
-def status_command(index: IndexOption = "default") -> None:
-    """What the index holds."""
-    from flairsearch import present
-    from flairsearch.engine import Engine
-
-    with Engine.open(index, create=False) as engine:
-        for line in present.to_lines(engine.status()):
-            typer.echo(line)
+app.command("serve")(serve_command)
+app.command("status")(status_command)
 
 
 @app.command("forget")
@@ -225,7 +108,10 @@ def verify_command(
 @app.command("compact")
 def compact_command(
     index: IndexOption = "default",
-    codec: Annotated[str | None, typer.Option(help="Write all views in it: fp16, int8, q4, q2, q1.")] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(help="Write all views in it: fp16, int8, q4, q2, q1.", autocompletion=complete_codec),
+    ] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Make the vectors of the shortlist anew.")] = False,
     device: DeviceOption = "auto",
 ) -> None:

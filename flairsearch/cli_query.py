@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,15 @@ import typer
 
 from flairsearch.clock import Clock, age_of_process
 from flairsearch.errors import UsageError
-from flairsearch.options import DeviceOption, IndexOption, ModelOption, complete_place
+from flairsearch.options import (
+    AlarmOption,
+    DeviceOption,
+    IndexOption,
+    ModelOption,
+    PlaceOption,
+    TextsArgument,
+    WithoutOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,39 +30,43 @@ if TYPE_CHECKING:
     from flairsearch.terms import Example, Terms
 
 
+@dataclass(frozen=True)
+class _Show:
+    """How hits are shown."""
+
+    json: bool
+    paths: bool
+    null: bool  # zero bytes after paths
+    logits: bool
+    thumbnails: bool
+    overlay: Path | None
+    heat: bool
+    open_best: bool
+
+
 def query_command(
-    texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="What to look for, in quotes; several are phrases.")
-    ] = None,
+    texts: TextsArgument = None,
     index: IndexOption = "default",
     k: Annotated[int, typer.Option("-k", help="How many photos.")] = 10,
     image: Annotated[str | None, typer.Option(metavar="FILE", help="Look for what this picture shows.")] = None,
     box: Annotated[str | None, typer.Option(metavar="L,T,R,B", help="The part of it that is meant, pixels.")] = None,
     image_weight: Annotated[float, typer.Option(metavar="W", help="Its weight, where a text weighs 1.")] = 1.0,
-    without: Annotated[
-        list[str] | None, typer.Option("--not", metavar="TEXT", help="What must not be where the match is.")
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PLACE", help="Where it has to be: left, right, top, bottom, center.", autocompletion=complete_place
-        ),
-    ] = None,
+    without: WithoutOption = None,
+    at: PlaceOption = None,
     min_area: Annotated[str, typer.Option(metavar="SHARE", help="How large it has to be, of the photo: 5%.")] = "0%",
     shortlist: Annotated[str, typer.Option(help="Views ranked exactly: auto, all or a number.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    paths: Annotated[bool, typer.Option("--paths", help="Only the paths.")] = False,
-    null: Annotated[bool, typer.Option("-0", help="Only the paths, each ended by a zero byte: for xargs -0.")] = False,
     min_score: Annotated[float | None, typer.Option(help="Hide photos that score less.")] = None,
-    max_false_alarm: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Mark photos that may be there by chance, more often: 1%.")
-    ] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Show the score as FLAIR's logit.")] = False,
+    max_false_alarm: AlarmOption = None,
     under: Annotated[str | None, typer.Option(metavar="FOLDER", help="Only photos below this folder.")] = None,
     since: Annotated[str | None, typer.Option(metavar="DATE", help="Only from then on: 2024, 2024-05-17.")] = None,
     until: Annotated[str | None, typer.Option(metavar="DATE", help="Only to then, with all of it.")] = None,
     larger_than: Annotated[str | None, typer.Option(metavar="SIZE", help="Only these: 2MB, or 1920x1080.")] = None,
     ext: Annotated[list[str] | None, typer.Option(metavar="EXT", help="Only these kinds: jpg, or jpg,png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Only the paths.")] = False,
+    null: Annotated[bool, typer.Option("-0", help="Only the paths, each ended by a zero byte: for xargs -0.")] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Show the score as FLAIR's logit.")] = False,
+    thumbnails: Annotated[bool, typer.Option(help="Small pictures in the table, where the terminal can.")] = True,
     overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with the regions drawn.")] = None,
     heat: Annotated[bool, typer.Option("--heat", help="Draw the heat map too.")] = False,
     open_best: Annotated[bool, typer.Option("--open", help="Show the best photo, with --overlay as drawn.")] = False,
@@ -67,35 +80,45 @@ def query_command(
     from flairsearch.scope import Scope
     from flairsearch.terms import Terms, read_share
 
-    clock = Clock()
-    clock.seconds["start"] = age_of_process() or 0.0
+    start = age_of_process() or 0.0
     example = _example(image, box, image_weight)
     terms = Terms.of(texts or (), picture=example, without=without or (), at=at or (), min_area=min_area)
     allowed = None if max_false_alarm is None else read_share(max_false_alarm, "1%")
     scope = Scope.of(under, since, until, larger_than, ext or ())
     question = Question(terms, k, shortlist, min_score, scope, allowed)
-    alone = model is not None or device != "auto" or (overlay is not None and heat)  # a server sends no heat along
-    answer = (None if alone else _ask_server(question, index)) or _ask_here(question, index, model, device)
-    with clock.part("show"):
-        drawn = [_draw(hit, overlay / _name(hit), heat) for hit in answer.hits] if overlay else []
-        _print(answer.hits, json, paths, null, logits)
-        if open_best and answer.hits:
-            typer.launch(str(next(filter(None, drawn[:1]), answer.hits[0].path)))
+    how = _Show(json, paths, null, logits, thumbnails, overlay, heat, open_best)
+    answer, shown = _run(question, how, index, model, device)
     limits = {"under": under, "since": since, "until": until, "larger-than": larger_than, "ext": ",".join(ext or ())}
     _say(question, answer, index, " ".join(f"--{name} {value}" for name, value in limits.items() if value))
     if verbose:
         _say_how_many(answer, bool(scope))
     if timings:
-        _say_timings({"start": clock.seconds["start"], **answer.seconds, "show": clock.seconds["show"]})
+        _say_timings({"start": start, **answer.seconds, "show": shown})
+
+
+def _run(question: Question, how: _Show, index: str, model: str | None, device: str) -> tuple[Answer, float]:
+    """The answer, shown, and how long showing it took."""
+    alone = model is not None or device != "auto" or (how.overlay is not None and how.heat)  # heat stays in a server
+    answer = (None if alone else _ask_server(question, index)) or _ask_here(question, index, model, device)
+    clock = Clock()
+    with clock.part("show"):
+        drawn = [_draw(hit, how.overlay / _name(hit), how.heat) for hit in answer.hits] if how.overlay else []
+        _print(answer.hits, how)
+        if how.open_best and answer.hits:
+            typer.launch(str(next(filter(None, drawn[:1]), answer.hits[0].path)))
+    return answer, clock.seconds["show"]
 
 
 def _ask_server(question: Question, index: str) -> Answer | None:
     """None where no server runs for the index."""
-    from flairsearch.remote import RECORD, Server
-    from flairsearch.settings import index_folder
+    from flairsearch.settings import SERVER_RECORD, index_folder
 
     folder = index_folder(index)
-    server = Server.find(folder) if (folder / RECORD).is_file() else None
+    if not (folder / SERVER_RECORD).is_file():
+        return None
+    from flairsearch.remote import Server
+
+    server = Server.find(folder)
     return None if server is None else server.search(question)
 
 
@@ -107,22 +130,27 @@ def _ask_here(question: Question, index: str, model: str | None, device: str) ->
         return question.ask(engine)
 
 
-def _print(hits: Sequence[Hit], json: bool, paths: bool, null: bool, logits: bool) -> None:
+def _print(hits: Sequence[Hit], how: _Show) -> None:
     from flairsearch import present
 
-    if null:
+    if how.null:
         sys.stdout.buffer.write(b"".join(os.fsencode(hit.path) + b"\0" for hit in hits))
         sys.stdout.flush()
-    elif json:
+    elif how.json:
         for hit in hits:
             typer.echo(present.to_json(hit))
-    elif paths:
+    elif how.paths:
         for hit in hits:
             typer.echo(hit.path)
     elif hits:
         from rich.console import Console
 
-        Console(width=None if sys.stdout.isatty() else 1000).print(present.to_table(hits, logits))
+        pictures = None
+        if how.thumbnails and sys.stdout.isatty():
+            from flairsearch.terminal import thumbnails
+
+            pictures = thumbnails(hits)
+        Console(width=None if sys.stdout.isatty() else 1000).print(present.to_table(hits, how.logits, pictures))
 
 
 def _name(hit: Hit) -> str:

@@ -121,6 +121,7 @@ class Int8(Codec):
 
 
 _PLAIN: dict[str, type[Fp16] | type[Int8]] = {"fp16": Fp16, "int8": Int8}
+CODECS = (*_PLAIN, *AVERAGE_BITS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,14 +207,14 @@ def needs_basis(name: str) -> bool:
 
 def check_codec(name: str) -> str:
     """Raises UsageError when there is no codec of that name."""
-    if name not in (*_PLAIN, *AVERAGE_BITS):
-        raise UsageError(f"no token codec named {name!r} - use one of {', '.join((*_PLAIN, *AVERAGE_BITS))}")
+    if name not in CODECS:
+        raise UsageError(f"no token codec named {name!r} - use one of {', '.join(CODECS)}")
     return name
 
 
 def make_codec(name: str, patches: int, dim: int, basis: Basis | None = None) -> Codec:
     """Raises StoreError when there is no codec of that name, or its basis is missing or of another size."""
-    if name not in (*_PLAIN, *AVERAGE_BITS):
+    if name not in CODECS:
         raise StoreError(f"the index names a codec {name!r} that this flairsearch does not know - update flairsearch")
     if name in _PLAIN:
         return _PLAIN[name](patches, dim)

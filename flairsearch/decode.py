@@ -6,19 +6,20 @@ import hashlib
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from flairsearch import formats
 from flairsearch.errors import PictureError, UsageError
+from flairsearch.formats import Opened
 from flairsearch.records import Box, Frame, Picture
 from flairsearch.records import ImageFile as File
 from flairsearch.scope import clock_seconds
@@ -96,11 +97,20 @@ def load_all(
 
 def _load(file: File, views: str, size: int, known: Collection[bytes]) -> Loaded | Failed:
     try:
+        if lacking := _missing(file.absolute):
+            return Failed(file, lacking)
         data = read_bytes(file.absolute)
         digest = content_hash(data)
         return Loaded(file, digest, None if digest in known else decode(data, views, size))
     except PictureError as error:
         return Failed(file, str(error))
+
+
+def _missing(path: str) -> str | None:
+    try:
+        return formats.missing(path)
+    except OSError:  # reading it says it
+        return None
 
 
 def read_bytes(path: str) -> bytes:
@@ -113,6 +123,8 @@ def read_bytes(path: str) -> bytes:
             data = stream.read(MAX_BYTES)
     except OSError as error:
         raise PictureError((error.strerror or type(error).__name__).lower()) from None
+    except ValueError:
+        raise PictureError("no file can have this name") from None
     if not data:
         raise PictureError("the file is empty")
     return data
@@ -127,8 +139,19 @@ def decode(data: bytes, views: str, size: int, draft: bool = True) -> tuple[Pict
     `draft` lets JPEG decode at 1/2, 1/4 or 1/8 where the smallest view's part of it still is twice `size`.
     Raises PictureError when the data are no picture, damaged, or too large.
     """
-    with _one_line(), Image.open(BytesIO(data)) as picture:
-        return tuple(_views(picture, views, size, draft))
+    with _opening(data) as opened:
+        return tuple(_views(opened, views, size, draft))
+
+
+@contextmanager
+def _opening(data: bytes) -> Iterator[Opened]:
+    """The picture, not decoded yet, of no more than MAX_PIXELS; closed on leaving."""
+    with _one_line():
+        opened = formats.open_photo(data, MAX_PIXELS)
+        with opened.picture as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
+            yield opened
 
 
 @contextmanager
@@ -149,18 +172,16 @@ def _one_line() -> Iterator[None]:
         raise PictureError(f"damaged ({text or type(error).__name__})") from None
 
 
-def _views(picture: Image.Image, views: str, size: int, draft: bool) -> Iterator[Picture]:
+def _views(opened: Opened, views: str, size: int, draft: bool) -> Iterator[Picture]:
+    picture, orientation = opened.picture, _orientation(opened)
     width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
-    orientation = _orientation(picture)
     upright = (height, width) if orientation in _TURNED else (width, height)
     tiles = lay_tiles(*upright, tile_count(views), size)
     if draft and picture.format == "JPEG":
         left, top, right, bottom = tiles[0] if tiles else (0, 0, *upright)
         scale = max(1, min(right - left, bottom - top) // (_DRAFT * size))
         picture.draft(None, (width // scale, height // scale))
-    rgb, taken = _to_rgb(picture), _taken(picture)
+    rgb, taken = _to_rgb(picture), _taken(opened)
     small, part = _resize(rgb, views, size)
     x0, y0, x1, y1 = (part[1], part[0], part[3], part[2]) if orientation in _TURNED else part
     wide, high = upright
@@ -215,29 +236,37 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(opened: Opened) -> int:
     """The EXIF orientation that is left to apply: Pillow itself turns a TIFF as it loads."""
-    if picture.format == "TIFF":
+    picture = opened.picture
+    if picture.format == "TIFF" or opened.upright:
         return 1
     if picture.format == "PNG":
         picture.load()  # its EXIF may come last; and a damaged picture is no damaged EXIF
-    found = _exif(picture, _EXIF_ORIENTATION)
-    return found if isinstance(found, int) else 1
+    found = _read_exif(picture.getexif, _EXIF_ORIENTATION)
+    return found if isinstance(found, int) and found > 1 else opened.turn
 
 
-def _exif(picture: Image.Image, tag: int, more: bool = False) -> object:
-    """A value of the EXIF, or of what it calls so itself; None where there is none that can be read."""
+def _read_exif(load: Callable[[], Image.Exif], tag: int, more: bool = False) -> object:
+    """A value of an EXIF, or of what it calls so itself; None where there is none that can be read."""
     try:
-        exif = picture.getexif()
+        exif = load()
         return exif.get_ifd(_EXIF_MORE).get(tag) if more else exif.get(tag)
     except Exception:  # the named door again: broken EXIF is no reason to leave a photo out
         return None
 
 
-def _taken(picture: Image.Image) -> int | None:
-    """When, as the first of its EXIF's dates that makes sense has it: scope.clock_seconds."""
-    for tag, more in _EXIF_DATES:
-        found = _exif(picture, tag, more)
+def _taken(opened: Opened) -> int | None:
+    """When, as the first of its EXIF's dates that makes sense has it, or of its file's: scope.clock_seconds."""
+
+    def around() -> Image.Exif:
+        exif = Image.Exif()
+        exif.load(opened.exif)
+        return exif
+
+    sources = (opened.picture.getexif, *([around] if opened.exif else []))
+    for load, (tag, more) in product(sources, _EXIF_DATES):
+        found = _read_exif(load, tag, more)
         text = found.decode("latin-1") if isinstance(found, bytes) else found
         stamp = _STAMP.match(text) if isinstance(text, str) else None
         if stamp and int(stamp[1]) in _YEARS:
@@ -254,16 +283,25 @@ def _turn(picture: Image.Image, orientation: int) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def open_upright(path: str) -> Image.Image:
-    """The whole photo, upright, in RGB, for showing. Raises PictureError as `decode` does."""
+def open_upright(photo: str | bytes, least: int | None = None) -> Image.Image:
+    """The whole photo, given its path or the bytes of its file, upright, in RGB, for showing.
+
+    `least` lets JPEG decode smaller, in less time, where each side still has so many pixels.
+    Raises PictureError as `decode` does.
+    """
     try:
-        with _one_line(), Image.open(BytesIO(read_bytes(path))) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
-            orientation = _orientation(picture)
-            return _turn(_to_rgb(picture), orientation)
+        data = photo if isinstance(photo, bytes) else read_bytes(photo)
+        with _opening(data) as opened:
+            orientation = _orientation(opened)
+            if least is not None and opened.picture.format == "JPEG":
+                opened.picture.draft(None, (least, least))
+            return _turn(_to_rgb(opened.picture), orientation)
     except PictureError as error:
-        raise PictureError(f"{path}: {error}") from None
+        raise PictureError(f"{_name(photo)}: {error}") from None
+
+
+def _name(photo: str | bytes) -> str:
+    return photo if isinstance(photo, str) else "the picture"
 
 
 def resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
@@ -271,17 +309,19 @@ def resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uin
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def read_part(path: str, box: Box | None, size: int) -> Picture:
+def read_part(source: str | bytes, box: Box | None, size: int) -> Picture:
     """What a photo shows inside `box`, or all of it, at full resolution, then squashed to u8[size, size, 3].
 
-    Raises PictureError as `decode` does, UsageError when the box is not inside of the photo.
+    source: the photo's path, or the bytes of its file. Raises PictureError as `decode` does, UsageError when the box is
+    not inside of the photo.
     """
-    photo = open_upright(path)
+    photo = open_upright(source)
     width, height = photo.size
     left, top, right, bottom = box or (0, 0, width, height)
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise UsageError(
-            f"box {left},{top},{right},{bottom} is not inside of {path} - it has {width} x {height} pixels, upright"
+            f"box {left},{top},{right},{bottom} is not inside of {_name(source)} - "
+            f"it has {width} x {height} pixels, upright"
         )
     part = photo.crop(box) if box else photo  # resize(box=) would let in a little of what is around
     small = part.resize((size, size), Image.Resampling.BICUBIC)

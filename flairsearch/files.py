@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 from flairsearch.records import ImageFile, Known, Skipped
 
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+_RAW = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))  # of cameras
+EXTENSIONS = _RAW.union(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
+    (".heic", ".heif", ".avif"),
 )
+VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".3gp", ".mts"))
 _SKIPPED_FOLDERS = frozenset({"@eadir", "thumbnails", "thumbs", "#recycle", "$recycle.bin", "__macosx"})
 
 
@@ -23,8 +26,17 @@ class Blind:
     reason: str
 
 
-def walk(root: str, exclude: Sequence[str] = (), apart: Collection[str] = ()) -> Iterator[ImageFile | Skipped | Blind]:
-    """Every image file below a folder, depth first in name order.
+@dataclass(frozen=True)
+class Video:
+    """A file that is passed over, and counted."""
+
+    path: str  # relative to the root
+
+
+def walk(
+    root: str, exclude: Sequence[str] = (), apart: Collection[str] = ()
+) -> Iterator[ImageFile | Skipped | Blind | Video]:
+    """Every image file below a folder, depth first in name order; and what is left out there.
 
     Hidden and thumbnail folders and hidden files are passed over, links to folders followed once. `exclude` holds
     glob patterns, matched against the name and the path relative to the root; `apart` holds relative paths as they are.
@@ -59,8 +71,11 @@ def walk(root: str, exclude: Sequence[str] = (), apart: Collection[str] = ()) ->
                     if entry.name.lower() not in _SKIPPED_FOLDERS:
                         below.append(relative)
                     continue
-                if os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                ending = os.path.splitext(entry.name)[1].lower()
+                if ending in EXTENSIONS:
                     yield _look(root, relative, entry)
+                elif ending in VIDEOS:
+                    yield Video(relative)
             except OSError as error:
                 yield Skipped(printable(entry.path), _reason(error))
         stack.extend((relative, ancestors | {identity}) for relative in reversed(below))
@@ -102,6 +117,7 @@ class Changes:
     gone: list[int]  # image ids whose file is not there any more
     skipped: list[Skipped]
     warnings: list[str]
+    videos: int  # files passed over
 
 
 def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nested: Sequence[str] = ()) -> Changes:
@@ -116,13 +132,15 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
     skipped: list[Skipped] = []
     blind: list[Blind] = []
     missing, any_known = known, bool(known)
-    unchanged = found = 0
+    unchanged = found = videos = 0
     for seen in walk(root, exclude, {os.path.relpath(other, root) for other in nested}):
         if isinstance(seen, Skipped):
             skipped.append(seen)
             missing.pop(os.path.relpath(seen.path, root), None)  # there, but not readable now: keep it
         elif isinstance(seen, Blind):
             blind.append(seen)
+        elif isinstance(seen, Video):
+            videos += 1
         else:
             found += 1
             before = missing.pop(seen.path, None)
@@ -148,4 +166,4 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
             )
         elif b.reason != "empty":
             skipped.append(Skipped(printable(where), b.reason))
-    return Changes(fresh, changed, unchanged, [entry.image for entry in missing.values()], skipped, warnings)
+    return Changes(fresh, changed, unchanged, [entry.image for entry in missing.values()], skipped, warnings, videos)

@@ -14,7 +14,7 @@ from flairsearch import decode, files
 from flairsearch.chance import bank_scores
 from flairsearch.errors import UsageError
 from flairsearch.fitting import MakeBank, drop_lost, fit_views
-from flairsearch.records import Damage, Encoded, Frame, ImageFile, Picture, Progress, Report, Skipped
+from flairsearch.records import Damage, Encoded, Frame, ImageFile, Picture, Progress, Report, Run, Skipped
 from flairsearch.settings import IndexSettings
 from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer
@@ -40,6 +40,11 @@ class _Work:
     removed: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    videos: int = 0
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        return self.added, self.updated, self.moved, self.removed, self.unchanged
 
 
 def ingest(
@@ -58,6 +63,7 @@ def ingest(
     Whatever was committed stays when the run is cut off, and a KeyboardInterrupt commits what is encoded first.
     Raises UsageError when a folder was never there.
     """
+    began = time.monotonic()
     work = _survey(writer, folders, exclude)
     drop_lost(writer.reader())
     yield Progress(0, len(work.fresh), len(work.skipped))
@@ -68,7 +74,7 @@ def ingest(
         work.removed = len(gone)
     finally:
         writer.commit()
-    writer.catalog.replace_skipped(work.skipped)
+    writer.catalog.census.replace_skipped(work.skipped)
     if writer.wants_basis:
         writer.fit(metric())
     if writer.has_basis:
@@ -82,8 +88,9 @@ def ingest(
             reader = writer.reader()
             bank_scores(reader, make_bank)
         Shortlist(reader)  # so that the first query finds both made
-    counts = (work.added, work.updated, work.moved, work.removed, work.unchanged)
-    yield Report(*counts, tuple(work.skipped), tuple(work.warnings))
+    run = Run(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
+    writer.catalog.census.save_run(run)
+    yield Report(*work.counts, tuple(work.skipped), tuple(work.warnings), work.videos)
 
 
 def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _Work:
@@ -111,6 +118,7 @@ def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _
         work.unchanged += changes.unchanged
         work.skipped += changes.skipped
         work.warnings += changes.warnings
+        work.videos += changes.videos
         gone += changes.gone
     for image, digest in writer.catalog.image_hashes(gone).items():
         work.gone.setdefault(digest, []).append(image)

@@ -9,12 +9,15 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from flairsearch.records import Frame, Hit, Phrase, Region, Report, Run, Skipped, Status
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # no plain letters:
 # ends of lines, orders to a terminal, turns of the writing, halves of what is no UTF-8
@@ -89,14 +92,16 @@ def _regions(regions: Sequence[Region]) -> list[dict[str, object]]:
     return [{"box": list(region.box), "score": round(region.score, 6)} for region in regions]
 
 
-def to_table(hits: Sequence[Hit], logits: bool = False) -> Table:
+def to_table(hits: Sequence[Hit], logits: bool = False, pictures: Sequence[RenderableType] | None = None) -> Table:
     """Rank, score, path (relative where that is shorter) and boxes; of several phrases each has a line of its own.
 
-    Where anybody asked, how sure a hit is; one that does not match is dim, with a question mark.
+    Where anybody asked, how sure a hit is; one that does not match is dim, with a question mark. `pictures`: one of
+    each hit, in a column of their own.
     """
     table = Table(box=None, pad_edge=False, header_style="dim")
     sure = any(hit.confidence is not None or hit.matches is False for hit in hits)
     names = (
+        *([""] if pictures else []),
         "",
         "logit" if logits else "score",
         *(["sure"] if sure else []),
@@ -109,18 +114,20 @@ def to_table(hits: Sequence[Hit], logits: bool = False) -> Table:
     several = any(len(hit.phrases) > 1 for hit in hits)
     if several:
         table.add_column("")
-    for hit in hits:
+    empty = [""] if pictures else []
+    for number, hit in enumerate(hits):
+        picture = [pictures[number]] if pictures else []
         boxes = "" if several else "  ".join(_box(region) for region in hit.regions)
         cells = [str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", *([_sure(hit)] if sure else [])]
         style = "dim" if hit.matches is False else None
-        table.add_row(*cells, _as_it_is(short_path(hit.path)), boxes, style=style)
+        table.add_row(*picture, *cells, _as_it_is(short_path(hit.path)), boxes, style=style)
         for phrase in hit.phrases if several else ():
             text = _as_it_is(f"  {phrase.text}")
             text.truncate(_PHRASE, overflow="ellipsis")
             score = f"cos {phrase.score:.3f}" if logits else f"{phrase.score:.3f}"  # a phrase has no logit
             where = _box(phrase.regions[0]) if phrase.regions else "-"
             weakest = "weakest" if phrase is hit.weakest else ""
-            table.add_row("", score, *([""] if sure else []), text, where, weakest, style=style)
+            table.add_row(*empty, "", score, *([""] if sure else []), text, where, weakest, style=style)
     return table
 
 

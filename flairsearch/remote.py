@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from flairsearch.errors import PictureError, UsageError
+from flairsearch.errors import PictureError
 from flairsearch.present import from_dict
 from flairsearch.question import Question
 from flairsearch.records import Answer
+from flairsearch.settings import SERVER_RECORD
 from flairsearch.terms import Example
 
-RECORD = "server.json"  # in the index's folder: port, host, server, token
 _MOST = 200  # hits that one request gives
 _PATIENCE = 300.0  # seconds for an answer,
 _KNOCK = 1.0  # and for whether anybody is there
@@ -45,21 +45,23 @@ class Server:
     def find(folder: Path) -> Server | None:
         """The one that runs for the index in this folder; None when none does."""
         try:
-            with (folder / RECORD).open("rb") as stream:
+            with (folder / SERVER_RECORD).open("rb") as stream:
                 record = json.loads(stream.read(_LARGEST_RECORD))
             host, port, name, token = (record.get(key) for key in ("host", "port", "server", "token"))
             if not (isinstance(host, str) and type(port) is int and 0 < port < 65536 and isinstance(name, str)):
                 return None
+            if record.get("index") != os.path.realpath(folder):  # a copy of an index that is served
+                return None
             found = Server(_ANY.get(host, host), port, token if isinstance(token, str) else None)
             health = found._request("GET", "/api/v1/health", patience=_KNOCK)
-        except (OSError, ValueError, AttributeError, _Unanswered):
+        except (OSError, ValueError, AttributeError, RecursionError, _Unanswered):
             return None
         return found if health.get("server") == name else None  # or the port is another's by now
 
     def search(self, question: Question) -> Answer | None:
-        """The answer; None when there is none after all.
+        """The answer; None when there is none after all: what a server refuses is asked, and explained, here.
 
-        Raises UsageError with what the server says of the query, PictureError when its picture cannot be read.
+        Raises PictureError when the query's picture cannot be read.
         """
         picture = _read(question.terms.pictures)
         answer = Answer()
@@ -77,7 +79,7 @@ class Server:
                     tuple(map(str, found["warnings"])),
                     {"server": answer.seconds.get("server", 0.0) + float(found["seconds"])},
                 )
-            except (OSError, ValueError, KeyError, TypeError, _Unanswered):
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, _Unanswered):
                 return None
             if found.get("next") is None or not hits:
                 break
@@ -86,23 +88,18 @@ class Server:
     def _request(
         self, method: str, target: str, body: bytes | None = None, patience: float = _PATIENCE
     ) -> dict[str, Any]:
-        """Raises UsageError for what the server calls a mistake, _Unanswered, OSError or ValueError for the rest."""
+        """Raises _Unanswered, OSError, ValueError or RecursionError when there is no answer that can be read."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         if body is not None:
             headers["Content-Type"] = "application/octet-stream"
-        with closing(http.client.HTTPConnection(self.host, self.port, timeout=patience)) as connection:
-            try:
+        try:
+            with closing(http.client.HTTPConnection(self.host, self.port, timeout=patience)) as connection:
                 connection.request(method, target, body, headers)
                 response = connection.getresponse()
-                data = response.read()
-            except http.client.HTTPException as error:
-                raise _Unanswered from error
-        found = json.loads(data)
-        if not isinstance(found, dict):
-            raise _Unanswered
-        if response.status in (400, 422):
-            raise UsageError(str(found.get("error", "the query makes no sense to the server")))
-        if response.status != 200:
+                found = json.loads(response.read())
+        except http.client.HTTPException as error:
+            raise _Unanswered from error
+        if response.status != 200 or not isinstance(found, dict):
             raise _Unanswered
         return found
 

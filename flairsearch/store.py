@@ -363,12 +363,3 @@ def undo_replacement(folder: Path) -> None:
     old = folder.with_name(f"{folder.name}.old")
     if not folder.exists() and (old / "index.json").is_file():
         old.rename(folder)
-
-
-def index_bytes(folder: Path) -> int:
-    """Size on disk."""
-    size = 0
-    for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a writer removed it since
-            size += file.stat().st_size if file.is_file() else 0
-    return size

@@ -76,7 +76,8 @@ class Tensors(Mapping[str, F32]):
                 raise ValueError("cut")
             return data[first:end].view(kind).reshape(shape)
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{self._path} is damaged ({name[:100]!a}: {error}) - copy or download it again") from None
+            what = f"{name[:100]!a}: {error}"
+            raise WeightsError(f"{self._path} is damaged ({what}) - copy or download it again") from None
 
     def __getitem__(self, name: str) -> F32:
         return _as_f32(self._stored[name])

@@ -160,6 +160,34 @@ def test_names_that_are_no_text(encoder: Listening, tmp_path: Path) -> None:
     assert colours(asked.phrases) == ["red"]
 
 
+def test_pictures_as_bytes(encoder: Listening, tmp_path: Path) -> None:
+    """As their files, and called by a name that is no path."""
+    path = paint(tmp_path / "two.png", [("red", (0, 0, 50, 100)), ("green", (50, 0, 200, 100))], size=(200, 100))
+    for box in ((0, 0, 50, 100), (50, 0, 200, 100)):
+        by_path, by_bytes = ask(
+            encoder, *(Terms.of("a white dog", picture=Example.of(one, box, 2)) for one in (path, path.read_bytes()))
+        )
+        assert colours(by_bytes.phrases) == colours(by_path.phrases)
+        assert [phrase.text for phrase in by_bytes.phrases] == ["a white dog", "picture"]
+        assert (by_bytes.weights, by_bytes.pictures) == (by_path.weights, 1) == ((1, 2), 1)
+    assert np.array_equal(encoder.pictures[0].pixels, encoder.pictures[1].pixels)
+
+
+def test_bytes_that_are_no_picture(encoder: Listening, tmp_path: Path) -> None:
+    """The message names what they are, not what is in them."""
+    whole = paint(tmp_path / "whole.png").read_bytes()
+    for data in (b"", b"no picture\n at all", whole[:60], b"\x00" * 1000, b"\xff\xd8\xff"):
+        message = refusal(PictureError, encoder, Example.of(data))
+        assert message.endswith(" - give a picture to look for: --image FILE")
+        assert "no picture\\n" not in message
+        assert "b'" not in message
+        assert "0x" not in message
+        assert len(message) < 300
+        assert encoder.pictures == []
+    assert "the picture" in refusal(PictureError, encoder, Example.of(b"x"))
+    assert f"{SIZE} x {SIZE}" in refusal(UsageError, encoder, Example.of(whole, (0, 0, SIZE + 1, SIZE)))
+
+
 @pytest.mark.parametrize(
     "box", [(0, 0, SIZE + 1, SIZE), (0, 0, SIZE, SIZE + 1), (500, 500, 600, 600), (0, 0, 10**30, 1)]
 )

@@ -154,10 +154,10 @@ def test_roots(catalog):
 
 
 def test_the_skipped_of_the_last_run_only(catalog):
-    catalog.replace_skipped([Skipped("/a", "damaged"), Skipped("/ü", "empty")])
-    assert catalog.skipped() == [Skipped("/a", "damaged"), Skipped("/ü", "empty")]
-    catalog.replace_skipped([])
-    assert catalog.skipped() == []
+    catalog.census.replace_skipped([Skipped("/a", "damaged"), Skipped("/ü", "empty")])
+    assert catalog.census.skipped() == [Skipped("/a", "damaged"), Skipped("/ü", "empty")]
+    catalog.census.replace_skipped([])
+    assert catalog.census.skipped() == []
 
 
 def test_a_folder_with_signs_that_mean_something_in_a_uri(tmp_path):

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_index_then_query(home: Path, run: Run) -> None:
     assert len(done.err.splitlines()) == 1
 
 
-FIELDS = ["rank", "path", "score", "score_global", "width_px", "height_px", "regions"]
+FIELDS = ["rank", "id", "path", "score", "score_global", "logit", "width_px", "height_px", "regions"]
 FIELDS += ["phrases", "weakest", "confidence", "matches"]
 
 
@@ -232,7 +233,7 @@ def test_scopes(indexed: Run, made_home: Path, name: str, monkeypatch: pytest.Mo
     options, count = SCOPES[name]
     done = indexed("query", "a red ball", "--paths", "-v", *options)
     assert (done.code, len(done.out.splitlines())) == (0, count)
-    what = f"{count} of {count} views{' in scope (of 4)' if options else ''} ranked exactly (100.0%)"
+    what = f"{count} of {count} views{' in scope' if options else ''} ranked exactly (100.0%)"
     assert done.err.splitlines() == [what]
     assert "a[red] b.png" in done.out or name in ("file's date", "several")
 
@@ -264,10 +265,107 @@ def test_overlays(indexed: Run, made_home: Path) -> None:
 
 def test_status_and_models(indexed: Run, made_home: Path) -> None:
     out = indexed("status").out
-    assert all(part in out for part in ("4 (", "small", str(made_home / "photos"), "broken.jpg"))
+    assert all(part in out for part in ("photos    4\n", "small", f"4 in {made_home / 'photos'}", "broken.jpg"))
     out = indexed("models", "list").out
     assert all(name in out for name in ("flair-tiny", *weights.PUBLISHED, "small"))
     assert "again: " in indexed("models", "import", "small.safetensors", "--name", "again").out
+
+
+def test_paths_for_xargs(indexed: Run) -> None:
+    """Each with a zero byte after it, as they are, and nothing else."""
+    paths = indexed("query", "a red ball", "--paths").out.splitlines()
+    for more in ((), ("--json",), ("--paths", "--logits")):
+        done = indexed("query", "a red ball", "-0", *more)
+        assert (done.code, done.err) == (0, "")
+        assert done.out == "".join(f"{path}\0" for path in paths)
+    done = indexed("query", "a red ball", "-0", "--min-score", "2")
+    assert (done.code, done.out) == (0, "")
+
+
+def test_names_of_any_bytes_for_xargs(home: Path, run: Run) -> None:
+    """A line's end, a blank, quotes; what is read by a program is what the file is called."""
+    names = [b"two\nlines.png", b" a 'b\" .png", "犬.png".encode(), b"-0.png", b"$HOME.png"]
+    for number, name in enumerate(names):
+        paint_red(home / "odd" / f"{number}.png", 5 * number + 3)
+        os.rename(home / "odd" / f"{number}.png", os.path.join(os.fsencode(home), b"odd", name))
+    assert run("index", "odd", "--index", "./odd-index", "--model", "small.safetensors").code == 0
+    done = process("-m", "flairsearch.cli", "query", "a red ball", "-0", "--index", "./odd-index", text=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"\0")
+    found = done.stdout.split(b"\0")[:-1]
+    assert sorted(found) == sorted(os.path.join(os.fsencode(home), b"odd", name) for name in names)
+    assert all(os.path.exists(path) for path in found)
+    script = f"'{sys.executable}' -m flairsearch.cli query red -0 --index ./odd-index | xargs -0 -n 1 stat -c %s"
+    piped = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
+    assert (piped.returncode, len(piped.stdout.splitlines())) == (0, len(names))
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """What was opened by the desktop's own program, once it has run."""
+    script, noted = tmp_path / "bin" / "xdg-open", tmp_path / "opened"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> "{noted}.part" && mv "{noted}.part" "{noted}"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+
+    def wait() -> list[str]:
+        end = time.monotonic() + 5
+        while not noted.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        return noted.read_text().splitlines()
+
+    return wait
+
+
+def test_the_best_photo_is_opened(indexed: Run, opened: Callable[[], list[str]]) -> None:
+    done = indexed("query", "a red ball", "--paths", "--open")
+    assert (done.code, done.err) == (0, "")
+    assert opened() == done.out.splitlines()[:1]
+
+
+def test_the_best_photo_is_opened_as_it_is_drawn(
+    indexed: Run, made_home: Path, opened: Callable[[], list[str]]
+) -> None:
+    done = indexed("query", "a red ball", "--paths", "--open", "--overlay", "drawn", "-k", "2")
+    assert done.code == 0
+    (path,) = opened()
+    assert Path(path).parent == Path("drawn")
+    assert Path(path).name == f"01-{Path(done.out.splitlines()[0]).stem}.jpg"
+    assert (made_home / path).is_file()
+
+
+def test_nothing_is_opened_where_nothing_is_found(indexed: Run, tmp_path: Path, opened: object) -> None:
+    assert indexed("query", "a red ball", "--open", "--min-score", "2").code == 0
+    time.sleep(0.3)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_what_took_how_long(indexed: Run) -> None:
+    """Parts of one line, on stderr; together no more than all."""
+    done = indexed("query", "a red ball", "--paths", "--timings", "-v")
+    assert (done.code, len(done.out.splitlines())) == (0, 4)
+    counted, line = done.err.splitlines()
+    assert counted == "4 of 4 views ranked exactly (100.0%)"
+    head, _, rest = line.partition(": ")
+    assert head == "milliseconds"
+    parts = {part.rpartition(" ")[0].strip(): int(part.rpartition(" ")[2]) for part in rest.split("  ")}
+    assert {"start", "open", "encode", "rank", "regions", "show", "in all"} <= set(parts)
+    assert sum(taken for name, taken in parts.items() if name != "in all") <= parts["in all"] + len(parts)
+    assert not indexed("query", "a red ball", "--paths").err
+
+
+def test_a_cold_query_loads_nothing_heavy(made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a text needs is there: tokens, weights and kernels in numpy."""
+    settle(made_home, monkeypatch)
+    for options in (("--paths",), ("-0",), ("--json", "--at", "left", "--not", "blue", "--ext", "png"), ("-v",)):
+        done = process("-X", "importtime", "-m", "flairsearch.cli", "query", "a red ball", *options)
+        assert done.returncode == 0
+        assert "png" in done.stdout
+        loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+        heavy = {"torch", "open_clip", "numba", "faiss", "PIL", "safetensors", "huggingface_hub", "ftfy", "fastapi"}
+        assert not heavy & loaded
+        assert ("rich" in loaded) == (options == ("-v",))
 
 
 def test_exit_code_says_whether_anything_was_indexed(home: Path, run: Run) -> None:
@@ -492,9 +590,9 @@ def test_typers_own_usage_errors(run: Run) -> None:
         assert run(*arguments).code == 2
 
 
-def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, text: bool = True, **environment: str) -> subprocess.CompletedProcess[Any]:
     command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    return subprocess.run(command, capture_output=True, text=text, env={**os.environ, **environment}, check=False)
 
 
 HEAVY = {"torch", "open_clip", "faiss", "sqlalchemy", "PIL", "numpy", "huggingface_hub", "safetensors"}

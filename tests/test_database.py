@@ -71,7 +71,7 @@ def old(tmp_path):
 
 def opened(folder):
     engine = Engine.open(folder, create=False)
-    engine.__dict__["encoder"] = FakeEncoder()
+    engine.__dict__["encoder"] = engine.__dict__["texts"] = FakeEncoder()
     return engine
 
 

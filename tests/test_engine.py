@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fake import fake_engine, paint_red
+from fake import fake_engine, paint, paint_red
 from random_flair import random_flair, save_flair
 
 import flairsearch
-from flairsearch import weights
+from flairsearch import present, weights
 from flairsearch.engine import Engine
-from flairsearch.errors import FlairSearchError, StoreError, UsageError, WeightsError
+from flairsearch.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
 from flairsearch.rebuild import rebuild
 from flairsearch.records import Hit, Progress, Report
+from flairsearch.terms import Example, Terms
 
 
 @pytest.fixture(autouse=True)
@@ -197,3 +201,115 @@ def test_public_names_do_not_load_torch_before_use() -> None:
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError):
         flairsearch.nothing  # noqa: B018
+
+
+# -- by the image's id, and pictures that come as bytes
+
+
+def test_an_image_by_its_id(tmp_path: Path, photos: Path) -> None:
+    shutil.copy(photos / "3.png", photos / "twin.png")
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(photos)
+        hits = engine.search("red")
+        assert len({hit.image for hit in hits}) == len(hits) == 3
+        for hit in hits:
+            assert engine.path_of(hit.image) == hit.path
+            shown, same = engine.show(hit.image, "red"), engine.show(hit.path, "red")
+            assert (shown.path, shown.image, shown.rank) == (hit.path, hit.image, 1)
+            assert present.to_dict(shown) == present.to_dict(same)
+            assert (shown.score, shown.regions) == (pytest.approx(hit.score), hit.regions)
+            np.testing.assert_array_equal(shown.phrases[0].heat, same.phrases[0].heat)
+        gone = hits[0].image
+        engine.forget(hits[0].path)
+        for image in (gone, 0, -1, 10**6, 2**63 - 1):
+            assert engine.path_of(image) is None
+            with pytest.raises(UsageError, match=f"no image {image} in the index"):
+                engine.show(image, "red")
+        assert engine.path_of(hits[1].image) == hits[1].path  # ids stay
+        paint_red(photos / "new.png", 12)
+        engine.add()
+        (new,) = [hit.image for hit in engine.search("red") if hit.path.endswith("new.png")]
+        assert new not in [hit.image for hit in hits]  # and none is given again
+
+
+def test_conditions_do_not_matter_where_one_image_is_shown(tmp_path: Path, photos: Path) -> None:
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(photos)
+        terms = Terms.of("red", without="red", at="right", min_area="90%")
+        assert engine.search(terms) == []
+        for hit in engine.search("red"):
+            assert engine.show(hit.image, terms).regions == engine.show(hit.image, "red").regions
+
+
+def test_a_picture_as_bytes_is_as_its_file(tmp_path: Path, photos: Path) -> None:
+    two = paint(tmp_path / "two.png", [("red", (0, 0, 32, 64)), ("blue", (32, 0, 64, 64))])
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(photos)
+        for box in (None, (0, 0, 32, 64), (32, 0, 64, 64)):
+            (by_path,) = engine.search_many([Terms.of(picture=Example.of(two, box))])
+            (by_bytes,) = engine.search_many([Terms.of(picture=Example.of(two.read_bytes(), box))])
+            assert [(hit.image, hit.score) for hit in by_bytes] == [(hit.image, hit.score) for hit in by_path]
+            assert {hit.phrases[0].text for hit in by_bytes} == {"picture"}
+        for wrong in (b"", b"no picture", two.read_bytes()[:60]):
+            with pytest.raises(PictureError) as caught:
+                engine.search(Terms.of("red", picture=Example.of(wrong)))
+            assert len(str(caught.value).splitlines()) == 1
+            assert str(wrong)[:20] not in str(caught.value)
+        with pytest.raises(UsageError):
+            engine.search(Terms.of(picture=Example.of(two.read_bytes(), (0, 0, 65, 64))))
+
+
+# -- what a first query in a new process takes
+
+FIRST = """
+import json, sys
+from pathlib import Path
+from flairsearch.engine import Engine
+from flairsearch.terms import Terms
+folder = Path(sys.argv[1])
+def files(): return {str(path): path.stat().st_mtime_ns for path in (folder / "prefilter").iterdir()}
+before = files()
+with Engine.open(folder, device="cpu", create=False) as engine:
+    hits = engine.search("a red ball", 3)
+    many = engine.search(Terms.of(["red", "a dog"], without="blue", at="left"), 3)
+    assert all(0 <= hit.confidence <= 1 for hit in hits), hits
+new = sorted(path for path, changed in files().items() if before.get(path) != changed)
+heavy = {"torch", "open_clip", "faiss", "numba", "PIL", "safetensors", "huggingface_hub", "ftfy"}
+print(json.dumps([[hit.path for hit in hits], sorted(heavy & set(sys.modules)), new]))
+"""
+
+
+def first_query(index: Path) -> tuple[list[str], list[str], list[str]]:
+    """Paths of the hits, heavy libraries that were loaded, files that were made."""
+    command = [sys.executable, "-c", FIRST, str(index)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    paths, loaded, made = json.loads(done.stdout)
+    return paths, loaded, made
+
+
+def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
+    for number, colour in enumerate(("red", "blue", "green", "white", "black", "cyan") * 4):
+        paint(tmp_path / "photos" / f"{number}.png", [(colour, (number, 8, number + 30, 50))], dpi=(80 + number, 80))
+    with Engine.open(tmp_path / "index", "flair-tiny", device="cpu") as engine:
+        engine.add(tmp_path / "photos")
+        expected = [hit.path for hit in engine.search("a red ball", 3)]
+    assert first_query(tmp_path / "index") == (expected, [], [])
+    assert first_query(tmp_path / "index") == (expected, [], [])
+    with Engine.open(tmp_path / "index", device="cpu") as engine:
+        engine.add()  # nothing new
+    assert first_query(tmp_path / "index") == (expected, [], [])
+    (tmp_path / "photos" / "0.png").unlink()
+    with Engine.open(tmp_path / "index", device="cpu") as engine:
+        engine.add()
+    paths, loaded, made = first_query(tmp_path / "index")
+    assert (len(paths), loaded, made) == (3, [], [])
+    with Engine.open(tmp_path / "index", device="cpu") as engine:
+        engine.forget(paths[0])
+    again, *_ = first_query(tmp_path / "index")  # whatever it takes
+    assert len(again) == 3
+    assert again[:2] == paths[1:]
+    assert first_query(tmp_path / "index") == (again, [], [])
+    with Engine.open(tmp_path / "index", device="cpu") as engine:
+        engine.forget(tmp_path / "photos")
+    assert first_query(tmp_path / "index")[0] == []

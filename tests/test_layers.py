@@ -58,6 +58,18 @@ STAGES = {
     "segmentation",
     "shelf",
     "box_annotations",
+    "clock",
+    "folding",
+    "tensors",
+    "tokenizer",
+    "rerank_numpy",
+    "rerank_torch",
+    "scan_loops",
+    "originals",
+    "formats",
+    "census",
+    "watch",
+    "terminal",
 }
 JOINS = {"store", "reader", "ingest", "query", "shortlist", "fitting", "engine"} | {
     "answer",
@@ -68,52 +80,104 @@ JOINS = {"store", "reader", "ingest", "query", "shortlist", "fitting", "engine"}
     "evaluate",
     "evaluate_regions",
     "evaluate_masks",
+    "agreement",
+    "rebuild",
+    "service",
+    "thumbnails",
+    "question",
+    "remote",
 }
-TOP = {"options", "cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "web"}
+TOP = {"options", "cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "web"} | {
+    "cli_serve",
+    "serving",
+    "guard",
+    "wire",
+    "metrics",
+    "pages",
+    "cli_index",
+    "cli_watch",
+}
 
 STAGE_TO_STAGE = {  # a stage imports no stage, but for these
-    "encode": {"model", "bank", "weights"},
+    "encode": {"model", "bank", "weights", "folding"},
     "fit": {"basis"},
     "fitted": {"fit"},
-    "model": {"weights", "convtower", "architecture"},
+    "model": {"weights", "convtower", "architecture", "folding", "tokenizer"},
     "convtower": {"architecture"},
-    "weights": {"architecture"},
+    "weights": {"architecture", "tensors"},
     "codec": {"basis"},
     "tokens": {"codec"},
-    "catalog": {"schema", "within", "database", "views"},
+    "catalog": {"schema", "within", "database", "views", "census"},
+    "census": {"schema"},
+    "decode": {"formats"},
+    "terminal": {"decode", "draw"},
+    "watch": {"files"},
     "within": {"schema"},
     "database": {"schema"},
     "views": {"cache"},
-    "rerank": {"codec", "rerank_cpu", "rerank_triton"},
+    "rerank": {"codec", "rerank_cpu", "rerank_numpy", "rerank_torch", "rerank_triton"},
+    "rerank_numpy": {"codec"},
+    "text": {"weights", "folding", "tensors", "tokenizer"},
     "rerank_cpu": {"codec", "compiled", "vectors"},
-    "scan": {"compiled", "vectors"},
+    "scan": {"compiled", "scan_loops"},
+    "scan_loops": {"compiled", "vectors"},
     "rerank_triton": {"codec"},
     "residence": {"rerank_triton"},
     "locate": {"region"},
     "box_annotations": {"annotations"},
 }
 HOMES = {  # third-party library -> the modules that may import it
-    "PIL": {"decode", "draw", "segmentation"},
+    "PIL": {"decode", "draw", "formats", "segmentation", "terminal"},
     "faiss": {"prefilter"},
     "fastapi": {"web"},
     "filelock": {"store"},
+    "ftfy": {"tokenizer"},
     "huggingface_hub": {"weights"},
     "numba": {"compiled", "vectors"},
     "numpy": set(MODULES)
     - {*("cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "options", "engine", "errors")}
-    - {*("settings", "demo", "bank", "annotations", "box_annotations", "tables", "terms", "asking")},
+    - {*("settings", "demo", "bank", "annotations", "box_annotations", "tables", "terms", "asking")}
+    - {*("formats", "census", "watch", "terminal", "cli_index", "cli_watch")}
+    - {*("service", "thumbnails", "originals", "web", "wire", "guard", "metrics", "pages", "serving", "cli_serve")},
     "open_clip": {"model"},
+    "pillow_heif": {"formats"},
     "platformdirs": {"settings", "weights"},
-    "rich": {"present", "tables", "cli", "cli_query", "cli_output"},
+    "prometheus_client": {"metrics"},
+    "pydantic": {"wire"},
+    "rawpy": {"formats"},
+    "regex": {"tokenizer"},
+    "rich": {"present", "tables", "cli", "cli_index", "cli_query", "cli_output", "terminal"},
     "safetensors": {"weights"},
-    "sqlalchemy": {"catalog", "database", "schema", "within"},
-    "torch": {"model", "convtower", "encode", "rerank", "rerank_triton", "rerank_many", "residence", "weights"},
+    "sqlalchemy": {"catalog", "census", "database", "schema", "within"},
+    "starlette": {"web"},
+    "textual_image": {"terminal"},
+    "torch": {
+        "convtower",
+        "encode",
+        "model",
+        "rerank",
+        "rerank_many",
+        "rerank_torch",
+        "rerank_triton",
+        "residence",
+        "weights",
+    },
     "triton": {"rerank_triton"},
-    "typer": {"cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "options"},
+    "typer": {"cli", "cli_index", "cli_watch", "cli_query", "cli_eval", "cli_output", "cli_regions", "cli_serve"}
+    | {"options"},
+    "uvicorn": {"serving"},
+    "watchfiles": {"watch"},
 }
+SERVE = {"fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"}  # of the extra; two come with fastapi
+COMFORT = {"pillow_heif", "rawpy", "textual_image", "watchfiles"}  # an extra each
 LAZY = {
-    "torch": {"weights", "rerank_triton", "residence"},
-    "rich": {"cli", "cli_query", "cli_output"},
+    "ftfy": {"tokenizer"},
+    "torch": {"weights", "rerank", "rerank_triton", "residence"},
+    "pillow_heif": {"formats"},
+    "rawpy": {"formats"},
+    "rich": {"cli", "cli_index", "cli_query", "cli_output"},
+    "textual_image": {"terminal"},
+    "watchfiles": {"watch"},
     "huggingface_hub": {"weights"},
     "safetensors": {"weights"},
 }
@@ -199,6 +263,20 @@ def test_libraries_stay_at_home(module: str) -> None:
             assert inside, f"{module} must import {library} inside functions only"
 
 
+def test_a_command_line_without_the_server_needs_none_of_its_libraries() -> None:
+    top = {"web", "wire", "metrics", "serving"}
+    reached, todo = set(), {"cli"}
+    while todo:
+        reached |= todo
+        todo = {
+            name.split(".")[1]
+            for module in todo
+            for name, inside in imports(parse(module))
+            if name.startswith("flairsearch.") and not inside
+        } - reached
+    assert not reached & top
+
+
 def test_every_dependency_is_used() -> None:
     import tomllib
 
@@ -206,7 +284,9 @@ def test_every_dependency_is_used() -> None:
     names = {"faiss-cpu": "faiss", "open_clip_torch": "open_clip", "pillow": "PIL"}
     declared = {dependency.split(">")[0] for dependency in project["dependencies"]}
     used = {name.split(".")[0] for module in MODULES for name, _ in imports(parse(module))} & HOMES.keys()
-    assert {names.get(name, name) for name in declared} == used - {"triton"}  # comes with torch, where it can
+    assert {names.get(name, name) for name in declared} == used - SERVE - COMFORT - {
+        "triton"
+    }  # comes with torch, where it can
 
 
 @pytest.mark.parametrize("module", ["__init__", *MODULES])

@@ -170,3 +170,77 @@ def test_report_in_a_line() -> None:
     report = Report(added=1200, unchanged=3, skipped=(Skipped("a", "b"),))
     assert present.to_text(report) == "1,200 added, 3 unchanged, 1 skipped"
     assert present.to_text(Report()) == "nothing to do"
+
+
+# -- read again
+
+
+@pytest.mark.parametrize(
+    "hit",
+    [
+        HIT,
+        BOTH,
+        replace(BOTH, confidence=0.25, matches=True),
+        replace(HIT, confidence=0.0, matches=False),
+        replace(HIT, confidence=1.0),
+        replace(HIT, regions=(), phrases=(replace(PUPPY, regions=()),)),
+        replace(HIT, rank=2**40, image=2**62, width=10**6, height=1, score=-1.0, logit=-1e9),
+        replace(HIT, path="/a\n\u2028写真 🐶\x1b\udc80.jpg", phrases=(replace(PUPPY, text='"\\ \x00'),)),
+    ],
+)
+def test_what_json_says_is_read_again(hit: Hit) -> None:
+    """All but heat, to six digits; also as it came over the wire."""
+    for found in (present.to_dict(hit), json.loads(json.dumps(present.to_dict(hit))), json.loads(present.to_json(hit))):
+        again = present.from_dict(found)
+        assert present.to_dict(again) == present.to_dict(hit)
+        assert (again.path, again.rank, again.image) == (hit.path, hit.rank, hit.image)
+        assert (again.width, again.height, again.matches) == (hit.width, hit.height, hit.matches)
+        assert (again.score, again.logit) == (pytest.approx(hit.score, abs=1e-6), pytest.approx(hit.logit, abs=1e-6))
+        assert (again.confidence is None) == (hit.confidence is None)
+        assert [region.box for region in again.regions] == [region.box for region in hit.regions]
+        assert [phrase.text for phrase in again.phrases] == [phrase.text for phrase in hit.phrases]
+        assert again.weakest.text == hit.weakest.text
+        assert render([again]) == render([hit])
+        assert render([again], logits=True) == render([hit], logits=True)
+
+
+@pytest.mark.parametrize("name", list(present.to_dict(HIT)))
+def test_a_hit_that_lacks_something_is_refused(name: str) -> None:
+    """But for the weakest phrase, which the phrases tell."""
+    found = {key: value for key, value in present.to_dict(HIT).items() if key != name}
+    if name == "weakest":
+        assert present.from_dict(found).path == HIT.path
+    else:
+        with pytest.raises(KeyError):
+            present.from_dict(found)
+
+
+REFUSED = (KeyError, TypeError, ValueError)
+WRONG = [None, "x", [], {}, [1], ["x"], [None], float("inf"), float("nan"), "1e999", [[]], {"box": 1}]
+
+
+@pytest.mark.parametrize("name", [key for key in present.to_dict(HIT) if key not in ("path", "matches", "weakest")])
+def test_a_hit_with_something_else_is_refused_or_read(name: str) -> None:
+    """Only by these: what another program sends is no bug of ours."""
+    for wrong in WRONG:
+        try:
+            present.from_dict(present.to_dict(BOTH) | {name: wrong})
+        except REFUSED:
+            continue
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [
+        *(5, None, "box", [5], [None], ["box"], [{}], [{"box": [1, 2, 3, 4]}], [{"score": 0.5}], {"box": [1, 2, 3, 4]}),
+        *([{"box": box, "score": 0.5}] for box in (None, 5, "abcd", [], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, None])),
+        *([{"box": [1, 2, 3, 4], "score": score}] for score in (None, "high", [], {})),
+        [{"box": [1, 2, 3, float("inf")], "score": 0.5}],
+        [{"box": [1, 2, 3, float("nan")], "score": 0.5}],
+    ],
+)
+def test_regions_that_are_none_are_refused(regions: object) -> None:
+    with pytest.raises(REFUSED):
+        present.from_dict(present.to_dict(HIT) | {"regions": regions})
+    with pytest.raises(REFUSED):
+        present.from_dict(present.to_dict(HIT) | {"phrases": [{"text": "a", "score": 1, "regions": regions}]})

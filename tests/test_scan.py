@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numba  # noqa: F401 - the compiled loops are used where it is loaded
 import numpy as np
 import pytest
 
@@ -107,3 +111,57 @@ def test_nothing_in_it() -> None:
     found = opened(falling(0, 70), np.zeros(0, np.int64)).search(np.ones(70, np.float32), 5)
     assert len(found.views) == len(found.scores) == 0
     assert len(opened(falling(9, 70), np.arange(9)).search(np.ones(70, np.float32), 0).views) == 0
+
+
+# -- without numba
+
+
+@pytest.mark.parametrize("width", [1, 64, 65, 200])
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+@pytest.mark.parametrize("some", ["all in a row", "some", "the same often", "none"])
+def test_products_are_alike_without_numba(width: int, size: int, some: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows that are wider than the codes, wherever the codes begin in them."""
+    rng = np.random.default_rng(width)
+    start = 0 if some == "all in a row" else START
+    rows = rng.integers(-127, 128, (500, start + width + (3 if start else 0))).astype(np.int8)
+    places = {
+        "all in a row": None,
+        "some": rng.permutation(500)[:333].astype(np.int64),
+        "the same often": rng.integers(0, 5, 777),
+        "none": np.zeros(0, np.int64),
+    }[some]
+    features = rng.normal(size=width).astype(np.float32)
+    found = [np.full(500 if places is None else len(places), np.nan, np.float32) for _ in range(2)]
+    assert "numba" in sys.modules
+    scan._multiply(rows, places, start, features, found[0], size)
+    monkeypatch.delitem(sys.modules, "numba")
+    scan._multiply(rows, places, start, features, found[1], size)
+    chosen = rows if places is None else rows[places]
+    exact = chosen[:, start : start + width].astype(float) @ features.astype(float)
+    for scores in found:
+        np.testing.assert_allclose(scores, exact, rtol=0, atol=1e-6 * 127 * max(1, np.abs(features).sum()))
+
+
+@pytest.mark.parametrize("at_least", [400, 16384])
+def test_the_same_views_are_found_without_numba(at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_AT_LEAST", at_least)
+    codes, ids = falling(9000, 200), np.arange(3, 27_003, 3)
+    near, several = opened(codes, ids), np.random.default_rng(7).normal(size=(5, 200)).astype(np.float32)
+    among = ids[::2]
+    compiled = [near.search(features, 30, some) for features in several for some in (None, among)]
+    monkeypatch.delitem(sys.modules, "numba")
+    plain = [near.search(features, 30, some) for features in several for some in (None, among)]
+    for one, other in zip(compiled, plain, strict=True):
+        np.testing.assert_array_equal(one.views, other.views)
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+
+
+def test_a_scan_does_not_load_numba() -> None:
+    code = (
+        "import sys; import numpy as np; from flairsearch.scan import CodeScan, heads_of\n"
+        "codes = np.random.default_rng(0).integers(-9, 9, (70_000, 80)).astype(np.int8); ids = np.arange(70_000)\n"
+        "found = CodeScan(ids, heads_of(codes), ids, codes, 0).search(np.ones(80, np.float32), 10)\n"
+        "assert found.scores[0] == codes.sum(1).max(); assert 'numba' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

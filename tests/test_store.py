@@ -13,7 +13,7 @@ from flairsearch.errors import StoreError
 from flairsearch.reader import Reader, verify
 from flairsearch.records import Encoded, Frame, ImageFile
 from flairsearch.settings import IndexSettings
-from flairsearch.store import MERGE, Writer, create_index, index_bytes, replace_index
+from flairsearch.store import MERGE, Writer, create_index, replace_index
 
 SETTINGS = fake_settings()
 FRAME = Frame(10, 10, 0.0, 0.0, 10.0, 10.0)
@@ -143,10 +143,15 @@ def test_replace_index_leaves_only_the_new_one(tmp_path):
     catalog.close()
 
 
-def test_index_bytes_counts_every_file(index):
+def test_sizes_count_every_file_once(index, catalog):
     filled(index, range(10))
-    expected = sum(os.stat(Path(at, name)).st_size for at, _, names in os.walk(index) for name in names)
-    assert index_bytes(index) == expected > 10 * (2 * PATCHES * DIM + 4 * PATCHES + 2 * DIM)
+    sizes = catalog.census.sizes()
+    every = [Path(at, name) for at, _, names in os.walk(index) for name in names]
+    assert sum(sizes.values()) == sum(path.stat().st_size for path in every)
+    assert sizes["tokens"] == sum(path.stat().st_size for path in every if path.suffix == ".tokens")
+    assert sizes["tokens"] == 10 * (2 * PATCHES * DIM + 4 * PATCHES)
+    assert sizes["pooled_vectors"] == 10 * 2 * DIM
+    assert sizes["catalogue"] == sum(path.stat().st_size for path in every if path.name.startswith("catalog.sqlite"))
 
 
 # -- many small commits become few segments

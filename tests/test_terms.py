@@ -225,3 +225,20 @@ def test_weights(weight: float) -> None:
 def test_no_weights(weight: float) -> None:
     message = f"the picture's weight is {weight} - give a number above 0; a text weighs 1"
     assert refusal(Example.of, "dog.jpg", None, weight) == message
+
+
+# -- pictures as bytes
+
+
+def test_a_picture_as_bytes() -> None:
+    """It has a name, and its bytes in no repr: they are large."""
+    example = Example.of(b"\x89PNG", "1,2,3,4", 0.5)
+    assert example == Example("picture", (1, 2, 3, 4), 0.5, b"\x89PNG")
+    assert "PNG" not in repr(example)
+    assert example != Example.of(b"other", "1,2,3,4", 0.5)
+    assert hash(example) == hash(Example.of(b"\x89PNG", "1,2,3,4", 0.5))
+    assert Example.of(b"").data == b""
+    assert Example.of("picture").data is None
+    assert Terms.of(picture=example) == Terms(pictures=(example,))
+    for make in (lambda: Example.of(b"x", "1,2,3"), lambda: Example.of(b"x", weight=0)):
+        assert refusal(make)

@@ -229,6 +229,13 @@ def test_heads_that_do_not_divide_the_width(heads: str, number: int, tmp_path: P
         TextEncoder(path).encode_texts(["a dog"])
 
 
+def test_a_vocabulary_smaller_than_the_tokenizers(tmp_path: Path) -> None:
+    """A table of fewer rows than there are ids, and a configuration that says so."""
+    path = save_flair(random_flair(replace(SMALL, vocab_size=1000)), tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError):
+        TextEncoder(path).encode_texts(["a dog"])
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="check the path"):
         TextEncoder(tmp_path / "nothing.safetensors")

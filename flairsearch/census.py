@@ -1,0 +1,90 @@
+"""What a person asks of an index: photos of each folder, what its bytes are for, what the last run did and left out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from flairsearch.records import Run, Skipped
+from flairsearch.schema import images, roots, skipped
+
+PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")  # of an index's bytes
+_LAST_RUN = "last-run.json"
+
+
+class Census:
+    """One index, by its folder and its catalogue."""
+
+    def __init__(self, folder: Path, engine: sa.Engine) -> None:
+        self._folder, self._engine = folder, engine
+
+    def photos(self) -> dict[str, int]:
+        """Absolute path of each root -> how many images it has."""
+        count = sa.select(sa.func.count()).where(images.c.root == roots.c.id).scalar_subquery()
+        with self._engine.connect() as connection:
+            return {path: number for path, number in connection.execute(sa.select(roots.c.path, count))}  # noqa: C416
+
+    def skipped(self) -> list[Skipped]:
+        """What the last run left out."""
+        with self._engine.connect() as connection:
+            return [Skipped(*row) for row in connection.execute(sa.select(skipped.c.path, skipped.c.reason))]
+
+    def replace_skipped(self, found: Sequence[Skipped]) -> None:
+        """Remember what a run left out."""
+        with self._engine.begin() as connection:
+            connection.execute(skipped.delete())
+            if found:
+                connection.execute(skipped.insert(), [{"path": s.path, "reason": s.reason} for s in found])
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk of each of PARTS."""
+        sizes = dict.fromkeys(PARTS, 0)
+        for path, size in _files(os.fspath(self._folder)):
+            sizes[_part_of(os.path.relpath(path, self._folder))] += size
+        return sizes
+
+    def last_run(self) -> Run | None:
+        """None where no run was written down, or it cannot be read."""
+        try:
+            found = json.loads((self._folder / _LAST_RUN).read_text(encoding="utf-8"))
+            run = Run(**found)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+        return run if all(isinstance(value, int | float) for value in found.values()) else None
+
+    def save_run(self, run: Run) -> None:
+        """For the one writer of the index. A full disk costs no more than this note."""
+        part = self._folder / f"{_LAST_RUN}.part"
+        with suppress(OSError):
+            with part.open("w", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(run)) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(self._folder / _LAST_RUN)
+
+
+def _files(folder: str) -> Iterator[tuple[str, int]]:
+    """Path and size of every file below."""
+    with suppress(OSError), os.scandir(folder) as scan:  # a writer may remove it meanwhile
+        for entry in scan:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
+                continue
+            with suppress(OSError):
+                yield entry.path, entry.stat().st_size
+
+
+def _part_of(path: str) -> str:
+    """What a file of an index, relative to it, is for."""
+    top, _, rest = path.replace(os.sep, "/").partition("/")
+    if top == "segments":
+        return "pooled_vectors" if rest.endswith(".pooled") else "tokens"
+    if top.startswith("catalog.sqlite"):
+        return "catalogue"
+    return {"fitted": "fitted_vectors", "prefilter": "caches"}.get(top, "other")

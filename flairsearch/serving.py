@@ -1,0 +1,146 @@
+"""A server's life: its socket, uvicorn around the app, and the record by which the command line finds it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from flairsearch.errors import UsageError
+from flairsearch.guard import HEADERS, App, is_wildcard
+from flairsearch.settings import SERVER_RECORD
+
+BACKLOG = 256  # connections that nobody has taken yet
+GRACE = 5  # seconds for answers under way when it stops
+MOST_HEAD = 32_000  # bytes of a request's first line and headers
+HEAD_SECONDS = 30.0  # for them to arrive
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a running server is reached."""
+
+    port: int
+    host: str  # an address, or name, that reaches it from this machine
+    pid: int
+    server: str  # as /health says it
+    token: str | None
+
+    def save(self, folder: Path) -> None:
+        """Readable by its user alone. An index on read-only media has none."""
+        part = folder / f"{SERVER_RECORD}.{secrets.token_hex(8)}.part"
+        with suppress(OSError):
+            try:
+                number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(number, "w", encoding="utf-8") as stream:
+                    stream.write(json.dumps({**asdict(self), "index": os.path.realpath(folder)}) + "\n")
+                part.replace(folder / SERVER_RECORD)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def remove(self, folder: Path) -> None:
+        """Unless another server has put its own there."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if json.loads((folder / SERVER_RECORD).read_text(encoding="utf-8"))["server"] == self.server:
+                (folder / SERVER_RECORD).unlink()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound. Raises UsageError when the port is taken or the address is none of this machine."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{host}:{port} cannot be listened on ({reason}) - give another --port or --host") from None
+
+
+def reached_at(host: str) -> str:
+    """The address that reaches a server bound to `host` from this machine."""
+    if not is_wildcard(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
+
+
+def url_of(host: str, port: int) -> str:
+    """For people and browsers."""
+    name = reached_at(host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn around the app. `run(sockets=[...])` serves until a signal comes; it raises KeyboardInterrupt then."""
+
+    def __init__(self, app: App, ready: Callable[[], None]) -> None:
+        """ready: called once, when it answers."""
+        config = uvicorn.Config(
+            app,
+            http=_Patient,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="error",  # what others send is no news
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=GRACE,
+            h11_max_incomplete_event_size=MOST_HEAD,
+        )
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+class _Patient(H11Protocol):
+    """A connection that is closed when the head of a request is not there in time: half ones are not kept."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._no_deadline()
+        elif self._deadline is None:  # the start of another request
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets an error in the form of all others."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = json.dumps({"error": "this is no HTTP request - see RFC 9112"}).encode()
+            head = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *HEADERS)
+            lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in head), b"connection: close", b"", body]
+            self.transport.write(b"\r\n".join(lines))
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._no_deadline()
+        super().connection_lost(exc)
+
+    def _no_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()

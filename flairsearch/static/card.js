@@ -1,0 +1,97 @@
+// One hit in the gallery: photo, boxes, how sure; its heat while the pointer or the focus is on it.
+
+import { getRegions, thumbnailUrl } from "./api.js";
+import { fileName, make, percent } from "./dom.js";
+import { colourOf, drawBoxes, drawHeat } from "./regions.js";
+
+const PATIENCE = 140; // ms on a card before its heat is asked for
+
+/** place: {index, width, height} of the photo's room on the page, px; ask: () -> the query it answers. */
+export function makeCard(hit, place, ask) {
+  const missed = hit.matches === false;
+  const frame = make("span", { class: "frame" });
+  const scale = Math.min(place.width / hit.width_px, place.height / hit.height_px);
+  frame.style.width = `${hit.width_px * scale}px`;
+  frame.style.height = `${hit.height_px * scale}px`;
+  const wanted = Math.max(hit.width_px, hit.height_px) * scale * Math.min(devicePixelRatio, 2);
+  const photo = make("img", { alt: "", decoding: "async", draggable: "false" });
+  photo.addEventListener("load", () => photo.classList.add("there"));
+  photo.addEventListener("error", () => frame.classList.add("gone"));
+  photo.src = thumbnailUrl(hit.id, wanted > 300 ? 512 : 256);
+  frame.append(photo, make("canvas", { class: "heat" }), drawBoxes(hit));
+
+  const room = make("span", { class: "room" }, frame);
+  room.style.height = `${place.height}px`;
+  const button = make("button", {
+    class: missed ? "card missed" : "card", type: "button", title: hit.path,
+    "aria-label": describe(hit), data: { index: place.index, id: hit.id },
+  }, room, caption(hit, ask().texts.length));
+  button.style.width = `${place.width}px`;
+  warmUp(button, frame, hit, ask);
+  return make("div", { role: "listitem", "aria-posinset": place.index + 1, "aria-setsize": "-1" }, button);
+}
+
+/** texts: how many of the phrases are texts; the one after them is the picture. */
+function caption(hit, texts) {
+  const first = make("span", { class: "figures" });
+  if (hit.matches === false) first.append(make("span", { class: "badge", text: "by chance?" }),
+    make("span", { class: "level", text: hit.confidence === null ? "" : percent(hit.confidence) }));
+  else if (hit.confidence !== null) {
+    const level = make("i");
+    level.style.width = `${100 * hit.confidence}%`;
+    first.append(make("span", { class: "meter", "aria-hidden": "true" }, level), make("span", { text: `sure ${percent(hit.confidence)}` }));
+  }
+  first.append(make("span", { class: "score", text: hit.score.toFixed(3) }));
+  const second = make("span", { class: "name" });
+  if (hit.weakest !== null) {
+    const scores = hit.phrases.map((phrase) => phrase.score), weakest = scores.indexOf(Math.min(...scores));
+    const dot = make("i", { class: "dot" });
+    dot.style.background = colourOf(weakest);
+    second.append(dot, make("small", { text: "weakest: " }),
+      `${weakest < texts ? hit.weakest : "the picture"} ${scores[weakest].toFixed(2)}`);
+  } else second.append(fileName(hit.path));
+  if (hit.matches !== false && hit.confidence === null) { // one line will do
+    first.prepend(second);
+    return make("span", { class: "caption" }, first);
+  }
+  return make("span", { class: "caption" }, first, second);
+}
+
+function describe(hit) {
+  const parts = [`${hit.rank}: ${fileName(hit.path)}`, `score ${hit.score.toFixed(2)}`];
+  if (hit.confidence !== null) parts.push(`sure ${percent(hit.confidence)}`);
+  if (hit.matches === false) parts.push("may be there by chance");
+  if (hit.weakest !== null) parts.push(`weakest: ${hit.weakest}`);
+  return parts.join(", ");
+}
+
+function warmUp(button, frame, hit, ask) {
+  let timer = 0, wanted = false;
+  const start = () => {
+    wanted = true;
+    clearTimeout(timer);
+    timer = setTimeout(async () => {
+      try {
+        const answer = await getRegions(ask(), hit.id);
+        if (!answer || !wanted) return;
+        if (!frame.dataset.heat) drawHeat(frame.querySelector("canvas"), answer, answer.phrases);
+        frame.dataset.heat = "drawn";
+        frame.classList.add("warm");
+      } catch { /* the gallery is complete without heat; the next search will say what is wrong */ }
+    }, PATIENCE);
+  };
+  const stop = () => {
+    if (button.matches(":hover") && button.isConnected && document.activeElement !== button) return;
+    wanted = false;
+    clearTimeout(timer);
+    frame.classList.remove("warm");
+  };
+  const end = () => {
+    wanted = button.matches(":focus-visible");
+    if (!wanted) stop();
+  };
+  button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && start());
+  button.addEventListener("pointerleave", end);
+  button.addEventListener("focus", () => button.matches(":focus-visible") && start());
+  button.addEventListener("blur", stop);
+}

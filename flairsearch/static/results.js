@@ -1,0 +1,62 @@
+// The photos that answer a query, page after page.
+
+import { search } from "./api.js";
+
+const MOST_KEPT = 8; // queries whose photos are still there when one goes back
+const BARREN = 3; // pages in a row with nothing to show, before somebody has to ask for more
+
+export class Results {
+  constructor(query) {
+    this.query = query;
+    this.hits = []; // those that are shown
+    this.hidden = 0; // there by chance, and not wanted
+    this.next = 0; // offset of the next page; null: that was all
+    this.barren = 0;
+    this.scroll = 0; // px, where the page was left
+    this.first = null; // the first page's answer
+    this.stop = new AbortController();
+    this.loading = false;
+  }
+
+  /** Pages without a photo to show came one after the other. */
+  get resting() {
+    return this.next !== null && this.barren >= BARREN;
+  }
+
+  /** The next page's photos to show; null where one is on its way, or there is none. */
+  async more() {
+    if (this.loading || this.next === null) return null;
+    this.loading = true;
+    try {
+      const answer = await search(this.query, this.next, this.stop.signal);
+      this.first ??= answer;
+      const known = new Set(this.hits.map((hit) => hit.id)); // the index may have changed between two pages
+      const fresh = answer.hits.filter((hit) => !known.has(hit.id));
+      const shown = this.query.hide && this.query.max_false_alarm ? fresh.filter((hit) => hit.matches !== false) : fresh;
+      this.hidden += fresh.length - shown.length;
+      this.barren = shown.length ? 0 : this.barren + 1;
+      this.hits.push(...shown);
+      this.next = answer.next;
+      return shown;
+    } finally {
+      this.loading = false;
+    }
+  }
+}
+
+/** Results of the latest queries by address, so that going back shows them at once and where they were left. */
+export class Kept {
+  constructor() {
+    this.all = new Map();
+  }
+
+  get(address) {
+    return this.all.get(address) ?? null;
+  }
+
+  set(address, results) {
+    this.all.delete(address);
+    this.all.set(address, results);
+    if (this.all.size > MOST_KEPT) this.all.delete(this.all.keys().next().value);
+  }
+}

@@ -1,0 +1,249 @@
+"""What travels over HTTP: parameters of requests with their limits, and the shapes of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from flairsearch import present
+from flairsearch.confidence import mark
+from flairsearch.errors import UsageError
+from flairsearch.records import Hit
+from flairsearch.scope import Scope
+from flairsearch.service import Found, How
+from flairsearch.terms import PLACES, Example, Terms, read_share
+
+MOST_TEXTS, MOST_LETTERS, MOST_HITS = 8, 1000, 200
+MOST_OFFSET = 1_000_000
+MOST_ID = 2**63 - 1
+
+_Text = Annotated[str, StringConstraints(max_length=MOST_LETTERS)]
+_Short = Annotated[str, StringConstraints(max_length=100)]
+
+
+class Texts(BaseModel):
+    """What is looked for."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=False)
+
+    q: list[_Text] = Field([], max_length=MOST_TEXTS, description="What to look for; several are phrases.")
+    image: int | None = Field(None, ge=1, le=MOST_ID, description="Id of an indexed image: look for what it shows.")
+    box: _Short | None = Field(None, description="The part of the picture that is meant: l,t,r,b in pixels, upright.")
+    image_weight: float | None = Field(
+        None, ge=0.001, le=1000, allow_inf_nan=False, description="The picture's weight, where a text weighs 1."
+    )
+
+    def example(self, picture: bytes | None, name: str) -> Example | None:
+        """The picture that is looked for. Raises UsageError when something is said of one that is not there."""
+        if picture is None:
+            if self.box is not None:
+                raise UsageError("a box without a picture - give the picture too: image=ID, or POST its file")
+            if self.image_weight is not None:
+                raise UsageError("image_weight without a picture - give the picture too: image=ID, or POST its file")
+            return None
+        example = Example.of(picture, self.box, 1.0 if self.image_weight is None else self.image_weight)
+        return Example(name, example.box, example.weight, picture)
+
+    def terms(self, example: Example | None) -> Terms:
+        """Raises UsageError when nothing is asked for."""
+        if not self.q and example is None:
+            raise UsageError("nothing to look for - give a text, q=..., or a picture: image=ID, or POST its file")
+        return Terms.of(self.q, picture=example)
+
+
+class Search(Texts):
+    """What is looked for, among which photos, and how many of them."""
+
+    without: list[_Text] = Field(
+        [], alias="not", max_length=MOST_TEXTS, description="What must not be where the match is."
+    )
+    at: list[_Short] = Field(
+        [],
+        max_length=8,
+        description="Where it has to be; several must all hold.",
+        json_schema_extra={"items": {"type": "string", "enum": list(PLACES)}},
+    )
+    min_area: _Short = Field("0", description="How large it has to be, as a share of the photo: 5% or 0.05.")
+    k: int = Field(10, ge=1, le=MOST_HITS, description="How many hits at most.")
+    offset: int = Field(0, ge=0, le=MOST_OFFSET, description="How many of the best are left out: `next` of an answer.")
+    shortlist: _Short = Field("auto", description="Views ranked exactly: auto, all or a number.")
+    min_score: float | None = Field(None, allow_inf_nan=False, description="Hits that score less are left out.")
+    max_false_alarm: _Short | None = Field(
+        None, description="Mark hits (`matches`) by whether they may be there by chance more often than this: 1%."
+    )
+    under: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        None, description="Only photos below this folder, an absolute path."
+    )
+    since: _Short | None = Field(None, description="Only photos from then on: 2024, 2024-05, 2024-05-17.")
+    until: _Short | None = Field(None, description="Only photos to then, with all of it.")
+    larger_than: _Short | None = Field(None, description="Only these: 2MB, or 1920x1080.")
+    ext: list[_Short] = Field([], max_length=50, description="Only these kinds of files: jpg, or jpg,png.")
+
+    def terms(self, example: Example | None) -> Terms:
+        super().terms(example)
+        return Terms.of(self.q, picture=example, without=self.without, at=self.at, min_area=self.min_area)
+
+    def how(self) -> How:
+        """Raises UsageError when a date, size, folder or kind has no sense."""
+        if self.under is not None and not self.under.startswith("/") and self.under[1:3] not in (":\\", ":/"):
+            raise UsageError(f"under={self.under[:100]!r} is no absolute path - give one of the folders in status")
+        scope = Scope.of(self.under, self.since, self.until, self.larger_than, self.ext)
+        return How(self.k, self.offset, self.shortlist, self.min_score, scope or None)
+
+    def allowed(self) -> float | None:
+        """The share of false alarms that is asked for. Raises UsageError when it is none."""
+        return None if self.max_false_alarm is None else read_share(self.max_false_alarm, "1%")
+
+
+class Size(BaseModel):
+    """How large a picture is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size: int | None = Field(
+        None, ge=16, le=4096, description="An upright JPEG of this long side at most, pixels; without: the original."
+    )
+
+
+class Side(BaseModel):
+    """How large a thumbnail is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size: int = Field(
+        256,
+        description="Long side at most, pixels.",
+        json_schema_extra={"enum": [256, 512]},
+    )
+
+
+# -- answers, for the description alone
+
+
+class Failure(BaseModel):
+    """Any error."""
+
+    error: str = Field(description="One line: what was found, and what to do.")
+
+
+class RegionOut(BaseModel):
+    """A place in a photo."""
+
+    box: tuple[int, int, int, int] = Field(description="left, top, right, bottom: pixels of the upright photo.")
+    score: float
+
+
+class PhraseOut(BaseModel):
+    """What one phrase of the query finds in a photo."""
+
+    text: str
+    score: float
+    regions: list[RegionOut]
+
+
+class HitOut(BaseModel):
+    """A photo that answers the query."""
+
+    rank: int
+    id: int
+    path: str
+    score: float
+    score_global: float
+    logit: float
+    width_px: int
+    height_px: int
+    regions: list[RegionOut]
+    phrases: list[PhraseOut]
+    weakest: str | None
+    confidence: float | None
+    matches: bool | None
+
+
+class AnswerOut(BaseModel):
+    """Hits, best first."""
+
+    hits: list[HitOut]
+    next: int | None = Field(description="The offset of the next page; null when there are no more.")
+    in_scope: int = Field(description="Views that were searched.")
+    ranked: int = Field(description="Of them, ranked exactly.")
+    unseen: list[str] = Field(description="Words that the model was never trained on.")
+    warnings: list[str]
+    seconds: float
+
+
+class HeatPhraseOut(PhraseOut):
+    """With where in the photo it is seen."""
+
+    heat: list[list[float]] = Field(description="G rows of G numbers.")
+    view: tuple[float, float, float, float] = Field(description="The part of the upright photo that the rows cover.")
+
+
+class HeatHitOut(HitOut):
+    """One photo, with heat."""
+
+    phrases: list[HeatPhraseOut]  # type: ignore[assignment]
+
+
+class FolderOut(BaseModel):
+    """A folder of photos."""
+
+    path: str
+    photos: int
+
+
+class StatusOut(BaseModel):
+    """What is served."""
+
+    version: str
+    index: str
+    photos: int
+    views: int
+    bytes: int
+    model: str
+    codec: str
+    views_policy: str
+    generation: int
+    folders: list[FolderOut]
+    skipped: int
+    device: str
+    default: dict[str, Any]
+
+
+class HealthOut(BaseModel):
+    """That it answers."""
+
+    status: str
+    server: str = Field(description="A random id of this process.")
+
+
+def answer_of(answer: Found, offset: int, allowed: float | None) -> dict[str, Any]:
+    """As AnswerOut describes it."""
+    return {
+        "hits": [present.to_dict(hit) for hit in mark(answer.hits, allowed)],
+        "next": offset + len(answer.hits) if answer.more else None,
+        "in_scope": answer.in_scope,
+        "ranked": answer.ranked,
+        "unseen": list(answer.unseen),
+        "warnings": list(answer.warnings),
+        "seconds": round(answer.seconds, 4),
+    }
+
+
+def heat_of(hit: Hit) -> dict[str, Any]:
+    """As HeatHitOut describes it."""
+    found = present.to_dict(hit)
+    for shown, phrase in zip(found["phrases"], hit.phrases, strict=True):
+        frame, heat = phrase.frame, [] if phrase.heat is None else phrase.heat.tolist()
+        shown["heat"] = [[round(value, 6) for value in row] for row in heat]
+        shown["view"] = [frame.left, frame.top, frame.right, frame.bottom]
+    return found
+
+
+def in_one_line(errors: Sequence[Any]) -> str:
+    """The first of a request's validation errors, for a person."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+    text = "no such parameter" if first["type"] == "extra_forbidden" else str(first["msg"])
+    return " ".join(f"{where[:100]}: {text[:200]} - see /api/v1/openapi.json".split())

@@ -1,0 +1,59 @@
+"""The description of the API against the running server: requests made from it find no error of the server."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
+from served import make_index, serving_index
+
+EXAMPLES = 60  # of each operation, as described; and as many that are not
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with serving_index(make_index(tmp_path_factory.mktemp("site"))) as site:
+        yield site
+
+
+@pytest.mark.slow
+def test_the_server_is_as_described(site):
+    schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis.errors import Unsatisfiable
+    from schemathesis import checks
+    from schemathesis.specs.openapi import checks as described
+
+    wanted = [
+        checks.not_a_server_error,
+        described.status_code_conformance,
+        described.content_type_conformance,
+        described.response_schema_conformance,
+    ]
+    schema = schemathesis.openapi.from_url(f"{site.url}/api/v1/openapi.json")
+    statuses = {}
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        for mode in schemathesis.GenerationMode:
+
+            @settings(
+                max_examples=EXAMPLES,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def ask(case):
+                answer = case.call(timeout=20)
+                statuses.setdefault(case.operation.path, set()).add(answer.status_code)
+                case.validate_response(answer, checks=wanted)
+
+            with suppress(Unsatisfiable):  # nothing can be wrong where there is no parameter
+                ask()
+    assert len(statuses) == len(schema.raw_schema["paths"]) == 7
+    assert {200, 400} <= statuses["/api/v1/search"]
+    assert all(status < 500 for several in statuses.values() for status in several)

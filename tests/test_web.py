@@ -1,0 +1,624 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
+pytest.importorskip("httpx", reason="needs httpx")
+import httpx
+from command import Run, settle
+from served import (
+    BITMAP,
+    EVIL,
+    GONE,
+    LINK,
+    PAGE,
+    PIPE,
+    TURNED,
+    make_index,
+    raw,
+    request,
+    serving_index,
+    spoil,
+    status_of,
+)
+
+from flairsearch.engine import Engine
+from flairsearch.guard import MOST_BODY
+from flairsearch.scope import Scope
+from flairsearch.terms import Example, Terms
+
+PHOTOS, VIEWS = 15, 13  # some are the same
+API = "/api/v1"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    index = make_index(tmp_path_factory.mktemp("site"))
+    spoil(index.parent / "photos")
+    return index
+
+
+@pytest.fixture(scope="module")
+def site(index):
+    with serving_index(index) as site:
+        yield site
+
+
+@pytest.fixture
+def client(site):
+    with httpx.Client(base_url=site.url, timeout=30) as client:
+        yield client
+
+
+def hits_of(answer):
+    assert answer.status_code == 200, answer.text
+    return answer.json()["hits"]
+
+
+def error_of(answer):
+    """The one line of an error, which says nothing of this machine."""
+    assert answer.headers["content-type"] == "application/json"
+    (text,) = answer.json().values()
+    check_line(text)
+    return text
+
+
+def check_line(text):
+    assert text
+    assert len(text) < 700
+    assert "\n" not in text
+    assert not re.search(r"Traceback|File \"|/tmp/|/root|/home|site-packages|\.py\b", text), text
+
+
+def png_bytes(colour="red", size=(96, 64)):
+    buffer = BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# -- search
+
+
+def test_a_search_is_that_of_the_engine(client, index):
+    found = client.get(f"{API}/search", params={"q": "a red square", "k": 4}).json()
+    with Engine.open(index, device="cpu") as engine:
+        expected = engine.search("a red square", 4)
+    assert [(hit["id"], hit["path"]) for hit in found["hits"]] == [(hit.image, hit.path) for hit in expected]
+    assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert [hit["regions"][0]["box"] for hit in found["hits"]] == [list(hit.regions[0].box) for hit in expected]
+    assert (found["in_scope"], found["ranked"], found["next"]) == (VIEWS, VIEWS, 4)
+    assert found["warnings"] == []
+    assert found["seconds"] > 0
+
+
+def test_pages_join_without_gap_or_repeat(client):
+    seen, offset = [], 0
+    while offset is not None:
+        found = client.get(f"{API}/search", params={"q": "blue", "k": 3, "offset": offset}).json()
+        assert [hit["rank"] for hit in found["hits"]] == list(range(offset + 1, offset + 1 + len(found["hits"])))
+        seen += [hit["id"] for hit in found["hits"]]
+        offset = found["next"]
+    assert seen == [hit["id"] for hit in hits_of(client.get(f"{API}/search", params={"q": "blue", "k": 200}))]
+    assert len(set(seen)) == len(seen) == PHOTOS
+    beyond = client.get(f"{API}/search", params={"q": "blue", "offset": 1_000_000}).json()
+    assert (beyond["hits"], beyond["next"]) == ([], None)
+
+
+def test_conditions_and_scope_are_those_of_the_engine(client, index):
+    given = {"q": ["red", "green"], "not": "cat", "at": "left", "min_area": "1%", "min_score": -0.5, "ext": "png,jpg"}
+    found = hits_of(client.get(f"{API}/search", params=given | {"larger_than": "80x60", "shortlist": "all"}))
+    with Engine.open(index, device="cpu") as engine:
+        terms = Terms.of(["red", "green"], without="cat", at="left", min_area="1%")
+        expected = engine.search(terms, 10, "all", -0.5, Scope.of(larger_than="80x60", ext="png,jpg"))
+    assert [hit["id"] for hit in found] == [hit.image for hit in expected]
+    assert [phrase["text"] for phrase in found[0]["phrases"]] == ["red", "green"]
+
+
+def test_an_indexed_picture_is_looked_for(client, site, index):
+    red = site.id_of("red.png")
+    found = hits_of(client.get(f"{API}/search", params={"image": red, "box": "40,20,90,60", "k": 3}))
+    with Engine.open(index, device="cpu") as engine:
+        expected = engine.search(Terms.of(picture=Example.of(site.photos / "red.png", "40,20,90,60")), 3)
+    assert [hit["id"] for hit in found] == [hit.image for hit in expected]
+    assert found[0]["phrases"][0]["text"] == "red.png"
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "image/png", "multipart/form-data", "text/html"])
+def test_a_posted_picture_is_looked_for(client, index, kind):
+    data = png_bytes("blue")
+    posted = client.post(f"{API}/search", params={"k": 3, "q": "blue"}, content=data, headers={"content-type": kind})
+    with Engine.open(index, device="cpu") as engine:
+        expected = engine.search(Terms.of("blue", picture=Example.of(data)), 3)
+    assert [hit["id"] for hit in hits_of(posted)] == [hit.image for hit in expected]
+
+
+def test_false_alarms_mark(client):
+    found = hits_of(client.get(f"{API}/search", params={"q": "red", "max_false_alarm": "50%"}))
+    assert {hit["matches"] for hit in found} <= {True, False, None}
+
+
+def test_two_at_once_are_answered_together(client, site):
+    entered, go = threading.Event(), threading.Event()
+    site.api.service.call(lambda _: (entered.set(), go.wait(20)))
+    assert entered.wait(20)
+    before = site.api.service.batches[2]
+    found = []
+    ask = [
+        threading.Thread(target=lambda q=q: found.append(httpx.get(f"{site.url}{API}/search?q={q}")))
+        for q in ("red", "blue")
+    ]
+    for thread in ask:
+        thread.start()
+    while site.api.service.waiting < 2:
+        time.sleep(0.01)
+    go.set()
+    for thread in ask:
+        thread.join()
+    assert [answer.status_code for answer in found] == [200, 200]
+    assert site.api.service.batches[2] == before + 1
+
+
+def test_when_too_many_wait_one_is_told_to_come_again_and_who_goes_leaves_the_queue(client, site):
+    entered, go = threading.Event(), threading.Event()
+    service = site.api.service
+    service.call(lambda _: (entered.set(), go.wait(30)))
+    assert entered.wait(20)
+    batches = dict(service.batches)
+    ask = f"GET {API}/search?q=red HTTP/1.1\r\nHost: {site.host}\r\n\r\n".encode()
+    waiting = [socket.create_connection((site.host, site.port)) for _ in range(64)]
+    for one in waiting:
+        one.sendall(ask)
+    while service.waiting < 64:
+        time.sleep(0.01)
+    refused = client.get(f"{API}/search?q=red")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert "ask again" in error_of(refused)
+    for one in waiting:
+        one.close()
+    deadline = time.monotonic() + 20
+    while not all(one.answer.cancelled() for one in service._queue) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    go.set()
+    assert hits_of(client.get(f"{API}/search?q=red&k=1"))
+    assert service.batches[1] == batches.get(1, 0) + 1
+    assert service.batches[64] == batches.get(64, 0)
+
+
+def test_regions_have_heat(client, site, index):
+    image = site.id_of("blue.png")
+    found = client.get(f"{API}/regions/{image}", params={"q": ["red", "blue"]}).json()
+    with Engine.open(index, device="cpu") as engine:
+        expected = engine.show(image, Terms.of(["red", "blue"]))
+    assert found["path"] == expected.path
+    for phrase, other in zip(found["phrases"], expected.phrases, strict=True):
+        np.testing.assert_allclose(phrase["heat"], other.heat, atol=1e-5)
+        assert phrase["view"] == [0, 0, 96, 64]
+
+
+def test_regions_of_a_posted_picture(client, site, index):
+    image, data = site.id_of("blue.png"), png_bytes("blue")
+    found = client.post(f"{API}/regions/{image}", params={"box": "10,10,50,50"}, content=data).json()
+    with Engine.open(index, device="cpu") as engine:
+        expected = engine.show(image, Terms.of(picture=Example.of(data, "10,10,50,50")))
+    np.testing.assert_allclose(found["phrases"][0]["heat"], expected.phrases[0].heat, atol=1e-5)
+    assert client.post(f"{API}/regions/999999", content=data).status_code == 404
+    assert client.post(f"{API}/regions/{image}", content=b"").status_code == 400
+
+
+# -- photos
+
+
+def test_originals_are_sent_as_they_are(client, site):
+    for name, kind in (("red.png", "image/png"), (TURNED, "image/jpeg"), (EVIL, "image/png")):
+        url = f"{API}/images/{site.id_of(name)}"
+        answer = client.get(url)
+        assert answer.content == (site.photos / name).read_bytes()
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["content-disposition"].startswith("inline; filename=")
+        assert answer.headers["cache-control"].startswith("private")
+        head = client.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers == answer.headers
+        again = client.get(url, headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+def test_what_browsers_do_not_show_is_sent_as_jpeg(client, site):
+    answer = client.get(f"{API}/images/{site.id_of(BITMAP)}")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(BytesIO(answer.content)).size == (80, 60)
+
+
+@pytest.mark.parametrize(("path", "size"), [("images/{}?size=48", (32, 48)), ("thumbnails/{}?size=256", (64, 96))])
+def test_smaller_ones_are_upright(client, site, path, size):
+    answer = client.get(f"{API}/{path.format(site.id_of(TURNED))}")
+    picture = Image.open(BytesIO(answer.content))
+    assert (picture.format, picture.size) == ("JPEG", size)
+    pixels = np.asarray(picture).astype(int)
+    assert pixels[size[1] // 4, size[0] // 2, 0] > 200  # red at the top
+    assert pixels[-size[1] // 4, size[0] // 2, 2] > 200
+    again = client.get(str(answer.url), headers={"if-none-match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.head(str(answer.url)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["images/{}", "images/{}?size=100", "thumbnails/{}", "search?image={}", "regions/{}?image={}"]
+)
+@pytest.mark.parametrize(("name", "statuses"), [(GONE, {410}), (PIPE, {410}), (PAGE, {422}), (LINK, {422})])
+def test_photos_that_are_none_any_more(client, site, path, name, statuses):
+    answer = client.get(f"{API}/{path.replace('{}', str(site.id_of(name)))}")
+    assert answer.status_code in statuses
+    error_of(answer)
+    assert b"root:" not in answer.content
+    assert b"<script>" not in answer.content
+
+
+def test_unknown_images(client):
+    for path in ("images/999999", "thumbnails/999999", "regions/999999?q=red", "search?image=999999"):
+        answer = client.get(f"{API}/{path}")
+        assert answer.status_code == 404
+        assert "999999" in error_of(answer)
+
+
+# -- the rest
+
+
+def test_status_health_and_metrics(client, site):
+    status = client.get(f"{API}/status").json()
+    assert (status["photos"], status["views"], status["index"]) == (PHOTOS, VIEWS, "index")
+    assert status["folders"] == [{"path": str(site.photos), "photos": PHOTOS}]
+    assert (status["model"], status["device"], status["skipped"]) == ("flair-tiny", "cpu", 0)
+    assert client.get(f"{API}/health").json() == {"status": "ok", "server": site.api.server}
+    client.get(f"{API}/search?q=red")
+    answer = client.get(f"{API}/metrics")
+    values = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert float(values["flairsearch_photos"]) == PHOTOS
+    assert float(values["flairsearch_queue"]) == 0
+    assert float(values["flairsearch_batch_size_count"]) >= 1
+    assert float(values["flairsearch_search_seconds_count"]) >= 1
+    assert float(values[f'flairsearch_requests_total{{route="{API}/search",status="200"}}']) >= 1
+
+
+def test_the_page_and_its_files(client, site):
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert client.get("/", headers={"if-none-match": page.headers["etag"]}).status_code == 304
+    for name, expected in site.api._pages.items():
+        answer = client.get(f"/static/{name}")
+        assert (answer.content, answer.headers["content-type"]) == (expected.data, expected.kind)
+    assert client.get("/static/nothing.js").status_code == 404
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+def test_the_description_names_every_parameter_and_answer(client):
+    found = client.get(f"{API}/openapi.json").json()
+    for path, operations in found["paths"].items():
+        assert path.startswith(API)
+        for operation in operations.values():
+            assert operation["summary"]
+            assert operation["description"]
+            assert all(parameter.get("description") for parameter in operation.get("parameters", []))
+            assert "HTTPValidationError" not in json.dumps(operation)
+    assert "HTTPValidationError" not in found["components"]["schemas"]
+
+
+def test_no_answer_says_who_made_the_server(client):
+    for path in ("/", f"{API}/health", f"{API}/search", "/nothing"):
+        headers = client.get(path).headers
+        assert not {"server", "date", "x-powered-by", "access-control-allow-origin"} & headers.keys()
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+WRONG = {
+    "q": ["", " ", "a" * 1001],
+    "k": ["0", "-1", "201", "x", "1e3", "", "9" * 5000],
+    "offset": ["-1", "x", "9" * 30],
+    "shortlist": ["none", "0", "-5", ""],
+    "min_score": ["x", "nan", "inf", ""],
+    "max_false_alarm": ["x", "101%", "nan"],
+    "min_area": ["x", "-1", "2", "nan"],
+    "at": ["up", ""],
+    "under": ["", "photos", "../..", "~", "~root", "/nowhere/at/all", "/etc", "/\0"],
+    "since": ["x", "", "2024-13", "99999"],
+    "until": ["x"],
+    "larger_than": ["x", "", "-1MB"],
+    "ext": ["", "../jpg", "a b"],
+    "image": ["0", "-1", "x", "9" * 30, "../1", "1.5"],
+    "box": ["0,0,1,1", "x"],
+    "image_weight": ["1"],
+    "unknown": ["1"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, several in WRONG.items() for value in several])
+def test_wrong_parameters_are_said_in_one_line(client, name, value):
+    given = {"q": "red"} | {name: value}
+    answer = client.get(f"{API}/search", params=given)
+    assert answer.status_code == 400, answer.text
+    assert "--" not in error_of(answer)
+
+
+def test_too_many_phrases_and_none(client):
+    assert client.get(f"{API}/search", params={"q": ["red"] * 8}).status_code == 200
+    assert client.get(f"{API}/search", params={"q": ["red"] * 9}).status_code == 400
+    assert client.get(f"{API}/search").status_code == 400
+    assert "200" in error_of(client.get(f"{API}/search", params={"q": "red", "k": 201}))
+
+
+def test_a_path_of_this_machine_is_no_part_of_an_error(client, site):
+    answer = client.get(f"{API}/search", params={"image": site.id_of("red.png"), "box": "0,0,5000,5000"})
+    assert answer.status_code == 400
+    assert "96 x 64" in error_of(answer)
+
+
+# -- hostile requests
+
+
+def bomb(width=60_000, height=60_000):
+    """A PNG that says it has so many pixels, and is small."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1_000_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def hostile(site):
+    """(what it is, statuses that are right, what comes back)."""
+
+    def get(what, path, *headers, right=(400, 404), method="GET", host=None):
+        return what, right, request(site, f"{method} {path}", *headers, host=host)
+
+    for way in (
+        "..",
+        "%2e%2e",
+        "..%2f..%2fetc%2fpasswd",
+        "....//etc/passwd",
+        "%00",
+        "1%00.jpg",
+        "1%0d%0aX:%20y",
+        "%ff",
+        "-1",
+    ):
+        for route in ("images", "thumbnails", "regions"):
+            yield get(f"traversal: {route}/{way}", f"{API}/{route}/{way}?q=red")
+        yield get(f"traversal: static/{way}", f"/static/{way}")
+    yield get("traversal: static/../../web.py", "/static/../../web.py")
+    yield get("traversal: /etc/passwd as path", "/etc/passwd")
+    yield get("absolute-form target of another host", "http://evil.example/", right=(200, 400, 404))
+    yield get("NUL in q", f"{API}/search?q=red%00blue", right=(200, 400))
+    yield get("no UTF-8 in q", f"{API}/search?q=%ff%fe", right=(200, 400))
+    yield get("lone surrogate in q", f"{API}/search?q=%ed%a0%80", right=(200, 400))
+    yield get("bytes that are no ASCII in the target", f"{API}/search?q=\udcff", right=(200, 400))
+    yield get("q of 1,000 emoji", f"{API}/search?q={'%F0%9F%98%80' * 1000}", right=(200,))
+    yield get("a long URL", f"{API}/search?q={'a' * 20_000}", right=(414,))
+    yield get("a huge URL", f"{API}/search?q={'a' * 200_000}", right=(400, 414))
+    yield get("huge headers", f"{API}/health", f"X-Long: {'a' * 200_000}", right=(400, 431))
+    yield get("10,000 headers", f"{API}/health", *[f"X-{n}: a" for n in range(10_000)], right=(400, 431))
+    yield get("two Hosts", f"{API}/health", "Host: evil.example", right=(400,))
+    yield get("Host of another site", f"{API}/search?q=red", host="evil.example", right=(400,))
+    yield get("Host rebound", f"{API}/search?q=red", host=f"127.0.0.1.nip.example:{site.port}", right=(400,))
+    yield "no Host, HTTP/1.0", (400,), raw(site, f"GET {API}/health HTTP/1.0\r\n\r\n".encode())
+    yield get("fetch by another site", f"{API}/search?q=red", "Sec-Fetch-Site: cross-site", right=(403,))
+    yield get("image tag of another site", f"{API}/images/1", "Sec-Fetch-Site: cross-site", right=(403,))
+    yield get("fetch by another port of this machine", f"{API}/status", "Sec-Fetch-Site: same-site", right=(403,))
+    yield get("Origin of another site", f"{API}/status", "Origin: http://evil.example", right=(403,))
+    yield get("preflight of another site", f"{API}/search", "Origin: null", method="OPTIONS", right=(403,))
+    for method in ("PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PROPFIND", "GET\tX"):
+        yield get(f"method {method!r}", f"{API}/search?q=red", method=method, right=(400, 405))
+    yield get("POST to a route that has none", f"{API}/status", "Content-Length: 0", method="POST", right=(405,))
+    yield from hostile_bodies(site)
+    yield "not HTTP", (400, 0), raw(site, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200))
+    yield "HTTP/2 preface", (400, 0), raw(site, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    yield "half a request", (400, 0), raw(site, b"GET /api/v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-", half=True)
+    yield get("upgrade to a websocket", f"{API}/health", "Upgrade: websocket", "Connection: upgrade", right=(200, 400))
+
+
+def hostile_bodies(site):
+    """Those of POST."""
+
+    def post(what, body, *headers, right=(400, 422), target=f"{API}/search?k=1", half=False):
+        said = any(header.startswith(("Content-Length", "Transfer")) for header in headers)
+        length = () if said else (f"Content-Length: {len(body)}",)
+        return what, right, request(site, f"POST {target}", *headers, *length, body=body, half=half)
+
+    png = png_bytes()
+    chunked = "Transfer-Encoding: chunked"
+    yield post("body: empty", b"")
+    yield post("body: JSON", b'{"q": ["red"', "Content-Type: application/json")
+    yield post(
+        "body: broken multipart",
+        b"--x\r\nContent-Disposition: form-data; name=",
+        "Content-Type: multipart/form-data; boundary=x",
+    )
+    yield post("body: HTML", b"<!doctype html><script>alert(1)</script>")
+    yield post("body: SVG", b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+    yield post("body: half a PNG", png[: len(png) // 2])
+    yield post("body: decompression bomb, 3,600 megapixels", bomb())
+    yield post("body: PNG of 170 megapixels, cut", bomb(17_000, 10_000))
+    yield post("body: no picture, box", b"x", target=f"{API}/search?box=0,0,1,1")
+    yield post("body: box outside", png, target=f"{API}/search?box=0,0,999,999")
+    yield post("body and image", png, target=f"{API}/search?image=1")
+    yield post("body: 33 MB", bytes(33_000_000), right=(413, 0))
+    yield post("body: 33 MB, chunked", b"1f78a40\r\n" + bytes(33_000_000) + b"\r\n0\r\n\r\n", chunked, right=(413, 0))
+    yield post("length: 10^30", b"x", f"Content-Length: {10**30}", right=(400, 413))
+    yield post("length: 1 TB promised", b"x", f"Content-Length: {10**12}", right=(413,))
+    yield post("length: negative", b"x", "Content-Length: -1", right=(400,))
+    yield post("length: no number", b"x", "Content-Length: x", right=(400,))
+    yield post("length: two that differ", b"xx", "Content-Length: 1", "Content-Length: 2", right=(400,))
+    yield post("length: more than comes", png, f"Content-Length: {len(png) + 9}", right=(400, 0), half=True)
+    yield post("length: less than comes", png, "Content-Length: 10", right=(400, 422))
+    yield post("length and chunks", png, "Content-Length: 3", chunked, right=(400,))
+    yield post("chunk of a wrong size", b"zz\r\nabc\r\n0\r\n\r\n", chunked, right=(400,))
+
+
+def test_hostile_requests_get_a_line_and_no_more(site, client):
+    rows = []
+    for what, right, answer in hostile(site):
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status = status_of(answer)
+        text = body.decode("utf-8", "replace")
+        if status >= 400:
+            length = int(re.search(rb"content-length: ([0-9]+)", head)[1])  # the first answer, where there are two
+            (text,) = json.loads(body[:length]).values()
+        rows.append((what, status or "connection closed", text[:110].replace("|", "\\|").replace("\n", " ")))
+        assert status in right, (what, answer[:500])
+        assert status < 500
+        assert b"root:" not in answer
+        if status >= 400:
+            check_line(text)
+        assert client.get(f"{API}/health").status_code == 200, what
+    lines = ["", "| request | status | answer |", "|---|---|---|", *("| {} | {} | {} |".format(*row) for row in rows)]
+    sys.stdout.write("\n".join(lines) + "\n")  # pytest -s shows it
+
+
+def test_the_server_still_answers_after_all_that(client):
+    assert len(hits_of(client.get(f"{API}/search?q=red"))) == 10
+
+
+def test_a_request_that_comes_slowly_keeps_nobody_waiting_and_ends(site, client, monkeypatch):
+    monkeypatch.setattr("flairsearch.serving.HEAD_SECONDS", 1.0)
+    slow = [socket.create_connection((site.host, site.port), timeout=20) for _ in range(100)]
+    for one in slow:
+        one.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
+    began = time.monotonic()
+    assert hits_of(client.get(f"{API}/search?q=red"))
+    assert time.monotonic() - began < 5
+    for one in slow:
+        assert one.recv(100) == b""
+        one.close()
+    assert time.monotonic() - began < 10
+
+
+def test_a_connection_that_stays_answers_again_and_again(site):
+    with httpx.Client(base_url=site.url) as client:
+        assert {client.get(f"{API}/health").status_code for _ in range(20)} == {200}
+
+
+def test_with_a_token_nothing_but_health_answers_without(index):
+    with serving_index(index, token="s3cret") as site, httpx.Client(base_url=site.url) as client:
+        for path in (
+            "/",
+            f"{API}/search?q=red",
+            f"{API}/images/1",
+            f"{API}/thumbnails/1",
+            f"{API}/status",
+            "/static/app.js",
+        ):
+            answer = client.get(path)
+            assert answer.status_code == 401
+            assert "s3cret" not in error_of(answer)
+        assert client.get(f"{API}/health").status_code == 200
+        assert client.get(f"{API}/status", headers={"authorization": "Bearer s3cret"}).status_code == 200
+        assert client.get(f"{API}/status", headers={"authorization": "Bearer s3creT"}).status_code == 401
+        visit = client.get("/?token=s3cret")
+        assert (visit.status_code, visit.headers["location"]) == (303, "/")
+        assert client.get(f"{API}/status").status_code == 200  # by the cookie
+
+
+def test_what_nobody_foresaw_is_one_line(site, client, monkeypatch, caplog):
+    monkeypatch.setattr(site.api.service, "_current", lambda: 1 // 0)
+    answer = client.get(f"{API}/search?q=red")
+    assert answer.status_code == 500
+    assert "log" in error_of(answer)
+    deadline = time.monotonic() + 10
+    while "ZeroDivisionError" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)  # it is written down after it was answered
+    assert "ZeroDivisionError" in caplog.text
+
+
+# -- the command
+
+
+def start(index, *arguments, **environment):
+    command = [sys.executable, "-m", "flairsearch.cli", "serve", "--index", str(index), "--device", "cpu", *arguments]
+    env = {**os.environ, "FLAIRSEARCH_CACHE": str(index.parent / "cache"), **environment}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    assert process.stderr
+    return process, process.stderr.readline().strip()
+
+
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
+def test_a_server_is_found_by_its_record_and_leaves_nothing(index, tmp_path, sign):
+    import signal
+
+    own = shutil.copytree(index, tmp_path / "index")
+    process, url = start(own, "--port", "0", FLAIRSEARCH_TOKEN="s3cret")
+    try:
+        found = re.fullmatch(r"(http://127\.0\.0\.1:([0-9]+))/\?token=s3cret", url)
+        assert found
+        record = json.loads((own / "server.json").read_text())
+        assert stat.S_IMODE((own / "server.json").stat().st_mode) == 0o600
+        assert (record["port"], record["host"]) == (int(found[2]), "127.0.0.1")
+        assert (record["pid"], record["token"]) == (process.pid, "s3cret")
+        assert httpx.get(f"{found[1]}{API}/health").json()["server"] == record["server"]
+        taken, line = start(own, "--port", found[2])
+        assert taken.wait(60) == 2
+        assert line.startswith(f"flairsearch: 127.0.0.1:{found[2]} cannot be listened on")
+        assert taken.stderr.read() == ""
+    finally:
+        process.send_signal(getattr(signal, sign))
+    assert process.wait(60) in (0, 130)
+    assert process.stderr.read() == "flairsearch: the server has stopped\n"
+    assert not (own / "server.json").exists()
+
+
+def test_a_record_of_another_server_stays(index, tmp_path):
+    from flairsearch.serving import Record
+
+    mine, other = Record(1, "127.0.0.1", 1, "mine", None), Record(2, "127.0.0.1", 2, "other", None)
+    mine.save(tmp_path)
+    other.save(tmp_path)
+    mine.remove(tmp_path)
+    assert json.loads((tmp_path / "server.json").read_text())["server"] == "other"
+    other.remove(tmp_path)
+    other.remove(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    mine.save(tmp_path / "nowhere")
+
+
+def test_wrong_options_are_one_line(index, run: Run, monkeypatch):
+    settle(index.parent, monkeypatch)
+    for host in ("0.0.0.0", "192.168.1.2", "::", "photos.example"):
+        done = run("serve", "--index", index, "--host", host)
+        assert done.code == 2
+        assert "--token" in done.message
+    for token in ("", "a b\n", "é"):
+        assert run("serve", "--index", index, "--token", token).code == 2
+    assert run("serve", "--index", index, "--host", "no.such.host.invalid", "--token", "x").code == 2
+    missing = run("serve", "--index", index.parent / "nothing", "--port", 0)
+    assert missing.code == 1
+    assert "no index" in missing.message
+
+
+def test_without_the_extra_it_says_what_to_install(index, run: Run, monkeypatch):
+    settle(index.parent, monkeypatch)
+    monkeypatch.delitem(sys.modules, "flairsearch.web", raising=False)
+    monkeypatch.delattr("flairsearch.web", raising=False)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    done = run("serve", "--index", index, "--port", 0)
+    assert (done.code, 'pip install "flairsearch[serve]"' in done.message) == (2, True)
+
+
+def test_the_limit_of_a_body_is_that_of_the_contract():
+    assert MOST_BODY == 32_000_000
