@@ -11,6 +11,7 @@ from typing import Any
 
 from flairsearch.errors import WeightsError
 
+VOCABULARY = 49408  # token ids of CLIP's tokenizer
 LARGEST = 1 << 16  # size in a configuration, and token ids
 _MOST_LAYERS = 1000  # they are counted before any tensor is looked at
 STEM = 32  # of a convolutional tower: channels after the first convolution
@@ -30,6 +31,8 @@ def check_config(config: object) -> dict[str, Any]:
         most = _MOST_LAYERS if name.endswith("_layers") else LARGEST
         if name != "conv_stages" and (type(size) is not int or not least <= size < most):
             raise ValueError(f"{name} out of range")
+    if config.get("vocab_size", VOCABULARY) < VOCABULARY:
+        raise ValueError(f"vocab_size below {VOCABULARY}, the token ids of CLIP's texts")
     for width, heads in (("text_width", "text_heads"), ("embed_dim", "pool_heads"), ("vision_width", "vision_heads")):
         if config.get(heads) and config[width] % config[heads]:
             raise ValueError(f"{heads} must divide {width}")
@@ -61,7 +64,7 @@ def _tensors(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     dim, vision, text = c["embed_dim"], c["vision_width"], c["text_width"]
     shapes: dict[str, tuple[int, ...]] = {
         "positional_embedding": (c.get("context_length", 77), text),
-        "token_embedding.weight": (c.get("vocab_size", 49408), text),
+        "token_embedding.weight": (c.get("vocab_size", VOCABULARY), text),
         "logit_scale": (),
         "logit_bias": (),
         "text_post.proj": (text, dim),

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from flairsearch.decode import read_part
 from flairsearch.errors import PictureError
 from flairsearch.records import Asked, Picture, Query
 from flairsearch.terms import Example, Terms
@@ -40,6 +39,8 @@ def _fold(terms: Terms, folded: Iterator[Query], look: Look, size: int) -> Asked
 
 
 def _read(example: Example, size: int) -> Picture:
+    from flairsearch.decode import read_part  # texts alone need no library of pictures
+
     try:
         if example.data is not None:
             return read_part(example.data, example.box, size)

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
-
 from flairsearch.records import Frame, Hit, Phrase, Region, Report, Run, Skipped, Status
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # JSON and paths need no rich
     from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # no plain letters:
 # ends of lines, orders to a terminal, turns of the writing, halves of what is no UTF-8
@@ -58,7 +57,10 @@ def to_dict(hit: Hit) -> dict[str, Any]:
 
 
 def from_dict(found: Mapping[str, Any]) -> Hit:
-    """The hit that `to_dict` gave, but for heat, and to as many digits. Raises KeyError, TypeError or ValueError."""
+    """The hit that `to_dict` gave, but for heat, and to as many digits.
+
+    Raises KeyError, TypeError, ValueError or OverflowError when it is none.
+    """
     width, height = int(found["width_px"]), int(found["height_px"])
     whole = Frame(width, height, 0, 0, width, height)
     return Hit(
@@ -98,6 +100,8 @@ def to_table(hits: Sequence[Hit], logits: bool = False, pictures: Sequence[Rende
     Where anybody asked, how sure a hit is; one that does not match is dim, with a question mark. `pictures`: one of
     each hit, in a column of their own.
     """
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     sure = any(hit.confidence is not None or hit.matches is False for hit in hits)
     names = (
@@ -143,6 +147,8 @@ def _sure(hit: Hit) -> str:
 
 def _as_it_is(text: str) -> Text:
     """What a file or a phrase is called: [brackets] are no markup, and control characters do not reach the terminal."""
+    from rich.text import Text
+
     return Text(_escape(text))
 
 

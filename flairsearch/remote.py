@@ -10,22 +10,24 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 
 from flairsearch.errors import PictureError
 from flairsearch.present import from_dict
 from flairsearch.question import Question
-from flairsearch.records import Answer
+from flairsearch.records import Answer, Hit
 from flairsearch.settings import SERVER_RECORD
-from flairsearch.terms import Example
+from flairsearch.terms import Example, Terms
 
 _MOST = 200  # hits that one request gives
 _PATIENCE = 300.0  # seconds for an answer,
 _KNOCK = 1.0  # and for whether anybody is there
 _LARGEST_RECORD = 10_000  # bytes
+_LARGEST = 64 << 20  # bytes of an answer
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where who listens everywhere is met
 
 
@@ -43,26 +45,20 @@ class Server:
 
     @staticmethod
     def find(folder: Path) -> Server | None:
-        """The one that runs for the index in this folder; None when none does."""
-        try:
-            with (folder / SERVER_RECORD).open("rb") as stream:
-                record = json.loads(stream.read(_LARGEST_RECORD))
-            host, port, name, token = (record.get(key) for key in ("host", "port", "server", "token"))
-            if not (isinstance(host, str) and type(port) is int and 0 < port < 65536 and isinstance(name, str)):
-                return None
-            if record.get("index") != os.path.realpath(folder):  # a copy of an index that is served
-                return None
-            found = Server(_ANY.get(host, host), port, token if isinstance(token, str) else None)
-            health = found._request("GET", "/api/v1/health", patience=_KNOCK)
-        except (OSError, ValueError, AttributeError, RecursionError, _Unanswered):
-            return None
-        return found if health.get("server") == name else None  # or the port is another's by now
+        """The one that runs for the index in this folder; None when none does, or it does not say so at once."""
+        found: list[Server | None] = []
+        knock = Thread(target=lambda: found.append(_find(folder)), daemon=True)  # who drips bytes is never late
+        knock.start()
+        knock.join(_KNOCK)
+        return found[0] if found else None
 
     def search(self, question: Question) -> Answer | None:
         """The answer; None when there is none after all: what a server refuses is asked, and explained, here.
 
         Raises PictureError when the query's picture cannot be read.
         """
+        if question.k < 1:
+            return None
         picture = _read(question.terms.pictures)
         answer = Answer()
         while len(answer.hits) < question.k:
@@ -70,7 +66,7 @@ class Server:
             target = f"/api/v1/search?{urlencode([*question.parameters(), *page])}"
             try:
                 found = self._request("GET" if picture is None else "POST", target, picture)
-                hits = [from_dict(one) for one in found["hits"]]
+                hits = [_named(from_dict(one), question.terms) for one in found["hits"]]
                 answer = Answer(
                     (*answer.hits, *hits),
                     int(found["in_scope"]),
@@ -96,12 +92,19 @@ class Server:
             with closing(http.client.HTTPConnection(self.host, self.port, timeout=patience)) as connection:
                 connection.request(method, target, body, headers)
                 response = connection.getresponse()
-                found = json.loads(response.read())
+                found = json.loads(response.read(_LARGEST))
         except http.client.HTTPException as error:
             raise _Unanswered from error
         if response.status != 200 or not isinstance(found, dict):
             raise _Unanswered
         return found
+
+
+def _named(hit: Hit, terms: Terms) -> Hit:
+    """With the name of the query's picture, which the server has not been told."""
+    names = [*terms.texts, *(os.path.basename(picture.path) for picture in terms.pictures)]
+    phrases = tuple(replace(phrase, text=name) for phrase, name in zip(hit.phrases, names, strict=True))
+    return replace(hit, phrases=phrases)
 
 
 def _read(pictures: Sequence[Example]) -> bytes | None:
@@ -116,3 +119,19 @@ def _read(pictures: Sequence[Example]) -> bytes | None:
         except PictureError as error:
             raise PictureError(f"{picture.path}: {error} - give a picture to look for: --image FILE") from None
     return None
+
+
+def _find(folder: Path) -> Server | None:
+    try:
+        with (folder / SERVER_RECORD).open("rb") as stream:
+            record = json.loads(stream.read(_LARGEST_RECORD))
+        host, port, name, token = (record.get(key) for key in ("host", "port", "server", "token"))
+        if not (isinstance(host, str) and type(port) is int and 0 < port < 65536 and isinstance(name, str)):
+            return None
+        if record.get("index") != os.path.realpath(folder):  # a copy of an index that is served
+            return None
+        found = Server(_ANY.get(host, host), port, token if isinstance(token, str) else None)
+        health = found._request("GET", "/api/v1/health", patience=_KNOCK)
+    except (OSError, ValueError, AttributeError, RecursionError, _Unanswered):
+        return None
+    return found if health.get("server") == name else None  # or the port is another's by now

@@ -27,7 +27,7 @@ _DATES = {
     "%Y-%m-%dT%H:%M:%S": timedelta(seconds=1),
 }
 _SIDES = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
-_BYTES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")
+_BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 

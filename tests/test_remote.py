@@ -388,7 +388,14 @@ def said(status: str, body: bytes, *headers: str, length: int | None = None) -> 
 HEALTH = json.dumps({"status": "ok", "server": "mine"}).encode()
 HIT = {
     **{"rank": 1, "id": 1, "path": "/x.png", "score": 0.5, "score_global": 0.5, "logit": 0.1, "width_px": 9},
-    **{"height_px": 9, "regions": [], "phrases": [], "weakest": None, "confidence": None, "matches": None},
+    **{
+        "height_px": 9,
+        "regions": [],
+        "phrases": [{"text": "red", "score": 0.5, "regions": []}],
+        "weakest": None,
+        "confidence": None,
+        "matches": None,
+    },
 }
 GOOD = {"hits": [HIT], "next": None, "in_scope": 1, "ranked": 1, "unseen": [], "warnings": [], "seconds": 0.1}
 

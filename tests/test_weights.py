@@ -107,8 +107,8 @@ def test_expected_tensors_are_the_models(config: object) -> None:
     ],
 )
 def test_expected_tensors_of_other_stages(stages: tuple[Stage, ...]) -> None:
-    state = FLAIR(replace(CONV, conv_stages=stages, vocab_size=10)).flair_state()
-    config = replace(CONV, conv_stages=stages, vocab_size=10).to_json()
+    state = FLAIR(replace(CONV, conv_stages=stages)).flair_state()
+    config = replace(CONV, conv_stages=stages).to_json()
     assert architecture.expected_tensors(config) == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
