@@ -1,7 +1,7 @@
 """flairsearch: type a sentence, get the photos and the place in each photo.
 
 The map, in the order data flow:
-    errors, records, settings, tiles        ground: imports nothing of ours
+    errors, records, settings, tiles, clock ground: imports nothing of ours
     scope, terms                            which photos a query is about, what it asks for
     files -> decode -> encode -> store      WRITE, in ingest.py
     formats, watch                          HEIC, AVIF and RAW for decode; when photos change
@@ -11,22 +11,27 @@ The map, in the order data flow:
     chance, confidence                      what other texts score, and so how sure a hit is
     shortlist, scan, fit, fitted, fitting   the prefilter by fitted vectors, and how these are made
     model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
+    text -> tensors, tokenizer, folding     a query's text in numpy: the file of weights mapped, no torch
     store                                   one Writer; reader: one state of the index, for any number of processes
     codec, basis, tokens                    tokens to bytes, and their files
     catalog, schema, within, database       what exists, its tables, a scope as SQL, their formats
     census                                  what a person asks of an index: flairsearch status
+    rerank_numpy, rerank_torch              rerank's path for few views, and the reference for all devices
     rerank_cpu, rerank_triton, residence    its two fused paths; segments that stay on the GPU
     rerank_many                             exact scores of thousands of texts
-    compiled, vectors                       what compiled loops need
+    compiled, vectors, scan_loops           what compiled loops need, and those of scan
     views, cache                            what can be made again: columns of a state, files by generation
     annotations, box_annotations, bank      captions of photos, boxes, and texts for photos without any
     gallery, collage                        MEASURE: what is asked, on photos, mosaics of them, photos on photos;
     evaluate -> retrieval                   scores of all pairs or by codec, ranks and recall;
     evaluate_regions, shelf -> localization boxes and maps against true boxes;
     evaluate_masks -> segmentation          and against masks
-    engine                                  the facade: Engine
+    engine, rebuild, agreement              the facade: Engine; an index made anew; whether index and model agree
     present, draw, terminal, tables         hits as text, as pictures, as those of a terminal; measurements
-    cli, options, cli_index, cli_watch, cli_query, cli_eval, cli_regions, cli_output   the command line
+    question -> remote                      a query with all its conditions; asked of a server that runs
+    web, wire, guard, pages, originals      SERVE: routes, their JSON, what is refused, the page in static/, photos;
+    service, thumbnails, metrics, serving   the thread that owns the Engine; small photos; counts; socket and record
+    cli, options, cli_index, cli_watch, cli_query, cli_serve, cli_eval, cli_regions, cli_output, demo
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
 ENOUGH = 5  # times k contents are made sure where some may be left out for what they show
 FEWEST = 20  # views that say what a text usually scores
+MOST_BACKGROUNDS = 100  # kept
 MOST_LOOKED = 1000  # contents whose regions are looked at
 
 # `auto`: the shortlist grows until the k-th best score is so many deviations above what the next view may reach,
@@ -70,6 +71,7 @@ class Searcher:
         """make_bank: of texts that hits are compared with; without it they come without confidence."""
         self.reader, self._catalog, self._device, self._make_bank = reader, catalog, device, make_bank
         self._shortlist, self._answerer = Shortlist(reader), Answerer(reader, catalog, weights)
+        self._backgrounds: dict[tuple[int, tuple[float, ...]], Background | None] = {}
         self.clock = Clock()
         self.in_scope = 0  # views, of the last search
         self.reranked: list[int] = []  # of them, of each of its queries
@@ -239,13 +241,20 @@ class Searcher:
         """Each hit with its confidence, among so many photos searched; without, where nobody knows: texts say nothing
         of what a picture scores by chance.
         """
-        background = None
-        if hits and not asked.pictures and self._chance is not None:
-            background = Background.of(self._chance, photos, asked.shares.tolist())
+        background = self._background(photos, tuple(asked.shares.tolist())) if hits and not asked.pictures else None
         if background is None:
             return hits
         alarms = background.false_alarm(np.array([hit.score for hit in hits], np.float32)).tolist()
         return [replace(hit, confidence=1 - alarm) for hit, alarm in zip(hits, alarms, strict=True)]
+
+    def _background(self, photos: int, shares: tuple[float, ...]) -> Background | None:
+        """Of phrases with these shares of the score; most queries share one."""
+        if (photos, shares) not in self._backgrounds:
+            if len(self._backgrounds) >= MOST_BACKGROUNDS:
+                self._backgrounds.clear()
+            made = None if self._chance is None else Background.of(self._chance, photos, shares)
+            self._backgrounds[photos, shares] = made
+        return self._backgrounds[photos, shares]
 
     @cached_property
     def _chance(self) -> np.ndarray | None:

@@ -205,7 +205,7 @@ def test_it_is_made_at_the_end_of_indexing_and_opened_by_the_next_search(tmp_pat
         engine.add(tmp_path / "photos")
         generation = engine._catalog.generation()
         made = {file.partition("-")[0] + file[file.index(".") :] for file in names(tmp_path / "index" / "prefilter")}
-        assert made == {f"{generation:06d}.{kind}" for kind in ("chance", "faiss", "views")}
+        assert made == {f"{generation:06d}.{kind}" for kind in ("chance", "views")}  # all is ranked: no FAISS
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "index" / "prefilter").iterdir()}
         expected = [(hit.path, hit.score_global) for hit in engine.search("red")]
     monkeypatch.setattr("flairsearch.prefilter.Prefilter.build", None)  # nobody needs it

@@ -358,7 +358,7 @@ def test_what_took_how_long(indexed: Run) -> None:
 def test_a_cold_query_loads_nothing_heavy(made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a text needs is there: tokens, weights and kernels in numpy."""
     settle(made_home, monkeypatch)
-    for options in (("--paths",), ("-0",), ("--json", "--at", "left", "--not", "blue", "--ext", "png"), ("-v",)):
+    for options in (("--paths",), ("-0",), ("--json", "--min-area", "1%", "--ext", "png"), ("-v",)):
         done = process("-X", "importtime", "-m", "flairsearch.cli", "query", "a red ball", *options)
         assert done.returncode == 0
         assert "png" in done.stdout

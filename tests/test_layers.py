@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flairsearch"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
-GROUND = {"errors", "records", "settings", "scope", "terms", "tiles"}
+GROUND = {"clock", "errors", "records", "settings", "scope", "terms", "tiles"}
 STAGES = {
     "files",
     "decode",
@@ -58,7 +58,6 @@ STAGES = {
     "segmentation",
     "shelf",
     "box_annotations",
-    "clock",
     "folding",
     "tensors",
     "tokenizer",

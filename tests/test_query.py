@@ -252,7 +252,7 @@ class Predicted:
 
         own: Any = searcher
         own.reader, own._shortlist, own.clock = Views(), SimpleNamespace(search=shortlist, predicts=True), Clock()
-        own._score, own._answerer, own._make_bank = score, SimpleNamespace(hits=hits), None
+        own._score, own._answerer, own._make_bank, own._backgrounds = score, SimpleNamespace(hits=hits), None, {}
 
     def search(self, k: int, shortlist: str | int = "auto", text: Any = 0, least: float | None = None) -> Any:
         """text: a query's number, or those of its phrases."""

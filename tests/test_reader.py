@@ -286,6 +286,7 @@ def test_verify_removes_a_cache_with_a_flipped_bit(tmp_path, kind):
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
         expected = [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")]
+        engine.search("red", 1, shortlist=2)  # which asks FAISS
     (file,) = (tmp_path / "index" / "prefilter").glob(f"*.{kind}")
     data = bytearray(file.read_bytes())
     data[-3] ^= 0x40  # of the last view
@@ -295,6 +296,7 @@ def test_verify_removes_a_cache_with_a_flipped_bit(tmp_path, kind):
         assert [found for _, _, some in engine.verify() for found in some] == []
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")] == expected
+        engine.search("red", 1, shortlist=2)
     data[-3] ^= 0x40
     assert file.read_bytes() == bytes(data)  # made again
 
