@@ -28,8 +28,8 @@ from flairsearch.confidence import TEXTS, Background, sample_places
 from flairsearch.encode import Encoder
 from flairsearch.gallery import encode_in_pieces, join
 from flairsearch.records import Encoded, Picture, Query
-from flairsearch.rerank_torch import Reranker
 from flairsearch.rerank_many import ManyTexts
+from flairsearch.rerank_torch import Reranker
 from training.data import Annotations, read_photos
 
 RATES = (0.01, 0.05, 0.1)

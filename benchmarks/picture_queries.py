@@ -26,8 +26,8 @@ from flairsearch.collage import make_mosaics
 from flairsearch.encode import Encoder
 from flairsearch.gallery import encode_in_pieces, join
 from flairsearch.records import Encoded, Frame, Picture
-from flairsearch.rerank_torch import Reranker
 from flairsearch.rerank_many import ManyTexts
+from flairsearch.rerank_torch import Reranker
 from training.data import Annotations, read_photos
 
 Array = NDArray[np.float32]

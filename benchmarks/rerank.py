@@ -30,9 +30,9 @@ from torch.nn import functional as F
 from flairsearch.basis import fit_basis
 from flairsearch.codec import AVERAGE_BITS, Fp16, Quantised, make_codec, needs_basis
 from flairsearch.records import Encoded, PoolWeights, Query
-from flairsearch.rerank_torch import Reranker
 from flairsearch.rerank_cpu import attend, project_with
 from flairsearch.rerank_cpu import score as score_rows
+from flairsearch.rerank_torch import Reranker
 
 PATCHES, DISTINCT = 196, 128
 CODECS = ("fp16", "int8", "q4", "q2", "q1")

@@ -4,6 +4,10 @@
 
 In turns, so that all see the same machine: `python -c pass`, `flairsearch --help`, the query without a server, the
 query with one, and `python -c "import torch, open_clip"`, which is what a query would wait for with the model in torch.
+
+    python -m benchmarks.start INDEX --published
+
+also times the text alone, from the first import on, with random weights of the published models' size.
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Whole commands, timed.")
     parser.add_argument("index", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--published", action="store_true")
     args = parser.parse_args()
+    if args.published:
+        _time_text(args.rounds)
     with tempfile.TemporaryDirectory() as folder:
         served = Path(folder) / "served"
         shutil.copytree(args.index, served)  # an index of its own: the server is found beside it
@@ -32,7 +39,9 @@ def main() -> None:
             [*_flairsearch("serve"), "--index", str(served), "--port", "0"], stderr=subprocess.PIPE, text=True
         )
         try:
-            assert server.stderr and server.stderr.readline().startswith("http"), "the server did not start"
+            ready = server.stderr.readline() if server.stderr else ""
+            if not ready.startswith("http"):
+                raise SystemExit(f"the server did not start: {ready}")
             _compare(args.index, served, args.rounds)
         finally:
             server.terminate()
@@ -57,6 +66,35 @@ def _compare(index: Path, served: Path, rounds: int) -> None:
     for name, taken in seconds.items():
         some = taken[1:]
         print(f"| {name} | {statistics.median(some):.2f} | {min(some):.2f} | {max(some):.2f} |")
+
+
+TEXT = """
+import sys, time
+began = time.perf_counter()
+from pathlib import Path
+from flairsearch.text import TextEncoder
+imported = time.perf_counter()
+encoder = TextEncoder(Path(sys.argv[1]))
+encoder.encode_texts([sys.argv[2]])
+first = time.perf_counter()
+encoder.encode_texts(["two dogs run on wet sand"])
+print(imported - began, first - imported, time.perf_counter() - first)
+"""
+
+
+def _time_text(rounds: int) -> None:
+    from flairsearch import weights
+    from flairsearch.model import FLAIR, ModelConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        file, config = Path(folder) / "random.safetensors", weights.big_config()
+        weights.save(FLAIR(ModelConfig.from_json(config)).flair_state(), config, "random", file)
+        command = [sys.executable, "-c", TEXT, str(file), QUERY]
+        runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]
+        columns = zip(*([float(part) for part in run.split()] for run in runs), strict=True)
+        imports, first, warm = (1000 * statistics.median(column) for column in columns)
+        size = file.stat().st_size / 1e6
+    print(f"a text with {size:.0f} MB of weights, ms: imports {imports:.0f}, first {first:.0f}, next {warm:.0f}\n")
 
 
 def _flairsearch(verb: str) -> list[str]:
