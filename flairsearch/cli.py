@@ -145,6 +145,7 @@ def demo_command(
 ) -> None:
     """Index photos, run a few queries, draw the regions."""
     from flairsearch.demo import BEYOND, QUERIES, copy_samples
+    from flairsearch.present import short_path
 
     folder = photos.expanduser() if photos else copy_samples(out / "photos")
     index = str((out / ("own-index" if photos else "index")).absolute())
@@ -156,6 +157,7 @@ def demo_command(
         pictures = out / ("own-overlay" if photos else "overlay") / text.replace(" ", "-")
         typer.echo(f'$ flairsearch query "{text}" -k 3 --overlay {pictures}')
         query_command([text], index, k=3, overlay=pictures)
+    typer.echo(f"in the browser: {Path(sys.argv[0])} serve --open --index {short_path(index)}", err=True)
 
 
 @models_app.command("list")
