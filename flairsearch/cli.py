@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ def main() -> None:
     """The console script: one line for every expected error."""
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is checked in decode
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of broken EXIF: it counts as none
+    if sys.stdout is None:  # closed by the shell: >&-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
     with _one_line_errors():
         app()
 
@@ -54,6 +57,9 @@ def _one_line_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of a pipe went away: nobody is left to tell
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:  # a full disk, behind stdout too; whoever knows more has said it better
+        typer.echo(f"flairsearch: {error}", err=True)
+        sys.exit(1)
 
 
 app.command("index")(index_command)

@@ -7,6 +7,7 @@ import signal
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
+from urllib.parse import quote
 
 import typer
 
@@ -53,21 +54,34 @@ def _serve(listener: socket.socket, index: str, host: str, token: str | None, de
     from flairsearch.service import Service
     from flairsearch.thumbnails import Thumbnails
 
-    service = Service.start(lambda: Engine.open(index, device=device, create=False))
+    answering = threading.Event()
+
+    def open_engine() -> Engine:
+        """Also when `index --rebuild` has put another index, without the record, in place of this one."""
+        engine = Engine.open(index, device=device, create=False)
+        if answering.is_set():
+            record.save(engine.folder)
+        return engine
+
+    service = Service.start(open_engine)
     api = web.Api(service, Thumbnails())
     port = listener.getsockname()[1]
     url = serving.url_of(host, port)
     record = serving.Record(port, serving.reached_at(host), os.getpid(), api.server, token)
 
+    page = url if token is None else f"{url}/?token={quote(token, safe='')}"
+
     def ready() -> None:
         record.save(service.folder)
-        typer.echo(url if token is None else f"{url}/?token={token}", err=True)
+        answering.set()
+        typer.echo(page, err=True)
         if open_page:
-            _open_page(url if token is None else f"{url}/?token={token}")
+            _open_page(page)
 
     try:
         serving.Server(web.create_app(api, host, token), ready).run(sockets=[listener])
     finally:
+        answering.clear()
         record.remove(service.folder)
         api.close()
         service.close()

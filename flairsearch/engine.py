@@ -213,7 +213,7 @@ class Engine:
         reader = Reader(self.folder, self.settings, self._catalog)
         if len(reader):
             Shortlist(reader)
-            bank_scores(reader, self._make_bank)
+            bank_scores(reader, self._make_bank, exact="encoder" in self.__dict__)  # else torch would be loaded
 
     def _make_bank(self, vectors: np.ndarray | None) -> ManyTexts:
         from flairsearch.rerank_many import ManyTexts
@@ -269,16 +269,11 @@ class Engine:
         if path is None:
             raise UsageError(f"no image {image} in the index")
         absolute = os.path.abspath(os.path.expanduser(path))
-        views = self._catalog.views_at(absolute)
-        if not views:
-            raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
         (asked,) = self._ask([what])
-        if set(views) & set(self._searcher().reader.lost.id.tolist()):
-            raise StoreError(f"{absolute}: its part of the index is damaged - run flairsearch verify --repair")
         phrases = Asked(asked.phrases, asked.weights, asked.pictures)
-        hit = self._of_one_state(lambda searcher: searcher.show(absolute, views, phrases))
+        hit = self._of_one_state(lambda searcher: searcher.show(absolute, phrases))
         if hit is None:
-            raise UsageError(f"{absolute} is not in the index any more - run flairsearch index on its folder")
+            raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
         return hit
 
     def damage(self) -> list[str]:

@@ -14,7 +14,6 @@ import json
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -67,11 +66,9 @@ class Secret:
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token.encode()):
             return True
-        try:
-            found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(self.cookie)
-        except CookieError:
-            return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self._derive("cookie").encode())
+        cookies = headers.get(b"cookie", b"").split(b";")  # also those of other servers here, in whatever form
+        wanted = f"{self.cookie}={self._derive('cookie')}".encode()
+        return any(hmac.compare_digest(cookie.strip(), wanted) for cookie in cookies)
 
     def is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
@@ -151,10 +148,15 @@ class Guard:
             raise Refused(403, "asked by a page of another origin - open this server's own page")
 
     def _check_token(self, scope: Message, secret: Secret) -> None:
-        """A visit with the token in its URL gets the cookie, and a URL without it."""
-        if scope["path"] == "/" and scope["method"] == "GET":
-            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-            if len(given) == 1 and secret.is_token(given[0]):
+        """A visit with the token in its URL gets the cookie, and a URL without it.
+
+        The page itself is no secret: a visit by a link from elsewhere has no cookie, but what the page then asks has.
+        """
+        if scope["method"] in ("GET", "HEAD") and (scope["path"] == "/" or scope["path"].startswith("/static/")):
+            given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
+            if given is None:
+                return
+            if len(given) == 1 and secret.is_token(given[0]) and scope["path"] == "/":
                 raise Refused(303, "", ((b"location", b"/"), (b"set-cookie", secret.set_cookie())))
         where = "open the address that flairsearch serve printed, or send Authorization: Bearer TOKEN"
         raise Refused(401, f"the token is missing or wrong - {where}", ((b"www-authenticate", b"Bearer"),))

@@ -159,7 +159,10 @@ def _escape(text: str) -> str:
 
 def short_path(path: str) -> str:
     """Relative to the working folder where the file lies below it."""
-    here = os.getcwd().rstrip("/") + "/"
+    try:
+        here = os.getcwd().rstrip("/") + "/"
+    except OSError:  # it is gone
+        return path
     return path.removeprefix(here)
 
 

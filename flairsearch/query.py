@@ -14,7 +14,7 @@ from flairsearch.catalog import Catalog
 from flairsearch.chance import bank_scores
 from flairsearch.clock import Clock
 from flairsearch.confidence import Background, sample_places
-from flairsearch.errors import UsageError
+from flairsearch.errors import StoreError, UsageError
 from flairsearch.fitting import MakeBank
 from flairsearch.grouping import Grouped
 from flairsearch.reader import Reader
@@ -305,10 +305,18 @@ class Searcher:
         )
         return np.concatenate([places for _, _, places, _ in parts]), pieces
 
-    def show(self, path: str, views: list[int], asked: Asked) -> Hit | None:
-        """The hit of one image, given its absolute path and its views, whatever it shows; None when it is gone."""
-        ids = np.asarray(views, np.int64)
-        ranking = self._score_one(ids, asked).ranking(0)
+    def show(self, path: str, asked: Asked) -> Hit | None:
+        """The hit of the image at an absolute path, whatever it shows; None when there is none in this state.
+
+        Raises StoreError when its part of the index is damaged.
+        """
+        views = np.asarray(self._catalog.views_at(path), np.int64)
+        if np.isin(views, self.reader.lost.id).any():
+            raise StoreError(f"{path}: its part of the index is damaged - run flairsearch verify --repair")
+        views = self.reader.readable(views)  # without those of a newer state
+        if not len(views):
+            return None
+        ranking = self._score_one(views, asked).ranking(0)
         hits = self._answerer.hits([ranking], asked, np.zeros(0, np.float32))
         return next((replace(hit, rank=1) for hit in hits if hit.path == path), None)  # not a twin of it
 

@@ -131,7 +131,8 @@ def _find(folder: Path) -> Server | None:
         if record.get("index") != os.path.realpath(folder):  # a copy of an index that is served
             return None
         found = Server(_ANY.get(host, host), port, token if isinstance(token, str) else None)
-        health = found._request("GET", "/api/v1/health", patience=_KNOCK)
+        # Without the token: after a server was killed, somebody else may have its port.
+        health = replace(found, token=None)._request("GET", "/api/v1/health", patience=_KNOCK)
     except (OSError, ValueError, AttributeError, RecursionError, _Unanswered):
         return None
     return found if health.get("server") == name else None  # or the port is another's by now

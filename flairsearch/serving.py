@@ -15,6 +15,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from flairsearch import remote
 from flairsearch.errors import UsageError
 from flairsearch.guard import HEADERS, App, is_wildcard
 from flairsearch.settings import SERVER_RECORD
@@ -36,7 +37,9 @@ class Record:
     token: str | None
 
     def save(self, folder: Path) -> None:
-        """Readable by its user alone. An index on read-only media has none."""
+        """Readable by its user alone. An index on read-only media has none; that of another that answers stays."""
+        if remote.Server.find(folder) is not None:
+            return
         part = folder / f"{SERVER_RECORD}.{secrets.token_hex(8)}.part"
         with suppress(OSError):
             try:

@@ -106,13 +106,31 @@ def may_have_gpu() -> bool:
 
 
 def index_folder(index: str | Path | None = None) -> Path:
-    """--index as a path; else $FLAIRSEARCH_HOME/NAME; else ./indexes/NAME; else the user's data folder."""
-    text = os.fspath(index or DEFAULT_INDEX)
-    if isinstance(index, Path) or os.sep in text or text.startswith("."):
-        return Path(os.path.expanduser(text)).absolute()
+    """--index as a path; else $FLAIRSEARCH_HOME/NAME; else ./indexes/NAME; else the user's data folder.
+
+    Raises UsageError when no index can be there.
+    """
+    folder = _index_folder(os.fspath(index or DEFAULT_INDEX), isinstance(index, Path))
+    try:
+        (folder / "index.json").exists()
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be looked into
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"{str(folder)!a} is no place for an index ({reason}) - give another: --index FOLDER"
+        ) from None
+    return folder
+
+
+def _index_folder(text: str, is_path: bool) -> Path:
+    if is_path or os.sep in text or text.startswith("."):
+        return _absolute(text)
     home = os.environ.get("FLAIRSEARCH_HOME")
     if home:
-        return Path(os.path.expanduser(home)).absolute() / text
+        return _absolute(home) / text
     if Path("indexes").is_dir():
-        return Path("indexes").absolute() / text
+        return _absolute("indexes") / text
     return Path(platformdirs.user_data_path("flairsearch")) / "indexes" / text
+
+
+def _absolute(text: str) -> Path:
+    return Path(os.path.expanduser(text)).absolute()

@@ -65,7 +65,8 @@ class Thumbnails:
         """A folder that cannot be written keeps nothing."""
         part = file.with_name(f"{secrets.token_hex(8)}.part")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # photos may be for their owner's eyes only
+            file.parent.mkdir(exist_ok=True)
             try:
                 part.write_bytes(data)
                 part.replace(file)

@@ -35,6 +35,7 @@ def watch(roots: Callable[[], Sequence[str]], apart: str) -> Iterator[bool]:
     Changes below `apart`, the folder that the caller writes to, are no news.
     Raises FlairSearchError when the system does not let so many folders be watched.
     """
+    apart = os.path.realpath(apart)
     while True:
         seen = _look(roots())
         fresh = True
@@ -85,8 +86,12 @@ def _changes(folders: Sequence[str]) -> Iterator[set[FileChange]]:
 
 
 def _matters(path: str, roots: dict[str, _Identity], apart: str) -> bool:
-    """Whether an indexing run could find something new: a photo, a folder, or what is gone and may have been one."""
-    if path == apart or path.startswith((f"{apart}/", f"{apart}.")):
+    """Whether an indexing run could find something new: a photo, a folder, or what is gone and may have been one.
+
+    apart: a real path; changes may come by way of links.
+    """
+    real = os.path.realpath(path)
+    if real == apart or real.startswith((f"{apart}/", f"{apart}.")):
         return False
     inside = [os.path.relpath(path, root) for root in roots if path.startswith(root.rstrip("/") + "/")]
     if inside and all(any(part.startswith(".") for part in relative.split("/")) for relative in inside):

@@ -232,6 +232,9 @@ class Door:
 
         try:
             await self._app(inner, receive, send_noted)
+        except asyncio.CancelledError:  # the server stops, and waits no longer
+            if not status[0]:
+                await _fail(503, "the server stops - ask again later")(inner, receive, send_noted)
         except Exception:  # the named door: one web request
             _log.exception("%s %s", scope["method"], scope["path"])
             if status[0] and not ended[0]:

@@ -111,3 +111,22 @@ def test_of_several_views_a_photo_scores_the_mean_of_its_best() -> None:
 def test_an_empty_index_has_none(tmp_path: Path) -> None:
     fake_engine(tmp_path / "index").close()
     assert len(bank_scores(open_reader(tmp_path / "index"), make_bank)) == 0
+
+
+def test_those_of_an_older_state_do_while_little_has_changed(filled: Path) -> None:
+    old = bank_scores(open_reader(filled), make_bank)
+    with fake_engine(filled) as engine:
+        for number in (1, 2, 3):  # a quarter of them
+            engine.forget(filled.parent / "photos" / f"{number:02d}.png")
+    np.testing.assert_array_equal(bank_scores(open_reader(filled), nobody), old)
+    with pytest.raises(AssertionError, match="asked again"):
+        bank_scores(open_reader(filled), nobody, exact=True)
+    with fake_engine(filled) as engine:
+        engine.forget(filled.parent / "photos" / "04.png")
+    reader = open_reader(filled)
+    with pytest.raises(AssertionError, match="asked again"):
+        bank_scores(reader, nobody)
+    scores = bank_scores(reader, make_bank)
+    assert len(scores) == COUNT - 4
+    np.testing.assert_allclose(scores, expected(reader), atol=1e-5)
+    assert len(list((filled / "prefilter").glob("*.chance"))) == 1

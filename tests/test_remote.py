@@ -258,6 +258,7 @@ def test_a_server_with_a_token(running: Home) -> None:
         question = Question(Terms.of("red"))
         alike(ask_server(running, question), ask_here(running, question))
         for token in (None, "another", "", "a\nb", "é犬", "x" * 5000):
+            (running.index / RECORD).unlink()
             replace(record, token=token).save(running.index)
             server = Server.find(running.index)
             assert server is None or server.search(question) is None

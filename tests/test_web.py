@@ -515,20 +515,20 @@ def test_a_connection_that_stays_answers_again_and_again(site):
         assert {client.get(f"{API}/health").status_code for _ in range(20)} == {200}
 
 
-def test_with_a_token_nothing_but_health_answers_without(index):
+def test_with_a_token_nothing_but_health_and_the_bare_page_answers_without(index):
     with serving_index(index, token="s3cret") as site, httpx.Client(base_url=site.url) as client:
         for path in (
-            "/",
             f"{API}/search?q=red",
             f"{API}/images/1",
             f"{API}/thumbnails/1",
+            f"{API}/regions/1?q=red",
             f"{API}/status",
-            "/static/app.js",
+            "/?token=wrong",
         ):
             answer = client.get(path)
             assert answer.status_code == 401
             assert "s3cret" not in error_of(answer)
-        assert client.get(f"{API}/health").status_code == 200
+        assert {client.get(path).status_code for path in (f"{API}/health", "/", "/static/app.js")} == {200}
         assert client.get(f"{API}/status", headers={"authorization": "Bearer s3cret"}).status_code == 200
         assert client.get(f"{API}/status", headers={"authorization": "Bearer s3creT"}).status_code == 401
         visit = client.get("/?token=s3cret")
