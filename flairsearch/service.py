@@ -238,13 +238,13 @@ def _unseen(engine: Engine, terms: Terms) -> tuple[str, ...]:
     return tuple(dict.fromkeys(w for text in (*terms.texts, *terms.without) for w in engine.unseen_words(text)))
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Of the catalogue's file; None while it is being replaced."""
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Of the catalogue's file and the settings, which `compact --codec` changes; None while they are being replaced."""
     try:
-        found = (folder / CATALOG).stat()
+        catalog, settings = (folder / CATALOG).stat(), (folder / "index.json").stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return catalog.st_dev, catalog.st_ino, settings.st_ino, settings.st_mtime_ns
 
 
 def _is_gone(one: _Search | _Call) -> bool:

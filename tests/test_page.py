@@ -588,6 +588,20 @@ def test_filters_are_in_the_address(open_tab: Open, site: Site) -> None:
     assert tab.address == {"q": ["a cat"]}
 
 
+def test_filters_that_no_control_can_show_stay(open_tab: Open) -> None:
+    tab = open_tab("/?q=a+cat&since=2001&min_area=0.055&ext=png,xyz")
+    tab.page.wait_for_selector("#tally:not(:empty)")
+    tab.page.click("#scope-open")
+    assert tab.page.inner_text("#area-shown") == "5.5 % of the photo"
+    assert tab.page.inner_text("#scope-count") == "3"
+    tab.page.click(".places .left")
+    tab.page.click(".kinds >> text=JPEG")
+    tab.until("location.search.includes('jpg')")
+    kept = {name: tab.address[name] for name in ("since", "min_area", "at")}
+    assert kept == {"since": ["2001"], "min_area": ["0.055"], "at": ["left"]}
+    assert {kind for given in tab.address["ext"] for kind in given.split(",")} >= {"png", "xyz", "jpg"}
+
+
 def test_back_shows_at_once_what_was_there(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.wait_for_selector(".card")

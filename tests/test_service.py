@@ -145,6 +145,12 @@ def test_an_index_that_takes_its_place_is_opened(service, index):
     assert service.catalog.path_of(found.hits[0].image) == str(index.parent / "others" / "50.png")
 
 
+def test_a_codec_that_changes_is_known(service, index):
+    with fake_engine(index) as engine:
+        list(engine.compact(codec="int8"))
+    assert service.call(lambda engine: engine.status().codec).result(SECONDS) == "int8"
+
+
 def test_an_index_that_cannot_be_opened_is_said_at_the_start(tmp_path):
     def fail():
         raise UsageError("no such index")

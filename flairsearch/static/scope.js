@@ -11,6 +11,7 @@ export class ScopePanel {
     this.panel = byId("scope");
     this.form = byId("filters");
     this.button = byId("scope-open");
+    this.query = emptyQuery();
     const narrow = matchMedia("(max-width: 700px)");
     this.button.addEventListener("click", () => this.toggle(this.panel.hidden));
     byId("scope-close").addEventListener("click", () => this.toggle(false));
@@ -25,13 +26,17 @@ export class ScopePanel {
     this.form.addEventListener("change", (event) => {
       const { name, value, checked } = event.target;
       if (name === "at" && checked && OPPOSITE[value]) this.form.querySelector(`[value=${OPPOSITE[value]}]`).checked = false;
+      this.query = { ...this.query, [name]: this.read(name) };
       this.label();
-      change(this.read());
+      change(this.scope());
     });
-    this.form.elements.min_area.addEventListener("input", () => this.label());
+    this.form.elements.min_area.addEventListener("input", () => {
+      this.query = { ...this.query, min_area: this.read("min_area") };
+      this.label();
+    });
     byId("scope-clear").addEventListener("click", () => {
       this.show(emptyQuery());
-      change(this.read());
+      change(this.scope());
     });
   }
 
@@ -52,6 +57,7 @@ export class ScopePanel {
 
   show(query) {
     const { elements } = this.form;
+    this.query = query;
     for (const name of ["under", "larger_than", "max_false_alarm"]) {
       const select = elements[name];
       if (![...select.options].some((option) => option.value === query[name])) { // from an address somebody wrote
@@ -61,33 +67,44 @@ export class ScopePanel {
     }
     elements.since.value = query.since;
     elements.until.value = query.until;
-    elements.min_area.value = parseFloat(query.min_area) || 0;
+    elements.min_area.value = percent(query.min_area);
     elements.hide.checked = query.hide;
     for (const box of this.form.querySelectorAll("[name=at]")) box.checked = query.at.includes(box.value);
-    const kinds = query.ext.flatMap((one) => one.split(","));
-    for (const box of this.form.querySelectorAll("[name=ext]")) box.checked = kinds.includes(box.value.split(",")[0]);
+    for (const box of this.form.querySelectorAll("[name=ext]")) box.checked = kinds(query).includes(box.value.split(",")[0]);
     this.label();
   }
 
   label() {
-    const { min_area: area, max_false_alarm: alarm, hide } = this.form.elements;
-    byId("area-shown").textContent = Number(area.value) ? `${area.value} % of the photo` : "any size";
+    const { max_false_alarm: alarm, hide } = this.form.elements;
+    const area = percent(this.query.min_area);
+    byId("area-shown").textContent = area ? `${Number(area.toFixed(2))} % of the photo` : "any size";
     hide.disabled = !alarm.value;
-    const active = scopeCount(this.read());
+    const active = scopeCount(this.query);
     byId("scope-count").textContent = active || "";
     byId("scope-count").hidden = !active;
     byId("scope-clear").disabled = !active;
     this.button.setAttribute("aria-label", active ? `Filters, ${active} set` : "Filters");
   }
 
-  read() {
-    const { elements } = this.form, empty = emptyQuery();
-    const all = (name) => [...this.form.querySelectorAll(`[name=${name}]:checked`)].map((box) => box.value);
-    const given = {
-      under: elements.under.value, since: elements.since.value, until: elements.until.value,
-      larger_than: elements.larger_than.value, max_false_alarm: elements.max_false_alarm.value, hide: elements.hide.checked,
-      min_area: Number(elements.min_area.value) ? `${elements.min_area.value}%` : "", at: all("at"), ext: all("ext"),
-    };
-    return Object.fromEntries(SCOPE.map((name) => [name, given[name] ?? empty[name]]));
+  /** What is set, with what an address can say and no control can show: since=2024. */
+  scope() {
+    return Object.fromEntries(SCOPE.map((name) => [name, this.query[name]]));
+  }
+
+  /** What one control says. */
+  read(name) {
+    const { [name]: control } = this.form.elements;
+    const boxes = [...this.form.querySelectorAll(`[name=${name}]`)];
+    if (name === "hide") return control.checked;
+    if (name === "min_area") return Number(control.value) ? `${control.value}%` : "";
+    if (name === "at") return boxes.filter((box) => box.checked).map((box) => box.value);
+    if (name !== "ext") return control.value;
+    const others = kinds(this.query).filter((kind) => !boxes.some((box) => box.value.split(",").includes(kind)));
+    return [...boxes.filter((box) => box.checked).map((box) => box.value), ...others];
   }
 }
+
+const kinds = (query) => query.ext.flatMap((one) => one.split(","));
+
+/** "5%" and "0.05" are 5. */
+const percent = (text) => (parseFloat(text) || 0) * (text.trim().endsWith("%") ? 1 : 100);
