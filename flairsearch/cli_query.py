@@ -188,7 +188,7 @@ def _say_chance(hits: Sequence[Hit], allowed: float) -> None:
 
 
 def _say_unseen(words: Iterable[str], index: str) -> None:
-    if several := ", ".join(repr(word) for word in dict.fromkeys(words)):
+    if several := ", ".join(repr(word) for word in words):
         from flairsearch.settings import IndexSettings, index_folder
 
         model = IndexSettings.load(index_folder(index)).model
@@ -251,6 +251,6 @@ def show_command(
     terms = Terms.of(texts)
     with Engine.open(index, device="cpu" if device == "auto" else device, create=False) as engine:
         hit = engine.show(image, terms)
-        _say_unseen((word for text in terms.texts for word in engine.unseen_words(text)), index)
+        _say_unseen(engine.unseen_words(*terms.texts), index)
     _draw(hit, out or Path(f"{image.stem}-regions.jpg"), heat)
     typer.echo(present.to_json(hit))

@@ -290,9 +290,9 @@ class Engine:
             )
         return lines
 
-    def unseen_words(self, text: str) -> list[str]:
-        """The words of a text that the model was never trained on: what it makes of them is a guess."""
-        return self.texts.unseen_words(text)
+    def unseen_words(self, *texts: str) -> list[str]:
+        """The words of texts, each once, that the model was never trained on: what it makes of them is a guess."""
+        return list(dict.fromkeys(word for text in texts for word in self.texts.unseen_words(text)))
 
     def _of_one_state(self, ask: Callable[[Searcher], _T]) -> _T:
         """Ask the newest state; ask again when another process committed meanwhile, as paths are looked up last."""

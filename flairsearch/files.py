@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from flairsearch.records import ImageFile, Known, Skipped
 
-_RAW = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))  # of cameras
-EXTENSIONS = _RAW.union(
+RAW_NAMES = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))  # of cameras
+EXTENSIONS = RAW_NAMES.union(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
     (".heic", ".heif", ".avif"),
 )

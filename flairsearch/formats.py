@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image, features
 
 from flairsearch.errors import PictureError
+from flairsearch.files import RAW_NAMES
 
 if TYPE_CHECKING:
     from rawpy import RawPy
@@ -27,7 +28,6 @@ _NEEDS = {
     AVIF: "AVIF needs a Pillow with AVIF: pip install --upgrade pillow",
     RAW: 'RAW needs: pip install "flairsearch[raw]"',
 }
-_NAMES = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))  # of RAW files
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"))
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _RAW_STARTS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW")  # Olympus, Panasonic, Fujifilm
@@ -69,7 +69,7 @@ def missing(path: str) -> str | None:
     So that a folder of thousands of RAW files is not read again in each run for nothing. Raises OSError.
     """
     ending = os.path.splitext(path)[1].lower()
-    named = RAW if ending in _NAMES else {".heic": HEIF, ".heif": HEIF, ".avif": AVIF}.get(ending)
+    named = RAW if ending in RAW_NAMES else {".heic": HEIF, ".heif": HEIF, ".avif": AVIF}.get(ending)
     if named is None or _can_open(named):
         return None
     with open(path, "rb") as stream:

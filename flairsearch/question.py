@@ -30,13 +30,12 @@ class Question:
         from flairsearch.confidence import mark
 
         hits = engine.search(self.terms, self.k, self.shortlist, self.min_score, self.scope)
-        words = (word for text in (*self.terms.texts, *self.terms.without) for word in engine.unseen_words(text))
         (ranked,) = engine.reranked
         return Answer(
             tuple(mark(hits, self.allowed)),
             engine.in_scope,
             ranked,
-            tuple(dict.fromkeys(words)),
+            tuple(engine.unseen_words(*self.terms.texts, *self.terms.without)),
             tuple(engine.warnings()),
             dict(engine.clock.seconds),
         )

@@ -23,7 +23,7 @@ from flairsearch.records import Answer, Hit
 from flairsearch.settings import SERVER_RECORD
 from flairsearch.terms import Example, Terms
 
-_MOST = 200  # hits that one request gives
+MOST_HITS = 200  # hits that one request gives
 _PATIENCE = 300.0  # seconds for an answer,
 _KNOCK = 1.0  # and for whether anybody is there
 _LARGEST_RECORD = 10_000  # bytes
@@ -62,7 +62,7 @@ class Server:
         picture = _read(question.terms.pictures)
         answer = Answer()
         while len(answer.hits) < question.k:
-            page = [("k", str(min(_MOST, question.k - len(answer.hits)))), ("offset", str(len(answer.hits)))]
+            page = [("k", str(min(MOST_HITS, question.k - len(answer.hits)))), ("offset", str(len(answer.hits)))]
             target = f"/api/v1/search?{urlencode([*question.parameters(), *page])}"
             try:
                 found = self._request("GET" if picture is None else "POST", target, picture)

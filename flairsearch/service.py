@@ -224,18 +224,15 @@ class Service:
         found = engine.search_many(several, how.k + 1, how.shortlist, how.min_score, how.scope, how.offset)
         ranked, in_scope = engine.reranked, engine.in_scope
         warnings = [tuple(engine.warnings(query)) for query in range(len(several))]
+        unseen = [tuple(engine.unseen_words(*terms.texts, *terms.without)) for terms in several]
         return [
-            (hits[: how.k], len(hits) > how.k, in_scope, count, _unseen(engine, terms), lines)
-            for hits, count, terms, lines in zip(found, ranked, several, warnings, strict=True)
+            (hits[: how.k], len(hits) > how.k, in_scope, count, words, lines)
+            for hits, count, words, lines in zip(found, ranked, unseen, warnings, strict=True)
         ]
 
     def _shut(self) -> None:
         self._catalog.close()
         self._engine.close()
-
-
-def _unseen(engine: Engine, terms: Terms) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(w for text in (*terms.texts, *terms.without) for w in engine.unseen_words(text)))
 
 
 def _identity(folder: Path) -> tuple[int, ...] | None:

@@ -26,6 +26,7 @@ from flairsearch.guard import App, Guard, Message, Receive, Send
 from flairsearch.metrics import CONTENT_TYPE, Metrics
 from flairsearch.originals import Original, PhotoGone, disposition, open_original, opened
 from flairsearch.pages import Page, read_pages
+from flairsearch.remote import MOST_HITS
 from flairsearch.service import Busy, Service, Stopped
 from flairsearch.terms import Example
 from flairsearch.thumbnails import Thumbnails
@@ -118,7 +119,7 @@ class Api:
                 "folders": [{"path": root, "photos": found.photos.get(root, 0)} for root in found.roots],
                 "skipped": len(found.skipped),
                 "device": device,
-                "default": {"k": 10, "shortlist": "auto", "most_k": wire.MOST_HITS},
+                "default": {"k": 10, "shortlist": "auto", "most_k": MOST_HITS},
             }
         )
 

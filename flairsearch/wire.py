@@ -11,11 +11,12 @@ from flairsearch import present
 from flairsearch.confidence import mark
 from flairsearch.errors import UsageError
 from flairsearch.records import Hit
+from flairsearch.remote import MOST_HITS
 from flairsearch.scope import Scope
 from flairsearch.service import Found, How
 from flairsearch.terms import PLACES, Example, Terms, read_share
 
-MOST_TEXTS, MOST_LETTERS, MOST_HITS = 8, 1000, 200
+MOST_TEXTS, MOST_LETTERS = 8, 1000
 MOST_OFFSET = 1_000_000
 MOST_ID = 2**63 - 1
 

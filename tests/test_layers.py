@@ -109,6 +109,7 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "catalog": {"schema", "within", "database", "views", "census"},
     "census": {"schema"},
     "decode": {"formats"},
+    "formats": {"files"},
     "terminal": {"decode", "draw"},
     "watch": {"files"},
     "within": {"schema"},

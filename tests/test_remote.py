@@ -163,7 +163,7 @@ def test_the_server_answers_as_the_index_does(home: Home, name: str) -> None:
 def test_pages_of_the_server_are_put_together(home: Home, most: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     question = Question(Terms.of("something blue"), k=k)
     expected = ask_here(home, question)
-    monkeypatch.setattr(remote, "_MOST", most)
+    monkeypatch.setattr(remote, "MOST_HITS", most)
     found = ask_server(home, question)
     alike(found, expected)
     assert len(found.hits) == min(k, PHOTOS)
@@ -498,7 +498,7 @@ def test_a_server_that_ends_in_the_middle_has_no_answer(name: str, tmp_path: Pat
 
 def test_a_server_that_ends_between_two_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half an answer is none."""
-    monkeypatch.setattr(remote, "_MOST", 1)
+    monkeypatch.setattr(remote, "MOST_HITS", 1)
 
     def answer(connection: socket.socket) -> None:
         asked = connection.recv(65536)
