@@ -28,7 +28,7 @@ class Cache:
 
     @contextmanager
     def writing(self, kind: str) -> Iterator[Path]:
-        """A path to write to; on leaving, the file gets its name and those of older generations go.
+        """A path to write to; on leaving, the file gets its name and all others that are not of a newer generation go.
 
         Raises OSError when the folder cannot be written; nothing is left of the file then.
         """
@@ -38,14 +38,17 @@ class Cache:
             yield part
             with part.open("rb") as stream:
                 os.fsync(stream.fileno())
-            part.replace(self._folder / f"{self._generation:06d}-{checksum(part):08x}.{kind}")
+            file = self._folder / f"{self._generation:06d}-{checksum(part):08x}.{kind}"
+            part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-        for file in self._folder.glob(f"*.{kind}"):
-            number = file.name.partition("-")[0]
-            if number.isdigit() and int(number) < self._generation:
+        for other in self._folder.glob(
+            f"*.{kind}"
+        ):  # of this generation too: an earlier flairsearch wrote another format
+            number = other.name.partition("-")[0]
+            if number.isdigit() and int(number) <= self._generation and other != file:
                 with suppress(OSError):  # in use, where a system does not let such files go
-                    file.unlink()
+                    other.unlink()
 
 
 def _generation(file: Path) -> int:

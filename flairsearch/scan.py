@@ -101,7 +101,8 @@ def _multiply(
     if "numba" not in sys.modules:
         for first in range(0, len(scores), size):
             some = slice(first, first + size) if places is None else places[first : first + size]
-            scores[first : first + size] = rows[some, start : start + len(features)].astype(np.float32) @ features
+            codes = rows[some, start : start + len(features)].astype(np.float32)
+            scores[first : first + size] = np.einsum("ij,j->i", codes, features)  # @ sums equal rows in unequal ways
         return
     from flairsearch import scan_loops
     from flairsearch.compiled import share_out

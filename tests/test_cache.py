@@ -66,6 +66,14 @@ def test_older_generations_go_and_newer_ones_and_other_kinds_stay(folder):
     assert names(folder) == sorted([name(1_000_001, b"x", "other"), name(1_000_002, b"y")])
 
 
+def test_one_of_the_same_generation_goes(folder):
+    """An earlier flairsearch wrote it in another format: found first, it would be made again by every query."""
+    write(folder, 7, b"old")
+    write(folder, 8, b"newer")
+    write(folder, 7, b"new")
+    assert names(folder) == sorted([name(7, b"new"), name(8, b"newer")])
+
+
 def test_a_file_of_somebody_else_is_left_alone(folder):
     folder.mkdir()
     for stranger in ("notes.kind", "abc-1.kind", ".hidden"):

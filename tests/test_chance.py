@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import by_hand
@@ -130,3 +131,15 @@ def test_those_of_an_older_state_do_while_little_has_changed(filled: Path) -> No
     assert len(scores) == COUNT - 4
     np.testing.assert_allclose(scores, expected(reader), atol=1e-5)
     assert len(list((filled / "prefilter").glob("*.chance"))) == 1
+
+
+def test_a_file_of_another_format_is_no_longer_in_the_way(filled: Path) -> None:
+    reader = open_reader(filled)
+    scores = bank_scores(reader, make_bank)
+    (file,) = (filled / "prefilter").glob("*.chance")
+    for number in range(8):  # whichever is found first
+        data = file.read_bytes()[8:] + bytes([number])
+        (file.parent / f"{file.name.partition('-')[0]}-{zlib.crc32(data):08x}.chance").write_bytes(data)
+    file.unlink()
+    np.testing.assert_array_equal(bank_scores(reader, make_bank), scores)
+    np.testing.assert_array_equal(bank_scores(open_reader(filled), nobody), scores)

@@ -156,6 +156,20 @@ def test_the_same_views_are_found_without_numba(at_least: int, monkeypatch: pyte
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize("with_numba", [True, False])
+@pytest.mark.parametrize("width", [70, 640])
+def test_equal_codes_score_the_same_wherever_they_are(
+    width: int, with_numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_numba:
+        monkeypatch.delitem(sys.modules, "numba")
+    rng = np.random.default_rng(0)
+    codes = np.tile(rng.integers(-127, 128, (61, width)).astype(np.int8), (7, 1))
+    scores = np.empty(len(codes), np.float32)
+    scan._multiply(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, 100)
+    np.testing.assert_array_equal(scores.reshape(7, 61), np.tile(scores[:61], (7, 1)))
+
+
 def test_a_scan_does_not_load_numba() -> None:
     code = (
         "import sys; import numpy as np; from flairsearch.scan import CodeScan, heads_of\n"
