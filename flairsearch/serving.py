@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._ready()
+            await asyncio.to_thread(self._ready)  # which may knock at this very server
 
 
 class _Patient(H11Protocol):

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -110,14 +111,15 @@ def index_folder(index: str | Path | None = None) -> Path:
 
     Raises UsageError when no index can be there.
     """
-    folder = _index_folder(os.fspath(index or DEFAULT_INDEX), isinstance(index, Path))
+    place = os.fspath(index or DEFAULT_INDEX)
     try:
-        (folder / "index.json").exists()
-    except (OSError, ValueError) as error:  # a name too long, a folder that may not be looked into
+        folder = _index_folder(place, isinstance(index, Path))
+        place = str(folder)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(folder / "index.json")
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be looked into, or is gone
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"{str(folder)!a} is no place for an index ({reason}) - give another: --index FOLDER"
-        ) from None
+        raise UsageError(f"{place!a} is no place for an index ({reason}) - give another: --index FOLDER") from None
     return folder
 
 

@@ -545,6 +545,12 @@ USAGE = {
     "codec to compact": ("compact", "--codec", "q3"),
     "stranger": ("show", "small.safetensors", "a"),
     "forget a stranger": ("forget", "nowhere"),
+    "index of an endless name": ("query", "a", "--index", "a" * 300),
+    "show from one": ("show", "photos/3.png", "a", "--index", "a" * 300),
+    "status of one": ("status", "--index", "a" * 300),
+    "forget from one": ("forget", "photos", "--index", "a" * 300),
+    "index into one": ("index", "photos", "--index", "./" + "a" * 300),
+    "index into an endless path": ("index", "photos", "--rebuild", "--index", "./" + "ab/" * 3000),
 }
 ERRORS = {
     "no index": ("query", "a", "--index", "./new"),
@@ -583,6 +589,23 @@ def test_errors_are_one_line(indexed: Run, made_home: Path, name: str) -> None:
     assert (done.code, done.out) == (1, "")
     assert " - " in done.message  # found - what to do
     assert not (made_home / "new").exists()
+
+
+def test_a_working_folder_that_is_gone(indexed: Run, made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs none works, with whole paths; the rest is one line."""
+    table, whole = indexed("query", "a red ball"), indexed("query", "a red ball", "--paths").out.splitlines()
+    (made_home.parent / "gone").mkdir()
+    monkeypatch.chdir(made_home.parent / "gone")
+    (made_home.parent / "gone").rmdir()
+    done = indexed("query", "a red ball")
+    assert (done.code, done.err, len(done.out.splitlines())) == (0, "", len(table.out.splitlines()))
+    assert [path for path in whole if path in done.out] == whole
+    assert indexed("query", "a red ball", "--paths").out.splitlines() == whole
+    assert str(made_home / "photos") in indexed("status").out
+    for command in (("show", "3.png", "red"), ("forget", "3.png"), ("query", "red", "--index", "./some/index")):
+        done = indexed(*command)
+        assert (bool(done.code), done.out, bool(done.message)) == (True, "", True)
+    assert "'./some/index' is no place for an index" in done.message
 
 
 def test_typers_own_usage_errors(run: Run) -> None:

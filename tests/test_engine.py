@@ -6,11 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake import fake_engine, paint, paint_red
+from fake import FakeEncoder, expected_score, fake_engine, paint, paint_red
 from random_flair import random_flair, save_flair
 
 import flairsearch
@@ -259,6 +260,77 @@ def test_a_picture_as_bytes_is_as_its_file(tmp_path: Path, photos: Path) -> None
             engine.search(Terms.of(picture=Example.of(two.read_bytes(), (0, 0, 65, 64))))
 
 
+# -- what another process writes while one photo is shown
+
+
+def forget(writer: Engine, photo: Path) -> None:
+    writer.forget(photo)
+
+
+def forget_and_compact(writer: Engine, photo: Path) -> None:
+    writer.forget(photo)
+    list(writer.compact())
+
+
+def forget_another_and_compact(writer: Engine, photo: Path) -> None:
+    writer.forget(photo.with_name("3.png"))
+    list(writer.compact())
+
+
+def index_it_anew(writer: Engine, photo: Path) -> None:
+    paint_red(photo, 12)
+    writer.add()
+
+
+@pytest.mark.parametrize("moment", ["text", "before", "after"])
+@pytest.mark.parametrize(
+    ("write", "patches"),
+    [(forget, None), (forget_and_compact, None), (forget_another_and_compact, 9), (index_it_anew, 12)],
+)
+def test_a_photo_is_shown_while_others_write(
+    tmp_path: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    write: Callable[[Engine, Path], None],
+    patches: int | None,
+) -> None:
+    """While the text is encoded, just before its views are looked up, and just after. `patches`: what it shows then."""
+    photo = paint_red(photos / "9.png", 9)  # the last one
+    meanwhile: list[Callable[[Engine, Path], None]] = []
+
+    class Slow(FakeEncoder):
+        def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+            happen("text")
+            return super().encode_texts(texts)
+
+    def happen(now: str) -> None:
+        if now == moment and meanwhile:
+            meanwhile.pop()(writer, photo)
+
+    with fake_engine(tmp_path / "index") as writer, fake_engine(tmp_path / "index", encoder=Slow()) as engine:
+        writer.add(photos)
+        assert engine.show(photo, "red").path == str(photo)  # a state is open
+        views_at = engine._catalog.views_at
+
+        def slow(path: str) -> list[int]:
+            happen("before")
+            views = views_at(path)
+            happen("after")
+            return views
+
+        monkeypatch.setattr(engine._catalog, "views_at", slow)
+        meanwhile.append(write)
+        if patches is None:
+            with pytest.raises(UsageError, match=f"^{photo} is not in the index - run flairsearch index"):
+                engine.show(photo, "red")
+        else:
+            hit = engine.show(photo, "red")
+            assert hit.path == str(photo)
+            assert hit.score == pytest.approx(expected_score(patches), abs=1e-3)
+        assert not meanwhile
+
+
 # -- what a first query in a new process takes
 
 FIRST = """
@@ -306,7 +378,9 @@ def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
     assert (len(paths), loaded, made) == (3, [], [])
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         engine.forget(paths[0])
-    again, *_ = first_query(tmp_path / "index")  # whatever it takes
+    again, loaded, made = first_query(tmp_path / "index")  # makes what it takes, but for what only the model makes
+    assert not {"torch", "open_clip", "safetensors"} & set(loaded)
+    assert made
     assert len(again) == 3
     assert again[:2] == paths[1:]
     assert first_query(tmp_path / "index") == (again, [], [])

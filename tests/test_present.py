@@ -77,6 +77,14 @@ def test_json_of_any_path_is_one_line(path: str) -> None:
     assert json.loads(line)["path"] == path
 
 
+def test_a_path_in_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert present.short_path(f"{tmp_path}/here/a.png") == "a.png"
+    (tmp_path / "here").rmdir()
+    assert present.short_path(f"{tmp_path}/here/a.png") == f"{tmp_path}/here/a.png"
+
+
 def render(hits: list[Hit], logits: bool = False, width: int = 200) -> str:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:

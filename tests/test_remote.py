@@ -266,6 +266,29 @@ def test_a_server_with_a_token(running: Home) -> None:
     assert not (running.index / RECORD).exists()
 
 
+def test_the_token_is_for_who_has_proved_to_be_the_server(tmp_path: Path) -> None:
+    """After a server was killed its record stays, and whoever has its port now is asked who it is."""
+    asked: list[bytes] = []
+
+    def answer(connection: socket.socket, health: bytes) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(said("200 OK", health if b"/health" in asked[-1] else json.dumps(GOOD).encode()))
+
+    for name in ("another", "mine"):
+        asked.clear()
+        health = json.dumps({"status": "ok", "server": name}).encode()
+        with answering(lambda connection, health=health: answer(connection, health)) as port:
+            (tmp_path / RECORD).unlink(missing_ok=True)
+            Record(port, "127.0.0.1", os.getpid(), "mine", "s3cret").save(tmp_path)
+            server = Server.find(tmp_path)
+            assert (server is not None) == (name == "mine")
+            assert asked
+            assert not any(b"s3cret" in request or b"uthorization" in request for request in asked)
+            if server is not None:
+                assert server.search(Question(Terms.of("red"))) is not None
+                assert b"Authorization: Bearer s3cret" in asked[-1]
+
+
 # -- records that are none
 
 WRONG: dict[str, Any] = {

@@ -46,6 +46,16 @@ def test_and_else_to_the_users_data():
     assert index_folder("") == home / "default"
 
 
+def test_a_place_where_no_index_can_be_is_said(here, monkeypatch, open_folder, as_user):
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0)
+    monkeypatch.setenv("FLAIRSEARCH_HOME", str(here))
+    for index in ("a" * 300, "a\0b", f"{here}/{'a' * 300}", f"{here}/" + "ab/" * 3000, closed / "index"):
+        with as_user(), pytest.raises(UsageError, match=r" is no place for an index \(.*\) - .* --index FOLDER$") as e:
+            index_folder(index)
+        assert len(str(e.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("views", ["center", "tiles:12"])
 def test_settings_come_back_as_saved(here, views):
     settings = fake_settings(views)

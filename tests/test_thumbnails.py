@@ -1,4 +1,5 @@
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -90,6 +91,18 @@ def test_without_a_folder_to_write_to_it_is_made_all_the_same(tmp_path):
     (tmp_path / "file").write_text("in the way")
     photo = paint(tmp_path / "a.png")
     assert opened(Thumbnails(tmp_path / "file" / "cache").get(str(photo), 64).data).size == (64, 64)
+
+
+def test_nobody_else_may_look_into_the_folder(tmp_path):
+    """Photos may be for their owner's eyes only; whoever cannot enter the folder reads nothing in it."""
+    photo = paint(tmp_path / "a.png")
+    old = os.umask(0)
+    try:
+        Thumbnails(tmp_path / "cache" / "thumbnails").get(str(photo), 64)
+    finally:
+        os.umask(old)
+    assert files(tmp_path / "cache")
+    assert stat.S_IMODE((tmp_path / "cache" / "thumbnails").stat().st_mode) == 0o700
 
 
 def test_what_is_no_photo_any_more_is_said(tmp_path):

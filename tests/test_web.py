@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import webbrowser
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -40,7 +43,10 @@ from served import (
 
 from flairsearch.engine import Engine
 from flairsearch.guard import MOST_BODY
+from flairsearch.rebuild import rebuild
+from flairsearch.remote import Server
 from flairsearch.scope import Scope
+from flairsearch.serving import Record
 from flairsearch.terms import Example, Terms
 
 PHOTOS, VIEWS = 15, 13  # some are the same
@@ -547,6 +553,43 @@ def test_what_nobody_foresaw_is_one_line(site, client, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_stop_while_searches_take_long_answers_them(index, monkeypatch, caplog, capfd):
+    monkeypatch.setattr("flairsearch.serving.GRACE", 0.3)
+    entered, go, answers = threading.Event(), threading.Event(), []
+    search_many = Engine.search_many
+
+    def slow(*given):
+        entered.set()
+        go.wait(20)
+        return search_many(*given)
+
+    def ask(path):
+        answers.append(httpx.get(f"{site.url}{API}/{path}", timeout=20))
+
+    def stop_waiting():
+        for one in asking:
+            one.join()
+        go.set()
+
+    with serving_index(index) as site:
+        monkeypatch.setattr(Engine, "search_many", slow)
+        asking = [threading.Thread(target=ask, args=("search?q=red",))]
+        asking += [
+            threading.Thread(target=ask, args=(path,)) for path in ("search?q=blue", "regions/1?q=red", "status")
+        ]
+        asking[0].start()
+        assert entered.wait(20)  # one is under way, the others wait for their turn
+        for one in asking[1:]:
+            one.start()
+        while site.api.service.waiting < 3:
+            time.sleep(0.01)
+        threading.Thread(target=stop_waiting).start()
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert {error_of(answer) for answer in answers} == {"the server stops - ask again later"}
+    assert not [record for record in caplog.records if record.exc_info]
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
 # -- the command
 
 
@@ -560,8 +603,6 @@ def start(index, *arguments, **environment):
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
 def test_a_server_is_found_by_its_record_and_leaves_nothing(index, tmp_path, sign):
-    import signal
-
     own = shutil.copytree(index, tmp_path / "index")
     process, url = start(own, "--port", "0", FLAIRSEARCH_TOKEN="s3cret")
     try:
@@ -584,8 +625,6 @@ def test_a_server_is_found_by_its_record_and_leaves_nothing(index, tmp_path, sig
 
 
 def test_a_record_of_another_server_stays(index, tmp_path):
-    from flairsearch.serving import Record
-
     mine, other = Record(1, "127.0.0.1", 1, "mine", None), Record(2, "127.0.0.1", 2, "other", None)
     mine.save(tmp_path)
     other.save(tmp_path)
@@ -597,6 +636,79 @@ def test_a_record_of_another_server_stays(index, tmp_path):
     mine.save(tmp_path / "nowhere")
 
 
+@pytest.fixture
+def serve(run: Run, monkeypatch):
+    """The command in this process; `visit` is called in place of the browser, with the address. Then Ctrl-C."""
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def serve(index, visit, *arguments):
+        visits = []
+
+        def browse(url):
+            visits.append(pool.submit(visit, url))
+            visits[0].add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGINT))
+
+        monkeypatch.setattr(webbrowser, "open", browse)
+        done = run("serve", "--index", index, "--port", 0, "--device", "cpu", "--open", *arguments)
+        assert done.code == 0
+        (visited,) = visits
+        return visited.result(), done.err.splitlines()
+
+    with ThreadPoolExecutor(1) as pool:
+        yield serve
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def test_a_token_of_any_letters_is_quoted_in_the_address(index, serve):
+    token = "ab+c/d&e=%41#x y?z;\\\"'<>"
+
+    def visit(url):
+        with httpx.Client(timeout=60) as client:
+            answer = client.get(url)
+            return url, answer, client.get(f"{url.partition('?')[0]}api/v1/status")
+
+    (url, visited, status), lines = serve(index, visit, "--token", token)
+    assert lines == [url, "flairsearch: the server has stopped"]
+    assert (visited.status_code, visited.headers["location"]) == (303, "/")
+    assert "set-cookie" in visited.headers
+    assert status.status_code == 200  # by the cookie
+
+
+def test_an_index_made_anew_gets_the_record_of_its_server(index, serve, tmp_path):
+    own = shutil.copytree(index, tmp_path / "index")
+
+    def visit(url):
+        before = Server.find(own)
+        list(rebuild(own, [], device="cpu"))
+        between = Server.find(own)
+        hits = hits_of(httpx.get(f"{url}{API}/search?q=red", timeout=60))
+        return before, between, Server.find(own), hits
+
+    (before, between, after, hits), _ = serve(own, visit)
+    assert before is not None
+    assert (between, after) == (None, before)
+    assert hits
+    assert not list(own.glob("server.json*"))
+
+
+def test_the_record_of_a_server_that_answers_stays(index, serve, tmp_path):
+    """A second one of the same index neither takes its place nor takes it away; one that was killed gives way."""
+    own = shutil.copytree(index, tmp_path / "index")
+    file = own / "server.json"
+    with serving_index(own) as first:
+        Record(first.port, first.host, os.getpid(), first.api.server, None).save(own)
+        record = file.read_bytes()
+        (url, found), _ = serve(own, lambda url: (url, file.read_bytes()))
+        assert url != first.url
+        assert found == file.read_bytes() == record
+        assert Server.find(own) == Server(first.host, first.port, None)
+    assert file.read_bytes() == record  # as after a kill
+    (url, port, server), _ = serve(own, lambda url: (url, json.loads(file.read_text())["port"], Server.find(own)))
+    assert url == f"http://127.0.0.1:{port}"
+    assert server == Server("127.0.0.1", port, None)
+    assert not file.exists()
+
+
 def test_wrong_options_are_one_line(index, run: Run, monkeypatch):
     settle(index.parent, monkeypatch)
     for host in ("0.0.0.0", "192.168.1.2", "::", "photos.example"):
@@ -606,6 +718,7 @@ def test_wrong_options_are_one_line(index, run: Run, monkeypatch):
     for token in ("", "a b\n", "é"):
         assert run("serve", "--index", index, "--token", token).code == 2
     assert run("serve", "--index", index, "--host", "no.such.host.invalid", "--token", "x").code == 2
+    assert "is no place for an index" in run("serve", "--index", index.parent / ("a" * 300), "--port", 0).message
     missing = run("serve", "--index", index.parent / "nothing", "--port", 0)
     assert missing.code == 1
     assert "no index" in missing.message
