@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -21,6 +21,7 @@ LOOKED = 4  # views of a photo that a phrase's regions come from: the best
 ALIKE = 1e-4  # scores of one text that was asked twice differ by less
 UNWANTED = 0.9  # of the photos score less with a text that is not wanted: a place that scores more shows it
 PIECE = 64  # contents whose tokens are in memory at once
+REMEMBERED = 4  # queries with conditions, of which what was judged is kept: 3 MB each at most
 
 _Look = tuple[Encoded, Frame]  # of one view
 
@@ -31,6 +32,7 @@ class Answerer:
     def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights) -> None:
         self._reader, self._catalog, self._weights = reader, catalog, weights
         self._locator = Locator(weights)
+        self._judged: dict[Hashable, dict[int, list[Hit]]] = {}  # question -> content -> its hits
 
     def hits(
         self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None = None
@@ -41,14 +43,28 @@ class Answerer:
         A content is left out when a phrase has no region where the query wants it, or shows what is not wanted in the
         smallest box around the best region of each phrase.
         """
-        for start in range(0, len(ranked), PIECE):
-            yield from self._hits(ranked[start : start + PIECE], asked, limits, scope)
+        judged = self._remembered(asked, limits, scope) if asked.narrows else {}
+        fresh = [one for one in ranked if one.content not in judged]
+        for start in range(0, len(fresh), PIECE):
+            judged.update(self._look_at(fresh[start : start + PIECE], asked, limits, scope))
+        for one in ranked:
+            yield from judged.get(one.content, ())
 
-    def _hits(
+    def _remembered(self, asked: Asked, limits: NDArray[np.float32], scope: Scope | None) -> dict[int, list[Hit]]:
+        """Who leafs on asks the same again, of what was judged for the page before too."""
+        queries = tuple((query.text, query.vector.tobytes()) for query in (*asked.phrases, *asked.without))
+        key = (queries, asked.weights, len(asked.without), asked.at, asked.min_area, limits.tobytes(), scope)
+        if key not in self._judged and len(self._judged) >= REMEMBERED:
+            del self._judged[next(iter(self._judged))]
+        return self._judged.setdefault(key, {})
+
+    def _look_at(
         self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None
-    ) -> Iterator[Hit]:
+    ) -> Iterator[tuple[int, list[Hit]]]:
+        """(content, its hits); of one that is gone, nothing."""
         images = self._catalog.images_of([one.content for one in ranked], scope)
         ranked = [one for one in ranked if one.content in images]
+        dates = self._catalog.dates_of([image for found in images.values() for image, _ in found])
         best = [np.argsort(-one.scores, axis=0, kind="stable")[:LOOKED] for one in ranked]  # [LOOKED, phrases] each
         looks = self._look([one.views[places].ravel() for one, places in zip(ranked, best, strict=True)])
         for one, places in zip(ranked, best, strict=True):
@@ -60,16 +76,22 @@ class Answerer:
                 self._find(query, score, several, asked)
                 for query, score, several in zip(asked.phrases, scores, seen, strict=True)
             )
-            if not all(phrase.regions for phrase in phrases):
+            if not self._is_answer(phrases, asked, limits, list(chain(*seen))):
+                yield one.content, []
                 continue
-            if asked.without:
-                least = min(phrase.regions[0].score for phrase in phrases)
-                enough = np.where(np.isnan(limits), least - ALIKE, limits)
-                if (self._judge(asked.without, phrases, list(chain(*seen))) > enough).any():
-                    continue
             hit = self._hit(one, phrases, asked, [several[0] for several in seen])
-            for image, path in images.get(one.content, []):
-                yield replace(hit, path=path, image=image)
+            of_image = [replace(hit, path=path, image=i, date=dates.get(i)) for i, path in images[one.content]]
+            yield one.content, of_image
+
+    def _is_answer(
+        self, phrases: Sequence[Phrase], asked: Asked, limits: NDArray[np.float32], looks: list[_Look]
+    ) -> bool:
+        """Whether a photo shows all phrases where the query wants them, and there nothing that it does not want."""
+        if not all(phrase.regions for phrase in phrases):
+            return False
+        least = min(phrase.regions[0].score for phrase in phrases)
+        enough = np.where(np.isnan(limits), least - ALIKE, limits)
+        return not asked.without or bool((self._judge(asked.without, phrases, looks) <= enough).all())
 
     def _look(self, views: Sequence[NDArray[np.int64]]) -> dict[int, _Look]:
         """Of each view id what is stored, and its frame; of one that is gone from the catalogue, nothing."""

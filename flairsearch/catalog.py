@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from flairsearch.schema import state as _state
 from flairsearch.schema import views as _views
 from flairsearch.scope import Scope
 from flairsearch.views import ViewColumns
-from flairsearch.within import image_conditions
+from flairsearch.within import date_of, image_conditions
 
 _T = TypeVar("_T")
 
@@ -213,6 +214,13 @@ class Catalog:
         with self._engine.connect() as connection:
             row = connection.execute(found).first()
         return None if row is None else f"{row[0].rstrip('/')}/{row[1]}"
+
+    def dates_of(self, images: Sequence[int]) -> dict[int, datetime | None]:
+        """Image ids -> when they were taken, as scopes count it."""
+        query = sa.select(_images.c.id, _contents.c.taken, _images.c.mtime_ns).join_from(_images, _contents)
+        with self._engine.connect() as connection:
+            rows = chain(*(connection.execute(query.where(_images.c.id.in_(some))) for some in _pieces(images)))
+            return {image: date_of(taken, saved) for image, taken, saved in rows}
 
     def images_below(self, path: str) -> list[int]:
         """Images whose absolute path is `path` or lies below it."""

@@ -282,7 +282,7 @@ class Engine:
 
     def warnings(self, query: int = 0) -> list[str]:
         """One line each: what of the index, or of the last search's n-th query, nobody looked at."""
-        lines, over = self.damage(), self.passed_over[query]
+        lines, over = [*self.damage()], self.passed_over[query]
         if over:
             lines.append(
                 f"only the photos that answer best were judged by the conditions, {over:,} others were not looked at - "

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flairsearch.records import Frame, Hit, Phrase, Region, Report, Run, Skipped, Status
@@ -32,9 +33,9 @@ def to_json(hit: Hit) -> str:
 def to_dict(hit: Hit) -> dict[str, Any]:
     """One hit as JSON has it; every field is always there.
 
-    id: of the image in the index. weakest: the text of the phrase that the photo answers least, null with one phrase.
-    confidence: 0 to 1, or null. matches: false where the false alarm is above what was asked for, null where nothing
-    was asked.
+    id: of the image in the index. date: ISO 8601, local, no zone, or null. weakest: the text of the phrase that the
+    photo answers least, null with one phrase. confidence: 0 to 1, or null. matches: false where the false alarm is
+    above what was asked for, null where nothing was asked.
     """
     return {
         "rank": hit.rank,
@@ -45,6 +46,7 @@ def to_dict(hit: Hit) -> dict[str, Any]:
         "logit": round(hit.logit, 6),
         "width_px": hit.width,
         "height_px": hit.height,
+        "date": None if hit.date is None else hit.date.isoformat(timespec="seconds"),
         "regions": _regions(hit.regions),
         "phrases": [
             {"text": phrase.text, "score": round(phrase.score, 6), "regions": _regions(phrase.regions)}
@@ -79,6 +81,7 @@ def from_dict(found: Mapping[str, Any]) -> Hit:
         image=int(found["id"]),
         confidence=None if found["confidence"] is None else float(found["confidence"]),
         matches=None if found["matches"] is None else bool(found["matches"]),
+        date=None if found["date"] is None else datetime.fromisoformat(found["date"]),
     )
 
 

@@ -7,6 +7,7 @@ Boxes are (left, top, right, bottom) in pixels of the upright original, half-ope
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # a command that asks a server has hits, and no arrays
@@ -201,6 +202,7 @@ class Hit:
     image: int = 0  # its id in the index
     confidence: float | None = None  # 1 - false alarm: how sure it is that this is no chance (confidence.py)
     matches: bool | None = None  # whether the false alarm is below what was asked for; None: nobody asked
+    date: datetime | None = None  # local, no zone: what the camera wrote, else when the file was saved
 
     @property
     def weakest(self) -> Phrase:

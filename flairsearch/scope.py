@@ -87,6 +87,11 @@ def clock_seconds(moment: datetime) -> int:
     return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(seconds=1)
 
 
+def from_clock(seconds: int) -> datetime:
+    """The moment of such a number. Raises OverflowError."""
+    return datetime(1970, 1, 1) + timedelta(seconds=seconds)
+
+
 def parse_date(text: str, option: str) -> tuple[datetime, datetime]:
     """A year, month, day, minute or second -> its first moment, and the first one after it. Raises UsageError."""
     for form, length in _DATES.items():

@@ -155,6 +155,7 @@ class HitOut(BaseModel):
     logit: float
     width_px: int
     height_px: int
+    date: str | None = Field(description="Local time, no zone: what the camera wrote, else when the file was saved.")
     regions: list[RegionOut]
     phrases: list[PhraseOut]
     weakest: str | None

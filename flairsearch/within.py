@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from flairsearch.schema import contents, images
-from flairsearch.scope import Scope, clock_seconds
+from flairsearch.scope import Scope, clock_seconds, from_clock
 
 _FURTHEST = 2**63 - 1  # the largest number SQLite knows
 
@@ -61,6 +61,14 @@ def _dated(since: datetime | None, before: datetime | None) -> Condition:
         taken.append(contents.c.taken < clock_seconds(before))
         saved.append(images.c.mtime_ns < _nanoseconds(before))
     return sa.exists().where(contents.c.id == images.c.content, sa.or_(sa.and_(*taken), sa.and_(*saved)))
+
+
+def date_of(taken: int | None, mtime_ns: int) -> datetime | None:
+    """What `_dated` goes by, as local time; None for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(mtime_ns // 10**9) if taken is None else from_clock(taken)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _nanoseconds(moment: datetime) -> int:

@@ -81,7 +81,7 @@ def test_index_then_query(home: Path, run: Run) -> None:
     assert len(done.err.splitlines()) == 1
 
 
-FIELDS = ["rank", "id", "path", "score", "score_global", "logit", "width_px", "height_px", "regions"]
+FIELDS = ["rank", "id", "path", "score", "score_global", "logit", "width_px", "height_px", "date", "regions"]
 FIELDS += ["phrases", "weakest", "confidence", "matches"]
 
 

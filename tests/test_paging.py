@@ -164,6 +164,28 @@ def test_later_pages_look_at_what_they_show_alone(engine: Engine, monkeypatch: p
     assert sum(looked) <= 3
 
 
+@pytest.mark.parametrize("name", ["at the left", "not black"])
+def test_what_was_judged_for_a_page_is_not_judged_for_the_next(
+    engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = engine._searcher()
+    monkeypatch.setattr(searcher._answerer, "_judged", {})
+    looked: list[int] = []
+    real = searcher._answerer._look_at
+
+    def look_at(ranked: Any, *rest: Any) -> Any:
+        looked.extend(one.content for one in ranked)
+        return real(ranked, *rest)
+
+    monkeypatch.setattr(searcher._answerer, "_look_at", look_at)
+    whole = engine.search(ASKED[name], 200)
+    judged = len(looked)
+    check(pages(engine, ASKED[name], 5, len(whole)), whole)
+    assert len(looked) == judged == len(set(looked)) > 5
+    engine.search(Terms.of("red", at="right"), 5)  # another question: of the same photos
+    assert len(looked) > judged
+
+
 # -- a shortlist that grows from page to page
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ REGIONS = (Region((40, 60, 90, 120), 0.61234567), Region((0, 0, 10, 10), 0.25))
 HEAT, FRAME = np.zeros((4, 4), np.float32), Frame(200, 150, 0, 0, 200, 150)
 PUPPY = Phrase("white puppy", 0.31234567, REGIONS, HEAT, FRAME)
 EARS = Phrase("black [ears]", 0.20987654, (Region((41, 61, 71, 81), 0.4), Region((5, 5, 6, 6), 0.3)), HEAT, FRAME)
-HIT = Hit(1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, (PUPPY,), logit=4.40625, image=7)
+WHEN = datetime(2024, 5, 17, 14, 0, 9, 999_999)
+HIT = Hit(
+    1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, (PUPPY,), logit=4.40625, image=7, date=WHEN
+)
 BOTH = replace(HIT, phrases=(PUPPY, EARS), regions=(REGIONS[0], EARS.regions[0], REGIONS[1], EARS.regions[1]))
 
 
@@ -26,7 +30,7 @@ def test_json_has_the_documented_fields() -> None:
     assert "\n" not in line
     found = json.loads(line)
     assert list(found) == [
-        *("rank", "id", "path", "score", "score_global", "logit", "width_px", "height_px", "regions"),
+        *("rank", "id", "path", "score", "score_global", "logit", "width_px", "height_px", "date", "regions"),
         *("phrases", "weakest", "confidence", "matches"),
     ]
     regions = [{"box": [40, 60, 90, 120], "score": 0.612346}, {"box": [0, 0, 10, 10], "score": 0.25}]
@@ -39,6 +43,7 @@ def test_json_has_the_documented_fields() -> None:
         "logit": 4.40625,
         "width_px": 200,
         "height_px": 150,
+        "date": "2024-05-17T14:00:09",
         "regions": regions,
         "phrases": [{"text": "white puppy", "score": 0.312346, "regions": regions}],
         "weakest": None,

@@ -414,6 +414,7 @@ HIT = {
     **{"rank": 1, "id": 1, "path": "/x.png", "score": 0.5, "score_global": 0.5, "logit": 0.1, "width_px": 9},
     **{
         "height_px": 9,
+        "date": None,
         "regions": [],
         "phrases": [{"text": "red", "score": 0.5, "regions": []}],
         "weakest": None,

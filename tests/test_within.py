@@ -43,16 +43,20 @@ class Photo:
     def absolute(self) -> str:
         return f"{self.root}/{self.path}"
 
+    @property
+    def date(self) -> datetime:
+        """What the camera wrote; else the file's time."""
+        if self.taken is not None:
+            return datetime(1970, 1, 1) + timedelta(seconds=self.taken)
+        return datetime.fromtimestamp(self.mtime_ns // 10**9)
+
     def is_in(self, scope: Scope) -> bool:
         """As the issue says it, one thing after the other."""
         if scope.under is not None and not self.absolute.startswith(scope.under.rstrip("/") + "/"):
             return False
-        moment = datetime.fromtimestamp(self.mtime_ns // 10**9)
-        if self.taken is not None:
-            moment = datetime(1970, 1, 1) + timedelta(seconds=self.taken)
-        if scope.since is not None and moment < scope.since:
+        if scope.since is not None and self.date < scope.since:
             return False
-        if scope.before is not None and moment >= scope.before:
+        if scope.before is not None and self.date >= scope.before:
             return False
         if scope.larger_than is not None and self.size <= scope.larger_than:
             return False
@@ -187,6 +191,10 @@ class Album:
     photos: list[Photo]
     areas: dict[str, int]
 
+    @property
+    def dates(self) -> dict[str, datetime]:
+        return {photo.absolute: photo.date for photo in self.photos}
+
     def expected(self, scope: Scope) -> list[str]:
         """Paths, best first; equal ones by image id."""
         inside = [photo for photo in self.photos if photo.is_in(scope)]
@@ -250,6 +258,7 @@ def test_random_scopes_in_searches(tmp_path: Path, fitted: bool, monkeypatch: py
             expected = album.expected(scope)
             hits = engine.search("red", 200, "all", scope=scope)
             assert [hit.path for hit in hits] == expected
+            assert all(hit.date == album.dates[hit.path] for hit in hits)
             assert engine.in_scope == len({(album.areas[p], os.path.basename(p)) for p in expected})
             assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
             if not fitted:
