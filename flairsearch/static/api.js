@@ -1,9 +1,11 @@
 // The server's answers, and its errors as one line.
 
 import { regionParameters, searchParameters } from "./query.js";
+import { answered, lost, NO_ANSWER, say } from "./reach.js";
 
 const ROOT = "/api/v1";
 const MOST_KEPT = 200; // answers about one photo
+export const LARGE = 1600, LARGEST = 4096; // px of the long side: of all of a photo, and of one looked at nearer
 
 export class ServerError extends Error {
   constructor(message, status = 0) {
@@ -18,8 +20,11 @@ async function ask(path, options = {}) {
     answer = await fetch(ROOT + path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError("The server does not answer. Is “flairsearch serve” still running?");
+    lost();
+    throw new ServerError(NO_ANSWER);
   }
+  answered();
+  if (answer.status === 401) say("locked");
   let content = null;
   try {
     content = await answer.json();
@@ -59,5 +64,5 @@ export function getRegions(query, id) {
 }
 
 export const originalUrl = (id) => `${ROOT}/images/${encodeURIComponent(id)}`;
-export const largeUrl = (id) => `${originalUrl(id)}?size=1600`;
+export const largeUrl = (id, size = LARGE) => `${originalUrl(id)}?size=${size}`;
 export const thumbnailUrl = (id, size) => `${ROOT}/thumbnails/${encodeURIComponent(id)}?size=${size}`;

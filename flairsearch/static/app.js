@@ -2,16 +2,19 @@
 
 import { getRegions, getStatus } from "./api.js";
 import { Bar } from "./bar.js";
-import { byId, count, isTyping, make } from "./dom.js";
+import { byId, countPhotos, isTyping, make } from "./dom.js";
 import { Grid } from "./grid.js";
+import "./lock.js";
 import { files, PictureDialog, rememberSizes, watchForPictures } from "./picture.js";
 import { emptyQuery, fromAddress, isEmpty, phraseCount, toAddress } from "./query.js";
+import { reach } from "./reach.js";
 import { Kept, Results } from "./results.js";
+import { complain, entitle, fail, greet, isScoped, note, tally } from "./said.js";
 import { ScopePanel } from "./scope.js";
 import { Viewer } from "./viewer.js";
 
 const PATIENCE = 200; // ms before a search is said to go on
-const SCOPED = ["under", "since", "until", "larger_than", "ext"]; // filters that leave photos out unseen
+const AGAIN = 3000; // ms before an empty index is looked at again
 const EXAMPLES = [
   { texts: ["a dog running on grass"] }, { texts: ["a child in a red shirt"] }, { texts: ["a boat on the water"] },
   { texts: ["a man", "a bicycle"] }, { texts: ["a dog"], not: ["grass"] },
@@ -21,11 +24,12 @@ let query = emptyQuery();
 let results = null;
 let status = null;
 let typing = false; // the newest entry of the history is of a text that is being typed
+let timer = 0;
 let pushed = false; // the viewer's entry is ours to go back from
 const kept = new Kept();
 
 const grid = new Grid(byId("grid"), () => query, (index) => openPhoto(grid.hits[index], true));
-const viewer = new Viewer({ ask: () => query, step, search: searchPicture, closed: closePhoto });
+const viewer = new Viewer({ ask: () => query, step, search: searchPicture, within: searchFolder, closed: closePhoto });
 const bar = new Bar({
   change: (terms, live) => go({ ...query, ...terms }, live, true),
   drop: () => go({ ...query, picture: null, weight: "" }),
@@ -63,6 +67,7 @@ function go(wanted, live = false, typed = false) {
 
 function run(address) {
   complain(null);
+  entitle(query, status);
   if (results && results !== kept.get(address)) results.stop.abort();
   const hint = query.not.length ? "Say what to look for, too: what must not be there is judged where it is found." : null;
   if (isEmpty(query)) {
@@ -89,17 +94,18 @@ async function more() {
     if (isFirst) {
       scrollTo(0, 0);
       showAll();
+      if (!isScoped(query) && mine.first.in_scope !== status?.views) learn(); // photos came or went
     } else grid.add(hits);
-    tally();
+    tally(query, results, status);
     watchEnd();
   } catch (error) {
     if (error.name === "AbortError" || mine !== results) return;
     if (isFirst) {
       grid.show([]);
       byId("welcome").hidden = true;
-      tally();
+      tally(query, results, status);
     }
-    complain(error.message, error.status === 400 ? null : () => more()); // what has no sense has none the next time
+    fail(error, more);
     sentinel.disconnect();
   } finally {
     clearTimeout(slow);
@@ -114,7 +120,7 @@ function showAll() {
   const { unseen = [], warnings = [] } = results.first ?? {};
   const words = unseen.length ? [`The model was not trained on ${unseen.map((word) => `“${word}”`).join(", ")}: what it makes of that is a guess.`] : [];
   note([...words, ...warnings].join(" ") || null);
-  const what = results.hits.length ? `${count(results.hits.length)} photos${results.next === null ? ", that is all" : ", more below"}` : "No photo";
+  const what = results.hits.length ? `${countPhotos(results.hits.length)}${results.next === null ? ", that is all" : ", more below"}` : "No photo";
   byId("announce").textContent = what;
 }
 
@@ -131,57 +137,13 @@ function busy(on, stale = false) {
   byId("grid").setAttribute("aria-busy", String(on));
 }
 
-// -- what is said
-
-function tally() {
-  const line = byId("tally"), end = byId("end-text"), on = byId("further");
-  const first = results?.first;
-  line.textContent = end.textContent = "";
-  on.hidden = !results?.resting;
-  if (!first) return;
-  const all = SCOPED.some((name) => query[name].length) ? null : status?.photos;
-  const inScope = first.photos_in_scope ?? all ?? first.in_scope;
-  const isViews = inScope === first.in_scope && status?.views > status?.photos; // parts of photos are views too
-  const parts = [`${count(inScope)} ${isViews ? "views of photos" : "photos"} searched`, `${count(results.hits.length)} shown`];
-  if (results.hidden) parts.push(`${count(results.hidden)} hidden, there by chance`);
-  if (first.seconds !== undefined) parts.push(`${first.seconds < 10 ? first.seconds.toFixed(2) : Math.round(first.seconds)} s`);
-  line.textContent = parts.join(" · ");
-  const hidden = results.hidden ? ` ${count(results.hidden)} more may be there by chance and are hidden.` : "";
-  if (results.resting) end.textContent = `The last ones may all be there by chance: ${count(results.hidden)} photos are hidden so far.`;
-  else if (results.next !== null) end.textContent = "";
-  else if (results.hits.length) end.textContent = `That was all: ${count(results.hits.length)} photos.${hidden}`;
-  else end.textContent = `No photo here.${hidden || " Take a filter away, or say it in other words."}`;
-}
-
-function note(text) {
-  byId("note").textContent = text ?? "";
-  byId("note").hidden = !text;
-}
-
-/** An error as one line, with a way to try again; null: there is none. */
-function complain(text, again = null) {
-  const line = byId("alert");
-  line.replaceChildren();
-  line.hidden = !text;
-  if (!text) return;
-  line.append(make("span", { text }));
-  if (again) line.append(make("button", { type: "button", text: "Try again", on: { click: () => {
-    complain(null);
-    again();
-  } } }));
-  line.append(make("button", { type: "button", text: "Dismiss", on: { click: () => complain(null) } }));
-}
-
 function showWelcome() {
   sentinel.disconnect();
   grid.show([]);
-  tally();
+  tally(query, results, status);
   busy(false);
   byId("announce").textContent = "";
-  byId("welcome").hidden = false;
-  byId("hello").hidden = status?.photos === 0;
-  byId("nothing").hidden = status?.photos !== 0;
-  byId("photos").textContent = status?.photos ? `${count(status.photos)} photos in “${status.index}”, searched by ${status.model}` : "";
+  greet(status);
 }
 
 // -- the large view
@@ -218,13 +180,22 @@ function closePhoto(hit) {
 }
 
 function searchPicture(picture) {
+  leave({ ...query, texts: [], not: [], picture, weight: "" });
+}
+
+function searchFolder(under) {
+  leave({ ...query, under });
+}
+
+/** From a photo to another search; the photo's entry stays: going back opens it again. */
+function leave(wanted) {
   viewer.hide();
-  pushed = typing = false; // the photo's entry stays: going back opens it again
-  const wanted = { ...query, texts: [], not: [], picture, weight: "" };
+  pushed = typing = false;
   keepScroll();
   history.pushState(null, "", toAddress(wanted));
   query = wanted;
   bar.show(query);
+  scope.show(query);
   run(toAddress(query));
   bar.input.focus();
 }
@@ -250,8 +221,9 @@ async function follow() {
       results = before;
       if (before.stop.signal.aborted) before.stop = new AbortController();
       complain(null);
+      entitle(query, status);
       showAll();
-      tally();
+      tally(query, results, status);
       watchEnd();
       scrollTo(0, before.scroll);
     } else first = run(address);
@@ -269,7 +241,7 @@ async function follow() {
     const hit = known ?? (phraseCount(query) ? await getRegions(query, photo) : null);
     if (hit && fromAddress(location.search, files).photo === photo) openPhoto(hit, false);
   } catch (error) {
-    complain(error.message, follow);
+    fail(error, follow);
   }
 }
 
@@ -286,10 +258,11 @@ async function start() {
     byId("examples").append(make("li", {}, button));
   }
   addEventListener("popstate", follow);
+  reach.addEventListener("back", () => status ?? learn());
   addEventListener("keydown", keys);
   byId("further").addEventListener("click", () => {
     results.barren = 0;
-    tally();
+    tally(query, results, status);
     more();
   });
   byId("help-open").addEventListener("click", () => byId("help").showModal());
@@ -301,17 +274,22 @@ async function start() {
   if (!viewer.open && !document.activeElement.closest("#search")) bar.input.focus();
 }
 
+/** What is indexed; asked again while that is nothing, and when there is more or less of it. */
 async function learn() {
+  const wasEmpty = status?.photos === 0;
+  clearTimeout(timer);
   try {
     status = await getStatus();
   } catch (error) {
-    return complain(error.message, learn);
+    if (byId("alert").hidden || error.status) fail(error, learn);
+    return;
   }
-  document.title = `${status.index} · flairsearch`;
-  scope.setFolders(status.folders ?? []);
-  scope.show(query);
-  if (results) tally();
-  else showWelcome();
+  scope.setFolders(status.folders);
+  entitle(query, status);
+  if (!results) greet(status);
+  else if (wasEmpty && status.photos) run(toAddress(query));
+  else tally(query, results, status);
+  if (!status.photos) timer = setTimeout(learn, AGAIN);
 }
 
 function keys(event) {

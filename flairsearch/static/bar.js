@@ -140,7 +140,7 @@ export class Bar {
       this.input.value = shown;
       this.draw();
       this.input.focus();
-    } } }, dot, make("span", { text }));
+    } } }, dot, make("bdi", { text }));
     const remove = make("button", { class: "remove", type: "button", "aria-label": `Remove ${kind} ${text}`, on: { click: () => {
       take();
       this.tell();

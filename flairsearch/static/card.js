@@ -1,7 +1,8 @@
 // One hit in the gallery: photo, boxes, how sure; its heat while the pointer or the focus is on it.
 
 import { getRegions, thumbnailUrl } from "./api.js";
-import { fileName, make, percent } from "./dom.js";
+import { fileName, make, percent, showDate } from "./dom.js";
+import { watchPhoto } from "./photo.js";
 import { colourOf, drawBoxes, drawHeat } from "./regions.js";
 
 const PATIENCE = 140; // ms on a card before its heat is asked for
@@ -15,15 +16,13 @@ export function makeCard(hit, place, ask) {
   frame.style.height = `${hit.height_px * scale}px`;
   const wanted = Math.max(hit.width_px, hit.height_px) * scale * Math.min(devicePixelRatio, 2);
   const photo = make("img", { alt: "", decoding: "async", draggable: "false" });
-  photo.addEventListener("load", () => photo.classList.add("there"));
-  photo.addEventListener("error", () => frame.classList.add("gone"));
-  photo.src = thumbnailUrl(hit.id, wanted > 300 ? 512 : 256);
   frame.append(photo, make("canvas", { class: "heat" }), drawBoxes(hit));
+  watchPhoto(photo, frame)(thumbnailUrl(hit.id, wanted > 300 ? 512 : 256));
 
   const room = make("span", { class: "room" }, frame);
   room.style.height = `${place.height}px`;
   const button = make("button", {
-    class: missed ? "card missed" : "card", type: "button", title: hit.path,
+    class: missed ? "card missed" : "card", type: "button", title: [hit.path, showDate(hit.date)].filter(Boolean).join("\n"),
     "aria-label": describe(hit), data: { index: place.index, id: hit.id },
   }, room, caption(hit, ask().texts.length));
   button.style.width = `${place.width}px`;
@@ -39,7 +38,7 @@ function caption(hit, texts) {
   else if (hit.confidence !== null) {
     const level = make("i");
     level.style.width = `${100 * hit.confidence}%`;
-    first.append(make("span", { class: "meter", "aria-hidden": "true" }, level), make("span", { text: `sure ${percent(hit.confidence)}` }));
+    first.append(make("span", { class: "meter", "aria-hidden": "true" }, level), make("span", { class: "sure", text: `sure ${percent(hit.confidence)}` }));
   }
   first.append(make("span", { class: "score", text: hit.score.toFixed(3) }));
   const second = make("span", { class: "name" });
@@ -48,8 +47,8 @@ function caption(hit, texts) {
     const dot = make("i", { class: "dot" });
     dot.style.background = colourOf(weakest);
     second.append(dot, make("small", { text: "weakest: " }),
-      `${weakest < texts ? hit.weakest : "the picture"} ${scores[weakest].toFixed(2)}`);
-  } else second.append(fileName(hit.path));
+      make("bdi", { text: weakest < texts ? hit.weakest : "the picture" }), ` ${scores[weakest].toFixed(2)}`);
+  } else second.append(make("bdi", { text: fileName(hit.path) }));
   if (hit.matches !== false && hit.confidence === null) { // one line will do
     first.prepend(second);
     return make("span", { class: "caption" }, first);

@@ -31,7 +31,21 @@ export const icon = (name) => makeSvg("svg", { class: "icon", "aria-hidden": "tr
 
 export const fileName = (path) => path.split(/[\\/]/).pop();
 
+/** The folder of a file, as a whole path. */
+export const folderOf = (path) => path.slice(0, Math.max(0, path.length - fileName(path).length - 1)) || path.slice(0, 1);
+
+/** A path whose names each keep their own direction of writing. */
+export const pathNodes = (path) => path.split(/([\\/])/).map((part, i) => (i % 2 ? part : make("bdi", { text: part })));
+
+/** Somebody's words, where markup cannot keep them from turning what is around them: in attributes and options. */
+export const isolate = (text) => `\u2068${text}\u2069`;
+
 export const count = (number) => number.toLocaleString("en");
+
+export const countPhotos = (number) => `${count(number)} ${number === 1 ? "photo" : "photos"}`;
+
+/** "2021-05-03T14:22:10", a clock without a zone, as it is written where the reader is. */
+export const showDate = (text) => (text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }) : "");
 
 /** Rounded down, as the command line does: 100 % is said of certainty alone. */
 export const percent = (share) => `${Math.floor(Number((100 * share).toFixed(6)))} %`;

@@ -4,11 +4,15 @@ import { icon, make } from "./dom.js";
 
 const CORNERS = [[0, 1], [2, 1], [0, 3], [2, 3]]; // places in [left, top, right, bottom]
 const CLICK = 5; // px that a pointer may wander and still be no stroke
+const THIN = 8, SHARE = 0.02; // px of the screen, or of the photo's side: nothing is looked for in less
 
 export class Part {
-  /** frame: the element that the photo fills; search: (box) when somebody asks for it. */
-  constructor(frame, search, label = "Search for this part") {
-    Object.assign(this, { frame, search, box: null, width: 1, height: 1, stroke: null });
+  /**
+   * frame: the element that the photo fills; search: (box) when somebody asks for it.
+   * free: whether a finger draws one where none is yet; else only mouse and pen do.
+   */
+  constructor(frame, search, { label = "Search for this part", free = true } = {}) {
+    Object.assign(this, { frame, search, free, box: null, width: 1, height: 1, stroke: null });
     this.hole = make("div", { class: "hole" });
     this.cut = make("div", { class: "cut" }, this.hole);
     this.outline = make("div", { class: "part", tabindex: "0", role: "group" });
@@ -66,15 +70,28 @@ export class Part {
     this.place();
   }
 
-  /** The buttons: below the box, else above, else inside. */
+  /** The buttons: below the box, else above, else inside; where they are seen, if the photo is larger than its stage. */
   place() {
-    const room = this.frame.getBoundingClientRect(), [left, top, right, bottom] = this.box;
-    const y = room.height / this.height, x = room.width / this.width, high = this.tools.offsetHeight + 10;
-    const below = bottom * y + 10, above = top * y - high;
-    const free = innerHeight - room.top - 8;
-    this.tools.style.top = `${below + high < Math.max(room.height, Math.min(free, room.height + high)) ? below : above >= 0 ? above : bottom * y - high}px`;
-    const middle = (left + right) / 2 * x - this.tools.offsetWidth / 2;
-    this.tools.style.left = `${Math.max(0, Math.min(middle, room.width - this.tools.offsetWidth))}px`;
+    const room = this.frame.getBoundingClientRect(), stage = this.frame.parentElement.getBoundingClientRect();
+    const [left, top, right, bottom] = this.box, y = room.height / this.height, x = room.width / this.width;
+    const wide = this.tools.offsetWidth, high = this.tools.offsetHeight;
+    const first = stage.top - room.top + 4, last = stage.bottom - room.top - high - 4;
+    const below = bottom * y + 10, above = top * y - high - 10, inside = Math.min(bottom * y - high - 10, last);
+    this.tools.style.top = `${below <= last ? Math.max(below, first) : above >= first ? above : Math.max(inside, first)}px`;
+    const from = Math.max(0, stage.left - room.left), to = Math.min(room.width, stage.right - room.left) - wide;
+    this.tools.style.left = `${Math.max(from, Math.min((left + right) / 2 * x - wide / 2, to))}px`;
+  }
+
+  /** Pixels of the photo that a box has at least, across and down. */
+  get least() {
+    const room = this.frame.getBoundingClientRect();
+    const least = (side, seen) => Math.min(side, Math.max(1, Math.ceil(Math.max(SHARE * side, THIN * side / seen))));
+    return [least(this.width, room.width), least(this.height, room.height)];
+  }
+
+  get isThin() {
+    const [left, top, right, bottom] = this.box, [wide, high] = this.least;
+    return right - left < wide || bottom - top < high;
   }
 
   at(event) {
@@ -84,6 +101,7 @@ export class Part {
 
   down(event) {
     if (event.button !== 0 || !event.isPrimary || event.target.closest(".tools")) return;
+    if (event.pointerType === "touch" && !this.free && !this.box) return;
     event.preventDefault(); // no text is marked, no picture dragged away
     this.frame.setPointerCapture(event.pointerId);
     const from = this.at(event), corner = event.target.closest("[data-x]");
@@ -99,10 +117,13 @@ export class Part {
     if (!stroke.far) return;
     const [x, y] = this.at(event);
     if (stroke.kind === "move") this.shift(stroke.box, x - stroke.from[0], y - stroke.from[1]);
-    else if (stroke.kind === "new") this.stretch(...stroke.from, x, y);
-    else {
-      const box = [...stroke.box];
-      [box[stroke.x], box[stroke.y]] = [x, y];
+    else if (stroke.kind === "new") {
+      this.stretch(...stroke.from, x, y);
+      this.tools.hidden = this.isThin;
+    } else {
+      const box = [...stroke.box], [wide, high] = this.least;
+      box[stroke.x] = stroke.x ? Math.max(x, box[0] + wide) : Math.min(x, box[2] - wide);
+      box[stroke.y] = stroke.y > 1 ? Math.max(y, box[1] + high) : Math.min(y, box[3] - high);
       this.stretch(...box);
     }
   }
@@ -111,7 +132,7 @@ export class Part {
     const stroke = this.stroke;
     this.stroke = null;
     if (!stroke || event.target.closest(".tools")) return;
-    if (!stroke.far && stroke.kind === "new") this.select(null);
+    if (stroke.kind === "new" && (!stroke.far || this.isThin)) this.select(null);
     else if (stroke.far) this.outline.focus({ preventScroll: true });
   }
 
@@ -138,15 +159,15 @@ export class Part {
     else if (event.key === "Escape") this.clear();
     else if (!x && !y) return;
     else if (event.shiftKey) {
-      const [left, top, right, bottom] = this.box;
-      this.stretch(left, top, Math.max(left + 1, right + x), Math.max(top + 1, bottom + y));
+      const [left, top, right, bottom] = this.box, [wide, high] = this.least;
+      this.stretch(left, top, Math.max(left + wide, right + x), Math.max(top + high, bottom + y));
     } else this.shift(this.box, x, y);
     event.preventDefault();
     event.stopPropagation(); // the arrows do not turn to the next photo, Esc does not close the dialog
   }
 }
 
-/** The photo's frame as large as the stage has room for, in the photo's shape. */
+/** The photo's frame as large as the stage has room for, in the photo's shape. -> px of the page for one of the photo. */
 export function fit(frame, stage, width, height, most = 3) {
   const style = getComputedStyle(stage);
   const wide = stage.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
@@ -154,4 +175,5 @@ export function fit(frame, stage, width, height, most = 3) {
   const scale = Math.max(0.01, Math.min(wide / width, high / height, most));
   frame.style.width = `${width * scale}px`;
   frame.style.height = `${height * scale}px`;
+  return scale;
 }

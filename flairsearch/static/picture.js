@@ -1,7 +1,7 @@
 // A picture as the query: dropped, pasted, chosen, or a photo of the index; its chip, and the part of it that is meant.
 
 import { getRegions, largeUrl, thumbnailUrl } from "./api.js";
-import { byId, icon, make } from "./dom.js";
+import { byId, icon, isolate, make } from "./dom.js";
 import { emptyQuery } from "./query.js";
 import { fit, Part } from "./part.js";
 
@@ -26,8 +26,8 @@ async function sizeOf(id) {
 export function watchForPictures(use, complain) {
   const take = (file) => {
     if (!file) return;
-    if (file.type && !file.type.startsWith("image/")) return complain(`“${file.name}” is no picture.`);
-    if (file.size > LARGEST) return complain(`“${file.name}” has ${(file.size / 1e6).toFixed(0)} MB; a picture to search with may have 32.`);
+    if (file.type && !file.type.startsWith("image/")) return complain(`${isolate(`“${file.name}”`)} is no picture.`);
+    if (file.size > LARGEST) return complain(`${isolate(`“${file.name}”`)} has ${(file.size / 1e6).toFixed(0)} MB; a picture to search with may have 32.`);
     const key = crypto.randomUUID?.() ?? String(Math.random()).slice(2); // absent where the page came over plain HTTP
     files.set(key, file);
     use({ file, key, box: null });
@@ -75,7 +75,7 @@ export function pictureChip(picture, colour, open, remove) {
     remove();
   } } },
     make("button", { class: "edit", type: "button", title: "Choose a part of it", "aria-label": `Picture: ${what}. Choose a part of it`, on: { click: open } },
-      dot, crop, make("span", { text: what })),
+      dot, crop, make("bdi", { text: what })),
     make("button", { class: "remove", type: "button", "aria-label": "Remove the picture", on: { click: remove } }, icon("close")));
 }
 
@@ -109,7 +109,7 @@ export class PictureDialog {
     this.frame = byId("picture-frame");
     this.image = byId("picture-image");
     this.weight = byId("picture-weight");
-    this.part = new Part(this.frame, () => this.finish(), "Search with this part");
+    this.part = new Part(this.frame, () => this.finish(), { label: "Search with this part" });
     byId("picture-start").addEventListener("click", () => this.part.start());
     byId("picture-use").addEventListener("click", () => this.finish());
     byId("picture-whole").addEventListener("click", () => {

@@ -2,7 +2,10 @@
 
 import { makeSvg } from "./dom.js";
 
-export const COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2"]; // Okabe & Ito's
+const COLOURS = [
+  "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", // Okabe & Ito's,
+  "#ffffff", "#8f5bff", // and two more: eight phrases and a picture
+];
 export const colourOf = (i) => COLOURS[i % COLOURS.length];
 
 /** Boxes of a hit's phrases; all: not only the best of each. A hit that does not match is grey and dashed. */

@@ -1,6 +1,6 @@
 // The panel of filters: which photos are looked at, where in them, and what is there by chance.
 
-import { byId, count, fileName, make } from "./dom.js";
+import { byId, count, fileName, isolate, make } from "./dom.js";
 import { emptyQuery, SCOPE, scopeCount } from "./query.js";
 
 const OPPOSITE = { left: "right", right: "left", top: "bottom", bottom: "top" };
@@ -50,9 +50,10 @@ export class ScopePanel {
 
   setFolders(folders) {
     const select = this.form.elements.under;
-    for (const { path, photos } of folders) {
-      select.append(make("option", { value: path, text: `${fileName(path) || path} (${count(photos)})`, title: path }));
-    }
+    const options = folders.map(({ path, photos }) =>
+      make("option", { value: path, text: `${isolate(fileName(path) || path)} (${count(photos)})`, title: path }));
+    select.replaceChildren(select.options[0], ...options);
+    this.show(this.query);
   }
 
   show(query) {
@@ -61,7 +62,7 @@ export class ScopePanel {
     for (const name of ["under", "larger_than", "max_false_alarm"]) {
       const select = elements[name];
       if (![...select.options].some((option) => option.value === query[name])) { // from an address somebody wrote
-        select.append(make("option", { value: query[name], text: query[name] }));
+        select.append(make("option", { value: query[name], text: isolate(query[name]) }));
       }
       select.value = query[name];
     }

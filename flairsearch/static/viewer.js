@@ -1,25 +1,36 @@
 // The large view: a photo with all its regions, heat, what is known of it, and a box to draw for the next search.
 
-import { getRegions, largeUrl, originalUrl, thumbnailUrl } from "./api.js";
-import { byId, count, fileName, isTyping, make, percent } from "./dom.js";
-import { fit, Part } from "./part.js";
+import { getRegions, LARGE, LARGEST, largeUrl, originalUrl, thumbnailUrl } from "./api.js";
+import { byId, count, fileName, folderOf, isTyping, make, pathNodes, percent, showDate } from "./dom.js";
+import { Part } from "./part.js";
+import { watchPhoto } from "./photo.js";
 import { colourOf, drawBoxes, drawHeat } from "./regions.js";
+import { Zoom } from "./zoom.js";
 
 export class Viewer {
-  /** ask: () -> the query; step: (by) to another photo; search: ({id, box}); closed: (hit) when it was closed by hand. */
-  constructor({ ask, step, search, closed }) {
+  /**
+   * ask: () -> the query; step: (by) to another photo; search: ({id, box}); within: (folder) to the same query there;
+   * closed: (hit) when it was closed by hand.
+   */
+  constructor({ ask, step, search, within, closed }) {
     Object.assign(this, { ask, step, search, hit: null, off: new Set(), heat: false });
     this.dialog = byId("viewer");
     this.frame = byId("viewer-frame");
     this.image = byId("viewer-image");
     this.canvas = byId("viewer-heat");
-    this.image.addEventListener("load", () => this.image.classList.add("there"));
-    this.part = new Part(this.frame, (box) => search({ id: String(this.hit.id), box }));
+    this.load = watchPhoto(this.image, this.frame, (gone) => {
+      for (const act of this.dialog.querySelectorAll("[data-needs-photo]")) act.hidden = gone;
+      if (gone) this.part.clear();
+    });
+    this.part = new Part(this.frame, (box) => search({ id: String(this.hit.id), box }), { free: false });
+    this.zoom = new Zoom(byId("viewer-stage"), this.frame, { swiped: step, changed: () => this.laid() });
+    byId("viewer-near").addEventListener("click", () => this.zoom.toggle());
     byId("viewer-close").addEventListener("click", () => this.dialog.close());
     byId("viewer-back").addEventListener("click", () => step(-1));
     byId("viewer-on").addEventListener("click", () => step(1));
     byId("viewer-like").addEventListener("click", () => search({ id: String(this.hit.id), box: null }));
     byId("viewer-part").addEventListener("click", () => this.part.start());
+    byId("viewer-folder").addEventListener("click", () => within(folderOf(this.hit.path)));
     byId("viewer-warm").addEventListener("change", (event) => this.setHeat(event.target.checked));
     this.dialog.addEventListener("close", () => {
       if (this.dialog.open) return; // opened again meanwhile
@@ -28,8 +39,6 @@ export class Viewer {
       if (hit) closed(hit);
     });
     document.addEventListener("keydown", (event) => this.dialog.open && this.key(event)); // wherever the focus went
-    new ResizeObserver(() => this.lay()).observe(byId("viewer-stage"));
-    addEventListener("resize", () => this.lay());
   }
 
   get open() {
@@ -42,19 +51,19 @@ export class Viewer {
     const name = fileName(hit.path);
     this.dialog.setAttribute("aria-label", name);
     byId("viewer-name").textContent = name;
-    byId("viewer-path").textContent = hit.path;
+    byId("viewer-path").replaceChildren(...pathNodes(hit.path));
     byId("viewer-original").href = originalUrl(hit.id);
     byId("viewer-back").disabled = !before;
     byId("viewer-on").disabled = !after;
     this.image.alt = name;
     this.image.classList.remove("there");
-    this.image.src = largeUrl(hit.id);
+    this.load(largeUrl(hit.id));
     this.frame.style.backgroundImage = `url("${thumbnailUrl(hit.id, 512)}")`; // until the large one is there
     this.canvas.classList.remove("warm");
     this.part.setSize(hit.width_px, hit.height_px);
     if (!this.dialog.open) this.dialog.showModal();
     this.draw();
-    this.lay();
+    this.zoom.setSize(hit.width_px, hit.height_px);
     this.warm();
   }
 
@@ -70,10 +79,14 @@ export class Viewer {
     this.frame.style.backgroundImage = "";
   }
 
-  lay() {
-    if (!this.hit || !this.dialog.open) return;
-    fit(this.frame, byId("viewer-stage"), this.hit.width_px, this.hit.height_px);
+  /** The photo has another size on the screen, or another part of it is seen. */
+  laid() {
+    const { near } = this.zoom, { hit } = this;
+    byId("viewer-near").setAttribute("aria-pressed", String(near));
     if (this.part.box) this.part.place();
+    if (!hit || !near || Math.max(hit.width_px, hit.height_px) <= LARGE) return;
+    const url = largeUrl(hit.id, LARGEST);
+    if (this.image.getAttribute("src") !== url) this.load(url);
   }
 
   draw() {
@@ -82,8 +95,9 @@ export class Viewer {
     this.canvas.after(drawBoxes(hit, true));
     const facts = [["Score", hit.score.toFixed(3)]];
     if (hit.confidence !== null) facts.push(["Sure", percent(hit.confidence) + (hit.matches === false ? ", may be by chance" : "")]);
-    facts.push(["Rank", count(hit.rank)], ["Size", `${count(hit.width_px)} × ${count(hit.height_px)} pixels`]);
-    if (!hit.rank) facts.splice(facts.findIndex(([name]) => name === "Rank"), 1);
+    if (hit.rank) facts.push(["Rank", count(hit.rank)]);
+    if (hit.date) facts.push(["Date", showDate(hit.date)]);
+    facts.push(["Size", `${count(hit.width_px)} × ${count(hit.height_px)} pixels`]);
     byId("viewer-facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
     const list = byId("viewer-phrases"), held = [...list.querySelectorAll("input")].indexOf(document.activeElement);
     list.replaceChildren(...hit.phrases.map((phrase, i) => this.makeToggle(phrase, i)));
@@ -110,7 +124,7 @@ export class Viewer {
     };
     const isPicture = i >= this.ask().texts.length;
     return make("li", {}, make("label", { on: { pointerenter: point(true), pointerleave: point(false) } }, box, dot,
-      make("span", { class: "phrase", text: isPicture ? "the picture" : phrase.text }),
+      make("bdi", { class: "phrase", text: isPicture ? "the picture" : phrase.text }),
       make("span", { class: "score", text: `${phrase.score.toFixed(3)}${several}${weak ? ", weakest" : ""}` })));
   }
 
@@ -149,6 +163,8 @@ export class Viewer {
     else if (event.key === "ArrowLeft") this.step(-1);
     else if (event.key === "ArrowRight") this.step(1);
     else if (event.key === "h") this.setHeat(!this.heat);
+    else if (event.key === "z") this.zoom.toggle();
+    else if (byId("viewer-part").hidden) return; // the photo is gone
     else if (event.key === "b") this.part.start();
     else if (event.key === "m") this.search({ id: String(this.hit.id), box: null });
     else return;
