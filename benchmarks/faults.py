@@ -42,7 +42,6 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-import sqlalchemy as sa
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -51,6 +50,7 @@ from fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
 from flairsearch import ingest, reader, store
 from flairsearch.cache import is_whole
 from flairsearch.catalog import Catalog
+from flairsearch.database import Database
 from flairsearch.decode import content_hash
 from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, StoreError, UsageError
@@ -159,7 +159,17 @@ def on_audit(name: str, args: tuple) -> None:
         event()
 
 
-def on_commit(_connection: object) -> None:
+PLAIN_WRITE = Database.write
+
+
+@contextmanager
+def watched_write(database: Database) -> Iterator[sqlite3.Connection]:
+    with PLAIN_WRITE(database) as connection:
+        yield connection
+        before_commit()
+
+
+def before_commit() -> None:
     for name in WATCH.unsynced_folders.values():
         WATCH.unsynced.append(f"the folder of {name} is not synced before the transaction")
     WATCH.unsynced_folders.clear()
@@ -232,7 +242,7 @@ def watch() -> None:
     io.open, os.fsync = watched_open, watched_fsync
     sys.addaudithook(on_audit)
     watch_sqlite()
-    sa.event.listen(sa.Engine, "commit", on_commit)
+    Database.write = watched_write
     for name in ("commit", "rewrite", "remove_root"):
         setattr(Catalog, name, journalled(getattr(Catalog, name)))
 
@@ -256,8 +266,8 @@ def journalled(method: Callable[..., None]) -> Callable[..., None]:
 def listing(catalog: Catalog) -> dict[str, str]:
     """Every image: path -> content hash."""
     query = "SELECT r.path || '/' || i.path, hex(hash) FROM images i JOIN roots r ON r.id = root"
-    with catalog._engine.connect() as connection:
-        rows = connection.exec_driver_sql(f"{query} JOIN contents c ON c.id = content ORDER BY 1").all()
+    with catalog._database.read() as connection:
+        rows = connection.execute(f"{query} JOIN contents c ON c.id = content ORDER BY 1").fetchall()
     return {path: digest.lower() for path, digest in rows}
 
 

@@ -31,7 +31,8 @@ The map, in the order data flow:
     question -> remote                      a query with all its conditions; asked of a server that runs
     web, wire, guard, pages, originals      SERVE: routes, their JSON, what is refused, the page in static/, photos;
     service, thumbnails, metrics, serving   the thread that owns the Engine; small photos; counts; socket and record
-    cli, options, cli_index, cli_watch, cli_query, cli_serve, cli_eval, cli_regions, cli_output, demo
+    cli: cli_index, cli_watch, cli_query, cli_serve, cli_store, cli_models, cli_eval, cli_regions, cli_demo
+    options, cli_output, demo               what several verbs have; sample photos
 """
 
 from __future__ import annotations

@@ -1,36 +1,30 @@
-"""catalog.sqlite: roots, images, contents, views, segments (SQLAlchemy Core). What it lists is what exists."""
+"""catalog.sqlite: roots, images, contents, views, segments. What it lists is what exists."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from flairsearch.census import Census
-from flairsearch.database import open_database
+from flairsearch.database import Database
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.records import Frame, ImageFile, Known
-from flairsearch.schema import LIVE as _LIVE
-from flairsearch.schema import contents as _contents
-from flairsearch.schema import images as _images
-from flairsearch.schema import roots as _roots
-from flairsearch.schema import segments as _segments
-from flairsearch.schema import state as _state
-from flairsearch.schema import views as _views
+from flairsearch.schema import LIVE
 from flairsearch.scope import Scope
 from flairsearch.views import ViewColumns
-from flairsearch.within import date_of, image_conditions
+from flairsearch.within import date_of, image_condition
 
-_T = TypeVar("_T")
+_PIECE = 500  # values of a statement
 
 
 @dataclass(frozen=True)
@@ -87,84 +81,80 @@ class State:
 
 
 class Catalog:
-    """One connection pool on catalog.sqlite; every method is one transaction."""
+    """catalog.sqlite, from any thread; every method is one transaction."""
 
     def __init__(self, folder: Path, create: bool = False) -> None:
         """Raises StoreError when the catalogue is missing, is not one, or is of a newer format."""
-        self._engine = open_database(folder, create)
-        self.census = Census(folder, self._engine)
+        self._database = Database(folder, create)
+        self.census = Census(folder, self._database)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
+    def _write(self) -> Iterator[sqlite3.Connection]:
         # By a random amount: an older catalogue put back must not come to a number again that others know.
         more = "1 + (random() & 0x3fffffff)"
         bump = f"INSERT INTO state VALUES ('generation', {more}) ON CONFLICT (key) DO UPDATE SET value = value + {more}"
-        with self._engine.begin() as connection:
+        with self._database.write() as connection:
             yield connection
-            connection.execute(sa.text(bump))
+            connection.execute(bump)
 
     # -- roots
 
     def roots(self) -> dict[str, int]:
         """Absolute path -> id."""
-        with self._engine.connect() as connection:
+        with self._database.read() as connection:
             return _root_ids(connection)
 
     def add_root(self, path: str) -> int:
-        with self._engine.begin() as connection:
-            found = connection.scalar(sa.select(_roots.c.id).where(_roots.c.path == path))
-            if found is not None:
-                return int(found)
-            return int(connection.scalars(_roots.insert().values(path=path).returning(_roots.c.id)).one())
+        with self._database.write() as connection:
+            if path not in _root_ids(connection):
+                connection.execute("INSERT INTO roots (path) VALUES (?)", (path,))
+            return _root_ids(connection)[path]
 
     def remove_root(self, path: str) -> None:
         """Drop a root that has no images left."""
         with self._write() as connection:
-            connection.execute(_roots.delete().where(_roots.c.path == path))
+            connection.execute("DELETE FROM roots WHERE path = ?", (path,))
 
     # -- images
 
     def known(self, root: int) -> dict[str, Known]:
         """Path relative to the root -> what is remembered of the file."""
-        columns = (_images.c.path, _images.c.id, _images.c.size, _images.c.mtime_ns)
-        with self._engine.connect() as connection:
-            rows: Any = connection.execute(sa.select(*columns).where(_images.c.root == root)).cursor
+        query = "SELECT path, id, size, mtime_ns FROM images WHERE root = ?"
+        with self._database.read() as connection:
+            rows = connection.execute(query, (root,))
             return {path: Known(number, size, mtime) for path, number, size, mtime in rows}
 
     def hashes(self) -> set[bytes]:
         """Content hashes that have views."""
-        with self._engine.connect() as connection:
-            query = sa.select(_contents.c.hash).where(_contents.c.id.in_(sa.select(_views.c.content)))
-            rows: Any = connection.execute(query).cursor
+        with self._database.read() as connection:
+            rows = connection.execute("SELECT hash FROM contents WHERE id IN (SELECT content FROM views)")
             return {value for (value,) in rows}
 
     def image_hashes(self, images: Sequence[int]) -> dict[int, bytes]:
         """Image ids -> their content hashes."""
-        result: dict[int, bytes] = {}
-        query = sa.select(_images.c.id, _contents.c.hash).join(_contents, _contents.c.id == _images.c.content)
-        with self._engine.connect() as connection:
-            for some in _pieces(images):
-                result |= {i: bytes(h) for i, h in connection.execute(query.where(_images.c.id.in_(some)))}
-        return result
+        query = "SELECT images.id, hash FROM images JOIN contents ON contents.id = content WHERE images.id IN"
+        with self._database.read() as connection:
+            return dict(_select(connection, query, images))
 
     def views_in(self, scope: Scope) -> NDArray[np.int64]:
         """Views of contents that some image in scope has, i64[n], ascending.
 
         Raises UsageError when the scope's folder holds no indexed photo at all.
         """
-        with self._engine.connect() as connection:
-            query = sa.select(_views.c.id).join(_images, _images.c.content == _views.c.content)
-            query = query.where(*image_conditions(scope, _root_ids(connection)))
-            if scope.sides is not None:
-                query = query.where(_views.c.width >= scope.sides[0], _views.c.height >= scope.sides[1])
-            rows: Any = connection.execute(query).cursor
+        query = "SELECT views.id FROM views JOIN images ON images.content = views.content"
+        least = scope.sides or (0, 0)
+        with self._database.read() as connection:
+            roots = _root_ids(connection)
+            asked = image_condition(scope, roots)
+            where = f"WHERE {asked.sql} AND views.width >= ? AND views.height >= ?"
+            rows = connection.execute(f"{query} {where}", (*asked.values, *least))
             found = np.unique(np.fromiter(chain.from_iterable(rows), np.int64))  # a content may have several images
             if not len(found) and scope.under is not None:
-                below = image_conditions(Scope(under=scope.under), _root_ids(connection))
-                if connection.scalar(sa.select(_images.c.id).where(*below).limit(1)) is None:
+                below = image_condition(Scope(under=scope.under), roots)
+                if not connection.execute(f"SELECT 1 FROM images WHERE {below.sql} LIMIT 1", below.values).fetchone():
                     raise UsageError(
                         f"{scope.under} holds no indexed photo - see flairsearch status for the folders of the index"
                     )
@@ -176,116 +166,104 @@ class Catalog:
         Whether the picture itself is, `views_in` knows: its sides are those of all images of a content.
         """
         result: dict[int, list[tuple[int, str]]] = {}
-        query = sa.select(_images.c.content, _images.c.id, _roots.c.path, _images.c.path)
-        query = query.join(_roots, _roots.c.id == _images.c.root).order_by(_images.c.id)
-        with self._engine.connect() as connection:
-            if scope:
-                query = query.where(*image_conditions(scope, _root_ids(connection)))
-            for some in _pieces(contents):
-                for content, image, root, path in connection.execute(query.where(_images.c.content.in_(some))):
-                    result.setdefault(content, []).append((image, os.path.join(root, path)))
+        query = "SELECT content, images.id, roots.path, images.path FROM images JOIN roots ON roots.id = root"
+        with self._database.read() as connection:
+            asked = image_condition(scope or Scope(), _root_ids(connection) if scope else {})
+            query = f"{query} WHERE {asked.sql} AND content IN"
+            for content, image, root, path in _select(connection, query, contents, asked.values):
+                result.setdefault(content, []).append((image, os.path.join(root, path)))
+        for found in result.values():
+            found.sort()
         return result
 
     def frames(self, views: Sequence[int]) -> dict[int, Frame]:
         """View ids -> frames."""
-        v = _views.c
-        query = sa.select(v.id, v.width, v.height, v.left, v.top, v.right, v.bottom)
-        result: dict[int, Frame] = {}
-        with self._engine.connect() as connection:
-            for some in _pieces(views):
-                result |= {row[0]: Frame(*row[1:]) for row in connection.execute(query.where(v.id.in_(some)))}
-        return result
+        query = f"SELECT id, {_FRAME} FROM views WHERE id IN"
+        with self._database.read() as connection:
+            return {view: Frame(*frame) for view, *frame in _select(connection, query, views)}
 
     def views_at(self, path: str) -> list[int]:
         """Views of the image at an absolute path; empty when it is not in the index."""
-        with self._engine.connect() as connection:
-            for root, number in self.roots().items():
+        query = """
+            SELECT views.id FROM views JOIN images ON images.content = views.content
+            WHERE root = ? AND path = ? ORDER BY views.id
+        """
+        with self._database.read() as connection:
+            for root, number in _root_ids(connection).items():
                 if path.startswith(root.rstrip("/") + "/"):
-                    here = sa.and_(_images.c.root == number, _images.c.path == os.path.relpath(path, root))
-                    query = sa.select(_views.c.id).join(_images, _images.c.content == _views.c.content).where(here)
-                    found = list(connection.scalars(query.order_by(_views.c.id)))
-                    if found:
+                    rows = connection.execute(query, (number, os.path.relpath(path, root)))
+                    if found := [view for (view,) in rows]:
                         return found
         return []
 
     def path_of(self, image: int) -> str | None:
         """The absolute path of an image; None where there is no such id."""
-        found = sa.select(_roots.c.path, _images.c.path).join_from(_images, _roots).where(_images.c.id == image)
-        with self._engine.connect() as connection:
-            row = connection.execute(found).first()
+        query = "SELECT roots.path, images.path FROM images JOIN roots ON roots.id = root WHERE images.id = ?"
+        with self._database.read() as connection:
+            row = connection.execute(query, (image,)).fetchone()
         return None if row is None else f"{row[0].rstrip('/')}/{row[1]}"
 
     def dates_of(self, images: Sequence[int]) -> dict[int, datetime | None]:
         """Image ids -> when they were taken, as scopes count it."""
-        query = sa.select(_images.c.id, _contents.c.taken, _images.c.mtime_ns).join_from(_images, _contents)
-        with self._engine.connect() as connection:
-            rows = chain(*(connection.execute(query.where(_images.c.id.in_(some))) for some in _pieces(images)))
-            return {image: date_of(taken, saved) for image, taken, saved in rows}
+        query = (
+            "SELECT images.id, taken, mtime_ns FROM images JOIN contents ON contents.id = content WHERE images.id IN"
+        )
+        with self._database.read() as connection:
+            return {image: date_of(taken, saved) for image, taken, saved in _select(connection, query, images)}
 
     def images_below(self, path: str) -> list[int]:
         """Images whose absolute path is `path` or lies below it."""
         below = path.rstrip("/") + "/"
-        query = sa.select(_images.c.id, _roots.c.path, _images.c.path).join(_roots, _roots.c.id == _images.c.root)
-        with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return [i for i, root, relative in rows if f"{root.rstrip('/')}/{relative}/".startswith(below)]
+        query = "SELECT images.id, roots.path, images.path FROM images JOIN roots ON roots.id = root"
+        with self._database.read() as connection:
+            rows = connection.execute(query)
+            return [i for i, root, relative in rows if f"{root.rstrip('/')}/{relative}/".startswith(below)]
 
     # -- whole states
 
     def state(self, with_views: bool = True) -> State:
         """Generation, segments and live views, all of one moment."""
-        with self._engine.connect() as connection:
-            segments = connection.execute(sa.select(_segments.c.id, _segments.c.count, _segments.c.codec)).all()
-            generation = connection.scalar(sa.select(_state.c.value).where(_state.c.key == "generation")) or 0
-            views = _live_views(connection) if with_views else None
-        return State(int(generation), [(i, n, codec) for i, n, codec in segments], views)
+        with self._database.read() as connection:
+            segments = connection.execute("SELECT id, count, codec FROM segments").fetchall()
+            return State(_generation(connection), segments, _live_views(connection) if with_views else None)
 
     def segments(self) -> list[tuple[int, int, str]]:
         """Number, count and codec of every segment."""
         return self.state(with_views=False).segments
 
     def generation(self) -> int:
-        with self._engine.connect() as connection:
-            return int(connection.scalar(sa.select(_state.c.value).where(_state.c.key == "generation")) or 0)
+        with self._database.read() as connection:
+            return _generation(connection)
 
     def last_segment(self) -> int:
         """The largest segment number ever committed; numbers are not used twice."""
-        with self._engine.connect() as connection:
-            found = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'segments'").scalar()
-            return int(found or 0)
+        with self._database.read() as connection:
+            found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'segments'").fetchone()
+            return int(found[0]) if found else 0
 
     def counts(self) -> tuple[int, int]:
         """Images, and views that belong to one."""
-        with self._engine.connect() as connection:
-            images = connection.scalar(sa.select(sa.func.count()).select_from(_images)) or 0
-            views = connection.scalar(sa.select(sa.func.count()).select_from(_views).where(_LIVE)) or 0
-        return int(images), int(views)
+        query = f"SELECT (SELECT count(*) FROM images), (SELECT count(*) FROM views WHERE {LIVE})"
+        with self._database.read() as connection:
+            images, views = connection.execute(query).fetchone()
+        return images, views
 
     # -- rewriting
 
     def checksums(self, views: Sequence[int]) -> dict[int, int]:
         """View ids -> CRC-32 of their bytes."""
-        result: dict[int, int] = {}
-        query = sa.select(_views.c.id, _views.c.checksum)
-        with self._engine.connect() as connection:
-            for some in _pieces(views):
-                result |= {view: checksum for view, checksum in connection.execute(query.where(_views.c.id.in_(some)))}  # noqa: C416
-        return result
+        with self._database.read() as connection:
+            return dict(_select(connection, "SELECT id, checksum FROM views WHERE id IN", views))
 
     def content_hashes(self, contents: Sequence[int]) -> dict[int, bytes]:
-        result: dict[int, bytes] = {}
-        with self._engine.connect() as connection:
-            for some in _pieces(contents):
-                query = sa.select(_contents.c.id, _contents.c.hash).where(_contents.c.id.in_(some))
-                result |= {i: bytes(h) for i, h in connection.execute(query)}
-        return result
+        with self._database.read() as connection:
+            return dict(_select(connection, "SELECT id, hash FROM contents WHERE id IN", contents))
 
     def segment_views(self, segment: int) -> SegmentViews:
         """All views of a segment, by row; those of images that are gone too."""
-        v = _views.c
-        query = sa.select(v.id, v.row, v.checksum, _LIVE.label("live")).where(v.segment == segment).order_by(v.row)
-        with self._engine.connect() as connection:
-            rows = np.array(connection.execute(query).all(), np.int64).reshape(-1, 4)
+        query = f'SELECT id, "row", checksum, {LIVE} FROM views WHERE segment = ? ORDER BY "row"'
+        with self._database.read() as connection:
+            rows = np.array(connection.execute(query, (segment,)).fetchall(), np.int64).reshape(-1, 4)
         return SegmentViews(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3].astype(bool))
 
     def rewrite(self, segment: tuple[int, int, str] | None, places: Sequence[Place], emptied: Sequence[int]) -> None:
@@ -295,19 +273,13 @@ class Catalog:
         """
         with self._write() as connection:
             if segment:
-                number, count, codec = segment
-                connection.execute(_segments.insert().values(id=number, count=count, codec=codec))
-                move = (
-                    _views.update()
-                    .where(_views.c.id == sa.bindparam("view"))
-                    .values(segment=number, row=sa.bindparam("place"), checksum=sa.bindparam("sum"))
-                )
-                rows = [{"view": p.view, "place": p.row, "sum": p.checksum} for p in places]
-                connection.execute(move, rows)
+                connection.execute("INSERT INTO segments (id, count, codec) VALUES (?, ?, ?)", segment)
+                move = 'UPDATE views SET segment = ?, "row" = ?, checksum = ? WHERE id = ?'
+                connection.executemany(move, [(segment[0], p.row, p.checksum, p.view) for p in places])
             for number in emptied:
-                gone = sa.select(_views.c.content).where(_views.c.segment == number)
-                connection.execute(_views.delete().where(_views.c.content.in_(gone)))
-                connection.execute(_segments.delete().where(_segments.c.id == number))
+                gone = "DELETE FROM views WHERE content IN (SELECT content FROM views WHERE segment = ?)"
+                connection.execute(gone, (number,))
+                connection.execute("DELETE FROM segments WHERE id = ?", (number,))
 
     def move_root(self, old: str, new: str) -> None:
         """The same folder is somewhere else now. Raises StoreError when `old` is not known or `new` is."""
@@ -317,7 +289,7 @@ class Catalog:
         if new in roots:
             raise StoreError(f"{new} is a folder of this index already - forget one of the two")
         with self._write() as connection:
-            connection.execute(_roots.update().where(_roots.c.id == roots[old]).values(path=new))
+            connection.execute("UPDATE roots SET path = ? WHERE path = ?", (new, old))
 
     # -- commits
 
@@ -326,68 +298,78 @@ class Catalog:
         roots = self.roots()
         with self._write() as connection:
             if change.segment:
-                number, count, codec = change.segment
-                connection.execute(_segments.insert().values(id=number, count=count, codec=codec))
+                connection.execute("INSERT INTO segments (id, count, codec) VALUES (?, ?, ?)", change.segment)
             hashes = {h for _, h in change.added} | {h for _, _, h in change.updated} | {v.hash for v in change.views}
             contents = _content_ids(connection, hashes, {v.hash: v.taken for v in change.views if v.taken is not None})
             if change.views:
                 assert change.segment
-                connection.execute(
-                    _views.insert(), [_view_row(view, contents, change.segment[0]) for view in change.views]
+                rows = [_view_row(view, contents, change.segment[0]) for view in change.views]
+                connection.executemany(
+                    f'INSERT INTO views (content, segment, "row", checksum, {_FRAME}) VALUES ({_marks(10)})', rows
                 )
-            if change.removed:
-                for some in _pieces(change.removed):
-                    connection.execute(_images.delete().where(_images.c.id.in_(some)))
-            for image, file, digest in change.updated:
-                values = _image_row(file, contents[digest], roots)
-                connection.execute(_images.update().where(_images.c.id == image).values(**values))
-            if change.added:
-                rows = [_image_row(file, contents[digest], roots) for file, digest in change.added]
-                connection.execute(_images.insert(), rows)
+            connection.executemany("DELETE FROM images WHERE id = ?", [(image,) for image in change.removed])
+            updated = [(*_image_row(file, contents[digest], roots), image) for image, file, digest in change.updated]
+            connection.executemany(
+                "UPDATE images SET root = ?, path = ?, size = ?, mtime_ns = ?, content = ? WHERE id = ?", updated
+            )
+            added = [_image_row(file, contents[digest], roots) for file, digest in change.added]
+            connection.executemany(
+                f"INSERT INTO images (root, path, size, mtime_ns, content) VALUES ({_marks(5)})", added
+            )
 
 
-def _live_views(connection: sa.Connection) -> ViewColumns:
+_FRAME = 'width, height, "left", top, "right", bottom'  # columns, as Frame has them
+
+
+def _live_views(connection: sqlite3.Connection) -> ViewColumns:
     """One number after the other into one array: a million views as rows of Python's would take 300 MB."""
-    v = _views.c
-    rows: Any = connection.execute(sa.select(v.id, v.content, v.segment, v.row).order_by(v.id)).cursor
+    rows = connection.execute('SELECT id, content, segment, "row" FROM views ORDER BY id')
     numbers = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 4)
-    dead = np.fromiter(connection.scalars(sa.select(v.id).where(~_LIVE)), np.int64)
+    dead = np.fromiter(chain.from_iterable(connection.execute(f"SELECT id FROM views WHERE NOT {LIVE}")), np.int64)
     return ViewColumns(*np.ascontiguousarray(numbers[~np.isin(numbers[:, 0], dead)].T))
 
 
-def _root_ids(connection: sa.Connection) -> dict[str, int]:
-    return {path: number for number, path in connection.execute(sa.select(_roots.c.id, _roots.c.path))}
+def _generation(connection: sqlite3.Connection) -> int:
+    found = connection.execute("SELECT value FROM state WHERE key = 'generation'").fetchone()
+    return int(found[0]) if found else 0
 
 
-def _content_ids(connection: sa.Connection, hashes: set[bytes], taken: dict[bytes, int]) -> dict[bytes, int]:
+def _root_ids(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT path, id FROM roots"))
+
+
+def _content_ids(connection: sqlite3.Connection, hashes: set[bytes], taken: dict[bytes, int]) -> dict[bytes, int]:
     """Ids of contents, new ones made; and the dates of those that were decoded just now."""
-    query = sa.select(_contents.c.hash, _contents.c.id)
-    found: dict[bytes, int] = {}
-    for some in _pieces(sorted(hashes)):
-        found |= {bytes(h): i for h, i in connection.execute(query.where(_contents.c.hash.in_(some)))}
+    query = "SELECT hash, id FROM contents WHERE hash IN"
+    found: dict[bytes, int] = dict(_select(connection, query, sorted(hashes)))
     fresh = sorted(hashes - found.keys())
-    if fresh:
-        connection.execute(_contents.insert(), [{"hash": h, "taken": taken.get(h)} for h in fresh])
-        for some in _pieces(fresh):
-            found |= {bytes(h): i for h, i in connection.execute(query.where(_contents.c.hash.in_(some)))}
-    back = [{"number": found[h], "date": taken[h]} for h in taken.keys() - set(fresh)]
-    if back:  # contents whose views had gone: an older flairsearch did not look for a date
-        date = _contents.update().where(_contents.c.id == sa.bindparam("number")).values(taken=sa.bindparam("date"))
-        connection.execute(date, back)
+    connection.executemany("INSERT INTO contents (hash, taken) VALUES (?, ?)", [(h, taken.get(h)) for h in fresh])
+    found |= dict(_select(connection, query, fresh))
+    # Contents whose views had gone: an older flairsearch did not look for a date.
+    back = [(taken[h], found[h]) for h in taken.keys() - set(fresh)]
+    connection.executemany("UPDATE contents SET taken = ? WHERE id = ?", back)
     return found
 
 
-def _view_row(view: NewView, contents: dict[bytes, int], segment: int) -> dict[str, object]:
-    place = {"content": contents[view.hash], "segment": segment, "row": view.row, "checksum": view.checksum}
-    return {**place, **asdict(view.frame)}
+def _view_row(view: NewView, contents: dict[bytes, int], segment: int) -> tuple[float, ...]:
+    return contents[view.hash], segment, view.row, view.checksum, *astuple(view.frame)
 
 
-def _image_row(file: ImageFile, content: int, roots: dict[str, int]) -> dict[str, object]:
-    stat = {"size": file.size, "mtime_ns": file.mtime_ns}
-    return {"root": roots[file.root], "path": file.path, "content": content} | stat
+def _image_row(file: ImageFile, content: int, roots: dict[str, int]) -> tuple[int | str, ...]:
+    return roots[file.root], file.path, file.size, file.mtime_ns, content
 
 
-def _pieces(values: Sequence[_T], size: int = 500) -> Iterator[Sequence[_T]]:
-    """SQLite takes a bounded number of parameters in one statement."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+def _select(
+    connection: sqlite3.Connection, query: str, wanted: Sequence[object], before: Sequence[object] = ()
+) -> Iterator[Any]:
+    """Rows of a query that ends with IN, for all that are wanted: SQLite takes a bounded number of values at once.
+
+    before: values of the marks before IN.
+    """
+    for start in range(0, len(wanted), _PIECE):
+        some = wanted[start : start + _PIECE]
+        yield from connection.execute(f"{query} ({_marks(len(some))})", (*before, *some))
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)

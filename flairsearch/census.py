@@ -9,10 +9,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import sqlalchemy as sa
-
+from flairsearch.database import Database
 from flairsearch.records import Run, Skipped
-from flairsearch.schema import images, roots, skipped
 
 PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")  # of an index's bytes
 _LAST_RUN = "last-run.json"
@@ -21,26 +19,25 @@ _LAST_RUN = "last-run.json"
 class Census:
     """One index, by its folder and its catalogue."""
 
-    def __init__(self, folder: Path, engine: sa.Engine) -> None:
-        self._folder, self._engine = folder, engine
+    def __init__(self, folder: Path, database: Database) -> None:
+        self._folder, self._database = folder, database
 
     def photos(self) -> dict[str, int]:
         """Absolute path of each root -> how many images it has."""
-        count = sa.select(sa.func.count()).where(images.c.root == roots.c.id).scalar_subquery()
-        with self._engine.connect() as connection:
-            return {path: number for path, number in connection.execute(sa.select(roots.c.path, count))}  # noqa: C416
+        query = "SELECT path, (SELECT count(*) FROM images WHERE images.root = roots.id) FROM roots"
+        with self._database.read() as connection:
+            return dict(connection.execute(query))
 
     def skipped(self) -> list[Skipped]:
         """What the last run left out."""
-        with self._engine.connect() as connection:
-            return [Skipped(*row) for row in connection.execute(sa.select(skipped.c.path, skipped.c.reason))]
+        with self._database.read() as connection:
+            return [Skipped(*row) for row in connection.execute("SELECT path, reason FROM skipped")]
 
     def replace_skipped(self, found: Sequence[Skipped]) -> None:
         """Remember what a run left out."""
-        with self._engine.begin() as connection:
-            connection.execute(skipped.delete())
-            if found:
-                connection.execute(skipped.insert(), [{"path": s.path, "reason": s.reason} for s in found])
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM skipped")
+            connection.executemany("INSERT INTO skipped VALUES (?, ?)", [(s.path, s.reason) for s in found])
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk of each of PARTS."""

@@ -1,4 +1,4 @@
-"""`flairsearch eval`: a verb of the command line in a module of its own. Tables or JSON to stdout, talk to stderr."""
+"""`flairsearch eval`. Tables or JSON to stdout, talk to stderr."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 CODEC_COUNT = 500  # texts, and views of an index, unless --count says otherwise
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 _Annotations = Annotated[
     Path | None,
     typer.Argument(metavar="[ANNOTATIONS]", help="Photos with captions, in any --format; none: an index."),
@@ -65,7 +64,6 @@ _TopK = Annotated[
 _Count = Annotated[int | None, typer.Option(min=1, help="Texts at most (--codecs: 500, and views of an index).")]
 
 
-@app.command("eval")
 def eval_command(
     annotations: _Annotations = None,
     photos: _Photos = None,

@@ -1,85 +1,140 @@
-"""Opens catalog.sqlite: durable, one line for what SQLite complains of, and older formats brought up to date."""
+"""catalog.sqlite, opened: durable, one line for what SQLite complains of, and older formats brought up to date."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import sqlalchemy as sa
 
 from flairsearch.errors import StoreError
-from flairsearch.schema import meta
+from flairsearch.schema import TABLES
 from flairsearch.settings import FORMAT_VERSION
 
+PATIENCE = 30.0  # seconds for another process's lock
 
-def open_database(folder: Path, create: bool = False) -> sa.Engine:
-    """The catalogue of an index, in today's format.
 
-    Raises StoreError when it is missing, is none, is of a newer flairsearch, or is of an older one and cannot be
-    written.
-    """
-    path = folder / "catalog.sqlite"
-    if not create and not path.is_file():
-        raise StoreError(f"{path} is missing - run flairsearch index --rebuild FOLDER")
-    if not create:
-        _refuse_newer(path, _format_in_file(path))
-    writable = os.access(folder, os.W_OK) and (create or os.access(path, os.W_OK))
-    # An index on read-only media has no room for SQLite's shared memory: nobody can write there, so read it as is;
-    # where that memory is there already, somebody with other rights writes now.
-    shared = path.with_name(f"{path.name}-shm").exists()
-    mode = "rwc" if create else "rw" if writable else "ro" if shared else "ro&immutable=1"
-    url = sa.URL.create("sqlite", database=f"file:{_quote(path)}?mode={mode}", query={"uri": "true"})
-    engine = sa.create_engine(url, connect_args={"timeout": 30})
-    sa.event.listen(engine, "connect", _configure if writable else _begin_ourselves)
-    sa.event.listen(engine, "begin", _begin)
-    sa.event.listen(engine, "handle_error", _one_line(path))
-    if create:
-        _create(engine)
-    _bring_up_to_date(engine, path, writable)
-    return engine
+class Database:
+    """Transactions on the catalogue of an index, from any thread: connections are kept for whoever comes next."""
+
+    def __init__(self, folder: Path, create: bool = False) -> None:
+        """In today's format.
+
+        Raises StoreError when it is missing, is none, is of a newer flairsearch, or is of an older one and cannot be
+        written.
+        """
+        self._path = path = folder / "catalog.sqlite"
+        self._free: deque[sqlite3.Connection] = deque()
+        self._closed = False
+        if not create and not path.is_file():
+            raise StoreError(f"{path} is missing - run flairsearch index --rebuild FOLDER")
+        if not create:
+            _refuse_newer(path, _format_in_file(path))
+        self._writable = os.access(folder, os.W_OK) and (create or os.access(path, os.W_OK))
+        # An index on read-only media has no room for SQLite's shared memory: nobody can write there, so read it as is;
+        # where that memory is there already, somebody with other rights writes now.
+        shared = path.with_name(f"{path.name}-shm").exists()
+        mode = "rwc" if create else "rw" if self._writable else "ro" if shared else "ro&immutable=1"
+        self._address = f"file:{_quote(path)}?mode={mode}"
+        if create:
+            self._create()
+        self._bring_up_to_date()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """All that is read within is of one moment. Raises StoreError."""
+        with self._transaction("BEGIN", "ROLLBACK") as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """What is written within is committed at the end, or not at all. Raises StoreError."""
+        with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Connections in use go with their last user."""
+        self._closed = True
+        with suppress(IndexError):
+            while True:
+                self._free.pop().close()
+
+    @contextmanager
+    def _transaction(self, begin: str, end: str) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._take()
+            try:
+                connection.execute(begin)
+                yield connection
+                connection.execute(end)
+            finally:
+                self._give_back(connection)
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{self._path} cannot be read or written ({error}) - check disk and permissions") from None
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self._path} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
+
+    def _take(self) -> sqlite3.Connection:
+        with suppress(IndexError):
+            return self._free.pop()
+        # Transactions are begun here: the driver would do it at the first change only, and several reads would be of
+        # several moments.
+        connection = sqlite3.connect(
+            self._address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        if self._writable:  # WAL: readers see whole states while one writes. FULL: a commit survives a power cut
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        """Without a transaction that went wrong."""
+        try:
+            if connection.in_transaction:
+                connection.rollback()
+        except sqlite3.Error:
+            connection.close()
+            return
+        self._free.append(connection)
+        if self._closed:
+            self.close()
+
+    # -- formats
+
+    def _create(self) -> None:
+        """The tables, where there are none yet."""
+        with self.write() as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
+                _run(connection, *TABLES, f"PRAGMA user_version = {FORMAT_VERSION}")
+
+    def _bring_up_to_date(self) -> None:
+        with self.read() as connection:
+            found = _format(connection)
+        _refuse_newer(self._path, found)
+        if found == FORMAT_VERSION:
+            return
+        if not self._writable:
+            raise StoreError(
+                f"{self._path} has format {found}, older than this flairsearch - open it once where it can be written"
+            )
+        with self.write() as connection:  # two may come here at once
+            for number in range(_format(connection), FORMAT_VERSION):
+                _STEPS[number](connection)
+            _run(connection, f"PRAGMA user_version = {FORMAT_VERSION}")
 
 
 # What brings a catalogue of format N to N + 1, in one transaction. Each has a test on a catalogue of its time.
-_STEPS: dict[int, Callable[[sa.Connection], None]] = {
+_STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: lambda connection: None,  # format 2 keeps its number in the catalogue too
     2: lambda connection: _run(connection, "ALTER TABLE contents ADD COLUMN taken INTEGER"),
 }
 
 
-def _run(connection: sa.Connection, *statements: str) -> None:
+def _run(connection: sqlite3.Connection, *statements: str) -> None:
     for statement in statements:
-        connection.exec_driver_sql(statement)
-
-
-def _create(engine: sa.Engine) -> None:
-    """The tables, where there are none yet."""
-    with engine.begin() as connection:
-        if not sa.inspect(connection).has_table("state"):
-            meta.create_all(connection)
-            connection.exec_driver_sql(f"PRAGMA user_version = {FORMAT_VERSION}")
-
-
-def _bring_up_to_date(engine: sa.Engine, path: Path, writable: bool) -> None:
-    with engine.connect() as connection:
-        found = _format(connection)
-    _refuse_newer(path, found)
-    if found == FORMAT_VERSION:
-        return
-    if not writable:
-        raise StoreError(
-            f"{path} has format {found}, older than this flairsearch - open it once where it can be written"
-        )
-    with engine.connect() as connection:
-        connection.exec_driver_sql("COMMIT")  # the plain transaction that was begun; two may come here at once
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        for number in range(_format(connection), FORMAT_VERSION):
-            _STEPS[number](connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {FORMAT_VERSION}")
-        connection.commit()
+        connection.execute(statement)
 
 
 def _refuse_newer(path: Path, found: int) -> None:
@@ -100,39 +155,10 @@ def _format_in_file(path: Path) -> int:
         return 0
 
 
-def _format(connection: sa.Connection) -> int:
+def _format(connection: sqlite3.Connection) -> int:
     """The catalogue's format; the first one did not number it."""
-    connection.exec_driver_sql("SELECT count(*) FROM state")  # is it a catalogue at all?
-    return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one()) or 1
-
-
-def _begin_ourselves(connection: Any, _record: object) -> None:
-    """Python's driver would begin a transaction at the first change only: several reads would be several moments."""
-    connection.isolation_level = None
-
-
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _one_line(path: Path) -> Callable[[sa.ExceptionContext], None]:
-    """What SQLite complains of, anywhere, becomes one line."""
-
-    def replace(context: sa.ExceptionContext) -> None:
-        error = context.original_exception
-        if isinstance(error, sqlite3.OperationalError):
-            raise StoreError(f"{path} cannot be read or written ({error}) - check disk and permissions") from None
-        if isinstance(error, sqlite3.DatabaseError):
-            raise StoreError(f"{path} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
-
-    return replace
-
-
-def _configure(connection: Any, record: object) -> None:
-    """WAL: readers see whole states while one writes. FULL: a commit survives a power cut."""
-    _begin_ourselves(connection, record)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("SELECT count(*) FROM state")  # is it a catalogue at all?
+    return int(connection.execute("PRAGMA user_version").fetchone()[0]) or 1
 
 
 def _quote(path: Path) -> str:

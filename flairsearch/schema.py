@@ -5,63 +5,50 @@ An image is a file; a content is what files with the same bytes share; a view be
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
-meta = sa.MetaData()
-state = sa.Table(
-    "state", meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Integer, nullable=False)
+TABLES = (
+    "CREATE TABLE state (key TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL)",
+    "CREATE TABLE roots (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, path TEXT NOT NULL UNIQUE)",
+    """
+    CREATE TABLE contents (
+        id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+        hash BLOB NOT NULL UNIQUE,
+        taken INTEGER -- scope.clock_seconds; null: not said, the file's time has to do
+    )
+    """,
+    """
+    CREATE TABLE images (
+        id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+        root INTEGER NOT NULL REFERENCES roots (id),
+        path TEXT NOT NULL, -- relative to the root
+        size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL,
+        content INTEGER NOT NULL REFERENCES contents (id),
+        UNIQUE (root, path)
+    )
+    """,
+    "CREATE INDEX ix_images_content ON images (content)",
+    """
+    CREATE TABLE segments (
+        id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, count INTEGER NOT NULL, codec TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE views (
+        id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+        content INTEGER NOT NULL REFERENCES contents (id),
+        segment INTEGER NOT NULL REFERENCES segments (id),
+        "row" INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        width INTEGER NOT NULL, -- Frame, from here on
+        height INTEGER NOT NULL,
+        "left" FLOAT NOT NULL,
+        top FLOAT NOT NULL,
+        "right" FLOAT NOT NULL,
+        bottom FLOAT NOT NULL,
+        UNIQUE (segment, "row")
+    )
+    """,
+    "CREATE INDEX ix_views_content ON views (content)",
+    "CREATE TABLE skipped (path TEXT, reason TEXT)",
 )
-roots = sa.Table(
-    "roots",
-    meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("path", sa.Text, nullable=False, unique=True),
-    sqlite_autoincrement=True,
-)
-contents = sa.Table(
-    "contents",
-    meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),
-    sa.Column("taken", sa.Integer),  # scope.clock_seconds; null: not said, the file's time has to do
-    sqlite_autoincrement=True,
-)
-images = sa.Table(
-    "images",
-    meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("root", sa.ForeignKey("roots.id"), nullable=False),
-    sa.Column("path", sa.Text, nullable=False),  # relative to the root
-    sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("mtime_ns", sa.Integer, nullable=False),
-    sa.Column("content", sa.ForeignKey("contents.id"), nullable=False, index=True),
-    sa.UniqueConstraint("root", "path"),
-    sqlite_autoincrement=True,
-)
-segments = sa.Table(
-    "segments",
-    meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("count", sa.Integer, nullable=False),
-    sa.Column("codec", sa.Text, nullable=False),
-    sqlite_autoincrement=True,
-)
-views = sa.Table(
-    "views",
-    meta,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("content", sa.ForeignKey("contents.id"), nullable=False, index=True),
-    sa.Column("segment", sa.ForeignKey("segments.id"), nullable=False),
-    sa.Column("row", sa.Integer, nullable=False),
-    sa.Column("checksum", sa.Integer, nullable=False),
-    sa.Column("width", sa.Integer, nullable=False),  # Frame, from here on
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("left", sa.Float, nullable=False),
-    sa.Column("top", sa.Float, nullable=False),
-    sa.Column("right", sa.Float, nullable=False),
-    sa.Column("bottom", sa.Float, nullable=False),
-    sa.UniqueConstraint("segment", "row"),
-    sqlite_autoincrement=True,
-)
-skipped = sa.Table("skipped", meta, sa.Column("path", sa.Text), sa.Column("reason", sa.Text))
-LIVE = sa.exists().where(images.c.content == views.c.content)  # of a view: some image still has its content
+LIVE = "EXISTS (SELECT 1 FROM images WHERE images.content = views.content)"  # of a view: some image has its content

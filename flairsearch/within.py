@@ -1,21 +1,26 @@
-"""A scope as SQL: conditions on the images table."""
+"""A scope as SQL: a condition on the images table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
-import sqlalchemy as sa
-
-from flairsearch.schema import contents, images
 from flairsearch.scope import Scope, clock_seconds, from_clock
 
 _FURTHEST = 2**63 - 1  # the largest number SQLite knows
 
-Condition = sa.ColumnElement[bool]
+
+@dataclass(frozen=True)
+class Condition:
+    """A piece of SQL, and a value for each ? in it."""
+
+    sql: str
+    values: tuple[int | str, ...] = ()
 
 
-def image_conditions(scope: Scope, roots: Mapping[str, int]) -> list[Condition]:
+def image_condition(scope: Scope, roots: Mapping[str, int]) -> Condition:
     """What the files of a scope have in common; roots: absolute path -> id.
 
     Not the sides of the picture: those are of its views.
@@ -26,10 +31,24 @@ def image_conditions(scope: Scope, roots: Mapping[str, int]) -> list[Condition]:
     if scope.since is not None or scope.before is not None:
         found.append(_dated(scope.since, scope.before))
     if scope.larger_than is not None:
-        found.append(images.c.size > min(scope.larger_than, _FURTHEST))
+        found.append(Condition("images.size > ?", (min(scope.larger_than, _FURTHEST),)))
     if scope.extensions:  # LIKE minds no case; an ending has no sign that means something to it
-        found.append(sa.or_(*(images.c.path.like(f"%.{ending}") for ending in scope.extensions)))
-    return found
+        found.append(_any(Condition("images.path LIKE ?", (f"%.{ending}",)) for ending in scope.extensions))
+    return _all(found)
+
+
+def _all(conditions: Iterable[Condition]) -> Condition:
+    return _joined(conditions, " AND ", "1")
+
+
+def _any(conditions: Iterable[Condition]) -> Condition:
+    return _joined(conditions, " OR ", "0")
+
+
+def _joined(conditions: Iterable[Condition], word: str, none: str) -> Condition:
+    several = list(conditions)
+    sql = word.join(f"({one.sql})" for one in several)
+    return Condition(sql or none, tuple(chain.from_iterable(one.values for one in several)))
 
 
 def _under(folder: str, roots: Mapping[str, int]) -> Condition:
@@ -38,12 +57,12 @@ def _under(folder: str, roots: Mapping[str, int]) -> Condition:
     for root, number in roots.items():
         base = root.rstrip("/") + "/"
         if base.startswith(here):
-            parts.append(images.c.root == number)
+            parts.append(Condition("images.root = ?", (number,)))
         elif here.startswith(base):
             below = here.removeprefix(base)
             after = below[:-1] + chr(ord("/") + 1)
-            parts.append(sa.and_(images.c.root == number, images.c.path >= below, images.c.path < after))
-    return sa.or_(sa.false(), *parts)
+            parts.append(Condition("images.root = ? AND images.path >= ? AND images.path < ?", (number, below, after)))
+    return _any(parts)
 
 
 def _dated(since: datetime | None, before: datetime | None) -> Condition:
@@ -52,15 +71,16 @@ def _dated(since: datetime | None, before: datetime | None) -> Condition:
     One look at each image's content, by its key. An index of dates would be slower for all but the shortest times:
     "since 2016" is most of the photos, and each of them a jump.
     """
-    taken: list[Condition] = [contents.c.taken.is_not(None)]
-    saved: list[Condition] = [contents.c.taken.is_(None)]
+    taken, saved = [Condition("taken IS NOT NULL")], [Condition("taken IS NULL")]
     if since is not None:
-        taken.append(contents.c.taken >= clock_seconds(since))
-        saved.append(images.c.mtime_ns >= _nanoseconds(since))
+        taken.append(Condition("taken >= ?", (clock_seconds(since),)))
+        saved.append(Condition("images.mtime_ns >= ?", (_nanoseconds(since),)))
     if before is not None:
-        taken.append(contents.c.taken < clock_seconds(before))
-        saved.append(images.c.mtime_ns < _nanoseconds(before))
-    return sa.exists().where(contents.c.id == images.c.content, sa.or_(sa.and_(*taken), sa.and_(*saved)))
+        taken.append(Condition("taken < ?", (clock_seconds(before),)))
+        saved.append(Condition("images.mtime_ns < ?", (_nanoseconds(before),)))
+    either = _any((_all(taken), _all(saved)))
+    sql = f"EXISTS (SELECT 1 FROM contents WHERE contents.id = images.content AND ({either.sql}))"
+    return Condition(sql, either.values)
 
 
 def date_of(taken: int | None, mtime_ns: int) -> datetime | None:

@@ -3,8 +3,8 @@ import shutil
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
+from flairsearch import catalog as catalog_module
 from flairsearch.catalog import Catalog, Changeset, NewView
 from flairsearch.errors import StoreError
 from flairsearch.records import Frame, ImageFile, Known, Skipped
@@ -58,16 +58,18 @@ def test_what_is_committed_comes_back_to_another_connection(catalog, tmp_path):
     other.close()
 
 
-def test_a_state_is_of_one_moment(catalog, tmp_path):
+def test_a_state_is_of_one_moment(catalog, tmp_path, monkeypatch):
     add(catalog, 0, 3)
     reader = Catalog(tmp_path)
     pending = [3]
 
-    def commit_between(_connection, _cursor, statement, *_):
-        if pending and statement.startswith("SELECT"):
+    def commit_between(connection):
+        if pending:
             add(catalog, pending.pop(), 2)
+        return live_views(connection)
 
-    sa.event.listen(reader._engine, "after_cursor_execute", commit_between)
+    live_views = catalog_module._live_views
+    monkeypatch.setattr(catalog_module, "_live_views", commit_between)  # the last that a state reads
     first = catalog.generation()
     for views in (3, 5):
         state = reader.state()
@@ -84,9 +86,9 @@ def test_ids_are_never_used_again(catalog):
         catalog.commit(Changeset(removed=list(images(catalog).values())))
         assert catalog.counts() == (0, 0)
         assert len(catalog.state().views.id) == 0
-        with catalog._engine.begin() as connection:  # what a compaction will do
+        with catalog._database.write() as connection:  # what a compaction will do
             for table in ("views", "contents"):
-                connection.exec_driver_sql(f"DELETE FROM {table}")
+                connection.execute(f"DELETE FROM {table}")
         add(catalog, first, 3)
         now = set(images(catalog).values()), set(catalog.state().views.id.tolist())
         assert not now[0] & seen_images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -618,7 +619,7 @@ def process(*arguments: str, text: bool = True, **environment: str) -> subproces
     return subprocess.run(command, capture_output=True, text=text, env={**os.environ, **environment}, check=False)
 
 
-HEAVY = {"torch", "open_clip", "faiss", "sqlalchemy", "PIL", "numpy", "huggingface_hub", "safetensors"}
+HEAVY = {"torch", "open_clip", "faiss", "sqlite3", "PIL", "numpy", "huggingface_hub", "safetensors"}
 
 
 @pytest.mark.parametrize("command", [[], ["index"], ["query"], ["show"], ["models"], ["models", "pull"]])
@@ -629,6 +630,13 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "typer" in loaded
     assert not HEAVY & loaded
+
+
+def test_a_verb_does_not_load_the_others() -> None:
+    """Their options are built when they are asked for: a query through a server waits for nothing else."""
+    done = process("-X", "importtime", "-m", "flairsearch.cli", "query", "--help")
+    loaded = re.findall(r"\bflairsearch\.(cli_\w+)", done.stderr)
+    assert loaded == ["cli_query"]
 
 
 def test_reader_that_goes_away_gets_no_traceback(indexed: Run) -> None:

@@ -185,4 +185,4 @@ def test_help_loads_nothing_heavy() -> None:
     assert "ANNOTATIONS" in done.stdout
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "typer" in loaded
-    assert not loaded & {"torch", "open_clip", "faiss", "sqlalchemy", "PIL", "numpy", "huggingface_hub", "safetensors"}
+    assert not loaded & {"torch", "open_clip", "faiss", "sqlite3", "PIL", "numpy", "huggingface_hub", "safetensors"}

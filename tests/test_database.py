@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -142,18 +143,32 @@ def test_format_2_is_brought_up_to_date_and_dates_are_those_of_the_files(tmp_pat
     assert formats(old) == (FORMAT_VERSION, FORMAT_VERSION)
 
 
+def shape_of(file):
+    """Tables -> columns, keys, and what is unique or quick to find, but for names."""
+    with closing(sqlite3.connect(file)) as connection:
+
+        def rows(pragma, name):
+            return connection.execute(f"SELECT * FROM pragma_{pragma}(?)", (name,)).fetchall()
+
+        tables = connection.execute("SELECT name, sql LIKE '%AUTOINCREMENT%' FROM sqlite_master WHERE type = 'table'")
+        return {
+            table: (
+                counts,
+                rows("table_info", table),
+                sorted(row[2:] for row in rows("foreign_key_list", table)),
+                sorted((unique, rows("index_info", index)) for _, index, unique, *_ in rows("index_list", table)),
+            )
+            for table, counts in tables.fetchall()
+        }
+
+
 @pytest.mark.parametrize("write", [write_format_1, write_format_2])
 def test_it_has_the_tables_of_today(write, tmp_path):
     """By their columns, indexes and keys, as SQLite has them."""
     old = write(tmp_path / "index")
     Catalog(old).close()
     create_index(tmp_path / "new", fake_settings())
-    shapes = []
-    for folder in (old, tmp_path / "new"):
-        connection = sqlite3.connect(folder / "catalog.sqlite")
-        rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2").fetchall()
-        connection.close()
-        shapes.append([(*names, " ".join(sql.split()) if sql else sql) for *names, sql in rows])
+    shapes = [shape_of(folder / "catalog.sqlite") for folder in (old, tmp_path / "new")]
     assert shapes[0] == shapes[1]
 
 

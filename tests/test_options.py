@@ -83,7 +83,7 @@ def test_a_home_that_is_not_there_offers_nothing(tmp_path: Path, monkeypatch: py
 def test_completion_imports_nothing_heavy(home: Path) -> None:
     code = (
         "import sys; from flairsearch import cli, options; options.complete_index(''); options.complete_views('')\n"
-        "heavy = {'numpy', 'torch', 'sqlalchemy', 'faiss', 'PIL', 'rich.table'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'torch', 'sqlite3', 'faiss', 'PIL', 'rich.table'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

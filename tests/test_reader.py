@@ -216,8 +216,8 @@ def kinds(index):
 def by_hand(catalog):
     """id, content, segment and row of each view that some image has, as SQL has them."""
     query = "SELECT v.id, v.content, segment, row FROM views v WHERE content IN (SELECT content FROM images) ORDER BY 1"
-    with catalog._engine.connect() as connection:
-        return np.asarray(connection.exec_driver_sql(query).all(), np.int64).reshape(-1, 4)
+    with catalog._database.read() as connection:
+        return np.asarray(connection.execute(query).fetchall(), np.int64).reshape(-1, 4)
 
 
 def check_reader(index, catalog, numbers):

@@ -25,7 +25,6 @@ from xml.etree import ElementTree
 
 import click
 import pytest
-import typer
 from command import Run
 
 from flairsearch import Engine, Hit, Report, Scope, Terms, cli
@@ -183,7 +182,7 @@ def test_commands_run(place: Path, run: Run, line: str) -> None:
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 def test_commands_parse(page: Path) -> None:
-    root = typer.main.get_command(cli.app)
+    root = cli.root()
     for line in [*commands(page), *inline(page)]:
         words = shlex.split(line.partition("|")[0])[1:]
         if not words or words[0].isupper():
@@ -230,7 +229,7 @@ def options_in(text: str) -> set[str]:
 
 
 def test_all_verbs_and_options_are_documented() -> None:
-    root = typer.main.get_command(cli.app)
+    root = cli.root()
     verbs = getattr(root, "commands", {})
     first = re.findall(r"^\| \[(\w+)\]\(#(\w+)\)", text_of(CLI), re.MULTILINE)
     assert {verb for verb, anchor in first if verb == anchor} == set(verbs)
@@ -244,7 +243,7 @@ def test_all_verbs_and_options_are_documented() -> None:
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 def test_options_exist(page: Path) -> None:
-    known = options(typer.main.get_command(cli.app)) | {"--help"}
+    known = options(cli.root()) | {"--help"}
     modules = re.compile(r"python -m [^`\n]*|the same[^|\n]*`[^`\n]*`|`--(paste|count|mosaics|variants|cost)[^`\n]*`")
     text = modules.sub("", text_of(page)) if page.name == "measured.md" else text_of(page)
     assert not options_in(text) - known, f"{page.name}: no option {options_in(text) - known}"
@@ -252,7 +251,7 @@ def test_options_exist(page: Path) -> None:
 
 def test_options_are_of_their_verb() -> None:
     """In the section of a verb no option of another one is in a table."""
-    for verb, command in getattr(typer.main.get_command(cli.app), "commands", {}).items():
+    for verb, command in getattr(cli.root(), "commands", {}).items():
         rows = re.findall(r"^\| (`-[^|]*)\|", section(CLI, verb), re.MULTILINE)
         assert not options_in("\n".join(rows)) - options(command), verb
 
