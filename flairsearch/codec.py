@@ -178,7 +178,8 @@ class Quantised(Codec):
         return y
 
     def restore(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
-        x = self.basis.cosines.T @ self.decode(rows) @ self.basis.inverse + self.basis.mean
+        x = np.asarray(self.basis.cosines.T @ self.decode(rows) @ self.basis.inverse, np.float32)
+        x += self.basis.mean
         return x.astype(np.float16)
 
     def fold(self, query: Query) -> Query:

@@ -6,7 +6,11 @@ mosaics and pasted photos of the training set: benchmarks/regions.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +46,10 @@ def find_boxes(heat: NDArray[np.float32]) -> list[ViewBox]:
     side, level = len(fine), _otsu(fine)
     if level is None:
         return [(0.0, 0.0, 1.0, 1.0)]
-    parts = sorted(_parts(fine >= level), key=lambda cells: -float((fine[tuple(cells.T)] - level).sum()))
-    largest = max(map(len, parts))
-    found = []
-    for cells in parts:
-        if len(cells) >= SMALLEST * largest:
-            (top, left), (bottom, right) = cells.min(0).tolist(), (cells.max(0) + 1).tolist()
-            found.append((left / side, top / side, right / side, bottom / side))
-    return found[:MOST]
+    parts = _parts(fine, level)
+    least = SMALLEST * max(part.cells for part in parts)
+    found = sorted((part for part in parts if part.cells >= least), key=lambda part: -part.heat)
+    return [(left / side, top / side, right / side, bottom / side) for (left, top, right, bottom), _, _ in found[:MOST]]
 
 
 def inside(box: ViewBox, grid: int) -> NDArray[np.bool_]:
@@ -96,20 +96,31 @@ def _standardise(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Gaussian of SMOOTHING patches, f32[G, G]; beyond the edge the edge goes on."""
-    grid, shifts = len(values), np.arange(-3, 4)
-    weights = np.exp(-0.5 * (shifts / SMOOTHING) ** 2)
-    band = weights / weights.sum() @ np.eye(grid)[np.clip(np.arange(grid)[:, None] + shifts, 0, grid - 1)]
+    band = _band(len(values))
     return np.asarray(band @ values @ band.T, np.float32)
+
+
+@lru_cache(8)
+def _band(grid: int) -> NDArray[np.float64]:
+    """What each of G patches takes from each, f64[G, G]."""
+    shifts = np.arange(-3, 4)
+    weights = np.exp(-0.5 * (shifts / SMOOTHING) ** 2)
+    return np.asarray(weights / weights.sum() @ np.eye(grid)[np.clip(np.arange(grid)[:, None] + shifts, 0, grid - 1)])
 
 
 def _refine(heat: NDArray[np.float32]) -> NDArray[np.float64]:
     """f32[G, G] -> f64[FINE G, FINE G], bilinear."""
-    grid = len(heat)
+    spread = _spread(len(heat))
+    return np.asarray(spread @ heat @ spread.T)
+
+
+@lru_cache(8)
+def _spread(grid: int) -> NDArray[np.float64]:
+    """What each cell takes from each of G patches, f64[FINE G, G]."""
     place = np.clip((np.arange(FINE * grid) + 0.5) / FINE - 0.5, 0, grid - 1)
     low = place.astype(int)
     rest, eye = (place - low)[:, None], np.eye(grid)
-    spread = (1 - rest) * eye[low] + rest * eye[np.minimum(low + 1, grid - 1)]
-    return np.asarray(spread @ heat @ spread.T)
+    return np.asarray((1 - rest) * eye[low] + rest * eye[np.minimum(low + 1, grid - 1)])
 
 
 def _otsu(values: NDArray[np.float64]) -> float | None:
@@ -124,19 +135,44 @@ def _otsu(values: NDArray[np.float64]) -> float | None:
     return float(ordered[cut] + ordered[cut + 1]) / 2
 
 
-def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """The cells (row, column) of each 4-connected part, i64[n, 2]; parts by their first cell."""
-    wide = mask.shape[1] + 1  # an empty column more: a row's last cell is not next to the first of the next
-    cells = np.flatnonzero(np.pad(mask, ((0, 0), (0, 1)))).tolist()
-    todo, parts = set(cells), []
-    for first in cells:
-        if first in todo:
-            todo.remove(first)
-            part = [first]
-            for cell in part:  # grows while it is walked
-                for near in (cell - wide, cell + wide, cell - 1, cell + 1):
-                    if near in todo:
-                        todo.remove(near)
-                        part.append(near)
-            parts.append(np.stack(np.divmod(part, wide), axis=1))
-    return parts
+class _Part(NamedTuple):
+    """4-connected cells."""
+
+    box: Box  # in cells
+    cells: int
+    heat: float  # above the level
+
+
+def _parts(values: NDArray[np.float64], level: float) -> list[_Part]:
+    """Of the cells at the level or above, by their first cell: a run in a row joins all that it touches above."""
+    edges = np.diff(np.pad(values >= level, ((0, 0), (1, 1))).astype(np.int8))
+    (rows, starts), ends = np.nonzero(edges > 0), np.nonzero(edges < 0)[1]
+    runs = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
+    of_part = list(range(len(runs)))  # an earlier run of the same part; the first one's is itself
+
+    def first(run: int) -> int:
+        while of_part[run] != run:
+            run = of_part[run]
+        return run
+
+    above = 0  # the first run that may touch the next
+    for run, (row, start, end) in enumerate(runs):
+        while runs[above][0] < row - 1 or (runs[above][0] < row and runs[above][2] <= start):
+            above += 1
+        for other in range(above, run):
+            if runs[other][0] == row or runs[other][1] >= end:
+                break
+            low, high = sorted((first(run), first(other)))
+            of_part[high] = low
+    numbers: list[list[float]] = values.tolist()
+    parts: dict[int, list[tuple[int, int, int]]] = {}
+    for run, place in enumerate(runs):
+        parts.setdefault(first(run), []).append(place)
+    return [_measure(part, numbers, level) for part in parts.values()]
+
+
+def _measure(runs: Sequence[tuple[int, int, int]], values: list[list[float]], level: float) -> _Part:
+    rows, starts, ends = zip(*runs, strict=True)
+    cells = sum(ends) - sum(starts)
+    heat = math.fsum(chain.from_iterable(values[row][start:end] for row, start, end in runs)) - cells * level
+    return _Part((min(starts), min(rows), max(ends), max(rows) + 1), cells, heat)

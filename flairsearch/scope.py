@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from flairsearch.errors import UsageError
@@ -114,6 +113,8 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if found := _SIDES.fullmatch(plain):
         return int(found[1]), int(found[2])
     if found := _BYTES.fullmatch(plain):
+        from decimal import Decimal  # most queries do without, and it takes a while to load
+
         return int(Decimal(found[1]) * _UNITS[found[2]])
     raise UsageError(f"--larger-than {text!r} is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -41,7 +40,7 @@ class IndexSettings:
     format: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
-        part = folder / f"index.json.{secrets.token_hex(8)}.part"  # two may bring an older index up to date at once
+        part = folder / f"index.json.{os.urandom(8).hex()}.part"  # two may bring an older index up to date at once
         with part.open("w", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(self), indent=2) + "\n")
             stream.flush()

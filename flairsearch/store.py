@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from flairsearch.basis import fit_basis
@@ -114,6 +113,8 @@ class Writer:
 
     def __init__(self, folder: Path, settings: IndexSettings) -> None:
         """Raises StoreError when another process is writing, or the index cannot be written."""
+        from filelock import FileLock, Timeout
+
         self._lock = FileLock(folder / "writer.lock")
         try:
             self._lock.acquire(timeout=0)

@@ -171,6 +171,7 @@ HOMES = {  # third-party library -> the modules that may import it
 SERVE = {"fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"}  # of the extra; two come with fastapi
 COMFORT = {"pillow_heif", "rawpy", "textual_image", "watchfiles"}  # an extra each
 LAZY = {
+    "filelock": {"store"},
     "ftfy": {"tokenizer"},
     "torch": {"weights", "rerank", "rerank_triton", "residence"},
     "pillow_heif": {"formats"},
