@@ -6,6 +6,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +20,7 @@ from PIL import Image
 
 from flairsearch import engine as engine_module
 from flairsearch.catalog import Catalog
+from flairsearch.database import Database
 from flairsearch.engine import Engine
 from flairsearch.errors import StoreError
 from flairsearch.scope import Scope
@@ -328,3 +332,87 @@ def test_a_process_that_opens_a_catalogue_twice_still_holds_it_when_another_one_
     first.add_root("/b")
     assert roots_elsewhere() == ["/a", "/b"]
     first.close()
+
+
+# -- connections
+
+
+def test_many_threads_read_whole_states_while_one_writes(tmp_path):
+    """Each read is of one moment, and there are no more connections than were needed at once."""
+    database = Database(tmp_path, create=True)
+    with database.write() as connection:
+        connection.execute("INSERT INTO state VALUES ('a', 0), ('b', 0)")
+    done = threading.Event()
+
+    def read(_):
+        seen = []
+        while not done.is_set() or not seen:
+            with database.read() as connection:
+                (one,) = connection.execute("SELECT value FROM state WHERE key = 'a'").fetchone()
+                (two,) = connection.execute("SELECT value FROM state WHERE key = 'b'").fetchone()
+            assert one == two
+            seen.append(one)
+        return seen
+
+    with ThreadPoolExecutor(8) as pool:
+        reads = pool.map(read, range(8))
+        for _ in range(200):
+            with database.write() as connection:
+                connection.execute("UPDATE state SET value = value + 1 WHERE key = 'a'")
+                connection.execute("UPDATE state SET value = value + 1 WHERE key = 'b'")
+        done.set()
+        for seen in reads:
+            assert seen == sorted(seen)
+    with database.read() as connection:
+        assert connection.execute("SELECT value FROM state").fetchall() == [(200,), (200,)]
+    assert 1 <= len(database._free) <= 9
+    database.close()
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path):
+    database = Database(tmp_path, create=True)
+
+    def fail(wrong):
+        with database.write() as connection:
+            connection.execute("INSERT INTO roots (path) VALUES ('/lost')")
+            connection.execute(wrong)
+            raise RuntimeError
+
+    for error, wrong in ((RuntimeError, "SELECT 1"), (StoreError, "no SQL"), (StoreError, "SELECT * FROM nothing")):
+        with pytest.raises(error):
+            fail(wrong)
+        with database.write() as connection:
+            assert not connection.execute("SELECT * FROM roots").fetchall()
+    assert len(database._free) == 1
+    database.close()
+
+
+def test_closed_while_somebody_reads(tmp_path):
+    database = Database(tmp_path, create=True)
+    with database.read() as connection:
+        database.close()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert not database._free
+    with pytest.raises(sqlite3.ProgrammingError):
+        connection.execute("SELECT 1")
+    assert not list(tmp_path.glob("catalog.sqlite-*")), "the last connection takes the log along"
+
+
+def test_a_writer_waits_for_another_one(tmp_path):
+    one, other = Database(tmp_path, create=True), Database(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with one.write() as connection:
+            connection.execute("INSERT INTO state VALUES ('a', 1)")
+
+            def add():
+                with other.write() as connection:
+                    connection.execute("UPDATE state SET value = value + 1")
+
+            waiting = pool.submit(add)
+            time.sleep(0.2)
+            assert not waiting.done()
+        waiting.result(30)
+    with one.read() as connection:
+        assert connection.execute("SELECT value FROM state").fetchone() == (2,)
+    one.close()
+    other.close()
