@@ -41,6 +41,7 @@ from functools import wraps
 from itertools import cycle
 from pathlib import Path
 
+import filelock  # noqa: F401 - before a child becomes somebody who may not read it
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

@@ -278,7 +278,8 @@ class TestKernels:
         mixed, share = run(codec, rows, asked, device)
         monkeypatch.setattr(rerank_triton, "_SCRATCH", 9 * 64 * 4)
         again = run(codec, rows, asked, device)
-        assert np.allclose(again[0], mixed, rtol=1e-5, atol=1e-5)
+        close = 1e-6 * float(np.abs(mixed).max())  # sums of large numbers that leave small ones, in another order
+        assert np.allclose(again[0], mixed, rtol=1e-5, atol=close)
         assert np.allclose(again[1], share, rtol=1e-5)
 
 
