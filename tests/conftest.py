@@ -11,6 +11,7 @@ from fake import fake_settings
 from flairsearch.catalog import Catalog
 from flairsearch.store import create_index
 
+pytest_plugins = ["browsed"]
 NOBODY = 65534
 
 

@@ -6,7 +6,7 @@ import { byId, countPhotos, isTyping, make } from "./dom.js";
 import { Grid } from "./grid.js";
 import "./lock.js";
 import { files, PictureDialog, rememberSizes, watchForPictures } from "./picture.js";
-import { emptyQuery, fromAddress, isEmpty, phraseCount, toAddress } from "./query.js";
+import { emptyQuery, fromAddress, isEmpty, phraseCount, toAddress, tooMany } from "./query.js";
 import { reach } from "./reach.js";
 import { Kept, Results } from "./results.js";
 import { complain, entitle, fail, greet, isScoped, note, tally } from "./said.js";
@@ -15,6 +15,7 @@ import { Viewer } from "./viewer.js";
 
 const PATIENCE = 200; // ms before a search is said to go on
 const AGAIN = 3000; // ms before an empty index is looked at again
+const FAR = 500; // photos that are loaded, at most, to find one that a link opens
 const EXAMPLES = [
   { texts: ["a dog running on grass"] }, { texts: ["a child in a red shirt"] }, { texts: ["a boat on the water"] },
   { texts: ["a man", "a bicycle"] }, { texts: ["a dog"], not: ["grass"] },
@@ -25,7 +26,6 @@ let results = null;
 let status = null;
 let typing = false; // the newest entry of the history is of a text that is being typed
 let timer = 0;
-let pushed = false; // the viewer's entry is ours to go back from
 const kept = new Kept();
 
 const grid = new Grid(byId("grid"), () => query, (index) => openPhoto(grid.hits[index], true));
@@ -38,7 +38,7 @@ const bar = new Bar({
 const scope = new ScopePanel((filters) => go({ ...query, ...filters }));
 const pictureDialog = new PictureDialog((picture, weight) => {
   go({ ...query, picture, weight });
-  bar.input.focus(); // the chip that had the focus was drawn anew
+  bar.focus(); // the chip that had the focus was drawn anew
 });
 watchForPictures((picture) => {
   viewer.hide();
@@ -69,8 +69,8 @@ function run(address) {
   complain(null);
   entitle(query, status);
   if (results && results !== kept.get(address)) results.stop.abort();
-  const hint = query.not.length ? "Say what to look for, too: what must not be there is judged where it is found." : null;
-  if (isEmpty(query)) {
+  const hint = tooMany(query) ?? (query.not.length ? "Say what to look for, too: what must not be there is judged where it is found." : null);
+  if (isEmpty(query) || tooMany(query)) {
     results = null;
     note(hint);
     showWelcome();
@@ -82,9 +82,15 @@ function run(address) {
   return more();
 }
 
-async function more() {
+/** The next page of what is shown; who asks while one is on its way waits for that one. */
+function more() {
   const mine = results;
-  if (!mine || mine.loading || mine.next === null) return;
+  if (!mine || mine.next === null) return Promise.resolve();
+  mine.pending ??= load(mine).finally(() => { mine.pending = null; });
+  return mine.pending;
+}
+
+async function load(mine) {
   const isFirst = !mine.first;
   const slow = setTimeout(() => mine === results && busy(true, isFirst), PATIENCE);
   try {
@@ -96,6 +102,10 @@ async function more() {
       showAll();
       if (!isScoped(query) && mine.first.in_scope !== status?.views) learn(); // photos came or went
     } else grid.add(hits);
+    if (mine.changed) {
+      learn();
+      complain("Photos came or went since this search began.", () => run(toAddress(query)), "Search again");
+    }
     tally(query, results, status);
     watchEnd();
   } catch (error) {
@@ -103,8 +113,8 @@ async function more() {
     if (isFirst) {
       grid.show([]);
       byId("welcome").hidden = true;
-      tally(query, results, status);
     }
+    tally(query, results, status);
     fail(error, more);
     sentinel.disconnect();
   } finally {
@@ -156,10 +166,10 @@ function ends(hit) {
 function openPhoto(hit, push) {
   if (push && !viewer.open) {
     keepScroll();
-    history.pushState(null, "", toAddress(query, hit.id));
-    pushed = true;
+    bar.pause();
+    history.pushState({ before: true }, "", toAddress(query, hit.id)); // the search is the entry before
     typing = false;
-  } else if (push) history.replaceState(null, "", toAddress(query, hit.id));
+  } else if (push) history.replaceState(history.state, "", toAddress(query, hit.id));
   viewer.show(hit, ends(hit));
 }
 
@@ -173,9 +183,9 @@ async function step(by) {
 }
 
 function closePhoto(hit) {
-  if (pushed) history.back();
+  if (history.state?.before) history.back();
   else history.replaceState(null, "", toAddress(query));
-  pushed = false;
+  bar.resume();
   grid.focus(grid.hits.indexOf(hit)); // the browser would go back to the photo that was opened first
 }
 
@@ -190,14 +200,14 @@ function searchFolder(under) {
 /** From a photo to another search; the photo's entry stays: going back opens it again. */
 function leave(wanted) {
   viewer.hide();
-  pushed = typing = false;
+  typing = false;
   keepScroll();
   history.pushState(null, "", toAddress(wanted));
   query = wanted;
   bar.show(query);
   scope.show(query);
   run(toAddress(query));
-  bar.input.focus();
+  bar.focus();
 }
 
 // -- the address
@@ -210,8 +220,9 @@ async function follow() {
   const { query: wanted, photo, lost } = fromAddress(location.search, files);
   const address = toAddress(wanted), same = results && address === toAddress(query);
   let first = Promise.resolve();
-  typing = pushed = false;
+  typing = false;
   if (!same) {
+    pictureDialog.dialog.close();
     query = wanted;
     bar.show(query);
     scope.show(query);
@@ -222,6 +233,7 @@ async function follow() {
       if (before.stop.signal.aborted) before.stop = new AbortController();
       complain(null);
       entitle(query, status);
+      busy(false);
       showAll();
       tally(query, results, status);
       watchEnd();
@@ -236,13 +248,27 @@ async function follow() {
     return;
   }
   await first; // its neighbours are known then
-  const known = results?.hits.find((hit) => hit.id === photo);
   try {
-    const hit = known ?? (phraseCount(query) ? await getRegions(query, photo) : null);
-    if (hit && fromAddress(location.search, files).photo === photo) openPhoto(hit, false);
+    const hit = await find(photo);
+    if (fromAddress(location.search, files).photo !== photo) return;
+    if (hit) openPhoto(hit, false);
+    else {
+      history.replaceState(null, "", toAddress(query));
+      complain("There is no such photo in the index any more.");
+    }
   } catch (error) {
     fail(error, follow);
   }
+}
+
+/** The hit of this id, of the first pages; else what is known of it by itself, which is no rank. */
+async function find(photo) {
+  const mine = results;
+  const known = () => mine?.hits.find((hit) => hit.id === photo);
+  while (!known() && mine?.next && mine.next < FAR && !mine.failed && mine === results) await more();
+  if (known() || !phraseCount(query)) return known();
+  const alone = await getRegions(query, photo);
+  return alone && { ...alone, rank: null };
 }
 
 async function start() {
@@ -258,20 +284,27 @@ async function start() {
     byId("examples").append(make("li", {}, button));
   }
   addEventListener("popstate", follow);
-  reach.addEventListener("back", () => status ?? learn());
+  reach.addEventListener("back", learn);
   addEventListener("keydown", keys);
   byId("further").addEventListener("click", () => {
     results.barren = 0;
+    results.failed = false;
     tally(query, results, status);
+    if (grid.hits.length) grid.focus(grid.hits.length - 1, false); // the button is gone
+    else bar.focus();
     more();
   });
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   byId("help-close").addEventListener("click", () => byId("help").close());
-  for (const dialog of document.querySelectorAll("dialog.sheet")) { // a click beside it closes it
+  for (const dialog of document.querySelectorAll("dialog.sheet:not(#lock)")) { // a click beside it closes it
     dialog.addEventListener("pointerdown", (event) => event.target === dialog && dialog.close());
   }
+  const head = document.querySelector(".head");
+  new ResizeObserver(() => { // of the part of it that stays, on a phone
+    document.documentElement.style.setProperty("--head", `${head.offsetHeight + parseFloat(getComputedStyle(head).top)}px`);
+  }).observe(head);
   await Promise.all([learn(), follow()]);
-  if (!viewer.open && !document.activeElement.closest("#search")) bar.input.focus();
+  if (!viewer.open && !document.activeElement.closest("#search, dialog")) bar.focus();
 }
 
 /** What is indexed; asked again while that is nothing, and when there is more or less of it. */
@@ -281,7 +314,7 @@ async function learn() {
   try {
     status = await getStatus();
   } catch (error) {
-    if (byId("alert").hidden || error.status) fail(error, learn);
+    if (error.status) fail(error, learn); // else it is asked again when the server is back
     return;
   }
   scope.setFolders(status.folders);

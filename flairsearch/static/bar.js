@@ -7,10 +7,12 @@ import { colourOf } from "./regions.js";
 
 const PAUSE = 450; // ms without a key before what stands in the box is searched for
 
+const isTouched = () => matchMedia("(pointer: coarse)").matches;
+
 export class Bar {
   /** change: ({texts, not}, live) when it asks for something else; drop, part: the picture's chip was closed, opened. */
   constructor({ change, drop, part }) {
-    Object.assign(this, { change, drop, part, chips: [], not: [], picture: null, timer: 0 });
+    Object.assign(this, { change, drop, part, chips: [], not: [], picture: null, timer: 0, waits: null });
     this.box = byId("box");
     this.list = byId("chips");
     this.input = byId("text");
@@ -38,6 +40,23 @@ export class Bar {
     this.picture = query.picture;
     this.input.value = query.texts.at(-1) ?? "";
     this.draw();
+  }
+
+  /** Not where a keyboard would come up over the photos. */
+  focus() {
+    if (!isTouched()) this.input.focus();
+  }
+
+  /** What is being typed waits, while a photo is looked at. */
+  pause() {
+    clearTimeout(this.timer);
+    this.waits = this.input.value;
+  }
+
+  /** Unless the box was filled otherwise meanwhile. */
+  resume() {
+    if (this.waits === this.input.value) this.typed();
+    this.waits = null;
   }
 
   setPicture(picture) {
@@ -68,7 +87,7 @@ export class Bar {
     const { phrase, not } = readText(this.input.value);
     this.not = [...new Set([...this.not, ...not])];
     this.input.value = phrase;
-    if (matchMedia("(pointer: coarse)").matches) this.input.blur(); // the keyboard would cover the photos
+    if (isTouched()) this.input.blur(); // the keyboard would cover the photos
     this.tell();
   }
 
@@ -113,7 +132,7 @@ export class Bar {
       const colour = colourOf(this.terms.texts.length);
       chips.push(pictureChip(this.picture, colour, () => this.part(), () => {
         this.drop();
-        this.input.focus();
+        this.focus();
       }));
     }
     this.chips.forEach((text, i) => chips.push(this.makeChip(text, colourOf(i), () => this.chips.splice(i, 1)[0], "phrase")));
@@ -135,16 +154,17 @@ export class Bar {
     const dot = colour ? make("i", { class: "dot" }) : make("b", { text: "not" });
     if (colour) dot.style.background = colour;
     const edit = make("button", { class: "edit", type: "button", title: "Change", "aria-label": `Change ${kind} ${text}`, on: { click: () => {
-      const shown = take();
-      if (this.terms.texts.length > this.chips.length) this.chips.push(readText(this.input.value).phrase);
+      const shown = take(), { phrase, not } = readText(this.input.value);
+      if (phrase) this.chips.push(phrase);
+      this.not = [...new Set([...this.not, ...not])];
       this.input.value = shown;
-      this.draw();
+      this.tell(true); // phrases changed places, and with them their colours
       this.input.focus();
     } } }, dot, make("bdi", { text }));
     const remove = make("button", { class: "remove", type: "button", "aria-label": `Remove ${kind} ${text}`, on: { click: () => {
       take();
       this.tell();
-      this.input.focus();
+      this.focus();
     } } }, icon("close"));
     return make("li", { class: `chip ${kind}`, on: { keydown: (event) => this.chipKey(event, remove) } }, edit, remove);
   }

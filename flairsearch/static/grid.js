@@ -54,7 +54,7 @@ export class Grid {
     this.lay(0);
     const now = index === undefined ? null : this.rowOf(index);
     if (now && before < 0) scrollBy(0, now.getBoundingClientRect().top - before);
-    if (held) this.focus(this.current);
+    if (held) this.focus(this.current, false);
   }
 
   /** Rows anew, from the photo `first` on, which begins one. */
@@ -80,7 +80,7 @@ export class Grid {
     this.element.append(...made);
     this.rows.push(...made);
     made.forEach((row) => this.watcher.observe(row));
-    if (held && !this.element.contains(document.activeElement)) this.focus(this.current);
+    if (held && !this.element.contains(document.activeElement)) this.focus(this.current, false);
     else if (this.rows.length) this.fill(this.rowOf(this.current)); // Tab must find it
   }
 
@@ -127,12 +127,12 @@ export class Grid {
     if (before && !before.near) this.drain(before);
   }
 
-  focus(index) {
+  focus(index, scroll = true) {
     const card = index < 0 ? null : this.cardOf(index);
     if (!card) return;
     this.point(index);
     card.focus({ preventScroll: true });
-    card.scrollIntoView({ block: "nearest" });
+    if (scroll) card.scrollIntoView({ block: "nearest" });
   }
 
   move(event) {

@@ -89,9 +89,21 @@ export class Part {
     return [least(this.width, room.width), least(this.height, room.height)];
   }
 
+  /** Too thin on the screen to have been meant. */
   get isThin() {
-    const [left, top, right, bottom] = this.box, [wide, high] = this.least;
-    return right - left < wide || bottom - top < high;
+    const room = this.frame.getBoundingClientRect(), [left, top, right, bottom] = this.box;
+    return (right - left) * room.width < THIN * this.width || (bottom - top) * room.height < THIN * this.height;
+  }
+
+  /** As large as it must be at least, around the same middle. */
+  grow() {
+    const [wide, high] = this.least, [left, top, right, bottom] = this.box;
+    const around = (from, to, least, most) => {
+      const low = Math.min(Math.max(0, Math.round((from + to - least) / 2)), most - least);
+      return to - from >= least ? [from, to] : [low, low + least];
+    };
+    const [x0, x1] = around(left, right, wide, this.width), [y0, y1] = around(top, bottom, high, this.height);
+    this.select([x0, y0, x1, y1]);
   }
 
   at(event) {
@@ -132,8 +144,9 @@ export class Part {
     const stroke = this.stroke;
     this.stroke = null;
     if (!stroke || event.target.closest(".tools")) return;
-    if (stroke.kind === "new" && (!stroke.far || this.isThin)) this.select(null);
-    else if (stroke.far) this.outline.focus({ preventScroll: true });
+    if (stroke.kind === "new" && (!stroke.far || this.isThin)) return this.select(null);
+    if (stroke.kind === "new") this.grow();
+    if (stroke.far) this.outline.focus({ preventScroll: true });
   }
 
   /** Any two corners -> whole pixels inside the photo, one at least. */

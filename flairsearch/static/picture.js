@@ -24,11 +24,16 @@ async function sizeOf(id) {
 
 /** Everywhere on the page; use: (picture) takes it, complain: (text). */
 export function watchForPictures(use, complain) {
-  const take = (file) => {
+  const take = async (file) => {
     if (!file) return;
     if (file.type && !file.type.startsWith("image/")) return complain(`${isolate(`“${file.name}”`)} is no picture.`);
     if (file.size > LARGEST) return complain(`${isolate(`“${file.name}”`)} has ${(file.size / 1e6).toFixed(0)} MB; a picture to search with may have 32.`);
     const key = crypto.randomUUID?.() ?? String(Math.random()).slice(2); // absent where the page came over plain HTTP
+    try { // as it is now: it may be changed, moved or unplugged before the next search
+      file = new File([await file.arrayBuffer()], file.name, { type: file.type });
+    } catch {
+      return complain(`${isolate(`“${file.name}”`)} cannot be read.`);
+    }
     files.set(key, file);
     use({ file, key, box: null });
   };
@@ -67,7 +72,10 @@ export function pictureChip(picture, colour, open, remove) {
   const crop = crops.get(picture) ?? make("canvas", { "aria-hidden": "true" });
   const dot = make("i", { class: "dot" });
   dot.style.background = colour;
-  if (!crops.has(picture)) drawCrop(crop, picture).catch(() => crop.replaceWith(icon("picture"))); // a kind no browser shows
+  if (!crops.has(picture)) drawCrop(crop, picture).catch(() => { // a kind no browser shows
+    crops.set(picture, icon("picture"));
+    crop.replaceWith(crops.get(picture));
+  });
   crops.set(picture, crop);
   return make("li", { class: "chip picture", on: { keydown: (event) => {
     if (event.key !== "Delete" && event.key !== "Backspace") return;
@@ -130,6 +138,7 @@ export class PictureDialog {
     this.size = null;
     this.frame.hidden = true;
     byId("picture-note").hidden = true;
+    this.allow(false);
     byId("picture-weighing").hidden = !withText;
     this.weight.value = weight || 1;
     this.weight.dispatchEvent(new Event("input"));
@@ -141,13 +150,21 @@ export class PictureDialog {
       await this.image.decode();
       this.size = picture.file ? [this.image.naturalWidth, this.image.naturalHeight] : await sizeOf(picture.id);
     } catch {
+      byId("picture-note").textContent = picture.file
+        ? "This browser does not show that kind of picture. It is searched with as a whole." : "The photo did not load.";
       byId("picture-note").hidden = false;
       return;
     }
     this.frame.hidden = false;
+    this.allow(true);
     this.part.setSize(...this.size);
     this.lay();
     this.part.select(picture.box);
+  }
+
+  /** Whether parts can be chosen: the picture is seen. */
+  allow(on) {
+    for (const id of ["picture-start", "picture-whole"]) byId(id).hidden = !on;
   }
 
   lay() {
@@ -158,7 +175,7 @@ export class PictureDialog {
 
   finish() {
     const weight = Number(this.weight.value) === 1 ? "" : this.weight.value;
-    const { box } = this.part;
+    const { box } = this.size ? this.part : this.picture;
     this.dialog.close();
     this.use({ ...this.picture, box }, weight);
   }

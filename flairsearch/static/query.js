@@ -19,6 +19,13 @@ export function emptyQuery() {
 
 export const isEmpty = (query) => !query.texts.length && !query.picture;
 
+const MOST = 8; // phrases, and things that must not be there
+
+export function tooMany({ texts, not }) {
+  if (texts.length > MOST) return `A search may have ${MOST} phrases: take one away.`;
+  return not.length > MOST ? `A search may leave ${MOST} things out: take one away.` : null;
+}
+
 export const phraseCount = (query) => query.texts.length + (query.picture ? 1 : 0);
 
 export const scopeCount = (query) => SCOPE.filter((name) => name !== "hide" && query[name].length).length;
@@ -94,7 +101,7 @@ function scope(query, parameters) {
 /** "a dog on grass -leash" -> a phrase, and what must not be there; "-red leash" is all exclusion. */
 export function readText(text) {
   const plain = text.trim().replace(/\s+/g, " ");
-  if (/^-\s*\S/.test(plain)) return { phrase: "", not: [unquote(plain.slice(1))].filter(Boolean) };
+  if (plain.startsWith("-")) return { phrase: "", not: [unquote(plain.slice(1))].filter(Boolean) };
   const not = [];
   const phrase = plain.replace(/\s-(?:"([^"]+)"|([^\s"-]\S*))(?=\s|$)/g, (_, quoted, word) => {
     not.push((quoted ?? word).trim());

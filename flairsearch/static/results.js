@@ -15,7 +15,10 @@ export class Results {
     this.scroll = 0; // px, where the page was left
     this.first = null; // the first page's answer
     this.stop = new AbortController();
-    this.loading = false;
+    this.failed = false; // the next page did not come
+    this.pending = null; // the page that is on its way, for those who wait for it
+    this.scope = null; // views that were searched for the latest page,
+    this.changed = false; // and whether they were others before
   }
 
   /** Pages without a photo to show came one after the other. */
@@ -23,13 +26,15 @@ export class Results {
     return this.next !== null && this.barren >= BARREN;
   }
 
-  /** The next page's photos to show; null where one is on its way, or there is none. */
+  /** The next page's photos to show; null where there is none. */
   async more() {
-    if (this.loading || this.next === null) return null;
-    this.loading = true;
+    if (this.next === null) return null;
+    this.failed = false;
     try {
       const answer = await search(this.query, this.next, this.stop.signal);
       this.first ??= answer;
+      this.changed = this.scope !== null && answer.in_scope !== this.scope;
+      this.scope = answer.in_scope;
       const known = new Set(this.hits.map((hit) => hit.id)); // the index may have changed between two pages
       const fresh = answer.hits.filter((hit) => !known.has(hit.id));
       const shown = this.query.hide && this.query.max_false_alarm ? fresh.filter((hit) => hit.matches !== false) : fresh;
@@ -38,8 +43,9 @@ export class Results {
       this.hits.push(...shown);
       this.next = answer.next;
       return shown;
-    } finally {
-      this.loading = false;
+    } catch (error) {
+      this.failed = error.name !== "AbortError";
+      throw error;
     }
   }
 }

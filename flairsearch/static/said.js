@@ -5,6 +5,8 @@ import { NO_ANSWER, reach, say } from "./reach.js";
 
 const SCOPED = ["under", "since", "until", "larger_than", "ext"]; // filters that leave photos out unseen
 let waits = null; // what is tried again when the server is back
+let away = false; // that is what the line says
+let dismissed = false; // the line, while the server was away
 
 export const isScoped = (query) => SCOPED.some((name) => query[name].length);
 
@@ -13,44 +15,67 @@ export function note(text) {
   byId("note").hidden = !text;
 }
 
-/** An error as one line, with a way to try again; null: there is none. */
-export function complain(text, again = null) {
-  const line = byId("alert");
+/** An error as one line, with a way on; null: there is none. */
+export function complain(text, again = null, label = "Try again") {
   waits = null;
+  show(text, again, label);
+}
+
+function show(text, again, label) {
+  const line = byId("alert");
+  away = false;
   line.replaceChildren();
   line.hidden = !text;
   if (!text) return;
   line.append(make("span", { text }));
-  if (again) line.append(make("button", { type: "button", text: "Try again", on: { click: () => {
+  if (again) line.append(make("button", { type: "button", text: label, on: { click: () => {
     complain(null);
     say("back"); // photos that did not come are asked for, too
     again();
   } } }));
-  line.append(make("button", { type: "button", text: "Dismiss", on: { click: () => complain(null) } }));
+  line.append(make("button", { type: "button", text: "Dismiss", on: { click: () => {
+    dismissed = away;
+    line.hidden = true; // what waits for the server still does
+  } } }));
 }
 
 /** What the server said, or that it said nothing; what has no sense has none the next time. */
 export function fail(error, again) {
   if (error.status === 401) return complain(null); // the token is asked for
-  complain(error.message, error.status && error.status < 408 ? null : again);
-  if (!error.status) waits = again;
+  const passes = !error.status || [408, 429].includes(error.status) || error.status >= 500;
+  complain(error.message, passes ? again : null);
+  if (error.status) return;
+  waits = again;
+  away = true;
 }
 
 reach.addEventListener("lost", () => {
-  if (byId("alert").hidden) fail({ message: NO_ANSWER, status: 0 }, () => {});
+  if (dismissed || !byId("alert").hidden) return;
+  const again = waits ?? (() => {});
+  show(NO_ANSWER, again, "Try again");
+  [waits, away] = [again, true];
 });
 reach.addEventListener("back", () => {
   const again = waits;
-  if (!again) return;
-  complain(null);
-  again();
+  dismissed = false;
+  if (away) complain(null);
+  waits = null;
+  again?.();
 });
+
+/** In front of a dialog that is open, which hides all that is beside it. */
+function place() {
+  (document.querySelector("dialog[open]") ?? byId("main")).prepend(byId("alert"));
+}
+for (const dialog of document.querySelectorAll("dialog")) {
+  new MutationObserver(place).observe(dialog, { attributes: true, attributeFilter: ["open"] });
+}
 
 /** How many photos were looked at and are shown. */
 export function tally(query, results, status) {
   const line = byId("tally"), end = byId("end-text"), first = results?.first;
   line.textContent = end.textContent = "";
-  byId("further").hidden = !results?.resting;
+  byId("further").hidden = !(results?.resting || results?.failed);
   if (!first) return;
   const all = isScoped(query) ? null : status?.photos;
   const inScope = first.photos_in_scope ?? all ?? first.in_scope;
@@ -63,6 +88,7 @@ export function tally(query, results, status) {
   const empty = status?.photos === 0 && !results.hits.length;
   greet(status, empty);
   if (results.resting) end.textContent = `The last ones may all be there by chance: ${countPhotos(results.hidden)} are hidden so far.`;
+  else if (results.failed) end.textContent = "The next photos did not come.";
   else if (results.next !== null || empty) end.textContent = "";
   else if (results.hits.length) end.textContent = `That was all: ${countPhotos(results.hits.length)}.${hidden}`;
   else end.textContent = `No photo here.${hidden || " Take a filter away, or say it in other words."}`;

@@ -3,6 +3,7 @@
 import { byId, count, fileName, isolate, make } from "./dom.js";
 import { emptyQuery, SCOPE, scopeCount } from "./query.js";
 
+const PAUSE = 400; // ms: dates and sizes change many times before they are what is meant
 const OPPOSITE = { left: "right", right: "left", top: "bottom", bottom: "top" };
 
 export class ScopePanel {
@@ -12,6 +13,7 @@ export class ScopePanel {
     this.form = byId("filters");
     this.button = byId("scope-open");
     this.query = emptyQuery();
+    this.timer = 0;
     const narrow = matchMedia("(max-width: 700px)");
     this.button.addEventListener("click", () => this.toggle(this.panel.hidden));
     byId("scope-close").addEventListener("click", () => this.toggle(false));
@@ -28,7 +30,9 @@ export class ScopePanel {
       if (name === "at" && checked && OPPOSITE[value]) this.form.querySelector(`[value=${OPPOSITE[value]}]`).checked = false;
       this.query = { ...this.query, [name]: this.read(name) };
       this.label();
-      change(this.scope());
+      clearTimeout(this.timer);
+      if (event.target.type === "date" && value && value < "1000") return; // a year that is being typed
+      this.timer = setTimeout(() => change(this.scope()), ["date", "range"].includes(event.target.type) ? PAUSE : 0);
     });
     this.form.elements.min_area.addEventListener("input", () => {
       this.query = { ...this.query, min_area: this.read("min_area") };
@@ -36,6 +40,7 @@ export class ScopePanel {
     });
     byId("scope-clear").addEventListener("click", () => {
       this.show(emptyQuery());
+      byId("scope-close").focus(); // this button is disabled now
       change(this.scope());
     });
   }
@@ -58,6 +63,7 @@ export class ScopePanel {
 
   show(query) {
     const { elements } = this.form;
+    clearTimeout(this.timer);
     this.query = query;
     for (const name of ["under", "larger_than", "max_false_alarm"]) {
       const select = elements[name];

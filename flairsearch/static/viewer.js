@@ -4,8 +4,12 @@ import { getRegions, LARGE, LARGEST, largeUrl, originalUrl, thumbnailUrl } from 
 import { byId, count, fileName, folderOf, isTyping, make, pathNodes, percent, showDate } from "./dom.js";
 import { Part } from "./part.js";
 import { watchPhoto } from "./photo.js";
+import { reach } from "./reach.js";
 import { colourOf, drawBoxes, drawHeat } from "./regions.js";
+import { complain } from "./said.js";
 import { Zoom } from "./zoom.js";
+
+const ARROWS = { ArrowLeft: [-80, 0], ArrowRight: [80, 0], ArrowUp: [0, -80], ArrowDown: [0, 80] }; // px
 
 export class Viewer {
   /**
@@ -38,6 +42,7 @@ export class Viewer {
       this.forget();
       if (hit) closed(hit);
     });
+    reach.addEventListener("back", () => this.warm());
     document.addEventListener("keydown", (event) => this.dialog.open && this.key(event)); // wherever the focus went
   }
 
@@ -147,7 +152,10 @@ export class Viewer {
     let answer = null;
     try {
       answer = await getRegions(this.ask(), hit.id);
-    } catch { /* said below */ }
+    } catch (error) {
+      if (error.status && error.status !== 401) complain(error.message);
+      return; // a server that is away comes back
+    }
     if (this.hit !== hit || !this.heat) return;
     byId("viewer-cold").hidden = Boolean(answer);
     if (!answer) return;
@@ -160,6 +168,7 @@ export class Viewer {
     const typing = isTyping(event.target) && event.target.type !== "checkbox";
     if (event.key === "Escape" && this.part.box) this.part.clear();
     else if (typing) return;
+    else if (this.zoom.near && ARROWS[event.key]) byId("viewer-stage").scrollBy(...ARROWS[event.key]);
     else if (event.key === "ArrowLeft") this.step(-1);
     else if (event.key === "ArrowRight") this.step(1);
     else if (event.key === "h") this.setHeat(!this.heat);
