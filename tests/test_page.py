@@ -184,6 +184,10 @@ def test_a_picture_pasted_and_what_is_none(open_tab: Open, site: Site) -> None:
     tab.page.wait_for_selector("#alert", state="visible")
     assert re.search("“notes.txt”.? is no picture", tab.page.inner_text("#alert"))
     assert len(tab.searches) == 1
+    tab.page.evaluate(DROP, ["broken.png", [65, 66]])
+    tab.until("document.querySelector('#alert').textContent.includes('not a picture in a known format')")
+    assert tab.page.locator("#alert button").all_inner_texts() == ["Dismiss"]
+    tab.complaints.clear()
     tab.page.click("#alert >> text=Dismiss")
     tab.page.click("[aria-label='Remove the picture']")
     tab.page.wait_for_selector("#welcome", state="visible")

@@ -43,7 +43,8 @@ function show(text, again, label) {
 export function fail(error, again) {
   if (error.status === 401) return complain(null); // the token is asked for
   const passes = !error.status || [408, 429].includes(error.status) || error.status >= 500;
-  complain(error.message, passes ? again : null);
+  // What to do about a picture is said to those who write programs.
+  complain(error.status === 422 ? error.message.split(" - ")[0] : error.message, passes ? again : null);
   if (error.status) return;
   waits = again;
   away = true;
