@@ -21,7 +21,8 @@ LOOKED = 4  # views of a photo that a phrase's regions come from: the best
 ALIKE = 1e-4  # scores of one text that was asked twice differ by less
 UNWANTED = 0.9  # of the photos score less with a text that is not wanted: a place that scores more shows it
 PIECE = 64  # contents whose tokens are in memory at once
-REMEMBERED = 4  # queries with conditions, of which what was judged is kept: 3 MB each at most
+REMEMBERED = 4  # queries with conditions, of which what was judged is kept,
+MOST_REMEMBERED = 3000  # if those are no more hits, times phrases: some 2 kB each
 
 _Look = tuple[Encoded, Frame]  # of one view
 
@@ -47,6 +48,8 @@ class Answerer:
         fresh = [one for one in ranked if one.content not in judged]
         for start in range(0, len(fresh), PIECE):
             judged.update(self._look_at(fresh[start : start + PIECE], asked, limits, scope))
+        if sum(map(len, judged.values())) * len(asked.phrases) > MOST_REMEMBERED:
+            self._judged = {key: kept for key, kept in self._judged.items() if kept is not judged}
         for one in ranked:
             yield from judged.get(one.content, ())
 
@@ -54,9 +57,11 @@ class Answerer:
         """Who leafs on asks the same again, of what was judged for the page before too."""
         queries = tuple((query.text, query.vector.tobytes()) for query in (*asked.phrases, *asked.without))
         key = (queries, asked.weights, len(asked.without), asked.at, asked.min_area, limits.tobytes(), scope)
-        if key not in self._judged and len(self._judged) >= REMEMBERED:
+        judged = self._judged.pop(key, {})
+        if len(self._judged) >= REMEMBERED:
             del self._judged[next(iter(self._judged))]
-        return self._judged.setdefault(key, {})
+        self._judged[key] = judged  # the latest last
+        return judged
 
     def _look_at(
         self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None
@@ -103,6 +108,7 @@ class Answerer:
         """Looks at views of a photo, the best first. Conditions are asked of the regions that stay of all of them."""
         heats, found = zip(*(self._locator.find(encoded, frame, query) for encoded, frame in looks), strict=True)
         frame = looks[0][1]
+        heats[0].flags.writeable = False  # the same for all who ask again
         wanted = tuple(region for region in merge(chain(*found)) if _is_wanted(region.box, frame, asked))
         return Phrase(query.text, score, wanted, heats[0], frame)
 

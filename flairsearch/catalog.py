@@ -20,7 +20,7 @@ from flairsearch.database import Database
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.records import Frame, ImageFile, Known
 from flairsearch.schema import LIVE
-from flairsearch.scope import Scope
+from flairsearch.scope import Scope, is_text
 from flairsearch.views import ViewColumns
 from flairsearch.within import date_of, image_condition
 
@@ -145,12 +145,11 @@ class Catalog:
         Raises UsageError when the scope's folder holds no indexed photo at all.
         """
         query = "SELECT views.id FROM views JOIN images ON images.content = views.content"
-        least = scope.sides or (0, 0)
         with self._database.read() as connection:
             roots = _root_ids(connection)
             asked = image_condition(scope, roots)
-            where = f"WHERE {asked.sql} AND views.width >= ? AND views.height >= ?"
-            rows = connection.execute(f"{query} {where}", (*asked.values, *least))
+            sides = " AND views.width >= ? AND views.height >= ?" if scope.sides else ""  # else an index has it all
+            rows = connection.execute(f"{query} WHERE {asked.sql}{sides}", (*asked.values, *(scope.sides or ())))
             found = np.unique(np.fromiter(chain.from_iterable(rows), np.int64))  # a content may have several images
             if not len(found) and scope.under is not None:
                 below = image_condition(Scope(under=scope.under), roots)
@@ -166,7 +165,11 @@ class Catalog:
         Whether the picture itself is, `views_in` knows: its sides are those of all images of a content.
         """
         result: dict[int, list[tuple[int, str]]] = {}
-        query = "SELECT content, images.id, roots.path, images.path FROM images JOIN roots ON roots.id = root"
+        # By content, whatever else is asked: SQLite would walk all images of a root for a scope.
+        query = """
+            SELECT content, images.id, roots.path, images.path
+            FROM images INDEXED BY ix_images_content JOIN roots ON roots.id = root
+        """
         with self._database.read() as connection:
             asked = image_condition(scope or Scope(), _root_ids(connection) if scope else {})
             query = f"{query} WHERE {asked.sql} AND content IN"
@@ -178,12 +181,14 @@ class Catalog:
 
     def frames(self, views: Sequence[int]) -> dict[int, Frame]:
         """View ids -> frames."""
-        query = f"SELECT id, {_FRAME} FROM views WHERE id IN"
+        query = f"SELECT id, {_FRAME_OF_VIEW} FROM views WHERE id IN"
         with self._database.read() as connection:
             return {view: Frame(*frame) for view, *frame in _select(connection, query, views)}
 
     def views_at(self, path: str) -> list[int]:
-        """Views of the image at an absolute path; empty when it is not in the index."""
+        """Views of the image at an absolute path; empty when it is not in the index, where all names are text."""
+        if not is_text(path):
+            return []
         query = """
             SELECT views.id FROM views JOIN images ON images.content = views.content
             WHERE root = ? AND path = ? ORDER BY views.id
@@ -261,7 +266,7 @@ class Catalog:
 
     def segment_views(self, segment: int) -> SegmentViews:
         """All views of a segment, by row; those of images that are gone too."""
-        query = f'SELECT id, "row", checksum, {LIVE} FROM views WHERE segment = ? ORDER BY "row"'
+        query = f"SELECT id, views.row, checksum, {LIVE} FROM views WHERE segment = ? ORDER BY views.row"
         with self._database.read() as connection:
             rows = np.array(connection.execute(query, (segment,)).fetchall(), np.int64).reshape(-1, 4)
         return SegmentViews(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3].astype(bool))
@@ -318,12 +323,13 @@ class Catalog:
             )
 
 
-_FRAME = 'width, height, "left", top, "right", bottom'  # columns, as Frame has them
+_FRAME = 'width, height, "left", top, "right", bottom'  # columns, as Frame has them; what is no column is an error
+_FRAME_OF_VIEW = "views.width, views.height, views.left, views.top, views.right, views.bottom"
 
 
 def _live_views(connection: sqlite3.Connection) -> ViewColumns:
     """One number after the other into one array: a million views as rows of Python's would take 300 MB."""
-    rows = connection.execute('SELECT id, content, segment, "row" FROM views ORDER BY id')
+    rows = connection.execute("SELECT id, content, segment, views.row FROM views ORDER BY id")
     numbers = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 4)
     dead = np.fromiter(chain.from_iterable(connection.execute(f"SELECT id FROM views WHERE NOT {LIVE}")), np.int64)
     return ViewColumns(*np.ascontiguousarray(numbers[~np.isin(numbers[:, 0], dead)].T))

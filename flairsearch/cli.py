@@ -35,7 +35,15 @@ VERBS = {  # module, and in it the function, or the Typer of several verbs
 class _Commands(Mapping[str, "TyperCommand | TyperGroup"]):
     """Made when they are asked for: to import and build those of all verbs takes longer than a server's answer."""
 
+    def __init__(self) -> None:
+        self._made: dict[str, TyperCommand | TyperGroup] = {}
+
     def __getitem__(self, verb: str) -> TyperCommand | TyperGroup:
+        if verb not in self._made:
+            self._made[verb] = self._make(verb)
+        return self._made[verb]
+
+    def _make(self, verb: str) -> TyperCommand | TyperGroup:
         module, name = VERBS[verb]
         found = getattr(import_module(f"flairsearch.{module}"), name)
         if not isinstance(found, typer.Typer):

@@ -38,9 +38,13 @@ class Database:
         shared = path.with_name(f"{path.name}-shm").exists()
         mode = "rwc" if create else "rw" if self._writable else "ro" if shared else "ro&immutable=1"
         self._address = f"file:{_quote(path)}?mode={mode}"
-        if create:
-            self._create()
-        self._bring_up_to_date()
+        try:
+            if create:
+                self._create()
+            self._bring_up_to_date()
+        except StoreError:
+            self.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -73,7 +77,7 @@ class Database:
                 self._give_back(connection)
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self._path} cannot be read or written ({error}) - check disk and permissions") from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # what it quotes of a damaged file is no text
             raise StoreError(f"{self._path} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
 
     def _take(self) -> sqlite3.Connection:
@@ -84,9 +88,15 @@ class Database:
         connection = sqlite3.connect(
             self._address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
         )
-        if self._writable:  # WAL: readers see whole states while one writes. FULL: a commit survives a power cut
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                connection.execute(f"PRAGMA {pragma}")
+        try:
+            if self._writable:  # WAL: readers see whole states while one writes. FULL: a commit survives a power cut
+                _run(
+                    connection,
+                    *(f"PRAGMA {one}" for one in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")),
+                )
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
@@ -113,6 +123,8 @@ class Database:
         with self.read() as connection:
             found = _format(connection)
         _refuse_newer(self._path, found)
+        if found < 1:
+            raise StoreError(f"{self._path} is damaged (format {found}) - run flairsearch index --rebuild FOLDER")
         if found == FORMAT_VERSION:
             return
         if not self._writable:

@@ -19,7 +19,7 @@ from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader, verify
 from flairsearch.records import Asked, Damage, Hit, Picture, Progress, Query, Report, Status
-from flairsearch.scope import Scope
+from flairsearch.scope import Scope, is_text
 from flairsearch.settings import IndexSettings, check_device, check_views, index_folder, may_have_gpu
 from flairsearch.store import Writer, create_index, open_settings, undo_replacement
 
@@ -188,6 +188,8 @@ class Engine:
         """
         if not os.path.isdir(os.path.expanduser(new)):
             raise UsageError(f"{new} is not there - give the folder where the photos are now")
+        if not (is_text(os.fspath(old)) and is_text(os.fspath(new))):
+            raise UsageError(f"{os.fspath(new)!a} is no UTF-8 - rename the folder")
         with self._writing() as writer:
             writer.catalog.move_root(*(os.path.abspath(os.path.expanduser(path)) for path in (old, new)))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from flairsearch.catalog import Catalog
@@ -26,16 +28,19 @@ def rebuild(
 ) -> Iterator[Progress | Report]:
     """Make an index anew beside the old one and swap them at the end; a run that is cut off goes on next time.
 
-    The folders are those given and those the old index knows.
+    The folders are those given and those the old index knows; where its catalogue cannot be read, those given.
     """
     folder = index_folder(index)
-    roots = [os.fspath(f) for f in folders]
+    roots, warnings = [os.fspath(f) for f in folders], []
     if (folder / "index.json").exists():
         old = open_settings(folder)
         model, views, codec = model or old.model, views or old.views, codec or old.codec
-        catalog = Catalog(folder)
-        roots += [root for root in catalog.roots() if root not in roots]
-        catalog.close()
+        try:
+            roots += [root for root in _known(folder) if root not in roots]
+        except StoreError as error:
+            if not roots:
+                raise
+            warnings.append(f"other folders of the old index are not known any more: {error}")
     if not roots:
         raise UsageError("nothing to rebuild from - give the folder of photos")
     for root in roots:
@@ -48,5 +53,11 @@ def rebuild(
         shutil.rmtree(fresh)
         engine = Engine.open(fresh, model, device=device, views=views, codec=codec)
     with engine:
-        yield from engine.adding(roots, exclude)
+        for step in engine.adding(roots, exclude):
+            yield replace(step, warnings=(*step.warnings, *warnings)) if isinstance(step, Report) else step
     replace_index(folder, fresh)
+
+
+def _known(folder: Path) -> list[str]:
+    with closing(Catalog(folder)) as catalog:
+        return list(catalog.roots())

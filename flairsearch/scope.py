@@ -27,6 +27,7 @@ _DATES = {
 }
 _SIDES = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
 _BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")
+MOST_ENDINGS = 100  # of files' names; SQLite takes a bounded number of conditions
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -128,18 +129,21 @@ def parse_extensions(several: Iterable[str]) -> tuple[str, ...]:
             if not (ending.isascii() and ending.isalnum()):
                 raise UsageError(f"--ext {text!r} is no ending of a file's name - use jpg, or several: jpg,png")
             found.append(ending)
+    if len(found) > MOST_ENDINGS:
+        raise UsageError(f"--ext names {len(found):,} endings - {MOST_ENDINGS} are the most")
     return tuple(dict.fromkeys(found))
 
 
 def _folder(text: str) -> str:
     """Absolute, as roots are kept: links stay as they are. Raises UsageError."""
     folder = os.path.abspath(os.path.expanduser(text))
-    if not text or not _is_text(folder):
+    if not text or not is_text(folder):
         raise UsageError(f"--under {text!a} is no folder of photos - see flairsearch status for those indexed")
     return folder
 
 
-def _is_text(path: str) -> bool:
+def is_text(path: str) -> bool:
+    """Not one with a name that is no UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:

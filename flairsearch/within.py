@@ -54,11 +54,12 @@ def _joined(conditions: Iterable[Condition], word: str, none: str) -> Condition:
 def _under(folder: str, roots: Mapping[str, int]) -> Condition:
     """Whole roots inside the folder, and the part of those it is in: a range of the index on (root, path)."""
     here, parts = folder.rstrip("/") + "/", []
+    inside = [number for root, number in roots.items() if f"{root.rstrip('/')}/".startswith(here)]
+    if inside:  # numbers of ours, and too many for an OR each
+        parts.append(Condition(f"images.root IN ({', '.join(map(str, inside))})"))
     for root, number in roots.items():
         base = root.rstrip("/") + "/"
-        if base.startswith(here):
-            parts.append(Condition("images.root = ?", (number,)))
-        elif here.startswith(base):
+        if here.startswith(base) and here != base:
             below = here.removeprefix(base)
             after = below[:-1] + chr(ord("/") + 1)
             parts.append(Condition("images.root = ? AND images.path >= ? AND images.path < ?", (number, below, after)))

@@ -416,3 +416,20 @@ def test_a_writer_waits_for_another_one(tmp_path):
         assert connection.execute("SELECT value FROM state").fetchone() == (2,)
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 500, b""], ids=["garbage", "empty"])
+def test_a_file_that_is_none_leaves_nothing_open(tmp_path, content):
+    (tmp_path / "catalog.sqlite").write_bytes(content)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises(StoreError, match=r"catalog\.sqlite"):
+            Database(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_format_that_never_was(tmp_path):
+    with closing(sqlite3.connect(write_format_2(tmp_path / "index") / "catalog.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = -5")
+    with pytest.raises(StoreError, match=r"damaged \(format -5\) - run"):
+        Catalog(tmp_path / "index")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,23 @@ def test_status_counts(tmp_path: Path, photos: Path) -> None:
     assert (status.images, status.views, status.roots) == (2, 2, (str(photos),))
     assert [Path(skipped.path).name for skipped in status.skipped] == ["broken.jpg"]
     assert status.bytes == sum(file.stat().st_size for file in (tmp_path / "index").rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_rebuild_of_an_index_whose_catalogue_is_lost(tmp_path: Path, photos: Path, damage: str) -> None:
+    model = model_file(tmp_path, 0)
+    with Engine.open(tmp_path / "index", model=model, device="cpu") as engine:
+        engine.add(photos)
+    for file in (tmp_path / "index").glob("catalog.sqlite*"):
+        file.unlink()
+    if damage == "garbage":
+        (tmp_path / "index" / "catalog.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match=r"index --rebuild FOLDER"):
+        list(rebuild(tmp_path / "index", [], None, "cpu"))
+    *_, report = rebuild(tmp_path / "index", [photos], None, "cpu")
+    assert isinstance(report, Report)
+    assert report.added == len(list(photos.iterdir()))
+    assert "other folders of the old index are not known any more" in report.warnings[-1]
 
 
 def test_rebuild_for_another_model(tmp_path: Path, photos: Path) -> None:
@@ -387,3 +405,14 @@ def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         engine.forget(tmp_path / "photos")
     assert first_query(tmp_path / "index")[0] == []
+
+
+def test_names_that_are_no_text(tmp_path: Path, photos: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    odd.mkdir()
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(photos)
+        with pytest.raises(UsageError, match="is not in the index"):
+            engine.show(odd / "3.png", "red")
+        with pytest.raises(UsageError, match="is no UTF-8"):
+            engine.move_root(photos, odd)

@@ -12,7 +12,7 @@ from fake import SIZE, fake_engine, paint, paint_red
 from test_fitting import BankEncoder
 from test_query import mosaic
 
-from flairsearch import fitting, query
+from flairsearch import answer, fitting, query
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.records import Hit
@@ -184,6 +184,27 @@ def test_what_was_judged_for_a_page_is_not_judged_for_the_next(
     assert len(looked) == judged == len(set(looked)) > 5
     engine.search(Terms.of("red", at="right"), 5)  # another question: of the same photos
     assert len(looked) > judged
+
+
+def test_what_is_remembered_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = engine._searcher()._answerer._judged
+    judged.clear()
+    for text in ("red", "green", "blue", "white", "black", "red"):
+        engine.search(Terms.of(text, at="left"), 5)
+    assert len(engine._searcher()._answerer._judged) == answer.REMEMBERED
+    engine.search(Terms.of("red", at="left"), 5)
+    engine.search(Terms.of("a red thing", at="left"), 5)  # "red" was asked for later than others, and stays
+    assert any(key[0][0][0] == "red" for key in engine._searcher()._answerer._judged)
+    monkeypatch.setattr(answer, "MOST_REMEMBERED", 4)
+    hits = engine.search(Terms.of("red", at="left"), 5)
+    assert len(hits) == 5
+    assert not any(key[0][0][0] == "red" for key in engine._searcher()._answerer._judged)
+
+
+def test_hits_that_are_remembered_cannot_be_written_into(engine: Engine) -> None:
+    (phrase,) = engine.search(Terms.of("red", at="left"), 1)[0].phrases
+    with pytest.raises(ValueError, match="read-only"):
+        phrase.heat[:] = 0
 
 
 # -- a shortlist that grows from page to page

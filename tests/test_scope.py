@@ -140,3 +140,9 @@ def test_places(seed: int) -> None:
         ids, some = ids[: len(ids) * (seed % 2)], some[: len(some) * (seed // 2)]
     assert places_in(ids, some).tolist() == [place for place, view in enumerate(ids) if view in some]
     assert places_in(ids, some).dtype == np.int64
+
+
+def test_more_endings_than_a_scope_may_have() -> None:
+    assert len(Scope.of(ext=",".join(f"e{i}" for i in range(100))).extensions) == 100
+    with pytest.raises(UsageError, match="--ext names 101 endings - 100 are the most"):
+        Scope.of(ext=[f"e{i}" for i in range(101)])

@@ -6,13 +6,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake import FakeEncoder, exif_of, expected_score, fake_engine, paint_red
+from fake import FakeEncoder, exif_of, expected_score, fake_engine, fake_settings, paint_red
 from PIL import Image
 from test_fitting import BankEncoder
 
@@ -22,6 +23,7 @@ from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.records import Frame, ImageFile
 from flairsearch.scope import Scope, clock_seconds
+from flairsearch.store import create_index
 
 ROOTS = ("/photos", "/photos/inner", "/photos2", "/other disk/ü", "/a")
 FOLDERS = ("", "sub/", "sub/deep/", "sub2/", "SUB/", "s%b/", "s_b/", "sub./", "sub0/")
@@ -356,3 +358,41 @@ def test_views_of_a_lost_segment_are_in_no_scope(tmp_path: Path) -> None:
         hits = engine.search("red", scope=Scope.of(ext="png"))
         assert [Path(hit.path).name for hit in hits] == ["2.png"]
         assert engine.in_scope == 1
+
+
+def test_a_thousand_folders_in_one(tmp_path: Path) -> None:
+    create_index(tmp_path / "index", fake_settings())
+    with closing(Catalog(tmp_path / "index")) as catalog:
+        for i in range(1200):
+            catalog.add_root(f"/all/{i}")
+        image = ImageFile("/all/700", "a.png", 1, 1)
+        view = NewView(b"0" * 16, 0, 0, Frame(9, 9, 0, 0, 9, 9))
+        catalog.commit(Changeset((1, 1, "fp16"), [view], [(image, view.hash)]))
+        assert catalog.views_in(Scope(under="/all")).tolist() == [1]
+        assert catalog.views_in(Scope(under="/all/700")).tolist() == [1]
+        with pytest.raises(UsageError, match="holds no indexed photo"):
+            catalog.views_in(Scope(under="/all/70"))
+        assert catalog.images_of([1], Scope(under="/all")) == {1: [(1, "/all/700/a.png")]}
+
+
+def test_scopes_go_by_indexes(tmp_path: Path) -> None:
+    """A million photos: a plan that walks another table takes several times as long."""
+    create_index(tmp_path / "index", fake_settings())
+    with closing(Catalog(tmp_path / "index")) as catalog:
+        asked: list[str] = []
+        catalog.add_root("/r")
+        with catalog._database.read() as connection:
+            connection.set_trace_callback(asked.append)
+        for scope in (Scope.of(ext="png"), Scope.of(since="2024"), Scope.of(larger_than="2MB")):
+            catalog.views_in(scope)
+            catalog.images_of([1, 2], scope)
+        catalog.images_of([1, 2], Scope(under="/r/sub"))
+        queries = [one for one in asked if "images" in one]
+        assert len(queries) == 7
+        with catalog._database.read() as connection:
+            for query in queries:
+                plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+                if "INDEXED BY" in query:
+                    assert any(step.startswith("SEARCH images USING INDEX ix_images_content") for step in plan), plan
+                else:
+                    assert any(step.startswith("SEARCH views USING COVERING INDEX") for step in plan), plan
