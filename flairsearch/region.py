@@ -86,7 +86,8 @@ def _common(a: Box, b: Box) -> float:
 
 
 def _standardise(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    exact = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)  # no square overflows or vanishes there
+    exact = values.astype(np.float64)  # no square overflows or vanishes there
+    exact[~np.isfinite(exact)] = 0
     centred = exact - exact.mean()
     spread = float(centred.std())
     if spread <= 1e-6 * float(np.abs(exact).max()):  # rounding errors do not stand out
@@ -145,7 +146,9 @@ class _Part(NamedTuple):
 
 def _parts(values: NDArray[np.float64], level: float) -> list[_Part]:
     """Of the cells at the level or above, by their first cell: a run in a row joins all that it touches above."""
-    edges = np.diff(np.pad(values >= level, ((0, 0), (1, 1))).astype(np.int8))
+    mask = np.zeros((len(values), values.shape[1] + 2), np.int8)
+    mask[:, 1:-1] = values >= level
+    edges = np.diff(mask)
     (rows, starts), ends = np.nonzero(edges > 0), np.nonzero(edges < 0)[1]
     runs = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
     of_part = list(range(len(runs)))  # an earlier run of the same part; the first one's is itself
