@@ -3,7 +3,8 @@
     python -m benchmarks.start INDEX [--rounds 9]
 
 In turns, so that all see the same machine: `python -c pass`, `flairsearch --help`, the query without a server, the
-query with one, and `python -c "import torch, open_clip"`, which is what a query would wait for with the model in torch.
+query with one, its answer as a table and as paths alone, and `python -c "import torch, open_clip"`, which is what a
+query would wait for with the model in torch.
 
     python -m benchmarks.start INDEX --published
 
@@ -58,6 +59,7 @@ def _compare(index: Path, served: Path, rounds: int) -> None:
         "flairsearch --help": _flairsearch("--help"),
         "query, cold": [*_flairsearch("query"), QUERY, "--index", str(index)],
         "query, through a server": [*_flairsearch("query"), QUERY, "--index", str(served)],
+        "query --paths, through a server": [*_flairsearch("query"), QUERY, "--paths", "--index", str(served)],
         "import torch, open_clip": [sys.executable, "-c", "import torch, open_clip"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
