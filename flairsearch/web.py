@@ -8,8 +8,10 @@ import logging
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
@@ -51,6 +53,7 @@ class Api:
         self.metrics = Metrics(service)
         self._pages = read_pages()
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pictures")
+        self._prepared = False
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -132,7 +135,10 @@ class Api:
         return Response(await self._work(request, self.metrics.text), headers={"content-type": CONTENT_TYPE})
 
     async def index_page(self, request: Request) -> Response:
-        """The page."""
+        """The page. Who opens it may search by picture: what that takes seconds to load is loaded meanwhile."""
+        if not self._prepared:
+            self._prepared = True
+            threading.Thread(target=import_module, args=("flairsearch.encode",), daemon=True).start()
         return _send_page(request, self._pages["index.html"])
 
     async def static(self, request: Request) -> Response:

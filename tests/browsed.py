@@ -126,7 +126,7 @@ class Tab:
         self.page, self.site = page, site
         self.complaints: list[str] = []
         self.searches: list[Any] = []
-        page.set_default_timeout(15000)
+        page.set_default_timeout(40000)  # the first picture that is searched with loads torch
         page.add_init_script(WATCH)
         page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -158,7 +158,7 @@ class Tab:
 
     def until(self, condition: str) -> None:
         """Asked again and again: the browser's own way to wait is an eval, which the page's policy forbids."""
-        end = time.monotonic() + 15
+        end = time.monotonic() + 40
         while not self.page.evaluate(condition):
             assert time.monotonic() < end, condition
             self.page.wait_for_timeout(20)

@@ -314,6 +314,20 @@ def test_the_page_and_its_files(client, site):
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
 
 
+def test_who_opens_the_page_need_not_wait_for_torch_later(client, site, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("flairsearch.web.import_module", loaded.append)
+    monkeypatch.setattr(site.api, "_prepared", False)
+    client.get(f"{API}/search?q=red")
+    assert loaded == []
+    for _ in range(2):
+        client.get("/")
+    end = time.monotonic() + 10
+    while not loaded and time.monotonic() < end:
+        time.sleep(0.01)
+    assert loaded == ["flairsearch.encode"]
+
+
 def test_the_description_names_every_parameter_and_answer(client):
     found = client.get(f"{API}/openapi.json").json()
     for path, operations in found["paths"].items():
