@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from flairsearch.residence import Resident
 
 MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
-ENOUGH = 5  # times k contents are made sure where some may be left out for what they show
+ENOUGH = 5  # times k contents are made sure where some may be left out for what they show,
+MORE = 4  # and so many times more while those do not suffice
 FEWEST = 20  # views that say what a text usually scores
 MOST_BACKGROUNDS = 100  # kept
 MOST_LOOKED = 1000  # contents whose regions are looked at
@@ -116,18 +117,31 @@ class Searcher:
         least = end if shortlist == "auto" else 0
         with self.clock.part("shortlist"):
             found = [self._candidates(asked, size, among, least) for asked in several]
+        grows, most = shortlist == "auto" and size < self.in_scope and self._shortlist.predicts, max(end, MOST_LOOKED)
+        sure = [min(ENOUGH * end, most) if grows and asked.narrows else most for asked in several]
         with self.clock.part("rank"):
-            if shortlist == "auto" and size < self.in_scope and self._shortlist.predicts:
-                ranked = [self._grow(asked, candidates, end) for asked, candidates in zip(several, found, strict=True)]
+            if grows:
+                ranked = [
+                    self._grow(asked, candidates, enough if asked.narrows else end)
+                    for asked, candidates, enough in zip(several, found, sure, strict=True)
+                ]
             else:
                 ranked = self._score_lists([self.reader.beside(candidates.views) for candidates in found], several)
-        self.reranked = [len(grouped.views) for grouped in ranked]
-        self.passed_over = []
-        with self.clock.part("regions"):
-            return [
-                self._answer(asked, grouped, k, min_score, scope, offset)
-                for asked, grouped in zip(several, ranked, strict=True)
-            ]
+        answers: list[list[Hit]] = []
+        self.reranked, self.passed_over = [], []
+        for asked, candidates, grouped, enough in zip(several, found, ranked, sure, strict=True):
+            while True:
+                with self.clock.part("regions"):
+                    hits, passed_over = self._answer(asked, grouped, k, min_score, scope, offset, enough)
+                if not passed_over or enough >= most:
+                    break
+                enough = min(MORE * enough, most)
+                with self.clock.part("rank"):
+                    grouped = self._grow(asked, candidates, enough, grouped)
+            answers.append(hits)
+            self.reranked.append(len(grouped.views))
+            self.passed_over.append(passed_over)
+        return answers
 
     def _candidates(self, asked: Asked, size: int, among: np.ndarray | None, least: int) -> Candidates:
         """The shortlist of so many views; a longer one while they are of fewer photos than `least`."""
@@ -159,21 +173,22 @@ class Searcher:
     def _group(self, views: np.ndarray, parts: np.ndarray, asked: Asked) -> Grouped:
         return Grouped.of(views, self.reader.contents(views), parts, asked.shares)
 
-    def _grow(self, asked: Asked, candidates: Candidates, k: int) -> Grouped:
+    def _grow(self, asked: Asked, candidates: Candidates, k: int, known: Grouped | None = None) -> Grouped:
         """Candidates with predicted scores, best first -> those photos ranked until the k best are sure.
 
         Sure: the next one's prediction, moved by the mean error of those ranked so far and SURE deviations of it, does
         not reach the k-th best. Errors are taken to be of one kind along the list; the benchmark shows how that holds.
-        A photo is predicted to score what its best candidate does. Where photos may be left out for what they show,
-        ENOUGH times as many are made sure.
+        A photo is predicted to score what its best candidate does. known: what was ranked for fewer.
         """
         contents = self.reader.contents(candidates.views)
         first = np.sort(np.unique(contents, return_index=True)[1])
         contents, lead, predicted = contents[first], candidates.views[first], candidates.scores[first]
         unknown = int(np.isinf(predicted).sum())
-        k *= ENOUGH if asked.narrows else 1
         done, count = 0, min(len(lead), unknown + max(FIRST * k, 2))
         views, parts = np.zeros(0, np.int64), np.zeros((0, len(asked.phrases)), np.float32)
+        if known is not None:
+            views, parts, done = known.views, known.parts, len(known.contents)
+            count = max(count, done)
         while True:
             some = self.reader.beside(lead[done:count])
             views, parts = np.concatenate([views, some]), np.concatenate([parts, self._score(some, asked.phrases)])
@@ -188,11 +203,18 @@ class Searcher:
             done, count = count, min(len(lead), int(GROWTH * count) + 1)
 
     def _answer(
-        self, asked: Asked, grouped: Grouped, k: int, min_score: float | None, scope: Scope | None, offset: int
-    ) -> list[Hit]:
-        """Photos with exact scores -> at most k hits, after the first `offset`.
+        self,
+        asked: Asked,
+        grouped: Grouped,
+        k: int,
+        min_score: float | None,
+        scope: Scope | None,
+        offset: int,
+        most: int,
+    ) -> tuple[list[Hit], int]:
+        """Photos with exact scores -> at most k hits, after the first `offset`, and how many nobody looked at.
 
-        More are looked at while some are left out for what they show, MOST_LOOKED at most.
+        More are looked at while some are left out for what they show, the `most` best at most.
         """
         limits = self._limits(asked)
         found: list[Hit] = []
@@ -202,17 +224,16 @@ class Searcher:
             if min_score is not None:
                 best = best[grouped.scores[best] >= min_score]
             if offset and not asked.narrows:  # nothing is left out: those before need no look
-                self.passed_over.append(0)
-                return self._rank(self._page(asked, grouped, best, offset, end, scope), asked, grouped, offset)
+                return self._rank(self._page(asked, grouped, best, offset, end, scope), asked, grouped, offset), 0
             rankings = [grouped.ranking(place) for place in best[done:].tolist()]
             found += self._answerer.hits(rankings, asked, limits, scope)
-            if len(found) >= end or len(best) < wanted or wanted >= max(end, MOST_LOOKED):
+            if len(found) >= end or len(best) < wanted or wanted >= most:
                 break
-            done, wanted = len(best), min(4 * wanted, max(end, MOST_LOOKED))
+            done, wanted = len(best), min(MORE * wanted, most)
         complete = not asked.narrows or len(found) >= end or (min_score is not None and len(best) < wanted)
-        self.passed_over.append(0 if complete else max(0, self._photos(grouped) - len(best)))
         found.sort(key=_order)
-        return self._rank(found[offset:end], asked, grouped, offset)
+        hits = self._rank(found[offset:end], asked, grouped, offset)
+        return hits, 0 if complete else max(0, self._photos(grouped) - len(best))
 
     def _page(
         self, asked: Asked, grouped: Grouped, best: np.ndarray, offset: int, end: int, scope: Scope | None

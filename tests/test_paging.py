@@ -231,3 +231,29 @@ def test_pages_of_a_fitted_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 assert engine.reranked[0] < 121
             assert len(engine.search(text, 21, offset=100)) == 21
             assert engine.search(text, 5, offset=121) == []
+
+
+def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few of many photos fulfil the conditions: however many are asked for at once, those are found."""
+    for module in (query, fitting):
+        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
+    for name, value in (("MOST", 110), ("MOST_SHARE", 0.0), ("FIRST", 1), ("ENOUGH", 2), ("MORE", 2)):
+        monkeypatch.setattr(query, name, value)
+    for number in range(120):
+        mosaic(tmp_path / "photos" / f"{number}.png", number)
+    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+        engine.add(tmp_path / "photos")
+        for asked in (Terms.of("red", at=["left", "top"]), Terms.of("blue", without="white", at="right")):
+            whole = engine.search(asked, 200, "all")
+            some = engine.search(asked, 4)
+            assert 12 < len(whole) < 90
+            check(some, whole[:4])
+            assert engine.reranked[0] < 110
+            for k in (1, 4):
+                check([hit for page in range(12 // k) for hit in engine.search(asked, k, offset=k * page)], whole[:12])
+                assert engine.passed_over == [0]
+        monkeypatch.setattr(query, "MOST_LOOKED", 20)  # and no more are looked at
+        hits = engine.search(Terms.of("red", at=["left", "top"], min_area="20%"), 15)
+        assert len(hits) < 15
+        assert engine.passed_over == [100]
+        assert 20 <= engine.reranked[0] < 110
