@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import warnings
@@ -79,8 +81,18 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of broken EXIF: it counts as none
     if sys.stdout is None:  # closed by the shell: >&-
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        codecs.register_error("json", _escape)
+        sys.stdout.reconfigure(errors="json")
     with _one_line_errors():
         root()()
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """What the terminal's encoding lacks, as JSON escapes it."""
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(missing[::2], missing[1::2], strict=True)), error.end
 
 
 @contextmanager
@@ -90,12 +102,12 @@ def _one_line_errors() -> Iterator[None]:
     except FlairSearchError as error:
         typer.echo(f"flairsearch: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        typer.echo("flairsearch: stopped; what was committed is kept, run it again to go on", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe went away: nobody is left to tell
-        sys.stderr.close()
-        sys.exit(141)
+    except SystemExit as end:  # Typer has seen it first
+        if end.code == 130:
+            typer.echo("flairsearch: stopped; what was committed is kept, run it again to go on", err=True)
+        if isinstance(end.__context__, BrokenPipeError):  # the reader of a pipe went away: nobody is left to tell
+            sys.exit(141)
+        raise
     except OSError as error:  # a full disk, behind stdout too; whoever knows more has said it better
         typer.echo(f"flairsearch: {error}", err=True)
         sys.exit(1)

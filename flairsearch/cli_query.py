@@ -105,7 +105,7 @@ def _run(question: Question, how: _Show, index: str, model: str | None, device: 
         drawn = [_draw(hit, how.overlay / _name(hit), how.heat) for hit in answer.hits] if how.overlay else []
         _print(answer.hits, how)
         if how.open_best and answer.hits:
-            typer.launch(str(next(filter(None, drawn[:1]), answer.hits[0].path)))
+            _open(str(next(filter(None, drawn[:1]), answer.hits[0].path)))
     return answer, clock.seconds["show"]
 
 
@@ -140,8 +140,7 @@ def _print(hits: Sequence[Hit], how: _Show) -> None:
         for hit in hits:
             typer.echo(present.to_json(hit))
     elif how.paths:
-        for hit in hits:
-            typer.echo(hit.path)
+        _print_paths(hits)
     elif hits:
         from rich.console import Console
 
@@ -151,6 +150,27 @@ def _print(hits: Sequence[Hit], how: _Show) -> None:
 
             pictures = thumbnails(hits)
         Console(width=None if sys.stdout.isatty() else 1000).print(present.to_table(hits, how.logits, pictures))
+
+
+def _print_paths(hits: Sequence[Hit]) -> None:
+    """As they are where a program reads them; to a terminal without orders to it."""
+    from flairsearch import present
+
+    if sys.stdout.isatty():
+        for hit in hits:
+            typer.echo(present.escape(hit.path))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(b"".join(os.fsencode(hit.path) + b"\n" for hit in hits))
+        sys.stdout.flush()
+
+
+def _open(path: str) -> None:
+    """In whatever this machine shows pictures with."""
+    if not os.path.exists(path):
+        typer.echo(f"nothing opened: {path} is not there any more - run flairsearch index", err=True)
+    elif typer.launch(path):
+        typer.echo("nothing opened: there is no program that opens pictures - install xdg-utils", err=True)
 
 
 def _name(hit: Hit) -> str:
@@ -231,7 +251,7 @@ def _draw(hit: Hit, path: Path, heat: bool) -> Path | None:
         typer.echo(f"no overlay for {error}", err=True)
         return None
     draw.save_overlay(hit, photo, path, heat)
-    typer.echo(f"overlay: {present.short_path(str(path))}", err=True)
+    typer.echo(f"overlay: {present.escape(present.short_path(str(path)))}", err=True)
     return path
 
 

@@ -29,13 +29,17 @@ def serve_command(
     token: Annotated[
         str | None, typer.Option(envvar="FLAIRSEARCH_TOKEN", help="What requests must bring.", show_envvar=True)
     ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="Another name it is reached by: that of a proxy.")
+    ] = None,
     device: DeviceOption = "auto",
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Search in the browser, and over HTTP."""
     from flairsearch.guard import is_loopback
 
-    _check_token(token, is_loopback(host), host)
+    for reached in (host, *(name or ())):
+        _check_token(token, is_loopback(reached), reached)
     try:
         from flairsearch import serving, web  # noqa: F401
     except ModuleNotFoundError as error:
@@ -44,44 +48,46 @@ def serve_command(
         raise UsageError('serve needs FastAPI and uvicorn - pip install "flairsearch[serve]"') from None
     signal.signal(signal.SIGTERM, _stop)
     with serving.listen(host, port) as listener, suppress(KeyboardInterrupt):  # how it ends
-        _serve(listener, index, host, token, device, open_page)
+        _serve(listener, index, host, token, name or [], device, open_page)
     typer.echo("flairsearch: the server has stopped", err=True)
 
 
-def _serve(listener: socket.socket, index: str, host: str, token: str | None, device: str, open_page: bool) -> None:
+def _serve(
+    listener: socket.socket,
+    index: str,
+    host: str,
+    token: str | None,
+    names: list[str],
+    device: str,
+    open_page: bool,
+) -> None:
     from flairsearch import serving, web
     from flairsearch.engine import Engine
     from flairsearch.service import Service
     from flairsearch.thumbnails import Thumbnails
 
-    answering = threading.Event()
-
-    def open_engine() -> Engine:
-        """Also when `index --rebuild` has put another index, without the record, in place of this one."""
-        engine = Engine.open(index, device=device, create=False)
-        if answering.is_set():
-            record.save(engine.folder)
-        return engine
-
-    service = Service.start(open_engine)
+    service = Service.start(lambda: Engine.open(index, device=device, create=False))
     api = web.Api(service, Thumbnails())
     port = listener.getsockname()[1]
     url = serving.url_of(host, port)
     record = serving.Record(port, serving.reached_at(host), os.getpid(), api.server, token)
-
+    stopped = threading.Event()
+    keeper = threading.Thread(target=record.keep, args=(lambda: service.folder, stopped), daemon=True)
     page = url if token is None else f"{url}/?token={quote(token, safe='')}"
 
     def ready() -> None:
         record.save(service.folder)
-        answering.set()
+        keeper.start()
         typer.echo(page, err=True)
         if open_page:
             _open_page(page)
 
     try:
-        serving.Server(web.create_app(api, host, token), ready).run(sockets=[listener])
+        serving.Server(web.create_app(api, host, token, names), ready).run(sockets=[listener])
     finally:
-        answering.clear()
+        stopped.set()
+        if keeper.is_alive():
+            keeper.join()
         record.remove(service.folder)
         api.close()
         service.close()

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from flairsearch.errors import FlairSearchError
 from flairsearch.records import Box, Frame, Hit, Phrase
 
+SOFTWARE = "flairsearch overlay"  # EXIF's name of who has written a file
 LARGEST = 2048  # pixels of the long side: larger photos are drawn this small, as files of 30 MB help nobody
 COLOURS = (  # of the phrases in turn: Okabe & Ito's, which the colour-blind tell apart
     *((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66)),
@@ -40,15 +41,28 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def save_overlay(hit: Hit, photo: Image.Image, path: Path, heat: bool = False) -> None:
-    """Write `overlay` as the kind of file that the path's ending says.
+    """Write `overlay` as the kind of file that the path's ending says, over an older one, but over nothing else.
 
-    Raises FlairSearchError when the file cannot be written.
+    Raises FlairSearchError when the file cannot be written, or is there and was not written by this.
     """
+    if path.exists() and not _is_overlay(path):
+        raise FlairSearchError(f"{path} is there already, and no overlay - give another folder or file")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = SOFTWARE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        overlay(hit, photo, heat).save(path, quality=92, subsampling=0)  # halved colour would smear thin lines
+        # halved colour would smear thin lines
+        overlay(hit, photo, heat).save(path, quality=92, subsampling=0, exif=exif)
     except (OSError, ValueError) as error:
         raise FlairSearchError(f"{path} cannot be written ({error}) - give another folder or file") from None
+
+
+def _is_overlay(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(ExifTags.Base.Software) == SOFTWARE
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def overlay(hit: Hit, photo: Image.Image, heat: bool = False, labels: bool = True) -> Image.Image:

@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 import json
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -84,11 +84,11 @@ class Secret:
 class Guard:
     """ASGI middleware; it answers what it refuses, in the form of all errors, and adds headers to every answer."""
 
-    def __init__(self, app: App, host: str, token: str | None) -> None:
-        """host: what the server is bound to."""
+    def __init__(self, app: App, host: str, token: str | None, names: Iterable[str] = ()) -> None:
+        """host: what the server is bound to. names: others that it is reached by."""
         self._app, self._host = app, host
         self._secret = None if token is None else Secret(token)
-        self._names = {name.lower() for name in (host, "localhost")}
+        self._names = {name.lower() for name in (host, "localhost", *names)}
         if is_wildcard(host):
             self._names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
         self._held = 0  # bytes of bodies in memory
@@ -121,7 +121,11 @@ class Guard:
         if len(scope["headers"]) > MANY_HEADERS or sum(len(a) + len(b) for a, b in scope["headers"]) > MOST_HEADERS:
             raise Refused(431, "the headers are too long - ask with fewer")
         if not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
-            raise Refused(400, "the Host header names another machine - use the address that flairsearch serve printed")
+            raise Refused(
+                400,
+                "the Host header names another machine - use the address that flairsearch serve printed, "
+                "or start it with --name",
+            )
         self._check_site(scope, headers)
         if self._secret is not None and scope["path"] not in FREE and not self._secret.is_given(headers):
             self._check_token(scope, self._secret)

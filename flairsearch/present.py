@@ -27,7 +27,7 @@ _SOME = 3  # paths shown of those skipped for one reason
 
 def to_json(hit: Hit) -> str:
     """One hit as one line of JSON: `to_dict`."""
-    return _escape(json.dumps(to_dict(hit), ensure_ascii=False))  # json leaves some of them
+    return escape(json.dumps(to_dict(hit), ensure_ascii=False))  # json leaves some of them
 
 
 def to_dict(hit: Hit) -> dict[str, Any]:
@@ -152,11 +152,11 @@ def _as_it_is(text: str) -> Text:
     """What a file or a phrase is called: [brackets] are no markup, and control characters do not reach the terminal."""
     from rich.text import Text
 
-    return Text(_escape(text))
+    return Text(escape(text))
 
 
-def _escape(text: str) -> str:
-    """As JSON escapes them, in a string of JSON too."""
+def escape(text: str) -> str:
+    """Control characters as JSON escapes them, in a string of JSON too."""
     return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -190,7 +190,7 @@ def to_lines(status: Status, all_skipped: bool = False) -> list[str]:
     lines = [
         f"index     {status.folder}",
         f"photos    {status.images:,}{views}",
-        *(f"          {status.photos.get(root, 0):,} in {_escape(root)}" for root in status.roots),
+        *(f"          {status.photos.get(root, 0):,} in {escape(root)}" for root in status.roots),
         f"size      {_size(status.bytes)}, {_size(per_photo)} a photo",
         *([f"          {', '.join(parts)}"] if parts else []),
         f"model     {status.model} (weights {status.weights_hash[:12]})",
@@ -214,11 +214,11 @@ def _skipped_lines(status: Status, all_of_them: bool) -> list[str]:
     lines = [f"skipped   {len(status.skipped):,} in the last run"]
     for reason, several in sorted(groups.items(), key=lambda group: -len(group[1])):
         alike = len({skipped.reason for skipped in several}) == 1
-        lines.append(f"          {len(several):,}: {_escape(several[0].reason if alike else reason)}")
+        lines.append(f"          {len(several):,}: {escape(several[0].reason if alike else reason)}")
         shown = several if all_of_them else several[:_SOME]
         for skipped in shown:
             more = "" if alike else skipped.reason[len(reason) :]
-            lines.append(f"             {_escape(short_path(skipped.path) + more)}")
+            lines.append(f"             {escape(short_path(skipped.path) + more)}")
         if len(several) > len(shown):
             lines.append(f"             and {len(several) - len(shown):,} more: flairsearch status --skipped")
     return lines
@@ -230,7 +230,7 @@ def to_video_line(count: int) -> str:
 
 def status_to_json(status: Status) -> str:
     """One line: the fields of records.Status, paths as they are."""
-    return _escape(json.dumps(asdict(status), ensure_ascii=False))
+    return escape(json.dumps(asdict(status), ensure_ascii=False))
 
 
 def _size(count: float) -> str:

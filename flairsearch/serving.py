@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from flairsearch.guard import HEADERS, App, is_wildcard
 from flairsearch.settings import SERVER_RECORD
 
 BACKLOG = 256  # connections that nobody has taken yet
+LOOK = 3.0  # seconds between looks at whether the record is still there
 GRACE = 5  # seconds for answers under way when it stops
 MOST_HEAD = 32_000  # bytes of a request's first line and headers
 HEAD_SECONDS = 30.0  # for them to arrive
@@ -38,7 +40,7 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Readable by its user alone. An index on read-only media has none; that of another that answers stays."""
-        if remote.Server.find(folder) is not None:
+        if self._is_in(folder) or remote.Server.find(folder) is not None:
             return
         part = folder / f"{SERVER_RECORD}.{secrets.token_hex(8)}.part"
         with suppress(OSError):
@@ -50,11 +52,22 @@ class Record:
             finally:
                 part.unlink(missing_ok=True)
 
+    def keep(self, folder: Callable[[], Path], stopped: threading.Event) -> None:
+        """Saves it until then: `index --rebuild` takes it away, and so does another server that was there before."""
+        while not stopped.wait(LOOK):
+            self.save(folder())
+
     def remove(self, folder: Path) -> None:
         """Unless another server has put its own there."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            if json.loads((folder / SERVER_RECORD).read_text(encoding="utf-8"))["server"] == self.server:
+        if self._is_in(folder):
+            with suppress(OSError):
                 (folder / SERVER_RECORD).unlink()
+
+    def _is_in(self, folder: Path) -> bool:
+        try:
+            return bool(json.loads((folder / SERVER_RECORD).read_text(encoding="utf-8"))["server"] == self.server)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return False
 
 
 def listen(host: str, port: int) -> socket.socket:

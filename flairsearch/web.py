@@ -9,14 +9,15 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Path, Query, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -24,7 +25,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from flairsearch import wire
 from flairsearch.decode import MAX_BYTES
 from flairsearch.errors import FlairSearchError, PictureError, UsageError
-from flairsearch.guard import App, Guard, Message, Receive, Send
+from flairsearch.guard import FREE, App, Guard, Message, Receive, Send
 from flairsearch.metrics import CONTENT_TYPE, Metrics
 from flairsearch.originals import Original, PhotoGone, disposition, open_original, opened
 from flairsearch.pages import Page, read_pages
@@ -38,6 +39,8 @@ FULL = 65_500  # pixels: no JPEG is larger
 AT_ONCE = min(4, os.cpu_count() or 1)  # photos decoded for showing; each may take hundreds of megabytes
 GONE = 499  # the client went away: nobody reads this status but the log and the metrics
 PRIVATE = {"cache-control": "private, no-cache"}  # kept by the browser alone, which asks whether it is still so
+
+_OPTION = re.compile("flairsearch .*|--([a-z]+(?:-[a-z]+)*)", re.DOTALL)  # not those of a command that is advised
 
 _T = TypeVar("_T")
 _Id = Annotated[int, Path(ge=1, le=wire.MOST_ID, description="Id of an image: `id` of a hit.")]
@@ -211,7 +214,7 @@ class Api:
     def _plain(self, text: str) -> str:
         """One line, without where the index lies; options are called as parameters are."""
         text = text.replace(str(self.service.folder), "the index").replace("--image FILE", "image=ID, or POST its file")
-        text = re.sub("--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), text)
+        text = _OPTION.sub(lambda found: found[0] if found[1] is None else found[1].replace("-", "_"), text)
         return " ".join(text.split())[:500]
 
 
@@ -253,8 +256,8 @@ class Door:
             self._metrics.requests.labels(route, str(status[0] or GONE)).inc()
 
 
-def create_app(api: Api, host: str, token: str | None) -> App:
-    """All of it: routes behind the guard behind the door."""
+def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()) -> App:
+    """All of it: routes behind the guard, which gets the last three, behind the door."""
     app = FastAPI(
         title="flairsearch",
         version=version("flairsearch"),
@@ -269,7 +272,7 @@ def create_app(api: Api, host: str, token: str | None) -> App:
     app.add_exception_handler(HTTPException, api.on_http)
     app.add_exception_handler(FlairSearchError, api.on_error)
     app.add_exception_handler(Exception, api.on_bug)
-    return Door(Guard(app, host, token), api.metrics)
+    return Door(Guard(app, host, token, names), api.metrics)
 
 
 def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
@@ -277,10 +280,11 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
     body = {"requestBody": {"required": True, "content": {"application/octet-stream": picture, "image/*": picture}}}
     jpeg = {"image/jpeg": picture}
     kinds = dict.fromkeys(("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif"), picture)
-    search, photo = (400, 404, 410, 422, 429, 503), (400, 404, 410, 422)
+    search, photo = (400, 404, 410, 422, 429, 503), (400, 404, 410, 422, 503)
 
     def add(path: str, answer: Callable[..., Any], summary: str, good: dict[str, Any], bad: tuple[int, ...]) -> None:
         failures: dict[int | str, dict[str, Any]] = {status: {"model": wire.Failure} for status in (401, 403, *bad)}
+        locked = token is not None and f"/api/v1/{path}" not in FREE
         posts = answer in (api.search_by_picture, api.regions_by_picture)
         app.add_api_route(
             f"/api/v1/{path}",
@@ -289,6 +293,7 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
             summary=summary,
             response_class=Response,
             responses={200: good, **failures},
+            dependencies=[Security(HTTPBearer(auto_error=False))] if locked else [],  # said, not asked: the guard does
             openapi_extra=body if posts else None,
         )
 
@@ -301,7 +306,7 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
     add("thumbnails/{id}", api.thumbnail, "A thumbnail", {"content": jpeg}, photo)
     add("status", api.status, "What is served", _model(wire.StatusOut), (429, 503))
     add("health", api.health, "Whether the server answers", _model(wire.HealthOut), ())
-    add("metrics", api.show_metrics, "Metrics", {"content": {"text/plain": {"schema": {"type": "string"}}}}, ())
+    add("metrics", api.show_metrics, "Metrics", {"content": {"text/plain": {"schema": {"type": "string"}}}}, (503,))
     app.add_route("/", api.index_page, methods=["GET"], include_in_schema=False)
     app.add_route("/static/{name:path}", api.static, methods=["GET"], include_in_schema=False)
 
@@ -315,6 +320,8 @@ async def _picture(request: Request, asked: wire.Texts) -> bytes:
     body = await request.body()
     if not body:
         raise UsageError("the body is empty - send the file of a picture, or ask with GET")
+    if body.startswith(b"--") and b"form-data" in body[:1000]:
+        raise UsageError("the body is a form - send the file of a picture, and nothing around it")
     if asked.image is not None:
         raise UsageError("image and a body are two pictures - give one of them")
     return body

@@ -109,6 +109,15 @@ def test_other_origins_are_refused(local):
     assert ask(local, headers=GOOD | {"origin": "http://127.0.0.1:8421"})[0] == 200
 
 
+def test_names_of_a_proxy():
+    proxied = Guard(echo, "127.0.0.1", None, ["Photos.example.org"])
+    behind = {"host": "photos.example.org", "origin": "https://photos.example.org"}
+    assert ask(proxied, "/api/v1/search", method="POST", headers=behind)[0] == 200
+    assert ask(proxied, headers=GOOD)[0] == 200
+    assert refused(ask(proxied, headers={"host": "example.org"})) == 400
+    assert refused(ask(proxied, headers=behind | {"origin": "https://evil.example.org"})) == 403
+
+
 def test_every_answer_has_the_headers(local):
     for answer in (ask(local), ask(local, headers={"host": "evil.example"})):
         headers = answer[1]

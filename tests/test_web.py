@@ -40,7 +40,9 @@ from served import (
     spoil,
     status_of,
 )
+from starlette.testclient import TestClient
 
+from flairsearch import web
 from flairsearch.engine import Engine
 from flairsearch.guard import MOST_BODY
 from flairsearch.rebuild import rebuild
@@ -312,6 +314,31 @@ def test_the_page_and_its_files(client, site):
         assert (answer.content, answer.headers["content-type"]) == (expected.data, expected.kind)
     assert client.get("/static/nothing.js").status_code == 404
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+def test_the_token_is_described_where_one_is_needed(site):
+    for token in (None, "s3cret"):
+        app = web.create_app(site.api, "127.0.0.1", token)
+        found = TestClient(app, "http://127.0.0.1", headers={"authorization": "Bearer s3cret"}).get(
+            f"{API}/openapi.json"
+        )
+        description = found.json()
+        asked = {path: "security" in one for path, several in description["paths"].items() for one in several.values()}
+        assert asked == {path: token is not None and path != f"{API}/health" for path in asked}
+        schemes = description["components"].get("securitySchemes", {})
+        assert [one["scheme"] for one in schemes.values()] == (["bearer"] if token else [])
+
+
+def test_commands_that_are_advised_keep_their_options(site):
+    assert site.api._plain("--min-area is 2 - give a share") == "min_area is 2 - give a share"
+    advice = "segments/1.tokens is short - run flairsearch verify --repair, or index --rebuild"
+    assert site.api._plain(f"{site.api.service.folder}/{advice}") == f"the index/{advice}"
+
+
+def test_a_form_is_no_picture(client):
+    answer = client.post(f"{API}/search", files={"file": ("a.png", b"x" * 50, "image/png")})
+    assert answer.status_code == 400
+    assert "form" in error_of(answer)
 
 
 def test_who_opens_the_page_need_not_wait_for_torch_later(client, site, monkeypatch):
@@ -688,21 +715,59 @@ def test_a_token_of_any_letters_is_quoted_in_the_address(index, serve):
     assert status.status_code == 200  # by the cookie
 
 
-def test_an_index_made_anew_gets_the_record_of_its_server(index, serve, tmp_path):
+def find_soon(folder):
+    """The server that runs for an index, once its record is there."""
+    end = time.monotonic() + 20
+    while (found := Server.find(folder)) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def test_an_index_made_anew_gets_the_record_of_its_server(index, serve, tmp_path, monkeypatch):
+    monkeypatch.setattr("flairsearch.serving.LOOK", 0.5)
     own = shutil.copytree(index, tmp_path / "index")
 
     def visit(url):
         before = Server.find(own)
         list(rebuild(own, [], device="cpu"))
-        between = Server.find(own)
-        hits = hits_of(httpx.get(f"{url}{API}/search?q=red", timeout=60))
-        return before, between, Server.find(own), hits
+        there = (own / "server.json").exists()
+        after = find_soon(own)
+        return before, there, after, hits_of(httpx.get(f"{url}{API}/search?q=red", timeout=60))
 
-    (before, between, after, hits), _ = serve(own, visit)
+    (before, there, after, hits), _ = serve(own, visit)
     assert before is not None
-    assert (between, after) == (None, before)
+    assert not there
+    assert after == before
     assert hits
     assert not list(own.glob("server.json*"))
+
+
+def test_the_second_server_of_an_index_is_found_when_the_first_ends(index, serve, tmp_path, monkeypatch):
+    monkeypatch.setattr("flairsearch.serving.LOOK", 0.2)
+    own = shutil.copytree(index, tmp_path / "index")
+
+    def visit(url):
+        first.terminate()
+        assert first.wait(60) == 0
+        return url, find_soon(own)
+
+    first, _ = start(own, "--port", "0")
+    (url, found), _ = serve(own, visit)
+    assert url == f"http://{found.host}:{found.port}"
+
+
+def test_a_name_of_a_proxy_needs_a_token(index, serve, run: Run):
+    def visit(url):
+        address, _, token = url.partition("/?token=")
+        headers = {"host": "photos.example", "origin": "https://photos.example", "authorization": f"Bearer {token}"}
+        others = headers | {"host": "other.example", "origin": "https://other.example"}
+        ask = f"{address}{API}/search?q=red"
+        return [httpx.get(ask, headers=given, timeout=60).status_code for given in (headers, others)]
+
+    assert serve(index, visit, "--name", "photos.example", "--token", "s3cret")[0] == [200, 400]
+    done = run("serve", "--index", index, "--name", "photos.example")
+    assert done.code == 2
+    assert "photos.example" in done.message
 
 
 def test_the_record_of_a_server_that_answers_stays(index, serve, tmp_path):
