@@ -100,7 +100,9 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except FlairSearchError as error:
-        typer.echo(f"flairsearch: {error}", err=True)
+        from flairsearch.present import escape
+
+        typer.echo(f"flairsearch: {escape(str(error))}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except SystemExit as end:  # Typer has seen it first
         if end.code == 130:

@@ -167,8 +167,10 @@ def _print_paths(hits: Sequence[Hit]) -> None:
 
 def _open(path: str) -> None:
     """In whatever this machine shows pictures with."""
+    from flairsearch import present
+
     if not os.path.exists(path):
-        typer.echo(f"nothing opened: {path} is not there any more - run flairsearch index", err=True)
+        typer.echo(f"nothing opened: {present.escape(path)} is not there any more - run flairsearch index", err=True)
     elif typer.launch(path):
         typer.echo("nothing opened: there is no program that opens pictures - install xdg-utils", err=True)
 
@@ -248,7 +250,7 @@ def _draw(hit: Hit, path: Path, heat: bool) -> Path | None:
     try:
         photo = open_upright(hit.path)
     except PictureError as error:
-        typer.echo(f"no overlay for {error}", err=True)
+        typer.echo(f"no overlay for {present.escape(str(error))}", err=True)
         return None
     draw.save_overlay(hit, photo, path, heat)
     typer.echo(f"overlay: {present.escape(present.short_path(str(path)))}", err=True)

@@ -38,6 +38,9 @@ def serve_command(
     """Search in the browser, and over HTTP."""
     from flairsearch.guard import is_loopback
 
+    for given in name or ():
+        if set(given) & set(":/"):
+            raise UsageError(f"{given} is more than a name - give the host alone, without scheme and port")
     for reached in (host, *(name or ())):
         _check_token(token, is_loopback(reached), reached)
     try:

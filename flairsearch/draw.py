@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont
 from flairsearch.errors import FlairSearchError
 from flairsearch.records import Box, Frame, Hit, Phrase
 
+KINDS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")  # that keep who has written them
 SOFTWARE = "flairsearch overlay"  # EXIF's name of who has written a file
 LARGEST = 2048  # pixels of the long side: larger photos are drawn this small, as files of 30 MB help nobody
 COLOURS = (  # of the phrases in turn: Okabe & Ito's, which the colour-blind tell apart
@@ -43,13 +44,15 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def save_overlay(hit: Hit, photo: Image.Image, path: Path, heat: bool = False) -> None:
     """Write `overlay` as the kind of file that the path's ending says, over an older one, but over nothing else.
 
-    Raises FlairSearchError when the file cannot be written, or is there and was not written by this.
+    Raises FlairSearchError when the file cannot be written, is of none of KINDS, or is there and not written by this.
     """
-    if path.exists() and not _is_overlay(path):
-        raise FlairSearchError(f"{path} is there already, and no overlay - give another folder or file")
+    if path.suffix.lower() not in KINDS:
+        raise FlairSearchError(f"{path} is no name for an overlay - let it end with {', '.join(KINDS)}")
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
     try:
+        if path.exists() and not _is_overlay(path):
+            raise FlairSearchError(f"{path} is there already, and no overlay - give another folder or file")
         path.parent.mkdir(parents=True, exist_ok=True)
         # halved colour would smear thin lines
         overlay(hit, photo, heat).save(path, quality=92, subsampling=0, exif=exif)
@@ -58,11 +61,7 @@ def save_overlay(hit: Hit, photo: Image.Image, path: Path, heat: bool = False) -
 
 
 def _is_overlay(path: Path) -> bool:
-    try:
-        with Image.open(path) as picture:
-            return picture.getexif().get(ExifTags.Base.Software) == SOFTWARE
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+    return path.is_file() and SOFTWARE.encode() in path.read_bytes()  # EXIF keeps it as it is, in all of KINDS
 
 
 def overlay(hit: Hit, photo: Image.Image, heat: bool = False, labels: bool = True) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,30 @@ def shortlist_size(shortlist: str | int, views: int) -> int:
     return min(number, views)
 
 
+@dataclass(frozen=True)
+class _Page:
+    """Which hits are wanted: k after the first `offset`."""
+
+    k: int
+    offset: int
+    min_score: float | None
+    scope: Scope | None
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.k
+
+    @property
+    def most(self) -> int:
+        """Contents that are looked at, at most, where some may be left out for what they show,"""
+        return max(self.end, MOST_LOOKED)
+
+    @property
+    def enough(self) -> int:
+        """and so many are made sure first."""
+        return min(ENOUGH * self.end, self.most)
+
+
 class Searcher:
     """One committed state of the index, ready for queries."""
 
@@ -108,40 +132,29 @@ class Searcher:
             raise UsageError(f"k is {k} - ask for at least one hit")
         if offset < 0:
             raise UsageError(f"the offset is {offset} - give how many hits to leave out before the first")
-        end = k + offset
+        page = _Page(k, offset, min_score, scope)
         among = self.reader.readable(self._catalog.views_in(scope)) if scope else None
         self.in_scope = len(self.reader if among is None else among)
         size = shortlist_size(shortlist, self.in_scope)
         if shortlist == "auto":
-            size = min(max(size, FIRST * end), self.in_scope)  # who asks for thousands gets them
-        least = end if shortlist == "auto" else 0
+            size = min(max(size, FIRST * page.end), self.in_scope)  # who asks for thousands gets them
+        least = [0 if shortlist != "auto" else page.most if asked.narrows else page.end for asked in several]
         with self.clock.part("shortlist"):
-            found = [self._candidates(asked, size, among, least) for asked in several]
-        grows, most = shortlist == "auto" and size < self.in_scope and self._shortlist.predicts, max(end, MOST_LOOKED)
-        sure = [min(ENOUGH * end, most) if grows and asked.narrows else most for asked in several]
+            found = [self._candidates(asked, size, among, few) for asked, few in zip(several, least, strict=True)]
+        grows = shortlist == "auto" and size < self.in_scope and self._shortlist.predicts
         with self.clock.part("rank"):
             if grows:
                 ranked = [
-                    self._grow(asked, candidates, enough if asked.narrows else end)
-                    for asked, candidates, enough in zip(several, found, sure, strict=True)
+                    self._grow(asked, candidates, page.enough if asked.narrows else page.end)
+                    for asked, candidates in zip(several, found, strict=True)
                 ]
             else:
                 ranked = self._score_lists([self.reader.beside(candidates.views) for candidates in found], several)
-        answers: list[list[Hit]] = []
         self.reranked, self.passed_over = [], []
-        for asked, candidates, grouped, enough in zip(several, found, ranked, sure, strict=True):
-            while True:
-                with self.clock.part("regions"):
-                    hits, passed_over = self._answer(asked, grouped, k, min_score, scope, offset, enough)
-                if not passed_over or enough >= most:
-                    break
-                enough = min(MORE * enough, most)
-                with self.clock.part("rank"):
-                    grouped = self._grow(asked, candidates, enough, grouped)
-            answers.append(hits)
-            self.reranked.append(len(grouped.views))
-            self.passed_over.append(passed_over)
-        return answers
+        return [
+            self._answer(asked, grouped, page, candidates if grows and asked.narrows else None)
+            for asked, grouped, candidates in zip(several, ranked, found, strict=True)
+        ]
 
     def _candidates(self, asked: Asked, size: int, among: np.ndarray | None, least: int) -> Candidates:
         """The shortlist of so many views; a longer one while they are of fewer photos than `least`."""
@@ -202,57 +215,62 @@ class Searcher:
                 return grouped
             done, count = count, min(len(lead), int(GROWTH * count) + 1)
 
-    def _answer(
-        self,
-        asked: Asked,
-        grouped: Grouped,
-        k: int,
-        min_score: float | None,
-        scope: Scope | None,
-        offset: int,
-        most: int,
-    ) -> tuple[list[Hit], int]:
-        """Photos with exact scores -> at most k hits, after the first `offset`, and how many nobody looked at.
+    def _answer(self, asked: Asked, grouped: Grouped, page: _Page, candidates: Candidates | None) -> list[Hit]:
+        """Photos with exact scores -> the hits of the page.
 
-        More are looked at while some are left out for what they show, the `most` best at most.
+        candidates: of which more are ranked while too many are left out for what they show; None: of no more.
         """
-        limits = self._limits(asked)
+        with self.clock.part("regions"):
+            limits = self._limits(asked)
+        enough = page.most if candidates is None else page.enough
+        while True:
+            with self.clock.part("regions"):
+                hits, passed_over = self._look(asked, grouped, page, limits, enough)
+            if candidates is None or not passed_over or enough >= page.most:
+                break
+            enough = min(MORE * enough, page.most)
+            with self.clock.part("rank"):
+                grouped = self._grow(asked, candidates, enough, grouped)
+        self.reranked.append(len(grouped.views))
+        self.passed_over.append(passed_over)
+        return self._doubt(hits, asked, self._photos(grouped))
+
+    def _look(
+        self, asked: Asked, grouped: Grouped, page: _Page, limits: np.ndarray, most: int
+    ) -> tuple[list[Hit], int]:
+        """The hits of the page among the `most` best photos, and how many photos nobody looked at.
+
+        More are looked at while some are left out for what they show.
+        """
         found: list[Hit] = []
-        done, end, wanted = 0, offset + k, offset + k
+        done, wanted = 0, page.end
         while True:
             best = grouped.best(wanted)  # more, where some share the last score: image ids decide among those
-            if min_score is not None:
-                best = best[grouped.scores[best] >= min_score]
-            if offset and not asked.narrows:  # nothing is left out: those before need no look
-                return self._rank(self._page(asked, grouped, best, offset, end, scope), asked, grouped, offset), 0
-            rankings = [grouped.ranking(place) for place in best[done:].tolist()]
-            found += self._answerer.hits(rankings, asked, limits, scope)
-            if len(found) >= end or len(best) < wanted or wanted >= most:
+            good = best if page.min_score is None else best[grouped.scores[best] >= page.min_score]
+            if page.offset and not asked.narrows:  # nothing is left out: those before need no look
+                return _ranked(self._hits_of_page(asked, grouped, good, page), page), 0
+            rankings = [grouped.ranking(place) for place in good[done:].tolist()]
+            found += self._answerer.hits(rankings, asked, limits, page.scope)
+            if len(found) >= page.end or len(good) < wanted or wanted >= most:
                 break
-            done, wanted = len(best), min(MORE * wanted, most)
-        complete = not asked.narrows or len(found) >= end or (min_score is not None and len(best) < wanted)
+            done, wanted = len(good), min(MORE * wanted, most)
+        complete = not asked.narrows or len(found) >= page.end or len(good) < len(best)  # the others score too little
         found.sort(key=_order)
-        hits = self._rank(found[offset:end], asked, grouped, offset)
+        hits = _ranked(found[page.offset : page.end], page)
         return hits, 0 if complete else max(0, self._photos(grouped) - len(best))
 
-    def _page(
-        self, asked: Asked, grouped: Grouped, best: np.ndarray, offset: int, end: int, scope: Scope | None
-    ) -> list[Hit]:
-        """Hits offset to end, of the photos at these places: who they are is known before they are looked at."""
-        images = self._catalog.images_of(grouped.contents[best].tolist(), scope)
+    def _hits_of_page(self, asked: Asked, grouped: Grouped, best: np.ndarray, page: _Page) -> list[Hit]:
+        """Of the photos at these places: who they are is known before they are looked at."""
+        images = self._catalog.images_of(grouped.contents[best].tolist(), page.scope)
         known = sorted(
             (-grouped.scores[place], image, place)
             for place in best.tolist()
             for image, _ in images.get(int(grouped.contents[place]), [])
-        )[offset:end]
+        )[page.offset : page.end]
         wanted = {image for _, image, _ in known}
         rankings = [grouped.ranking(place) for place in dict.fromkeys(place for _, _, place in known)]
-        found = self._answerer.hits(rankings, asked, np.zeros(0, np.float32), scope)
+        found = self._answerer.hits(rankings, asked, np.zeros(0, np.float32), page.scope)
         return sorted((hit for hit in found if hit.image in wanted), key=_order)
-
-    def _rank(self, found: list[Hit], asked: Asked, grouped: Grouped, offset: int) -> list[Hit]:
-        hits = [replace(hit, rank=rank) for rank, hit in enumerate(found, offset + 1)]
-        return self._doubt(hits, asked, self._photos(grouped))
 
     def _photos(self, grouped: Grouped) -> int:
         """How many are in scope: as many for a view as of those that were ranked."""
@@ -340,6 +358,10 @@ class Searcher:
         ranking = self._score_one(views, asked).ranking(0)
         hits = self._answerer.hits([ranking], asked, np.zeros(0, np.float32))
         return next((replace(hit, rank=1) for hit in hits if hit.path == path), None)  # not a twin of it
+
+
+def _ranked(hits: Sequence[Hit], page: _Page) -> list[Hit]:
+    return [replace(hit, rank=rank) for rank, hit in enumerate(hits, page.offset + 1)]
 
 
 def _order(hit: Hit) -> tuple[float, int]:

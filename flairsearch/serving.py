@@ -18,13 +18,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flairsearch import remote
 from flairsearch.errors import UsageError
-from flairsearch.guard import HEADERS, App, is_wildcard
+from flairsearch.guard import HEADERS, MOST_HEADERS, MOST_URL, App, is_wildcard
 from flairsearch.settings import SERVER_RECORD
 
 BACKLOG = 256  # connections that nobody has taken yet
 LOOK = 3.0  # seconds between looks at whether the record is still there
 GRACE = 5  # seconds for answers under way when it stops
-MOST_HEAD = 32_000  # bytes of a request's first line and headers
+MOST_HEAD = 2 * (MOST_URL + MOST_HEADERS)  # bytes of a request's first line and headers: the guard says what is wrong
 HEAD_SECONDS = 30.0  # for them to arrive
 
 

@@ -53,6 +53,18 @@ def test_an_overlay_is_drawn_again(home: Path, run: Run, kind: str) -> None:
     assert Image.open(out).size == Image.open(home / "photos" / "a.png").size
 
 
+def test_what_cannot_be_an_overlay(home: Path, run: Run) -> None:
+    Image.new("RGB", (9, 9)).save(home / "cut.png", exif=b"Exif\0\0MM\0*")  # Pillow stumbles over it
+    (home / "folder.jpg").mkdir()
+    data = (home / "cut.png").read_bytes()
+    for name in ("cut.png", "folder.jpg", "new.gif", "new", "a" * 300 + ".jpg", "red\x1b[31m.avif"):
+        done = run("show", "photos/a.png", "red", "--out", name)
+        assert (done.code, done.out) == (1, "")
+        assert "\x1b" not in done.message
+    assert (home / "cut.png").read_bytes() == data
+    assert not list(home.glob("new*"))
+
+
 def test_paths_are_as_they_are_in_a_pipe(home: Path) -> None:
     done = subprocess.run([*COMMAND, "query", "red", "--paths", "--overlay", "drawn"], capture_output=True, check=True)
     found = done.stdout.splitlines()

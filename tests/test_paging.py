@@ -257,3 +257,25 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path, monkeypatch: p
         assert len(hits) < 15
         assert engine.passed_over == [100]
         assert 20 <= engine.reranked[0] < 110
+
+
+def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (query, fitting):
+        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
+    for name, value in (("MOST", 60), ("MOST_SHARE", 0.0), ("FIRST", 1), ("ENOUGH", 2), ("MORE", 2)):
+        monkeypatch.setattr(query, name, value)
+    for number in range(80):
+        mosaic(tmp_path / "photos" / f"{number}.png", number)
+    asked = Terms.of("red", at=["left", "top"], min_area="5%")
+    with fake_engine(tmp_path / "index", "tiles:4", encoder=BankEncoder()) as engine:
+        engine.add(tmp_path / "photos")
+        whole = engine.search(asked, 100, "all")
+        assert len(whole) > 12
+        hits = engine.search(asked, 12)
+        check(hits, whole[:12])
+        assert engine.passed_over == [0]
+        for least in (None, -1.0):  # one that hides nothing says nothing of those that were not ranked
+            assert len(engine.search(asked, 12, 20, least)) < 12
+            assert engine.passed_over[0] > 0
+        assert len(engine.search(asked, 12, 20, 2.0)) == 0
+        assert engine.passed_over == [0]

@@ -335,6 +335,15 @@ def test_commands_that_are_advised_keep_their_options(site):
     assert site.api._plain(f"{site.api.service.folder}/{advice}") == f"the index/{advice}"
 
 
+def test_long_headers_that_come_in_pieces(site):
+    data = f"GET {API}/health HTTP/1.1\r\nHost: {site.host}\r\nX-Long: {'a' * 33_000}\r\n\r\n".encode()
+    with socket.create_connection((site.host, site.port), 10) as connection:
+        for start in range(0, len(data), 1400):
+            connection.sendall(data[start : start + 1400])
+            time.sleep(0.001)
+        assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
+
+
 def test_a_form_is_no_picture(client):
     answer = client.post(f"{API}/search", files={"file": ("a.png", b"x" * 50, "image/png")})
     assert answer.status_code == 400
@@ -768,6 +777,10 @@ def test_a_name_of_a_proxy_needs_a_token(index, serve, run: Run):
     done = run("serve", "--index", index, "--name", "photos.example")
     assert done.code == 2
     assert "photos.example" in done.message
+    for name in ("photos.example:8443", "https://photos.example"):
+        done = run("serve", "--index", index, "--token", "s3cret", "--name", name)
+        assert done.code == 2
+        assert "without scheme and port" in done.message
 
 
 def test_the_record_of_a_server_that_answers_stays(index, serve, tmp_path):
