@@ -210,12 +210,17 @@ def test_hits_that_are_remembered_cannot_be_written_into(engine: Engine) -> None
 # -- a shortlist that grows from page to page
 
 
-def test_pages_of_a_fitted_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thresholds made small: each page is as `all` has it, though each ranks other views."""
+def shrink(monkeypatch: pytest.MonkeyPatch, **thresholds: int) -> None:
+    """So that a hundred photos are many: constants of query.py by name."""
     for module in (query, fitting):
         monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
-    for name, value in (("MOST", 45), ("MOST_SHARE", 0.0), ("FIRST", 4)):
+    for name, value in {"MOST_SHARE": 0, **thresholds}.items():
         monkeypatch.setattr(query, name, value)
+
+
+def test_pages_of_a_fitted_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds made small: each page is as `all` has it, though each ranks other views."""
+    shrink(monkeypatch, MOST=45, FIRST=4)
     for number in range(120):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     shutil.copy(tmp_path / "photos" / "7.png", tmp_path / "photos" / "again.png")
@@ -235,10 +240,7 @@ def test_pages_of_a_fitted_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few of many photos fulfil the conditions: however many are asked for at once, those are found."""
-    for module in (query, fitting):
-        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
-    for name, value in (("MOST", 110), ("MOST_SHARE", 0.0), ("FIRST", 1), ("ENOUGH", 2), ("MORE", 2)):
-        monkeypatch.setattr(query, name, value)
+    shrink(monkeypatch, MOST=110, FIRST=1, ENOUGH=2, MORE=2)
     for number in range(120):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
@@ -260,10 +262,7 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path, monkeypatch: p
 
 
 def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (query, fitting):
-        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
-    for name, value in (("MOST", 60), ("MOST_SHARE", 0.0), ("FIRST", 1), ("ENOUGH", 2), ("MORE", 2)):
-        monkeypatch.setattr(query, name, value)
+    shrink(monkeypatch, MOST=60, FIRST=1, ENOUGH=2, MORE=2)
     for number in range(80):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     asked = Terms.of("red", at=["left", "top"], min_area="5%")
