@@ -56,7 +56,7 @@ class Asked:
 def score(encoder: Encoder, encoded: Encoded, queries: list[Query]) -> F32:
     """Exact, f32[N, T]."""
     many, count = ManyTexts(queries, encoder.pool_weights, encoder.device), len(encoded.tokens)
-    return np.concatenate([many.score(encoded.tokens[i : i + 64]) for i in range(0, count, 64)])
+    return np.concatenate([many.score(encoded.part(slice(i, i + 64))) for i in range(0, count, 64)])
 
 
 def ask(encoder: Encoder, encoded: Encoded, texts: list[str], right: Bools, gone: Bools) -> Asked:

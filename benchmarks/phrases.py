@@ -60,7 +60,7 @@ def judge(
     places = np.repeat(np.arange(len(encoded.tokens)), CELLS)
     found: dict[str, list[tuple[float, float]]] = {"there": [], "in another cell": [], "anywhere": []}
     left_out: dict[str, list[bool]] = {name: [] for name in found}
-    sample = encoded.tokens[:: max(1, len(encoded.tokens) // 100)]
+    sample = encoded.part(slice(None, None, max(1, len(encoded.tokens) // 100)))
     for place, query, other in zip(places.tolist(), queries, others, strict=True):
         if not other:
             continue
@@ -96,7 +96,7 @@ def main() -> None:
     found = gallery.of_mosaics(notes, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
     encoded = gallery.join(piece for piece, _ in found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
-    scores = ManyTexts(queries, encoder.pool_weights).score(encoded.tokens)
+    scores = ManyTexts(queries, encoder.pool_weights).score(encoded)
     photo, rng = found.truth.asked, np.random.default_rng(0)
     shows = np.zeros((args.mosaics, len(notes.photos)), np.bool_)
     shows[found.truth.view, found.truth.thing] = True

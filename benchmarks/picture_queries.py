@@ -97,7 +97,7 @@ class Mosaics:
     def score(self, vectors: Array) -> Array:
         """f32[T, N]"""
         queries = self.encoder.fold(vectors)
-        return ManyTexts(queries, self.encoder.pool_weights).score(self.encoded.tokens).T
+        return ManyTexts(queries, self.encoder.pool_weights).score(self.encoded).T
 
     def cell(self, vectors: Array, mosaics: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which cell of a mosaic of its own gets most of each query's attention, i64[T]."""

@@ -24,7 +24,7 @@ from flairsearch import Engine, bank
 from flairsearch.fit import ASKED, fit
 from flairsearch.gallery import make_mosaics, shuffle
 from flairsearch.reader import Reader
-from flairsearch.records import Frame, Picture, PoolWeights, Query
+from flairsearch.records import Encoded, Frame, Picture, PoolWeights, Query
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.shortlist import Shortlist
 from training.data import Annotations
@@ -79,7 +79,7 @@ def exact_scores(engine: Engine, reader: Reader, queries: list[Query]) -> Scores
     """Of every view and text, f32[N, T]."""
     many = ManyTexts(queries, engine.encoder.pool_weights)
     pieces = (reader.views.id[start : start + 128] for start in range(0, len(reader), 128))
-    return np.concatenate([many.score(reader.encoded(piece).tokens) for piece in pieces])
+    return np.concatenate([many.score(reader.encoded(piece)) for piece in pieces])
 
 
 def recall(exact: Scores, predicted: Scores, shares: tuple[float, ...] = SHARES) -> list[float]:
@@ -223,11 +223,13 @@ def cost(dim: int, heads: int) -> str:
     ]
     weights = PoolWeights(draw(heads, width, dim), draw(heads, width), draw(dim, dim), draw(dim), 1.0, 0.0)
     many, tokens = ManyTexts(queries, weights), draw(64, 196, dim).astype(np.float16)
-    many.score(tokens)
+    nothing = np.zeros((64, 196), np.float16)
+    views = Encoded(draw(64, dim).astype(np.float16), tokens, nothing, nothing)
+    many.score(views)
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        many.score(tokens)
+        many.score(views)
         times.append((time.perf_counter() - began) / len(tokens))
     return f"{ASKED} texts, {dim} dimensions, {heads} heads: {statistics.median(times) * 1e3:.1f} ms a view"
 

@@ -1,4 +1,4 @@
-"""Annotation files -> photos and their captions: the seven sets that FLAIR is measured on, told by their content.
+"""Annotation files -> photos and their captions: the seven sets that FLAIR is measured on, and labels; told by their content.
 
     set         annotation file                     photos, below the root
     coco        annotations/captions_val2017.json   images/val2017/<file_name>
@@ -8,6 +8,7 @@
     urban1k     annotations/annotations.json        images/<image>
     sharegpt4v  share4v_sam_10k.json                <image> without "/images"
     dci         splits.json, annotations/<name>     photos/<image>; the root is the folder of splits.json
+    labelled    NAME.jsonl: {image, label} a line   <image>; a label is asked for alone, its photos are all right
 
 The root is --photos, or follows from where the annotation file lies.
 """
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from flairsearch.errors import UsageError
 
+LABELLED = "labelled"  # the format in which all photos of a text are right
 MAX_BYTES = 1 << 30  # of an annotation file
 _ENDS = re.compile(r"\n|</s>|\.")
 
@@ -66,7 +68,7 @@ def read_annotations(file: Path, photos: Path | None = None, form: str | None = 
         raise UsageError(f"{file} is {'no file' if file.is_dir() else 'not there'} - give a JSON file of captions")
     row = 0
     try:
-        data = parse(file)
+        data = parse_lines(file) if file.suffix.lower() == ".jsonl" else parse(file)
         form = form or _recognise(data)
         rows, read = FORMATS[form].open(data, file)
         collected = _Collected()
@@ -115,14 +117,19 @@ class _Collected:
 # -- the file
 
 
-def parse(file: Path) -> Any:
+def parse_lines(file: Path) -> list[Any]:
+    """A JSON value a line."""
+    return parse(file, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()])
+
+
+def parse(file: Path, read: Callable[[str], Any] = json.loads) -> Any:
     """JSON, and nothing but JSON: nothing in it is executed."""
     try:
         if not os.path.isfile(file):
             raise Broken("is not there")
         if file.stat().st_size > MAX_BYTES:
             raise Broken(f"is larger than {MAX_BYTES >> 20} MiB")
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return read(file.read_text(encoding="utf-8-sig"))
     except Broken:
         raise
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, a NUL in the name
@@ -133,6 +140,8 @@ def _recognise(data: Any) -> str:
     if isinstance(data, list) and data and isinstance(data[0], dict):
         if "conversations" in data[0]:
             return "sharegpt4v"
+        if "label" in data[0]:
+            return LABELLED
         if "caption" in data[0]:
             return "flickr30k"
     if isinstance(data, dict) and isinstance(rows := data.get("annotations"), list):
@@ -229,6 +238,14 @@ def _open_flickr30k(data: Any, _: Path) -> tuple[list[Any], Callable[[Any], _Row
     return as_list(data), read
 
 
+def _open_labelled(data: Any, _: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
+    def read(row: Any) -> _Row:
+        image = field(row, "image", str)
+        return image, image, [field(row, "label", str)]
+
+    return as_list(data), read
+
+
 def _open_sentences(data: Any, _: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
     """DOCCI-FG, IIW-FG and Urban1k: a caption a row."""
 
@@ -282,4 +299,5 @@ FORMATS = {
     "urban1k": _Format(_open_sentences, "images", 1),
     "sharegpt4v": _Format(_open_sharegpt4v, "", 0),
     "dci": _Format(_open_dci, "photos", 0),
+    LABELLED: _Format(_open_labelled, "", 0),
 }

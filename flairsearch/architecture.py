@@ -13,9 +13,10 @@ from flairsearch.errors import WeightsError
 
 VOCABULARY = 49408  # token ids of CLIP's tokenizer
 LARGEST = 1 << 16  # size in a configuration, and token ids
+SCORES = {"flair": 0.0, "sum": 0.5}  # what a model's photos are ranked by -> the global token's share of it
 _MOST_LAYERS = 1000  # they are counted before any tensor is looked at
 STEM = 32  # of a convolutional tower: channels after the first convolution
-CLASS_HIDDEN = 256  # of a convolutional tower: width of the class token's hidden layer
+_CONV_PATCH = 32  # of a convolutional tower: pixels along a patch's side
 
 
 def check_config(config: object) -> dict[str, Any]:
@@ -26,8 +27,12 @@ def check_config(config: object) -> dict[str, Any]:
     if not isinstance(stages, list):
         raise TypeError("conv_stages is no list")
     convolutional = bool(stages)
+    if config.get("score", "flair") not in SCORES:
+        raise ValueError(f"score is none of {', '.join(SCORES)}")
     for name, size in config.items():
-        least = 0 if convolutional and name in ("vision_layers", "vision_heads") else 1
+        if name == "score":
+            continue
+        least = 0 if name == "classes" or (convolutional and name in ("vision_layers", "vision_heads")) else 1
         most = _MOST_LAYERS if name.endswith("_layers") else LARGEST
         if name != "conv_stages" and (type(size) is not int or not least <= size < most):
             raise ValueError(f"{name} out of range")
@@ -37,14 +42,19 @@ def check_config(config: object) -> dict[str, Any]:
         if config.get(heads) and config[width] % config[heads]:
             raise ValueError(f"{heads} must divide {width}")
     if convolutional:
-        if len(stages) > 100 or not all(len(stage) == 4 and all(type(n) is int for n in stage) for stage in stages):
-            raise ValueError("conv_stages is no list of four numbers each")
-        if not all(0 < e <= 16 and 0 < c < 4096 and 0 < n <= 100 and stride in (1, 2) for e, c, n, stride in stages):
+        if len(stages) > 100 or not all(len(stage) == 5 and all(type(n) is int for n in stage) for stage in stages):
+            raise ValueError("conv_stages is no list of five numbers each")
+        if not all(
+            0 < e <= 16 and k in (3, 5) and 0 < c < 4096 and 0 < n <= 100 and stride in (1, 2)
+            for e, k, c, n, stride in stages
+        ):
             raise ValueError("conv_stages out of range")
-        if config["image_size"] % 16 or config["image_size"] > 2048:  # no tensor's shape would show it
-            raise ValueError("image_size must be a multiple of 16 up to 2048")
-        if config.get("patch_size") != 16 or sum(stage[3] == 2 for stage in stages) != 3:
-            raise ValueError("conv_stages must come down to patches of 16 pixels")
+        if config["image_size"] % _CONV_PATCH or config["image_size"] > 2048:  # no tensor's shape would show it
+            raise ValueError(f"image_size must be a multiple of {_CONV_PATCH} up to 2048")
+        if config.get("patch_size") != _CONV_PATCH or sum(stage[4] == 2 for stage in stages) != 4:
+            raise ValueError(f"conv_stages must come down to patches of {_CONV_PATCH} pixels")
+    elif config.get("classes"):
+        raise ValueError("classes are for convolutional towers")
     return config
 
 
@@ -68,7 +78,7 @@ def _tensors(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         "logit_scale": (),
         "logit_bias": (),
         "text_post.proj": (text, dim),
-        "image_post.proj": (vision, dim),
+        "image_post.proj": (vision + c.get("classes", 0), dim),
         "visual_proj.attn.in_proj_weight": (3 * dim, dim),
         "visual_proj.attn.in_proj_bias": (3 * dim,),
         "visual_proj.attn.out_proj.weight": (dim, dim),
@@ -77,7 +87,7 @@ def _tensors(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     norms = {f"visual_proj.ln_{x}": dim for x in "qkv"} | {"ln_final": text, "visual.ln_post": vision}
     shapes |= _transformer_tensors("", text, c["text_layers"])
     if c.get("conv_stages"):
-        shapes |= _conv_tensors(c["conv_stages"], vision)
+        shapes |= _conv_tensors(c["conv_stages"], vision, c.get("classes", 0))
     else:
         norms["visual.ln_pre"] = vision
         shapes |= _transformer_tensors("visual.", vision, c["vision_layers"]) | {
@@ -104,14 +114,9 @@ def _transformer_tensors(prefix: str, width: int, layers: int) -> dict[str, tupl
     return shapes
 
 
-def _conv_tensors(stages: list[list[int]], width: int) -> dict[str, tuple[int, ...]]:
+def _conv_tensors(stages: list[list[int]], width: int, classes: int) -> dict[str, tuple[int, ...]]:
     """The tensors of `convtower.ConvTower`."""
-    shapes = {
-        "visual.class_fc.weight": (CLASS_HIDDEN, width),
-        "visual.class_fc.bias": (CLASS_HIDDEN,),
-        "visual.class_proj.weight": (width, CLASS_HIDDEN),
-        "visual.class_proj.bias": (width,),
-    }
+    shapes = {"visual.classifier.weight": (classes, width), "visual.classifier.bias": (classes,)}
 
     def convolution(name: str, out: int, into: int, kernel: int) -> None:
         shapes[f"visual.trunk.{name}.weight"] = (out, into, kernel, kernel)
@@ -119,12 +124,12 @@ def _conv_tensors(stages: list[list[int]], width: int) -> dict[str, tuple[int, .
 
     convolution("0.0", STEM, 3, 3)
     unit, channels = 1, STEM
-    for expansion, out, blocks, stride in stages:
-        for i in range(blocks):
-            halving, hidden = i == 0 and stride == 2, channels * expansion
-            convolution(f"{unit}.expand", hidden, channels, 3 if halving else 1)
-            if not halving:
-                convolution(f"{unit}.depthwise", hidden, 1, 3)
+    for expansion, kernel, out, blocks, _ in stages:
+        for _ in range(blocks):
+            hidden = channels * expansion
+            if expansion > 1:
+                convolution(f"{unit}.expand", hidden, channels, 1)
+            convolution(f"{unit}.depthwise", hidden, 1, kernel)
             convolution(f"{unit}.project", out, hidden, 1)
             unit, channels = unit + 1, out
     convolution(f"{unit}.0", width, channels, 1)

@@ -3,8 +3,10 @@
     instances  {images, annotations, categories} of COCO: a text for each category, all its boxes in a photo are right
     mdetr      finetune_refcoco_val.json and the like: {images, annotations}, each image a photo and one expression
     refs       RefCOCO's own list [{ann_id, image_id, split, sentences}] as JSON; the boxes are in instances.json beside
+    labelled   a .jsonl file, one photo a line: {image, size: [width, height], boxes: [{label, box}]}; a text for each
+               label, all its boxes in a photo are right; here a box is [left, top, right, bottom]
 
-Boxes are [left, top, width, height] in pixels of the photo. They are clipped to it; what has no area then is left out
+Other boxes are [left, top, width, height] in pixels of the photo. They are clipped to it; what has no area then is left out
 and counted, and so are crowds. The same words in several photos are one thing with several places: nobody could tell
 which one was meant. Photos are those with a box, as the annotations name them first; they are looked for below the
 root (--photos, or the file's folder or the one above it) in images/SPLIT, SPLIT, and right there, SPLIT as val2017.
@@ -29,10 +31,12 @@ from flairsearch.annotations import (
     find_photos,
     id_of,
     parse,
+    parse_lines,
 )
 from flairsearch.errors import UsageError
 
-BOX_FORMATS = ("instances", "mdetr", "refs")
+BOX_FORMATS = ("instances", "mdetr", "refs", "labelled")
+_OF_CLASSES = ("instances", "labelled")  # formats with a text for each class, whatever photo it is in
 PROMPT = "a photo of a {}"
 LARGEST = 1 << 20  # side of a photo, pixels
 _PICKLES = (".p", ".pkl", ".pickle")
@@ -145,7 +149,7 @@ def read_boxes(
         if form == "refs":
             rows, read = _open_refs(data, instances or file.with_name("instances.json"), split or "val")
         else:
-            rows, read = _open_instances(data, prompt) if form == "instances" else _open_mdetr(data)
+            rows, read = _OPENERS[form](data, prompt)
         for number, row in enumerate(rows, 1):  # noqa: B007 - the number is for the error
             collected.add(read(row))
     except Broken as error:
@@ -168,7 +172,7 @@ def _finish(file: Path, photos: Path | None, form: str, collected: _Collected) -
     rows = collected.rows
     asked = [thing for _, thing in rows]
     given = [(photo, text) for text, (photo, _) in enumerate(rows)]
-    if form == "instances":  # a text for each category, whatever photo it is in
+    if form in _OF_CLASSES:
         asked, given = list(range(len(collected.things))), list(dict.fromkeys(rows))
     paths = tuple(collected.photos)
     return BoxAnnotations(
@@ -199,6 +203,8 @@ def _folders(file: Path, photos: Path | None, path: str) -> list[Path]:
 def _open(file: Path) -> Any:
     if not os.path.isfile(file):
         raise UsageError(f"{file} is {'no file' if file.is_dir() else 'not there'} - give a JSON file of boxes")
+    if file.suffix.lower() == ".jsonl":
+        return parse_lines(file)
     with file.open("rb") as stream:
         if stream.read(1) == b"\x80" or file.suffix.lower() in _PICKLES:
             raise UsageError(
@@ -209,6 +215,8 @@ def _open(file: Path) -> Any:
 
 
 def _recognise(data: Any) -> str:
+    if isinstance(data, list) and data and isinstance(data[0], dict) and "boxes" in data[0]:
+        return "labelled"
     if isinstance(data, list) and data and isinstance(data[0], dict) and "sentences" in data[0]:
         return "refs"
     if isinstance(data, dict) and isinstance(images := data.get("images"), list):
@@ -277,7 +285,7 @@ def _open_instances(data: Any, prompt: str) -> _Opened:
     return field(data, "annotations", list), read
 
 
-def _open_mdetr(data: Any) -> _Opened:
+def _open_mdetr(data: Any, _: str) -> _Opened:
     images = _images(data, words=True)
 
     def read(row: Any) -> _Row:
@@ -285,6 +293,31 @@ def _open_mdetr(data: Any) -> _Opened:
         return _Row(image, [image.words], row.get("bbox"))
 
     return field(data, "annotations", list), read
+
+
+def _open_labelled(data: Any, prompt: str) -> _Opened:
+    rows = []
+    for row in as_list(data):
+        path, size = field(row, "image", str), field(row, "size", list)
+        check_path(path)
+        if len(size) != 2 or not all(type(side) is int and 0 < side <= LARGEST for side in size):
+            raise Broken(f"{path[:200]!r} of {str(size)[:40]} pixels")
+        image = _Image(path, *size)
+        rows += [(image, one) for one in (field(row, "boxes", list) if "boxes" in row else [])]
+
+    def read(placed: tuple[_Image, Any]) -> _Row:
+        image, one = placed
+        box = field(one, "box", list)
+        if len(box) != 4:
+            raise Broken("'box' is no list of four numbers")
+        left, top, right, bottom = (_number(value) for value in box)
+        name = check_text(field(one, "label", str))
+        return _Row(image, [prompt.replace("{}", name)], [left, top, right - left, bottom - top])
+
+    return rows, read
+
+
+_OPENERS = {"instances": _open_instances, "mdetr": _open_mdetr, "labelled": _open_labelled}
 
 
 def _open_refs(data: Any, file: Path, split: str) -> _Opened:

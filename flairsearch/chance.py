@@ -36,7 +36,7 @@ def bank_scores(reader: Reader, make_bank: MakeBank, exact: bool = False) -> NDA
     views = reader.beside(ids[sample_places(len(ids), PHOTOS)])
     vectors = make_bank(None).vectors
     bank = make_bank(vectors[:: max(1, len(vectors) // TEXTS)][:TEXTS])
-    parts = [bank.score(reader.encoded(views[i : i + _PIECE]).tokens) for i in range(0, len(views), _PIECE)]
+    parts = [bank.score(reader.encoded(views[i : i + _PIECE])) for i in range(0, len(views), _PIECE)]
     scores = of_photos(reader.contents(views), np.concatenate([np.zeros((0, len(bank.vectors)), np.float32), *parts]))
     with suppress(OSError), reader.cache.writing(_KIND) as path, path.open("wb") as stream:
         stream.write(np.ascontiguousarray([len(bank.vectors), len(ids)], "<i8").data)

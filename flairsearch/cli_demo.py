@@ -17,16 +17,14 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for the sample photos, the index and the pictures.")] = Path("demo"),
 ) -> None:
     """Index photos, run a few queries, draw the regions."""
-    from flairsearch.demo import BEYOND, QUERIES, copy_samples
+    from flairsearch.demo import QUERIES, copy_samples
     from flairsearch.present import short_path
 
     folder = photos.expanduser() if photos else copy_samples(out / "photos")
     index = str((out / ("own-index" if photos else "index")).absolute())
     typer.echo(f"$ flairsearch index {folder}")
     index_command([folder], index)
-    for text in QUERIES if photos else (*QUERIES, BEYOND):
-        if text == BEYOND:
-            typer.echo("and one that is too much for the small model, the photo is coffee.png:")
+    for text in QUERIES:
         pictures = out / ("own-overlay" if photos else "overlay") / text.replace(" ", "-")
         typer.echo(f'$ flairsearch query "{text}" -k 3 --overlay {pictures}')
         query_command([text], index, k=3, overlay=pictures)

@@ -1,8 +1,8 @@
-"""A small convolutional image tower: inverted residual blocks down to stride 16, then FLAIR's class and patch tokens.
+"""A small convolutional image tower: EfficientNet-Lite down to stride 32, then FLAIR's class and patch tokens.
 
-For models trained on few photos, from which a vision transformer learns little. Blocks: MobileNetV2, arXiv 1801.04381;
-those that halve the side are fused (one dense 3x3 instead of 1x1 and depthwise), EfficientNetV2, arXiv 2104.00298: a
-depthwise convolution of stride 2 is slow to train on a CPU. No normalisation layers.
+Blocks: EfficientNet, arXiv 1905.11946, in its Lite form (ReLU6, no squeeze-and-excitation); batch norm is folded into
+the convolutions. Its classifier stays: the softmax over its classes is a part of every token, so that the projection
+can place each class in the space of the texts (ConSE, arXiv 1312.5650).
 """
 
 from __future__ import annotations
@@ -11,79 +11,88 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flairsearch.architecture import CLASS_HIDDEN, STEM
+from flairsearch.architecture import STEM
 
-Stage = tuple[int, int, int, int]  # expansion, channels, blocks, stride of the first block
+Stage = tuple[int, int, int, int, int]  # expansion, kernel, channels, blocks, stride of the first block
+
+
+class SameConv(nn.Conv2d):
+    """A convolution whose output has 1 / stride of the input's side.
+
+    With stride 2 its windows are centred on the second pixel of each pair, as TensorFlow pads; `early`: on the first.
+    """
+
+    def __init__(self, into: int, out: int, kernel: int, stride: int = 1, groups: int = 1, early: bool = False) -> None:
+        plain = stride == 1
+        super().__init__(into, out, kernel, stride, padding=kernel // 2 if plain else 0, groups=groups)
+        before = (kernel - 1) // 2 if early else (kernel - 2) // 2
+        self._pad = (0, 0) if plain else (before, kernel - 2 - before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (*self._pad, *self._pad)) if any(self._pad) else x)
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, 1x1 linear projection; the input is added where the shapes agree."""
+    """1x1 expansion, depthwise convolution, 1x1 linear projection; the input is added where the shapes agree."""
 
-    def __init__(self, channels: int, hidden: int, out: int) -> None:
+    def __init__(self, channels: int, expansion: int, kernel: int, out: int, stride: int, early: bool) -> None:
         super().__init__()
-        self.expand = nn.Conv2d(channels, hidden, 1)
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.project = nn.Conv2d(hidden, out, 1)
+        hidden = channels * expansion
+        self.expand = SameConv(channels, hidden, 1) if expansion > 1 else None
+        self.depthwise = SameConv(hidden, hidden, kernel, stride, hidden, early)
+        self.project = SameConv(hidden, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
-        return x + y if x.shape[1] == y.shape[1] else y
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        return x + y if x.shape == y.shape else y
 
 
-class FusedHalving(nn.Module):
-    """Dense 3x3 of stride 2, 1x1 linear projection. `late`: windows centred on the second pixel of each pair."""
+class LastUnit(nn.Sequential):
+    """1x1 convolution and ReLU6: what makes the features of the narrow end of the trunk."""
 
-    def __init__(self, channels: int, hidden: int, out: int, late: bool) -> None:
-        super().__init__()
-        self.expand = nn.Conv2d(channels, hidden, 3, 2, padding=0 if late else 1)
-        self.project = nn.Conv2d(hidden, out, 1)
-        self._late = late
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(F.relu6(self.expand(F.pad(x, (0, 1, 0, 1)) if self._late else x)))
-        return y
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(SameConv(channels, width, 1), nn.ReLU6(inplace=True))
 
 
 def build_trunk(stages: tuple[Stage, ...], width: int) -> nn.Sequential:
-    """image f[B, 3, S, S] -> f[B, width, S/16, S/16] for stages that halve the side three times after the stem.
+    """image f[B, 3, S, S] -> f[B, width, S/32, S/32] for stages that halve the side four times after the stem.
 
-    All halvings but the last are centred on the first pixel of a pair: the windows' centres are at 16 i + 8 pixels,
-    half a pixel off the middle of patch i.
+    The last halving is centred on the first pixel of a pair, all others on the second: together the windows' centres
+    are half a pixel off the middle of each patch of 32 pixels.
     """
-    units: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, STEM, 3, 2, 1), nn.ReLU6())]
-    channels, halvings = STEM, sum(stage[3] == 2 for stage in stages)
-    for expansion, out, blocks, stride in stages:
+    units: list[nn.Module] = [nn.Sequential(SameConv(3, STEM, 3, 2), nn.ReLU6(inplace=True))]
+    channels, halvings = STEM, sum(stage[4] == 2 for stage in stages)
+    for expansion, kernel, out, blocks, stride in stages:
+        halvings -= stride == 2
         for i in range(blocks):
-            if i == 0 and stride == 2:
-                halvings -= 1
-                units.append(FusedHalving(channels, channels * expansion, out, late=halvings == 0))
-            else:
-                units.append(InvertedResidual(channels, channels * expansion, out))
+            step = stride if i == 0 else 1
+            units.append(InvertedResidual(channels, expansion, kernel, out, step, early=halvings == 0))
             channels = out
-    units.append(nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU6()))
-    return nn.Sequential(*units)
+    return nn.Sequential(*units, LastUnit(channels, width))
 
 
 class ConvTower(nn.Module):
-    """image f[B, 3, S, S] -> global token f[B, D] and patch tokens f[B, P, W], as OpenCLIP's towers with tokens.
+    """image f[B, 3, S, S] -> global token f[B, D] and patch tokens f[B, P, W + C], as OpenCLIP's towers with tokens.
 
-    The class token is the patches' mean and a small residual MLP of it; class and patches share `ln_post` and `proj`.
+    W is the trunk's width, C the number of the classifier's classes. A token is LayerNorm of the features and, behind
+    it, the softmax over the classes; the class token is the one of the patches' mean. All share `proj`.
     """
 
-    def __init__(self, stages: tuple[Stage, ...], width: int, dim: int, eps: float) -> None:
+    def __init__(self, stages: tuple[Stage, ...], width: int, classes: int, dim: int, eps: float) -> None:
         super().__init__()
         self.trunk = build_trunk(stages, width)
-        self.class_fc = nn.Linear(width, CLASS_HIDDEN)
-        self.class_proj = nn.Linear(CLASS_HIDDEN, width)
+        self.classifier = nn.Linear(width, classes)
         self.ln_post = nn.LayerNorm(width, eps=eps)
-        self.proj = nn.Parameter(width**-0.5 * torch.randn(width, dim))
-        nn.init.zeros_(self.class_proj.weight)
+        self.proj = nn.Parameter(width**-0.5 * torch.randn(width + classes, dim))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.tokens(self.trunk(image).flatten(2).transpose(1, 2))
 
     def tokens(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """The trunk's output f[B, P, W] -> global token f[B, D], patch tokens f[B, P, W] after `ln_post`."""
-        mean = patches.mean(1)
-        first = mean + self.class_proj(F.gelu(self.class_fc(mean)))
-        return self.ln_post(first) @ self.proj, self.ln_post(patches)
+        """The trunk's output f[B, P, W] -> global token f[B, D], patch tokens f[B, P, W + C]."""
+        return self._token(patches.mean(1)) @ self.proj, self._token(patches)
+
+    def _token(self, features: Tensor) -> Tensor:
+        """f[..., W] -> f[..., W + C]."""
+        return torch.cat([self.ln_post(features), self.classifier(features).softmax(-1)], -1)

@@ -46,7 +46,7 @@ def choose_precision(device: str) -> torch.dtype:
 class Encoder:
     """A model on a device: the image tower in a fast precision, texts and the fold in float32."""
 
-    def __init__(self, model: str = "flair-tiny", device: str = "auto", precision: torch.dtype | None = None) -> None:
+    def __init__(self, model: str = weights.BUNDLED, device: str = "auto", precision: torch.dtype | None = None) -> None:
         self.device = choose_device(device)
         self._precision = precision or choose_precision(self.device)
         self._model: FLAIR = load_model(model, self.device)

@@ -20,6 +20,7 @@ from flairsearch.errors import FlairSearchError
 from flairsearch.fit import Fit, fit
 from flairsearch.locate import Locator
 from flairsearch.records import CodecRow, Encoded, Frame, PoolWeights, Query, RetrievalRow
+from flairsearch.rerank import with_global
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.rerank_torch import Reranker
 from flairsearch.retrieval import best_ranks, measure, rerank_views, topk_texts
@@ -65,6 +66,7 @@ class PairScores:
         vectors = np.concatenate([many.vectors for many in self._many])
         self._unit = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).T
         self._columns = [numbers[text] for text in texts]
+        self.global_share = weights.global_share
         self._fitted = _FittedVectors(bank, weights, device, views)
         self._done, shape = 0, (views, len(texts))
         self.exact = np.empty(shape, np.float32)
@@ -73,7 +75,7 @@ class PairScores:
     def add(self, encoded: Encoded) -> None:
         """The next views. Raises FlairSearchError where a score is no number."""
         here = slice(self._done, self._done + len(encoded.tokens))
-        self.exact[here] = np.concatenate([many.score(encoded.tokens) for many in self._many], 1)[:, self._columns]
+        self.exact[here] = np.concatenate([many.score(encoded) for many in self._many], 1)[:, self._columns]
         near = self.prefilters[GLOBAL]
         near[here] = (encoded.pooled.astype(np.float32) @ self._unit)[:, self._columns]
         if not all(np.isfinite(scores[here]).all() for scores in (self.exact, near)):
@@ -95,7 +97,7 @@ class _FittedVectors:
         self._fit: Fit | None = None
 
     def add(self, encoded: Encoded) -> None:
-        scores = self._texts.score(encoded.tokens)
+        scores = self._texts.score(encoded)
         if self._fit is not None:
             self._codes.append(self._fit.codes(scores))
             return
@@ -124,12 +126,17 @@ def encode_in_groups(encode: Callable[[Sequence[str]], list[Query]], texts: Sequ
 def retrieval(
     scores: PairScores, right: NDArray[np.bool_], rerank: int | None = None, topk: int | None = None
 ) -> Iterator[RetrievalRow]:
-    """Full and global mode; re-ranking of `rerank` views a text; the reference's mode of `topk` texts an image.
+    """The sum where photos are ranked by it, full and global mode; re-ranking of `rerank` views a text; the reference's mode of `topk` texts an image.
 
     right bool[N, T]: which views answer which text. Full scores are cosines; exp(logit_scale) times them ranks alike.
     """
     near = scores.prefilters[GLOBAL]
-    yield from measure("full", scores.exact, right)
+    share = scores.global_share
+    if share:
+        yield from measure("sum", scores.exact, right)
+        yield from measure("full", (scores.exact - share * near) / (1 - share), right)
+    else:
+        yield from measure("full", scores.exact, right)
     yield from measure("global", near, right)
     if rerank:
         yield from measure(f"rerank {rerank:,} views a text", rerank_views(scores.exact, near, rerank), right)
@@ -192,6 +199,8 @@ def _rank(
     scores = np.concatenate(
         [_score(codec, reranker, rows[i : i + _BATCH], folded) for i in range(0, len(rows), _BATCH)]
     )
+    texts = np.stack([query.vector for query in queries])
+    scores = with_global(scores, encoded.pooled, texts, weights.global_share)
     speed = scores.size / (time.perf_counter() - began)
     top = np.argsort(-scores, axis=0, kind="stable")[:TOP]
     boxes, locator, frame = [], Locator(weights), Frame(1000, 1000, 0, 0, 1000, 1000)

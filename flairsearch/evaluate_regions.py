@@ -25,7 +25,7 @@ from flairsearch.region import find_boxes, find_heat
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.shelf import Shelf
 
-TOP = max(localization.KS)
+TOP = localization.PAGE  # views of a text whose rank is kept
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
 _CENTRE = (0.25, 0.25, 0.75, 0.75)
 _HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
@@ -98,7 +98,7 @@ def _rank(
     frames: list[Frame] = []
     scores, views = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64)
     for encoded, some in pieces:
-        new = np.concatenate([many.score(encoded.tokens) for many in texts], 1)
+        new = np.concatenate([many.score(encoded) for many in texts], 1)
         if not np.isfinite(new).all():
             raise FlairSearchError("scores are no numbers - the model's weights are damaged: take another --model")
         number = np.broadcast_to(np.arange(len(frames), len(frames) + len(new))[:, None], new.shape)
@@ -178,29 +178,28 @@ def _look(
 
 def _measure(pairs: _Pairs, texts: int, name: str, placed: Sequence[Placed]) -> RegionRow:
     """What was found in the Q pairs -> its row."""
-    overlap = [localization.best_iou(box, truth) for (_, box), truth in zip(placed, pairs.truth, strict=True)]
     known = [(placed[i][0], pairs.truth[i]) for i in np.flatnonzero(pairs.given).tolist()]
     pointed = float(np.mean([localization.pointing(heat, truth) for heat, truth in known]))
     inside = float(np.mean([localization.energy(heat, truth) for heat, truth in known]))
-    return _row(pairs, texts, name, [np.array(overlap)], pointed, inside)
+    return _row(pairs, texts, name, [[box for _, box in placed]], pointed, inside)
 
 
 def _controls(pairs: _Pairs, texts: int, grid: int) -> Iterator[RegionRow]:
     """What boxes do that know no text; and what the best of all could do."""
 
-    def against(box: tuple[float, float, float, float]) -> NDArray[np.float64]:
-        return np.array([localization.best_iou(np.array(box), truth) for truth in pairs.truth])
+    def against(*boxes: tuple[float, float, float, float]) -> list[list[Boxes]]:
+        return [[np.array(box)] * len(pairs.truth) for box in boxes]
 
     known = [pairs.truth[i] for i in np.flatnonzero(pairs.given)]
     even = np.ones((grid, grid), np.float32)
     middle = float(np.mean([localization.centre(truth) for truth in known]))
     pointed = float(np.mean([localization.pointing(even, truth) for truth in known]))
     inside = float(np.mean([localization.energy(even, truth) for truth in known]))
-    yield _row(pairs, texts, "centre", [against(_CENTRE)], middle, None)
-    yield _row(pairs, texts, "everything", [against(_WHOLE)], pointed, inside)
-    yield _row(pairs, texts, "a half", [against(box) for box in _HALVES], None, None)
-    yield _row(pairs, texts, "a quadrant", [against(box) for box in _QUADRANTS], None, None)
-    best = np.array([localization.best_grid_iou(truth, grid) for truth in pairs.truth])
+    yield _row(pairs, texts, "centre", against(_CENTRE), middle, None)
+    yield _row(pairs, texts, "everything", against(_WHOLE), pointed, inside)
+    yield _row(pairs, texts, "a half", against(*_HALVES), None, None)
+    yield _row(pairs, texts, "a quadrant", against(*_QUADRANTS), None, None)
+    best = [localization.best_grid_box(truth, grid) for truth in pairs.truth]
     yield _row(pairs, texts, f"best of {grid} x {grid}", [best], None, None)
 
 
@@ -208,16 +207,31 @@ def _row(
     pairs: _Pairs,
     texts: int,
     name: str,
-    overlaps: Sequence[NDArray[np.float64]],
+    several: Sequence[Sequence[Boxes]],
     pointed: float | None,
     inside: float | None,
 ) -> RegionRow:
-    """overlaps: f64[Q] each; of several boxes that one could always say, the mean of what each of them gets."""
+    """several: the first box [4] of each of the Q pairs; of several that one could always say, the mean of each."""
+    overlaps = np.array(
+        [[localization.best_iou(*both) for both in zip(boxes, pairs.truth, strict=True)] for boxes in several]
+    )
     recalls = [localization.box_recall(pairs.text, pairs.rank, overlap, texts) for overlap in overlaps]
     mean = {
         level: {k: float(np.mean([recall[level][k] for recall in recalls])) for k in ks}
         for level, ks in recalls[0].items()
     }
-    known = np.stack(overlaps)[:, pairs.given]
+    known = overlaps[:, pairs.given]
     reached = {level: float((known >= level).mean()) for level in localization.LEVELS}
-    return RegionRow(name, mean, float(known.mean()), reached, pointed, inside)
+    hits = np.flatnonzero(pairs.rank < localization.PAGE)
+    centred = [localization.holds_middle(boxes[hit], pairs.truth[hit]) for boxes in several for hit in hits.tolist()]
+    return RegionRow(
+        name,
+        mean,
+        float(known.mean()),
+        reached,
+        pointed,
+        inside,
+        precision=len(hits) / (texts * localization.PAGE),
+        hits_reached=float((overlaps[:, hits] >= localization.PAGE_LEVEL).mean()) if len(hits) else 0.0,
+        hits_centred=float(np.mean(centred)) if centred else 0.0,
+    )

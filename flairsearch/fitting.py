@@ -13,6 +13,7 @@ from flairsearch.catalog import Catalog, Changeset
 from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
 from flairsearch.reader import Reader
+from flairsearch.records import Encoded
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 from flairsearch.shortlist import drop_kept, last_places
 
@@ -26,8 +27,8 @@ class Bank(Protocol):
 
     vectors: NDArray[np.float32]  # [T, D]
 
-    def score(self, tokens: NDArray[np.float16]) -> NDArray[np.float32]:
-        """Tokens f16[n, P, D] -> f32[n, T]."""
+    def score(self, encoded: Encoded) -> NDArray[np.float32]:
+        """n views -> f32[n, T]."""
         ...
 
 
@@ -93,7 +94,7 @@ def _score(
     """View ids i64[K] -> those that are whole i64[n], their scores f32[n, T]."""
     sums = catalog.checksums(views.tolist())
     views = views[~reader.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
-    scores = bank.score(reader.encoded(views).tokens)
+    scores = bank.score(reader.encoded(views))
     finite = np.isfinite(scores).all(1)
     return views[finite], scores[finite]
 

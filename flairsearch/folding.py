@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.architecture import SCORES
 from flairsearch.records import PoolWeights, Query
 
 LAYER_NORM_EPS = 1e-5
@@ -28,8 +29,9 @@ def layer_norm(x: F32, gain: F32, bias: F32) -> F32:
 class Folding:
     """The pool of one model, given its tensors under FLAIR's names; they are read when they are needed."""
 
-    def __init__(self, tensors: Mapping[str, F32], heads: int) -> None:
-        self._tensors, self._heads = tensors, heads
+    def __init__(self, tensors: Mapping[str, F32], heads: int, score: str = "flair") -> None:
+        """score: what photos are ranked by, one of architecture.SCORES."""
+        self._tensors, self._heads, self._score = tensors, heads, score
 
     def _of(self, name: str) -> F32:
         return self._tensors[f"visual_proj.{name}"]
@@ -77,6 +79,7 @@ class Folding:
             out_bias=self._of("attn.out_proj.bias"),
             logit_scale=float(np.exp(self._tensors["logit_scale"])),
             logit_bias=float(self._tensors["logit_bias"]),
+            global_share=SCORES[self._score],
         )
 
     def token_metric(self) -> F32:

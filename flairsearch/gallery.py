@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch import decode
-from flairsearch.annotations import Annotations
+from flairsearch.annotations import LABELLED, Annotations
 from flairsearch.bank import phrases
 from flairsearch.box_annotations import BoxAnnotations
 from flairsearch.catalog import Catalog
@@ -74,6 +74,9 @@ def of_photos(
     if not right.any():
         raise UsageError(f"none of {mosaics:,} mosaics shows what the captions speak of - make more: --mosaics")
     texts = [notes.captions[i] for i in chosen.tolist()]
+    if notes.format == LABELLED:
+        _, same = np.unique(texts, return_inverse=True)
+        right = right @ (same[:, None] == same)
     return Gallery(len(shown), encode_in_pieces(encode, pictures), texts, right, _empty(notes))
 
 

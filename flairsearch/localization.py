@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 KS = (1, 5, 10)
 LEVELS = (0.3, 0.5, 0.7)  # of IoU
+PAGE = 20  # first views of a text, whose precision is measured
+PAGE_LEVEL = 0.5  # of IoU, that a right view of the page is to reach
 
 Boxes = NDArray[np.float64]
 
@@ -60,8 +62,13 @@ def pointing(heat: NDArray[np.float32], truth: Boxes) -> float:
 
 def centre(truth: Boxes) -> float:
     """1 when the middle of the view lies in a true box [M, 4], else 0."""
-    middle = np.full(1, 0.5)
-    return float(_holds(truth, middle, middle)[0])
+    return float(holds_middle(np.array([0.0, 0.0, 1.0, 1.0]), truth))
+
+
+def holds_middle(box: Boxes, truth: Boxes) -> bool:
+    """Whether the middle of a box [4] lies in a true box [M, 4]."""
+    x, y = box[[0, 2]].mean(keepdims=True), box[[1, 3]].mean(keepdims=True)
+    return bool(_holds(truth, x, y)[0])
 
 
 def energy(heat: NDArray[np.float32], truth: Boxes) -> float:
@@ -89,15 +96,20 @@ def cover(truth: Boxes, grid: int) -> NDArray[np.float64]:
 
 
 def best_grid_iou(truth: Boxes, grid: int) -> float:
-    """The IoU that the best rectangle of whole patches has with one of the true boxes [M, 4].
+    """The IoU that the best rectangle of whole patches has with one of the true boxes [M, 4]."""
+    return best_iou(best_grid_box(truth, grid), truth)
+
+
+def best_grid_box(truth: Boxes, grid: int) -> Boxes:
+    """The rectangle of whole patches [4] that has the largest IoU with one of the true boxes [M, 4].
 
     An edge of it is the line of the grid before or after the true one: beyond these a patch more inside, or less
     outside, is always better. So 16 rectangles hold the best of all.
     """
     lines = np.clip(np.stack([np.floor(truth * grid), np.ceil(truth * grid)]), 0, grid) / grid  # [2, M, 4]
     choice = np.indices((2, 2, 2, 2)).reshape(4, -1)  # of each edge
-    boxes = np.stack([lines[choice[edge], :, edge] for edge in range(4)], -1)  # [16, M, 4]
-    return float(iou(boxes, truth).max(initial=0))
+    boxes: Boxes = np.stack([lines[choice[edge], :, edge] for edge in range(4)], -1).reshape(-1, 4)  # [16 M, 4]
+    return boxes[iou(boxes[:, None], truth).max(1).argmax()]
 
 
 def _area(boxes: Boxes) -> NDArray[np.float64]:

@@ -52,6 +52,8 @@ class ModelConfig:
     context_length: int = 77
     vocab_size: int = 49408
     conv_stages: tuple[Stage, ...] = ()  # if any, the image tower is a ConvTower; vision_layers and _heads are 0
+    classes: int = 0  # of a ConvTower's classifier
+    score: str = "flair"  # what photos are ranked by: the conditioned cosine, or "sum", its mean with the global one
 
     @property
     def grid(self) -> int:
@@ -66,7 +68,7 @@ class ModelConfig:
             config = ModelConfig(**json.loads(text))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise WeightsError(f"not a model configuration ({error}) - use a file saved by flairsearch") from None
-        return replace(config, conv_stages=tuple((e, c, n, s) for e, c, n, s in config.conv_stages))
+        return replace(config, conv_stages=tuple((e, k, c, n, s) for e, k, c, n, s in config.conv_stages))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -142,7 +144,9 @@ class FLAIR(nn.Module):
         )
         self.towers = CLIP(config.embed_dim, vision, text, init_logit_bias=-10.0)
         if not transformer:
-            self.towers.visual = ConvTower(config.conv_stages, config.vision_width, config.embed_dim, LAYER_NORM_EPS)
+            self.towers.visual = ConvTower(
+                config.conv_stages, config.vision_width, config.classes, config.embed_dim, LAYER_NORM_EPS
+            )
         self.visual_proj = TextConditionedPool(config.embed_dim, config.pool_heads)
 
     # -- weights under FLAIR's names
@@ -251,7 +255,7 @@ class FLAIR(nn.Module):
             for name, tensor in self.flair_state().items()
             if name.startswith(("visual_proj.", "logit_"))
         }
-        return Folding(pool, self.config.pool_heads)
+        return Folding(pool, self.config.pool_heads, self.config.score)
 
     def fold(self, text: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """text f[T, D] -> u f32[T, H, D], c f32[T, H]: Folding.fold."""
@@ -296,8 +300,8 @@ def resize_positions(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor
     return {**state, name: torch.cat([first, resized.to(first.dtype)])}
 
 
-def load_model(name: str | Path = "flair-tiny", device: str = "cpu") -> FLAIR:
-    """A model by name (`flair-tiny`, `flair-merged30m`, ...) or by file (.safetensors, or a published .pt).
+def load_model(name: str | Path = weights.BUNDLED, device: str = "cpu") -> FLAIR:
+    """A model by name (`flair-small`, `flair-merged30m`, ...) or by file (.safetensors, or a published .pt).
 
     Raises WeightsError when the name is unknown, the file is missing or is not a FLAIR.
     """

@@ -19,7 +19,7 @@ from flairsearch.fitting import MakeBank
 from flairsearch.grouping import Grouped
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Candidates, Hit, PoolWeights, Query
-from flairsearch.rerank import RowReranker, fused_on_gpu
+from flairsearch.rerank import RowReranker, fused_on_gpu, with_global
 from flairsearch.scope import Scope
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 from flairsearch.shortlist import Shortlist
@@ -95,6 +95,7 @@ class Searcher:
     ) -> None:
         """make_bank: of texts that hits are compared with; without it they come without confidence."""
         self.reader, self._catalog, self._device, self._make_bank = reader, catalog, device, make_bank
+        self._weights = weights
         self._shortlist, self._answerer = Shortlist(reader), Answerer(reader, catalog, weights)
         self._backgrounds: dict[tuple[int, tuple[float, ...]], Background | None] = {}
         self.clock = Clock()
@@ -320,7 +321,10 @@ class Searcher:
             else:
                 order, rows = self._there(views[here], self._resident)
                 scores[here[order]] = reranker.score_there(rows, queries)
-        return scores
+        if not self._weights.global_share:
+            return scores
+        vectors = np.stack([query.vector for query in queries])
+        return with_global(scores, self.reader.pooled(views), vectors, self._weights.global_share)
 
     @cached_property
     def _resident(self) -> Resident | None:

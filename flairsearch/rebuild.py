@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from flairsearch import weights
 from flairsearch.catalog import Catalog
 from flairsearch.engine import Engine
 from flairsearch.errors import StoreError, UsageError
@@ -34,7 +35,7 @@ def rebuild(
     roots, warnings = [os.fspath(f) for f in folders], []
     if (folder / "index.json").exists():
         old = open_settings(folder)
-        model, views, codec = model or old.model, views or old.views, codec or old.codec
+        model, views, codec = model or weights.successor(old.model), views or old.views, codec or old.codec
         try:
             roots += [root for root in _known(folder) if root not in roots]
         except StoreError as error:

@@ -89,9 +89,13 @@ class Encoded:
     shift: NDArray[np.float16]  # [N, P] r = mean / sqrt(var + eps) of each local token
     scale: NDArray[np.float16]  # [N, P] s = sqrt(var + eps); local token = s (x + r)
 
+    def part(self, rows: slice) -> Encoded:
+        """Some of the views."""
+        return Encoded(*(column[rows] for column in (self.pooled, self.tokens, self.shift, self.scale)))
+
     def only(self, i: int) -> Encoded:
         """The i-th view alone."""
-        return Encoded(*(column[i : i + 1] for column in (self.pooled, self.tokens, self.shift, self.scale)))
+        return self.part(slice(i, i + 1))
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class PoolWeights:
     out_bias: NDArray[np.float32]  # [D]
     logit_scale: float  # the factor itself, exp already taken
     logit_bias: float
+    global_share: float = 0.0  # of the global token's cosine in a view's score; the rest is the conditioned one's
 
 
 @dataclass(frozen=True)
@@ -366,6 +371,9 @@ class RegionRow:
     reached: dict[float, float]  # IoU -> share of first regions that reach it
     pointing: float | None  # share of maxima inside a true box; None where there is no map
     energy: float | None  # share of the map inside
+    precision: float  # share of right views among the first localization.PAGE, mean over the texts
+    hits_reached: float  # of those right views, the share whose first region reaches an IoU of 0.5,
+    hits_centred: float  # and the share whose first region's centre lies in a true box
 
 
 @dataclass(frozen=True)

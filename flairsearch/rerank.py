@@ -31,6 +31,18 @@ def fused_on_gpu(device: str) -> bool:
     return device.startswith("cuda") and find_spec("triton") is not None
 
 
+def with_global(conditioned: F32, pooled: NDArray[np.float16], vectors: F32, share: float) -> F32:
+    """Conditioned cosines f32[N, T], global tokens f16[N, D] of unit length, texts f32[T, D] -> what photos rank by.
+
+    share: PoolWeights.global_share.
+    """
+    if not share:
+        return conditioned
+    texts = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    near = pooled.astype(np.float32) @ texts.T
+    return np.asarray(np.float32(1 - share) * conditioned + np.float32(share) * near, np.float32)
+
+
 class RowReranker:
     """The same over a codec's rows as they are stored; queries come as the model folds them.
 
@@ -43,7 +55,7 @@ class RowReranker:
         self._without_numba = 0  # views times queries that were scored so
 
     def score(self, rows: Iterable[NDArray[np.uint8]], queries: Sequence[Query]) -> NDArray[np.float32]:
-        """Pieces of rows u8[n, stride] -> exact scores f32[N, Q], N the sum of all n."""
+        """Pieces of rows u8[n, stride] -> exact conditioned scores f32[N, Q], N the sum of all n."""
         if not queries:
             return np.zeros((sum(map(len, rows)), 0), np.float32)
         if fused_on_gpu(self._device):

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flairsearch.records import PoolWeights, Query
+from flairsearch.records import Encoded, PoolWeights, Query
+from flairsearch.rerank import with_global
 
 _TEXTS = 512  # at once: with _VIEWS, logits of the size of a processor's cache
 _VIEWS = 4
@@ -25,7 +26,7 @@ class ManyTexts:
 
     def __init__(self, queries: Sequence[Query], weights: PoolWeights, device: str = "cpu") -> None:
         """Queries and weights as the model gives them, not in a codec's coordinates."""
-        self._device = device
+        self._device, self._global_share = device, weights.global_share
         heads, width, _ = weights.value.shape
         keys, spans = [], []
         for u in np.stack([query.u for query in queries], 1).astype(np.float64):  # of each head, [T, D]
@@ -45,7 +46,11 @@ class ManyTexts:
         self._text = self._move(texts @ weights.out)  # W_o^T t: the cosine's upper part needs no projection of o
         self._text_bias = self._move(texts @ weights.out_bias)
 
-    def score(self, tokens: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(self, encoded: Encoded) -> NDArray[np.float32]:
+        """n views -> what they are ranked by f32[n, T]: cos(pool(t, L), t), with the global cosine's share in it."""
+        return with_global(self._condition(encoded.tokens), encoded.pooled, self.vectors, self._global_share)
+
+    def _condition(self, tokens: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Tokens x [n, P, D] -> cos(pool(t, L), t) f32[n, T]."""
         scores = np.empty((len(tokens), len(self._text)), np.float32)
         for i in range(0, len(tokens), _VIEWS):

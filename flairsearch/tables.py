@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from flairsearch.localization import PAGE, PAGE_LEVEL
 from flairsearch.records import CodecRow, RegionRow, RetrievalRow, SegmentationRow, ShortlistRow
 
 Row = CodecRow | RegionRow | RetrievalRow | SegmentationRow | ShortlistRow
@@ -55,9 +56,12 @@ def to_shortlist_table(rows: Sequence[ShortlistRow]) -> Table:
 
 def to_region_tables(rows: Sequence[RegionRow]) -> Group:
     """BoxRecall over the gallery below that of the view alone; and what holds given the right view."""
-    recall, given = (Table(box=None, pad_edge=False, header_style="dim") for _ in range(2))
+    recall, given, page = (Table(box=None, pad_edge=False, header_style="dim") for _ in range(3))
     recall.add_column("right view and box, IoU")
     given.add_column("given the right view")
+    page.add_column(f"right views among the first {PAGE}")
+    for name in ("precision", f"IoU {PAGE_LEVEL}", "centre inside"):
+        page.add_column(name, justify="right")
     levels = [level for level in rows[0].recall if level] if rows else []
     for level in levels:
         for k in rows[0].recall[level]:
@@ -70,7 +74,9 @@ def to_region_tables(rows: Sequence[RegionRow]) -> Group:
         recall.add_row(row.source, *(f"{value:.1%}" for level in levels for value in row.recall[level].values()))
         shares = ["-" if value is None else f"{value:.1%}" for value in (row.pointing, row.energy)]
         given.add_row(row.source, *shares, f"{row.iou:.3f}", *(f"{value:.1%}" for value in row.reached.values()))
-    return Group(recall, "", given)
+        shares = (row.precision, row.hits_reached, row.hits_centred)
+        page.add_row(row.source, *(f"{share:.1%}" for share in shares))
+    return Group(recall, "", given, "", page)
 
 
 def to_segmentation_table(rows: Iterable[SegmentationRow]) -> Table:

@@ -34,7 +34,7 @@ class TextEncoder:
         weights.check(self._tensors, config, file)
         self._tokenizer = Tokenizer(self._config.get("context_length", 77))
         self._seen = weights.seen_tokens(file)
-        self.folding = Folding(self._tensors, self._config["pool_heads"])
+        self.folding = Folding(self._tensors, self._config["pool_heads"], self._config.get("score", "flair"))
 
     @property
     def pool_weights(self) -> PoolWeights:

@@ -28,7 +28,8 @@ from flairsearch.tensors import Tensors, check_file, read_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-BUNDLED = "flair-tiny"
+BUNDLED = "flair-small"
+RETIRED = ("flair-tiny",)  # models that came with earlier versions
 HUB_REPOSITORY = "xiaorui638/flair"
 PUBLISHED = ("flair-merged30m", "flair-yfcc15m-recap", "flair-cc12m-recap", "flair-cc3m-recap")  # best first
 _BIG_CONFIG = "vit-b-16-flair.json"
@@ -80,12 +81,22 @@ def find(name: str | Path, download: bool = True) -> WeightsFile:
     cached = cache_folder() / f"{text}.safetensors"
     if _NAME.fullmatch(text) and cached.is_file():
         return WeightsFile(text, cached)
+    if text in RETIRED:
+        raise WeightsError(
+            f"the model {text} is no longer part of flairsearch, {BUNDLED} is in its place - "
+            "make an index of it anew: flairsearch index --rebuild"
+        )
     if text in PUBLISHED and download:
         return pull(text)
     if text in PUBLISHED:
         raise WeightsError(f"the model {text} is not on this machine - run flairsearch models pull {text}")
     known = ", ".join((BUNDLED, *PUBLISHED))
     raise WeightsError(f"no model named {text!r} - known are {known}; or give a .safetensors or .pt file")
+
+
+def successor(name: str) -> str | None:
+    """The model of an index that is made anew: the same, or None, the default, where it is gone."""
+    return None if name in RETIRED and not (cache_folder() / f"{name}.safetensors").is_file() else name
 
 
 def available() -> list[tuple[str, str]]:
