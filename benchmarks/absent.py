@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.shortlist import FRAME, WORDS, head
+from benchmarks.flickr import FRAME, Annotations, read_photos
+from benchmarks.shortlist import WORDS, head
 from flairsearch import bank
 from flairsearch.collage import Mosaics, make_mosaics, plan_mosaics
 from flairsearch.confidence import TEXTS, Background, sample_places
@@ -30,7 +31,6 @@ from flairsearch.gallery import encode_in_pieces, join
 from flairsearch.records import Encoded, Picture, Query
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.rerank_torch import Reranker
-from training.data import Annotations, read_photos
 
 RATES = (0.01, 0.05, 0.1)
 SAMPLED = 128  # views that another background foretells all from
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=1000)
     parser.add_argument("--sides", type=int, nargs="*", default=[2, 3])
     parser.add_argument("--sizes", type=int, nargs="*", default=[127, 300, 1000])
-    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--model", default="flair-small")
     args = parser.parse_args()
     notes = Annotations.read(args.data / args.part)
     step = max(1, len(notes.names) // args.photos)

@@ -41,7 +41,7 @@ def cosine(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cosine of embeddings with and without JPEG draft mode.")
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--model", default="flair-small")
     parser.add_argument("--count", type=int, default=24)
     args = parser.parse_args()
     encoder = Encoder(args.model, "cpu", torch.float32)

@@ -76,7 +76,7 @@ def encode_only(encoder: Encoder, pictures: list[Picture]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Indexing against a plain loop.")
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--model", default="flair-small")
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megapixels", type=float, help="enlarge the photos to this size first")

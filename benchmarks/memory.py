@@ -56,7 +56,7 @@ def _link(photos: Path, folder: Path, count: int) -> int:
 def _index(work: Path, codec: str) -> tuple[float, float]:
     """Largest RssAnon and VmRSS of the command, MiB."""
     command = [sys.executable, "-m", "flairsearch.cli", "index", str(work / "photos")]
-    options = ["--index", str(work / "index"), "--model", "flair-tiny", "--codec", codec]
+    options = ["--index", str(work / "index"), "--model", "flair-small", "--codec", codec]
     with (work / "log").open("w") as log:
         process = subprocess.Popen([*command, *options], stdout=log, stderr=log)
         peak = {"RssAnon": 0, "VmRSS": 0}

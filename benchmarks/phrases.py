@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("annotations", type=Path)
-    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--model", default="flair-small")
     parser.add_argument("--mosaics", type=int, default=300)
     parser.add_argument("--queries", type=int, default=800)
     args = parser.parse_args()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch.nn import functional as F
 
+from benchmarks.flickr import Annotations, read_photos
 from flairsearch import bank
 from flairsearch.collage import make_mosaics
 from flairsearch.encode import Encoder
@@ -28,7 +29,6 @@ from flairsearch.gallery import encode_in_pieces, join
 from flairsearch.records import Encoded, Frame, Picture
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.rerank_torch import Reranker
-from training.data import Annotations, read_photos
 
 Array = NDArray[np.float32]
 PER_PHOTO = 4  # other photos in the gallery for each that is looked for
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, required=True)
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--others", type=Path, required=True)
-    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--model", default="flair-small")
     parser.add_argument("--photos", type=int, default=300)
     args = parser.parse_args()
     rng = np.random.default_rng(0)

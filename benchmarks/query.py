@@ -12,8 +12,8 @@ import statistics
 import time
 from pathlib import Path
 
+from benchmarks.flickr import Annotations
 from flairsearch import Engine
-from training.data import Annotations
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.3)
 

@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos_folder", metavar="PHOTOS", type=Path)
     parser.add_argument("annotations", type=Path)
-    parser.add_argument("--model", default="flair-tiny")
+    parser.add_argument("--model", default="flair-small")
     parser.add_argument("--photos", type=int, default=1200)
     parser.add_argument("--count", type=int, default=300, help="2x2 mosaics; as many captions in the other sets")
     args = parser.parse_args()

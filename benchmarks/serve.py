@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from training.data import Annotations
+from benchmarks.flickr import Annotations
 
 ALONE = 200  # captions of the one client
 PATIENCE = 60.0  # seconds for an answer

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.flickr import FRAME, Annotations, read_photos
 from flairsearch import Engine, bank
 from flairsearch.fit import ASKED, fit
 from flairsearch.gallery import make_mosaics, shuffle
 from flairsearch.reader import Reader
-from flairsearch.records import Encoded, Frame, Picture, PoolWeights, Query
+from flairsearch.records import Encoded, Picture, PoolWeights, Query
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.shortlist import Shortlist
-from training.data import Annotations
 
 # ruff: noqa: SIM905 - words as they are written
 SHARES = (0.005, 0.01, 0.02, 0.05)
@@ -65,14 +65,11 @@ def make_photos(data: Path, work: Path, mosaics: int) -> tuple[Path, Path]:
             archive.extractall(photos, filter="data")
     if not tiled.is_dir():
         tiled.mkdir()
-        pictures = [Picture(np.asarray(Image.open(photos / name).convert("RGB")), FRAME) for name in names]
+        pictures = [Picture(pixels, FRAME) for pixels in read_photos(photos, names)]
         shown = shuffle(len(pictures), mosaics, seed=0)
         for number, mosaic in enumerate(make_mosaics(pictures, shown)):
             Image.fromarray(mosaic.pixels).save(tiled / f"{number:05d}.png")
     return photos, tiled
-
-
-FRAME = Frame(224, 224, 0, 0, 224, 224)
 
 
 def exact_scores(engine: Engine, reader: Reader, queries: list[Query]) -> Scores:

@@ -19,20 +19,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.flickr import FRAME, Annotations
 from flairsearch import Engine
 from flairsearch.catalog import Catalog
 from flairsearch.fitted import CODES_AT, Fitted
 from flairsearch.fitting import fit_views
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
-from flairsearch.records import Asked, Encoded, Frame, ImageFile, Query
+from flairsearch.records import Asked, Encoded, ImageFile, Query
 from flairsearch.scan import CodeScan, heads_of
 from flairsearch.settings import IndexSettings
 from flairsearch.store import Writer, create_index
-from training.data import Annotations
 
 BATCH = 1024
-FRAME = Frame(224, 224, 0, 0, 224, 224)
 
 
 def recombined(reader: Reader, count: int) -> Iterator[Encoded]:

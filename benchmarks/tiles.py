@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=1000)
     parser.add_argument("--side", type=int, default=3)
     parser.add_argument("--texts", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=224, help="of the model's square, pixels")
+    parser.add_argument("--size", type=int, default=448, help="of the model's square, pixels")
     parser.add_argument("--best", type=int, nargs="+", help="views that a photo's score is the mean of, instead")
     parser.add_argument("--work", type=Path, help="folder for mosaics and indexes; what is there is used again")
     args = parser.parse_args()

@@ -10,8 +10,6 @@ hold everything and are a quarter of the bytes. They are kept as int8, `scale` f
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -115,20 +113,23 @@ def _quantise(features: NDArray[np.float32], scale: NDArray[np.float32]) -> NDAr
 
 
 def extract(wheel: Path, paths: list[Path], folder: Path, processes: int) -> None:
-    """Make the files of `paths`, in their order, in a folder; a whole set that is there already is kept."""
-    if (folder / "done").is_file():
-        return
+    """Make the files of `paths`, in their order, in a folder; of a run that was cut off, whole files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    some = Extractor(wheel)([read_square(path, SIZE) for path in paths[:: max(1, len(paths) // 64)]])
-    np.save(folder / "scale.npy", np.sqrt(np.square(some).mean((0, 1, 2))) * _SPREADS / 127)
-    shapes = {"photos": (GRID, GRID, NARROW), "crops": (GRID, GRID, NARROW), "cells": (GRID // 2, GRID // 2, NARROW)}
+    if not (folder / "scale.npy").is_file():
+        some = Extractor(wheel)([read_square(path, SIZE) for path in paths[:: max(1, len(paths) // 64)]])
+        np.save(folder / "scale.npy", np.sqrt(np.square(some).mean((0, 1, 2))) * _SPREADS / 127)
     make: Callable[..., object] = np.lib.format.open_memmap
-    for name, shape in shapes.items():
-        make(folder / f"{name}.npy", "w+", np.int8, (len(paths), *shape))
-    make(folder / "boxes.npy", "w+", np.float32, (len(paths), 5))
-    with ProcessPoolExecutor(processes) as pool:
-        for step in (_wholes, _crops):
-            tasks = [pool.submit(step, wheel, paths, folder, i, processes) for i in range(processes)]
-            for task in tasks:
+    steps = (
+        (_wholes, {"photos": (np.int8, GRID, GRID, NARROW), "cells": (np.int8, GRID // 2, GRID // 2, NARROW)}),
+        (_crops, {"crops": (np.int8, GRID, GRID, NARROW), "boxes": (np.float32, 5)}),
+    )
+    for step, files in steps:
+        done = folder / f"{'-'.join(files)}.done"
+        if done.is_file():
+            continue
+        for name, (kind, *shape) in files.items():
+            make(folder / f"{name}.npy", "w+", kind, (len(paths), *shape))
+        with ProcessPoolExecutor(processes) as pool:
+            for task in [pool.submit(step, wheel, paths, folder, i, processes) for i in range(processes)]:
                 task.result()
-    (folder / "done").touch()
+        done.touch()

@@ -49,11 +49,13 @@ def _broad(row: Mapping[str, object]) -> Photo:
     labels = [_clean(text) for text in _texts(row, "label") + _texts(row, "labels")]
     others = [_clean(text) for key in ("synonyms", "is_a", "coarse", "tags") for text in _texts(row, key)]
     captions = _texts(row, "caption") + _texts(row, "captions")
-    boxes, size = row.get("boxes", []), row["size"]
-    assert isinstance(boxes, list) and isinstance(size, list)
+    boxes, size = [] if "mask" in row else row.get("boxes", []), row["size"]  # a mask's boxes are extents of a class
+    assert isinstance(boxes, list)
+    assert isinstance(size, list)
     width, height = size
     placed = [
-        (_clean(box["label"]), tuple(float(v) / (width, height)[i % 2] for i, v in enumerate(box["box"]))) for box in boxes
+        (_clean(box["label"]), tuple(float(v) / (width, height)[i % 2] for i, v in enumerate(box["box"])))
+        for box in boxes
     ]
     names = [name for name in dict.fromkeys(labels + others) if name]
     return Photo(str(row["image"]), tuple(captions), tuple(names), tuple(placed), len(dict.fromkeys(labels)))
@@ -132,7 +134,9 @@ class _Speaker:
         for caption in captions:
             words = re.findall(r"[a-z'-]+", caption.lower())
             parts = {" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
-            parts |= {part[:-1] for part in parts if part.endswith("s")} | {part[:-2] for part in parts if part.endswith("es")}
+            parts |= {part[:-1] for part in parts if part.endswith("s")} | {
+                part[:-2] for part in parts if part.endswith("es")
+            }
             for number in {self._number[part] for part in parts if part in self._number}:
                 counts[number] = counts.get(number, 0) + 1
         return counts

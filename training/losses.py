@@ -1,4 +1,4 @@
-"""The losses of FLAIR's training (arXiv 2412.03561) and of distillation."""
+"""The losses of the image side: of pairs of B images and T texts, of which each is right, wrong or unknown."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_NEVER = -1e4  # logit of a pair that takes no part
 
-def sigmoid_loss(logits: Tensor, positive: Tensor) -> Tensor:
-    """Sum over (image, text) pairs of -log sigmoid(+-logit), plus where `positive` bool[B, T], divided by B.
 
-    The sign of a pair is all that counts, so an image may have several positive texts (SigLIP, arXiv 2303.15343).
+def sigmoid_loss(logits: Tensor, positive: Tensor, unknown: Tensor) -> Tensor:
+    """Sum over the known pairs of -log sigmoid(+-logit), plus where `positive` bool[B, T], divided by B.
+
+    FLAIR's loss, arXiv 2412.03561, after SigLIP, arXiv 2303.15343. Pairs `unknown` bool[B, T] are left out.
     """
-    return -F.logsigmoid(torch.where(positive, logits, -logits)).sum() / len(logits)
+    losses = -F.logsigmoid(torch.where(positive, logits, -logits))
+    return losses.masked_fill(unknown & ~positive, 0).sum() / len(logits)
 
 
-def own_texts(images: int, each: int, device: torch.device) -> Tensor:
-    """bool[B, B K]: the texts of image i are i K to i K + K - 1."""
-    return torch.eye(images, dtype=torch.bool, device=device).repeat_interleave(each, 1)
+def contrastive_loss(logits: Tensor, positive: Tensor, unknown: Tensor) -> Tensor:
+    """InfoNCE both ways, where an image or a text may have several positives: the mean over them of -log softmax.
+
+    An image or a text without a positive counts only among the negatives of the others.
+    """
+    known = logits.masked_fill(unknown & ~positive, _NEVER)
+    return _one_way(known, positive) + _one_way(known.T, positive.T)
 
 
-def conditioned_texts(images: int, each: int, device: torch.device) -> Tensor:
-    """Which texts condition each image, i64[B, K + B - 1]: its own K first, then a random one of every other image."""
-    rows = torch.arange(images, device=device)
-    own = rows[:, None] * each + torch.arange(each, device=device)
-    others = torch.arange(images - 1, device=device).expand(images, -1)
-    others = others + (others >= rows[:, None])  # leaves out the image itself
-    drawn = torch.randint(each, others.shape, device=device)
-    return torch.cat([own, others * each + drawn], 1)
+def box_loss(attention: Tensor, inside: Tensor) -> Tensor:
+    """-log of the share of the attention f[B, P], zero key's part included in the whole, that is `inside` f[B, P]."""
+    return -((attention * inside).sum(-1) + 1e-6).log().mean()
 
 
-def relative_error(features: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error over the teacher's variance, features and teacher f[B, C, ...]: 1 is the mean's error."""
-    teacher = teacher.float()
-    variance = teacher.transpose(0, 1).flatten(1).var(1).mean()
-    return F.mse_loss(features.float(), teacher) / variance
+def _one_way(logits: Tensor, positive: Tensor) -> Tensor:
+    count = positive.sum(1)
+    asked = count > 0
+    return -((logits.log_softmax(1) * positive).sum(1)[asked] / count[asked]).mean()

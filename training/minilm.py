@@ -58,7 +58,9 @@ class MiniLM:
     @torch.inference_mode()
     def _forward(self, ids: Tensor, there: Tensor) -> Tensor:
         """Token ids i64[T, L], which of them are there bool[T, L] -> f32[T, 384]."""
-        embeddings = [self._state[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")]
+        embeddings = [
+            self._state[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
+        ]
         words, positions, types = embeddings
         x = self._norm(words[ids] + positions[: ids.shape[1]] + types[0], "embeddings")
         for i in self._layers:

@@ -175,7 +175,11 @@ def distil(flair: FLAIR, bank: Bank, run: Path, steps: int, size: int, rate: flo
         torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - min(0.998, (1 + step) / (10 + step)))
         cosines.append(float(cosine.detach()))
         if (step + 1) % _EVERY == 0 or step + 1 == steps:
-            row = {"step": step + 1, "seconds": round(time.time() - began, 1), "cosine": round(float(np.mean(cosines)), 4)}
+            row = {
+                "step": step + 1,
+                "seconds": round(time.time() - began, 1),
+                "cosine": round(float(np.mean(cosines)), 4),
+            }
             with (run / "text.log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             cosines, began = [], time.time()

@@ -16,7 +16,15 @@ import numpy as np
 from training.wordnet import FOLDER, PHYSICAL, ancestors, read_counts, read_nouns, read_words
 
 TEMPLATES = ("{}", "a {}", "the {}", "a photo of a {}", "{} in the background", "a close-up of {}", "many {}", "one {}")
-_PAIRS = ("{} and {}", "{} on a {}", "a {} with a {}", "{} next to a {}", "{} in front of a {}", "a {} in a {}", "{} {}")
+_PAIRS = (
+    "{} and {}",
+    "{} on a {}",
+    "a {} with a {}",
+    "{} next to a {}",
+    "{} in front of a {}",
+    "a {} in a {}",
+    "{} {}",
+)
 _QUALITIES = (
     *("red", "green", "blue", "yellow", "white", "black", "brown", "orange", "pink", "purple", "grey", "golden"),
     *("small", "big", "old", "new", "young", "wooden", "metal", "plastic", "glass", "striped", "spotted", "round"),
@@ -27,11 +35,15 @@ _LONGEST = 160  # letters of a text
 _PHRASES, _CHANGED, _DEFINITIONS = 60_000, 12_000, 30_000  # how many are made
 
 
-def build_bank(captions: Sequence[str], names: Sequence[str], wordnet: Path = FOLDER, seed: int = 0) -> dict[str, list[str]]:
+def build_bank(
+    captions: Sequence[str], names: Sequence[str], wordnet: Path = FOLDER, seed: int = 0
+) -> dict[str, list[str]]:
     """Source -> its texts, each once."""
     rng = np.random.default_rng(seed)
     nouns, counts = read_nouns(wordnet), read_counts(wordnet)
-    lower = [word for noun in nouns.values() for word in noun.words if word == word.lower() and not re.search(r"\d", word)]
+    lower = [
+        word for noun in nouns.values() for word in noun.words if word == word.lower() and not re.search(r"\d", word)
+    ]
     physical = [offset for offset in nouns if PHYSICAL in ancestors(nouns, offset)]
     common = [word for word in dict.fromkeys(lower) if counts.get(word.replace(" ", "_"), counts.get(word, 0)) >= 2]
     things = [word for offset in physical for word in nouns[offset].words if word in set(common)]
@@ -40,7 +52,11 @@ def build_bank(captions: Sequence[str], names: Sequence[str], wordnet: Path = FO
     rng.shuffle(definitions)
     sources = {
         "captions": list(captions),
-        "names": [text for name in dict.fromkeys(names) for text in (name, TEMPLATES[rng.integers(1, len(TEMPLATES))].format(name))],
+        "names": [
+            text
+            for name in dict.fromkeys(names)
+            for text in (name, TEMPLATES[rng.integers(1, len(TEMPLATES))].format(name))
+        ],
         "nouns": lower + [word for word in read_words("adj", wordnet) + read_words("verb", wordnet) if " " not in word],
         "definitions": definitions[:_DEFINITIONS],
         "phrases": [_phrase(rng, subjects) for _ in range(_PHRASES)],

