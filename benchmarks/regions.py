@@ -1,9 +1,10 @@
 """How regions are made, chosen on training photos: which map, how smooth, how fine; given the right view.
 
-    python -m benchmarks.regions PHOTOS ANNOTATIONS [--count 300] [--photos 1200]
+    python -m benchmarks.regions PHOTOS ANNOTATIONS [--count 300] [--photos 1200] [--boxes FILE]
 
 PHOTOS is the folder that the paths of ANNOTATIONS (Flickr30k-style) start from; the first --photos of them are used.
-Mean IoU of the box with the most heat with the cell or paste that a caption speaks of, and the pointing game. The
+FILE, lines of {image, size, boxes}, adds photos with boxes of their own, whose label is the query.
+Mean IoU of the box with the most heat with the cell, paste or box that a text speaks of, and the pointing game. The
 figures to report, over a gallery and with controls: flairsearch eval ANNOTATIONS --photos PHOTOS --regions.
 """
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from flairsearch import gallery, region
 from flairsearch.annotations import Annotations, read_annotations
+from flairsearch.box_annotations import read_boxes
 from flairsearch.collage import Mosaics
 from flairsearch.encode import Encoder
 from flairsearch.localization import best_iou, pointing
@@ -34,7 +36,7 @@ class Set:
     def __init__(self, name: str, found: gallery.PlacedGallery, encoder: Encoder) -> None:
         self.name, truth = name, found.truth
         pieces = list(found.encoded)
-        size = pieces[0][1][0].width
+        frames = [frame for _, some in pieces for frame in some]
         encoded = gallery.join(piece for piece, _ in pieces)
         texts = found.texts
         queries = [query for i in range(0, len(texts), 256) for query in encoder.encode_texts(texts[i : i + 256])]
@@ -46,7 +48,7 @@ class Set:
             self.similarity.append(locator.compare(one, queries[text])[0])
             self.patches.append(pool_alone(locator, one, queries[text]))
             here = (truth.view == view) & (truth.thing == truth.asked[text])
-            self.truth.append(truth.box[here] / size)
+            self.truth.append(np.array([frames[view].to_view(box) for box in truth.box[here].tolist()]))
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -82,10 +84,13 @@ def of_maximum(share: float) -> Threshold:
     return lambda values: float(share * values.max())
 
 
-def load(notes: Annotations, encoder: Encoder, count: int) -> list[Set]:
+def load(notes: Annotations, encoder: Encoder, count: int, boxes: Path | None) -> list[Set]:
     encode, size = encoder.encode_pictures, encoder.config.image_size
     plans = [("2x2", Mosaics(count, 2, seed=5)), ("3x3", Mosaics(max(1, count * 4 // 9), 3, seed=5))]
     sets = [Set(name, gallery.of_mosaics(notes, encode, "squash", size, plan), encoder) for name, plan in plans]
+    if boxes is not None:
+        boxed = read_boxes(boxes, notes.folder, "labelled", "{}")
+        sets.append(Set("boxes", gallery.of_boxes(boxed, encode, "squash", size), encoder))
     return [*sets, Set("paste", gallery.of_pastes(notes, encode, "squash", size, 4 * count, seed=5), encoder)]
 
 
@@ -109,7 +114,7 @@ def print_rows(sets: list[Set]) -> None:
         lambda one, i: region.find_heat(one.attention[i] * one.patches[i], 0 * one.attention[i]),
     )
     for name, values in (
-        ("SIMILARITY", (0.5, 1.0)),
+        ("SIMILARITY", (0.25, 0.5, 1.0)),
         ("SMOOTHING", (0.5, 0.7, 1.5)),
         ("FINE", (1, 4)),
     ):
@@ -120,7 +125,10 @@ def print_rows(sets: list[Set]) -> None:
         setattr(region, name, usual)
     otsu = region._otsu
     others = {
-        "0.4 of the maximum instead of Otsu's": of_maximum(0.4),
+        "0.2 of the maximum instead of Otsu's": of_maximum(0.2),
+        "0.3 of the maximum": of_maximum(0.3),
+        "0.4 of the maximum": of_maximum(0.4),
+        "the mean and 0.25 deviations": above_deviations(0.25),
         "the mean and 0.5 deviations": above_deviations(0.5),
         "the mean and 0.75 deviations": above_deviations(0.75),
         "the mean and 1 deviation": above_deviations(1.0),
@@ -137,11 +145,12 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--model", default="flair-small")
     parser.add_argument("--photos", type=int, default=1200)
+    parser.add_argument("--boxes", type=Path, help="photos with boxes, their paths from PHOTOS on, too")
     parser.add_argument("--count", type=int, default=300, help="2x2 mosaics; as many captions in the other sets")
     args = parser.parse_args()
     notes = first(read_annotations(args.annotations, args.photos_folder), args.photos)
     encoder = Encoder(args.model, "cpu")
-    sets = load(notes, encoder, args.count)
+    sets = load(notes, encoder, args.count, args.boxes)
     print(f"{args.model}, {len(notes.photos):,} photos; pairs: {', '.join(f'{one.name} {len(one):,}' for one in sets)}")
     print("| | " + " | ".join(f"{one.name}: IoU | pointing" for one in sets) + " | mean IoU |")
     print("|---" * (2 + 2 * len(sets)) + "|")

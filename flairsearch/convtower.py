@@ -7,6 +7,8 @@ can place each class in the space of the texts (ConSE, arXiv 1312.5650).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +31,27 @@ class SameConv(nn.Conv2d):
         self._pad = (0, 0) if plain else (before, kernel - 2 - before)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (*self._pad, *self._pad)) if any(self._pad) else x)
+        return super().forward(self._padded(x))
+
+    def relu6(self, x: Tensor) -> Tensor:
+        """ReLU6 of `forward`, in one pass over the output on a CPU: a sixth of the whole tower's time."""
+        if x.device.type != "cpu" or not torch.is_inference_mode_enabled() or not _can_fuse():
+            return F.relu6(self.forward(x), inplace=True)
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            self._padded(x),
+            *(self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups),
+            *("hardtanh", [0.0, 6.0], ""),
+        )
+        return fused
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, (*self._pad, *self._pad)) if any(self._pad) else x
+
+
+@lru_cache
+def _can_fuse() -> bool:
+    """Whether this torch has oneDNN's convolution with an activation, an operator that its own compiler uses."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 class InvertedResidual(nn.Module):
@@ -43,16 +65,18 @@ class InvertedResidual(nn.Module):
         self.project = SameConv(hidden, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        y = x if self.expand is None else self.expand.relu6(x)
+        y = self.project(self.depthwise.relu6(y))
         return x + y if x.shape == y.shape else y
 
 
-class LastUnit(nn.Sequential):
-    """1x1 convolution and ReLU6: what makes the features of the narrow end of the trunk."""
+class Unit(nn.Sequential):
+    """A convolution and ReLU6: the trunk's first and last unit."""
 
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__(SameConv(channels, width, 1), nn.ReLU6(inplace=True))
+    def forward(self, x: Tensor) -> Tensor:
+        convolution = self[0]
+        assert isinstance(convolution, SameConv)
+        return convolution.relu6(x)
 
 
 def build_trunk(stages: tuple[Stage, ...], width: int) -> nn.Sequential:
@@ -61,7 +85,7 @@ def build_trunk(stages: tuple[Stage, ...], width: int) -> nn.Sequential:
     The last halving is centred on the first pixel of a pair, all others on the second: together the windows' centres
     are half a pixel off the middle of each patch of 32 pixels.
     """
-    units: list[nn.Module] = [nn.Sequential(SameConv(3, STEM, 3, 2), nn.ReLU6(inplace=True))]
+    units: list[nn.Module] = [Unit(SameConv(3, STEM, 3, 2))]
     channels, halvings = STEM, sum(stage[4] == 2 for stage in stages)
     for expansion, kernel, out, blocks, stride in stages:
         halvings -= stride == 2
@@ -69,7 +93,7 @@ def build_trunk(stages: tuple[Stage, ...], width: int) -> nn.Sequential:
             step = stride if i == 0 else 1
             units.append(InvertedResidual(channels, expansion, kernel, out, step, early=halvings == 0))
             channels = out
-    return nn.Sequential(*units, LastUnit(channels, width))
+    return nn.Sequential(*units, Unit(SameConv(channels, width, 1)))
 
 
 class ConvTower(nn.Module):

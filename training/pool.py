@@ -1,8 +1,8 @@
 """The text-conditioned pool over local tokens of a trained head, by FLAIR's sigmoid loss on photos and on mosaics.
 
 Half of the steps show mosaics of 2 x 2 or 3 x 3 photos, put together from the features of their cells: each text speaks
-of one cell, so that the pool has a reason to look at a place. Where a photo has boxes, the attention of a box's name
-is to lie inside. Local tokens are made once, as int8 in a file: training reads no pixels.
+of one cell, so that the pool has a reason to look at a place, and its attention is to lie in that cell. Where a photo
+has boxes, the attention of a box's name is to lie inside. Local tokens are made once, as int8: training reads no pixels.
 """
 
 from __future__ import annotations
@@ -94,6 +94,13 @@ def mosaic_tokens(cells: Tensor, side: int) -> Tensor:
     return torch.cat(rows, -2).flatten(2).transpose(1, 2)
 
 
+def cell_masks(side: int) -> Tensor:
+    """f32[side^2, P]: 1 for the patches of each cell, row by row."""
+    cell = np.searchsorted(np.round(np.arange(1, side) * GRID / side), np.arange(GRID), side="right")
+    number = cell[:, None] * side + cell
+    return torch.from_numpy((number.ravel() == np.arange(side**2)[:, None]).astype(np.float32))
+
+
 def inside_boxes(examples: Examples, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Photos with boxes -> the text of one box's name each f32[B, 1, D], the patches in its boxes f32[B, 1, P]."""
     texts, masks = [], []
@@ -158,11 +165,14 @@ class PoolTrainer:
         average.show()
 
     def _losses(self, side: int) -> dict[str, Tensor]:
-        local, vectors, pairs = self._photos() if side == 1 else self._mosaics(side)
+        local, vectors, pairs, cells = self._photos() if side == 1 else self._mosaics(side)
         texts = self._head.words(self._examples.noisy(vectors, _NOISE)).detach()
-        pooled, _ = self.pool(texts, local)
+        pooled, attention = self.pool(texts, local)
         logits = self.scale.exp() * F.cosine_similarity(pooled, texts.expand_as(pooled), dim=-1) + self.bias
         losses = {f"conditioned_{side}": sigmoid_loss(logits, *pairs)}
+        if side > 1:
+            own = attention[torch.from_numpy(cells // side**2), torch.arange(len(cells))]
+            losses[f"cells_{side}"] = _BOX_WEIGHT * box_loss(own, cell_masks(side)[cells % side**2])
         if side == 1 and len(self._boxed):
             rows = self._rng.choice(self._boxed, min(_BOXED, len(self._boxed)), False)
             names, inside = inside_boxes(self._examples, rows, self._rng)
@@ -170,18 +180,19 @@ class PoolTrainer:
             losses["boxes"] = _BOX_WEIGHT * box_loss(attention, inside)
         return losses
 
-    def _photos(self) -> tuple[Tensor, Tensor, Pairs]:
-        """Local tokens of single photos, a text of each, and which pairs are right."""
+    def _photos(self) -> tuple[Tensor, Tensor, Pairs, NDArray[np.int64]]:
+        """Local tokens of single photos, a text of each, which pairs are right, and the photo of each text."""
         rows = self._rows.draw(self._rng, _PHOTOS, _FLICKR)
         local = self._tokens.get("photos", rows)
         if "crops" in self._tokens:
             cropped = np.flatnonzero(self._rng.random(len(rows)) < _CROPS)
             local[cropped] = self._tokens.get("crops", rows[cropped])
         drawn = self._examples.draw(self._rng, rows)
-        return local, drawn.vectors, self._examples.pairs(rows, drawn, np.arange(len(rows)))
+        own = np.arange(len(rows))
+        return local, drawn.vectors, self._examples.pairs(rows, drawn, own), own
 
-    def _mosaics(self, side: int) -> tuple[Tensor, Tensor, Pairs]:
-        """The same of mosaics: a text is right where it is true of any cell."""
+    def _mosaics(self, side: int) -> tuple[Tensor, Tensor, Pairs, NDArray[np.int64]]:
+        """The same of mosaics, with the cell of each text: a text is right where it is true of any cell."""
         cells = side * side
         rows = self._rows.draw(self._rng, _MOST_CELLS // cells * cells, _FLICKR)
         rows = rows[: len(rows) // cells * cells]
@@ -189,4 +200,4 @@ class PoolTrainer:
         drawn = self._examples.draw(self._rng, rows[asked])
         positive, unknown = self._examples.pairs(rows, drawn, asked)
         pairs = positive.unflatten(0, (-1, cells)).any(1), unknown.unflatten(0, (-1, cells)).any(1)
-        return mosaic_tokens(self._tokens.get("cells", rows), side), drawn.vectors, pairs
+        return mosaic_tokens(self._tokens.get("cells", rows), side), drawn.vectors, pairs, asked
