@@ -1,8 +1,10 @@
 """Nothing matches: what tells a query whose photo is in the index from the same query when it is not, and how surely.
 
     python -m benchmarks.absent DATA [--part val.json] [--photos 509] [--mosaics 1000] [--sizes 127 300 1000]
+    python -m benchmarks.absent FOLDER --words FILE
 
-DATA holds images.tar, train.json and val.json (training/data.py). Mosaics as everywhere (collage.plan_mosaics, seed 0),
+DATA holds images.tar, train.json and val.json of Flickr8k; FILE has lines of {image, label}, paths from FOLDER on, and
+each label is asked for alone. Mosaics as everywhere (collage.plan_mosaics, seed 0),
 a caption for each cell, each once. Present: the query over the first so many mosaics; absent: over those of them that
 do not show its photo. Words, too, as a person searches: absent where no caption of any photo shown has the word.
 Choose on training photos (--part train.json), report on unseen ones.
@@ -21,17 +23,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.background import Background
 from benchmarks.flickr import FRAME, Annotations, read_photos
 from benchmarks.shortlist import WORDS, head
 from flairsearch import bank
+from flairsearch.annotations import read_annotations
 from flairsearch.collage import Mosaics, make_mosaics, plan_mosaics
-from flairsearch.confidence import TEXTS, Background, sample_places
 from flairsearch.encode import Encoder
-from flairsearch.gallery import encode_in_pieces, join
+from flairsearch.gallery import encode_in_pieces, join, of_photos
 from flairsearch.records import Encoded, Picture, Query
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.rerank_torch import Reranker
 
+TEXTS = 600  # of the bank make a background
 RATES = (0.01, 0.05, 0.1)
 SAMPLED = 128  # views that another background foretells all from
 COMMON = 0.15  # words that more of the views show are not asked for: without these, an index is another, a smaller one
@@ -179,17 +183,29 @@ def measure(encoder: Encoder, encoded: Encoded, several: dict[str, Asked], sizes
         labels = [f"{rate:.0%}: {what}" for rate in RATES for what in ("absent, a match", "present, right and a match")]
         print("\n" + head(f"false alarms, {name}", labels))
         for size, c in cut.items():
-            sampled = chance[:size][sample_places(size)[:: max(1, size // SAMPLED)]]
+            sampled = chance[: size : max(1, size // SAMPLED)]
             for label, scores in (("all", chance[:size]), (f"{len(sampled):,} of them", sampled)):
-                background = Background.of(scores, size)
-                assert background is not None
-                row = " | ".join(f"{share:.1%}" for share in calibrate(background, c))
+                row = " | ".join(f"{share:.1%}" for share in calibrate(Background.of(scores, size), c))
                 print(f"| {size:,} views, background of {label} | {row} |", flush=True)
+
+
+def measure_words(encoder: Encoder, folder: Path, file: Path) -> None:
+    """Labels of photos, each asked for alone: present among all photos, absent among those of other labels."""
+    found = of_photos(read_annotations(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size)
+    encoded, right = join(found.encoded), found.right
+    assert right is not None
+    _, once = np.unique(found.texts, return_index=True)
+    asked = ask(encoder, encoded, [found.texts[i] for i in once], right[:, once], right[:, once])
+    print(f"{encoder.name}, {found.views:,} photos, {len(once):,} words; best hit is right: {hits(asked).mean():.1%}")
+    print("\n" + head("AUROC", ["words"]))
+    for signal, value in separate(encoder, encoded, asked).items():
+        print(f"| {signal} | {value:.3f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What tells a query that nothing answers, and how surely.")
     parser.add_argument("data", type=Path)
+    parser.add_argument("--words", type=Path, metavar="FILE", help="Labelled photos below DATA instead.")
     parser.add_argument("--part", default="val.json", help="Annotations in DATA.")
     parser.add_argument("--photos", type=int, default=509, help="Of them, evenly chosen.")
     parser.add_argument("--mosaics", type=int, default=1000)
@@ -197,6 +213,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[127, 300, 1000])
     parser.add_argument("--model", default="flair-small")
     args = parser.parse_args()
+    if args.words:
+        measure_words(Encoder(args.model), args.data, args.words)
+        return
     notes = Annotations.read(args.data / args.part)
     step = max(1, len(notes.names) // args.photos)
     notes = Annotations(notes.names[::step][: args.photos], notes.captions[::step][: args.photos])

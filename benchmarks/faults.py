@@ -493,9 +493,8 @@ def left_over(index: Path) -> list[str]:
     expected.add("last-run.json")
     expected |= {f"segments/{n:06d}.{kind}" for n in segments for kind in ("tokens", "pooled")}
     expected |= {f"codecs/{label.partition(':')[2]}.npz" for _, _, label in state.segments if ":" in label}
-    kinds = ("chance", "faiss", "views")
+    kinds = ("faiss", "views")
     caches = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in kinds]
-    caches += (index / "prefilter").glob("*-*.chance")  # an older state's may do
     expected |= {f"prefilter/{file.name}" for file in caches if file and is_whole(file)}
     found = {str(file.relative_to(index)) for file in index.rglob("*") if file.is_file()}
     return sorted(found - expected) + [f"segment {n} has no view" for n, count in rows.items() if not count]

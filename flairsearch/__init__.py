@@ -8,7 +8,6 @@ The map, in the order data flow:
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
     asking, grouping, answer                its other steps: Terms -> Asked, views -> photos, photos -> hits
     locate, region                          what a part of a view scores alone; heat, boxes
-    chance, confidence                      what other texts score, and so how sure a hit is
     shortlist, scan, fit, fitted, fitting   the prefilter by fitted vectors, and how these are made
     model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
     text -> tensors, tokenizer, folding     a query's text in numpy: the file of weights mapped, no torch

@@ -1,4 +1,6 @@
-"""Annotation files -> photos and their captions: the seven sets that FLAIR is measured on, and labels; told by their content.
+"""Annotation files -> photos and their captions: the seven sets that FLAIR is measured on, and labels.
+
+The format is told by the content:
 
     set         annotation file                     photos, below the root
     coco        annotations/captions_val2017.json   images/val2017/<file_name>
@@ -119,7 +121,8 @@ class _Collected:
 
 def parse_lines(file: Path) -> list[Any]:
     """A JSON value a line."""
-    return parse(file, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()])
+    rows: list[Any] = parse(file, lambda text: [json.loads(line) for line in text.split("\n") if line.strip()])
+    return rows
 
 
 def parse(file: Path, read: Callable[[str], Any] = json.loads) -> Any:

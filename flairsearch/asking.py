@@ -35,7 +35,7 @@ def _fold(terms: Terms, folded: Iterator[Query], look: Look, size: int) -> Asked
         pictures = [_read(one, size) for one in terms.pictures]
         phrases += look(pictures, [os.path.basename(one.path) for one in terms.pictures])
         weights += [one.weight for one in terms.pictures]
-    return Asked(tuple(phrases), tuple(weights), len(terms.pictures), without, terms.at, terms.min_area)
+    return Asked(tuple(phrases), tuple(weights), without, terms.at, terms.min_area)
 
 
 def _read(example: Example, size: int) -> Picture:

@@ -6,9 +6,9 @@
     labelled   a .jsonl file, one photo a line: {image, size: [width, height], boxes: [{label, box}]}; a text for each
                label, all its boxes in a photo are right; here a box is [left, top, right, bottom]
 
-Other boxes are [left, top, width, height] in pixels of the photo. They are clipped to it; what has no area then is left out
-and counted, and so are crowds. The same words in several photos are one thing with several places: nobody could tell
-which one was meant. Photos are those with a box, as the annotations name them first; they are looked for below the
+Other boxes are [left, top, width, height] in pixels of the photo. They are clipped to it; what has no area then is left
+out and counted, and so are crowds. The same words in several photos are one thing with several places: nobody could
+tell which one was meant. Photos are those with a box, as the annotations name them first; they are looked for below the
 root (--photos, or the file's folder or the one above it) in images/SPLIT, SPLIT, and right there, SPLIT as val2017.
 """
 

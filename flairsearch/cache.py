@@ -21,11 +21,6 @@ class Cache:
     def find(self, kind: str) -> Path | None:
         return next(self._folder.glob(f"{self._generation:06d}-*.{kind}"), None)
 
-    def find_older(self, kind: str) -> Path | None:
-        """The newest file of an older generation."""
-        older = (file for file in self._folder.glob(f"*-*.{kind}") if file.name.partition("-")[0].isdigit())
-        return max((file for file in older if _generation(file) < self._generation), key=_generation, default=None)
-
     @contextmanager
     def writing(self, kind: str) -> Iterator[Path]:
         """A path to write to; on leaving, the file gets its name and all others that are not of a newer generation go.
@@ -49,10 +44,6 @@ class Cache:
             if number.isdigit() and int(number) <= self._generation and other != file:
                 with suppress(OSError):  # in use, where a system does not let such files go
                     other.unlink()
-
-
-def _generation(file: Path) -> int:
-    return int(file.name.partition("-")[0])
 
 
 def checksum(file: Path) -> int:

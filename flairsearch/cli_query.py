@@ -13,7 +13,6 @@ import typer
 from flairsearch.clock import Clock, age_of_process
 from flairsearch.errors import UsageError
 from flairsearch.options import (
-    AlarmOption,
     DeviceOption,
     IndexOption,
     ModelOption,
@@ -56,7 +55,6 @@ def query_command(
     min_area: Annotated[str, typer.Option(metavar="SHARE", help="How large it has to be, of the photo: 5%.")] = "0%",
     shortlist: Annotated[str, typer.Option(help="Views ranked exactly: auto, all or a number.")] = "auto",
     min_score: Annotated[float | None, typer.Option(help="Hide photos that score less.")] = None,
-    max_false_alarm: AlarmOption = None,
     under: Annotated[str | None, typer.Option(metavar="FOLDER", help="Only photos below this folder.")] = None,
     since: Annotated[str | None, typer.Option(metavar="DATE", help="Only from then on: 2024, 2024-05-17.")] = None,
     until: Annotated[str | None, typer.Option(metavar="DATE", help="Only to then, with all of it.")] = None,
@@ -78,14 +76,13 @@ def query_command(
     """Find photos, and the place in each; through the server of this index, where one runs."""
     from flairsearch.question import Question
     from flairsearch.scope import Scope
-    from flairsearch.terms import Terms, read_share
+    from flairsearch.terms import Terms
 
     start = age_of_process() or 0.0
     example = _example(image, box, image_weight)
     terms = Terms.of(texts or (), picture=example, without=without or (), at=at or (), min_area=min_area)
-    allowed = None if max_false_alarm is None else read_share(max_false_alarm, "1%")
     scope = Scope.of(under, since, until, larger_than, ext or ())
-    question = Question(terms, k, shortlist, min_score, scope, allowed)
+    question = Question(terms, k, shortlist, min_score, scope)
     how = _Show(json, paths, null, logits, thumbnails, overlay, heat, open_best)
     answer, shown = _run(question, how, index, model, device)
     limits = {"under": under, "since": since, "until": until, "larger-than": larger_than, "ext": ",".join(ext or ())}
@@ -197,16 +194,6 @@ def _say(question: Question, answer: Answer, index: str, limits: str) -> None:
         typer.echo(f"warning: {warning}", err=True)
     if not answer.hits:
         _say_nothing(answer, question.terms, limits)
-    elif question.allowed is not None:
-        _say_chance(answer.hits, question.allowed)
-
-
-def _say_chance(hits: Sequence[Hit], allowed: float) -> None:
-    """Why no hit is one that was asked for, where none is."""
-    if all(hit.matches is None for hit in hits):
-        typer.echo("note: what is there by chance is not known of pictures, nor in so small an index", err=True)
-    elif not any(hit.matches for hit in hits):
-        typer.echo(f"nothing matches: each of these may be there by chance, more often than {allowed:.3g}", err=True)
 
 
 def _say_unseen(words: Iterable[str], index: str) -> None:

@@ -29,11 +29,12 @@ class SameConv(nn.Conv2d):
         self._shifts = stride == 2 and not early
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self._kernel(), self.bias)
+        y: Tensor = self._conv_forward(x, self._kernel(), self.bias)
+        return y
 
     def relu6(self, x: Tensor) -> Tensor:
         """ReLU6 of `forward`, in one pass over the output on a CPU: a sixth of the whole tower's time."""
-        if x.device.type != "cpu" or not torch.is_inference_mode_enabled() or not _can_fuse():
+        if x.device.type != "cpu" or not torch.is_inference_mode_enabled() or not _can_fuse(x.dtype):
             return F.relu6(self.forward(x), inplace=True)
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
             *(x, self._kernel(), self.bias, self.padding, self.stride, self.dilation, self.groups),
@@ -47,9 +48,15 @@ class SameConv(nn.Conv2d):
 
 
 @lru_cache
-def _can_fuse() -> bool:
-    """Whether this torch has oneDNN's convolution with an activation, an operator that its own compiler uses."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+def _can_fuse(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN's convolution with an activation, an operator that its own compiler uses.
+
+    Unlike a plain convolution, it raises an error where the processor lacks the type.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and supported)
 
 
 class InvertedResidual(nn.Module):
@@ -63,8 +70,8 @@ class InvertedResidual(nn.Module):
         self.project = SameConv(hidden, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else self.expand.relu6(x)
-        y = self.project(self.depthwise.relu6(y))
+        wide = x if self.expand is None else self.expand.relu6(x)
+        y: Tensor = self.project(self.depthwise.relu6(wide))
         return x + y if x.shape == y.shape else y
 
 

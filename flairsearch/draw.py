@@ -24,7 +24,6 @@ COLOURS = (  # of the phrases in turn: Okabe & Ito's, which the colour-blind tel
     *((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66)),
     *((204, 121, 167), (213, 94, 0), (0, 114, 178)),
 )
-GREY = (170, 170, 170)  # of a hit that does not match
 _HAIRLINE = (0, 0, 0, 150)  # around boxes: a light line shows on a light photo too
 _WARM = ((0, 0, 0), (99, 0, 0), (183, 28, 0), (236, 102, 0), (255, 176, 30), (255, 244, 150))  # even in lightness
 _HOTTEST = 0.75  # opacity of the largest heat; the photo shines through
@@ -68,30 +67,26 @@ def overlay(hit: Hit, photo: Image.Image, heat: bool = False, labels: bool = Tru
     """The photo with each phrase's regions in a colour of its own: the best labelled, the others thinner.
 
     photo: upright, RGB, the original or a smaller copy. The result has its size, or LARGEST on the long side where
-    that is less. A hit that does not match is grey and dashed, and says so. `heat`: also where the phrases are warm.
+    that is less. `heat`: also where the phrases are warm.
     """
     picture = _canvas(photo)
     if heat:
         picture = _blend(picture, hit.phrases)
-    size, missed = picture.size, hit.matches is False
+    size = picture.size
     line = max(1, round(math.sqrt(max(size) / 125)))  # 2 pixels at 500, 4 at 2000
     pen = ImageDraw.Draw(picture, "RGBA")
-    colours = [GREY if missed else COLOURS[i % len(COLOURS)] for i in range(len(hit.phrases))]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(hit.phrases))]
     boxes = [[_scale(region.box, hit, size) for region in phrase.regions] for phrase in hit.phrases]
     for colour, several in zip(colours, boxes, strict=True):
         for box in several[1:]:
-            _draw_box(pen, box, colour, max(1, line // 2), missed)
+            _draw_box(pen, box, colour, max(1, line // 2))
     best = [several[0] if several else None for several in boxes]
     for i in reversed(range(len(best))):  # the first phrase's box on top
         if first := best[i]:
-            _draw_box(pen, _inset(first, best[:i].count(first) * (line + 1)), colours[i], line, missed)
-    whole = (0, 0, *size)
-    texts = [(phrase.text, f"{phrase.score:.2f}") for phrase in hit.phrases]
-    places = [box or whole for box in best]
-    if missed:
-        texts, places, colours = [*texts, ("no match", "")], [*places, whole], [*colours, GREY]
+            _draw_box(pen, _inset(first, best[:i].count(first) * (line + 1)), colours[i], line)
     if labels:
-        _write(picture, texts, places, colours)
+        texts = [(phrase.text, f"{phrase.score:.2f}") for phrase in hit.phrases]
+        _write(picture, texts, [box or (0, 0, *size) for box in best], colours)
     return picture
 
 
@@ -118,23 +113,12 @@ def _inset(box: Box, by: int) -> Box:
     return left + by, top + by, right - by, bottom - by
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int, dashed: bool) -> None:
-    """The line inside the box, the hairline around it; between dashes the line is dark."""
+def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, line: int) -> None:
+    """The line inside the box, the hairline around it."""
     left, top, right, bottom = box
     line = min(line, (min(right - left, bottom - top) + 1) // 2)
-    pen.rectangle((left, top, right - 1, bottom - 1), outline=_HAIRLINE if dashed else colour, width=line)
-    if not dashed:
-        pen.rectangle((left - 1, top - 1, right, bottom), outline=_HAIRLINE)
-        return
-    dash, last = 4 * line, line - 1
-    for x in range(left, right, 2 * dash):
-        end = min(x + dash, right) - 1
-        pen.rectangle((x, top, end, top + last), fill=colour)
-        pen.rectangle((x, bottom - line, end, bottom - 1), fill=colour)
-    for y in range(top, bottom, 2 * dash):
-        end = min(y + dash, bottom) - 1
-        pen.rectangle((left, y, left + last, end), fill=colour)
-        pen.rectangle((right - line, y, right - 1, end), fill=colour)
+    pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
+    pen.rectangle((left - 1, top - 1, right, bottom), outline=_HAIRLINE)
 
 
 def _write(
@@ -184,7 +168,7 @@ def _spots(tag: tuple[int, int], box: Box, size: tuple[int, int]) -> Iterator[tu
 def _make_tag(text: str, score: str, colour: Colour, size: int, limit: int) -> Image.Image | None:
     """A rounded RGBA tag no wider than `limit`, the text cut to fit; None where not even the score does."""
     font, shown = _choose_font(_printable(text), size)
-    pad, gap = round(0.45 * size), round(0.5 * size) if score else 0
+    pad, gap = round(0.45 * size), round(0.5 * size)
     _, top, _, bottom = font.getbbox("Ág|")  # of the line: all tags are as high, whatever their letters
     after = math.ceil(font.getlength(score))
     shown = _cut(shown, font, limit - 2 * pad - gap - after)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import secrets
+import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +23,8 @@ from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model, run_imag
 from flairsearch.records import Encoded, Picture, PoolWeights, Query
 
 _BANK_TEXTS = 64  # encoded at once
+_CPU_CONV_VIEWS = 8  # through a convolutional tower on a CPU at once: more leave its caches
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def choose_device(name: str = "auto") -> str:
@@ -43,11 +47,28 @@ def choose_precision(device: str) -> torch.dtype:
     return torch.float32
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc keep what torch frees, where there is glibc.
+
+    A layer's activations of some MB would be taken from the system anew each time, and half of the time of a
+    convolutional tower would be page faults.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 class Encoder:
     """A model on a device: the image tower in a fast precision, texts and the fold in float32."""
 
-    def __init__(self, model: str = weights.BUNDLED, device: str = "auto", precision: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: str = weights.BUNDLED, device: str = "auto", precision: torch.dtype | None = None
+    ) -> None:
         self.device = choose_device(device)
+        if self.device == "cpu":
+            _keep_freed_memory()
         self._precision = precision or choose_precision(self.device)
         self._model: FLAIR = load_model(model, self.device)
         self.name, self.weights_hash, self.config = self._model.name, self._model.weights_hash, self._model.config
@@ -107,9 +128,13 @@ class Encoder:
 
     def _look(self, pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
         """N views u8[S, S, 3] -> global tokens of unit length f32[N, D], local tokens f32[N, P, D]."""
-        image = self._normalise(np.stack([picture.pixels for picture in pictures]))
-        pooled, local = run_image_tower(self._visual, image)
-        return F.normalize(pooled.float(), dim=-1), local.float()
+        step = _CPU_CONV_VIEWS if self.device == "cpu" and self.config.conv_stages else len(pictures)
+        parts = []
+        for start in range(0, len(pictures), step):
+            image = self._normalise(np.stack([picture.pixels for picture in pictures[start : start + step]]))
+            parts.append(run_image_tower(self._visual, image))
+        pooled, local = (torch.cat(columns).float() for columns in zip(*parts, strict=True))
+        return F.normalize(pooled, dim=-1), local
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> list[Query]:
@@ -150,6 +175,10 @@ class Encoder:
 
     def _normalise(self, pixels: np.ndarray) -> torch.Tensor:
         """u8[N, S, S, 3] -> f[N, 3, S, S] in the image tower's precision."""
-        image = torch.from_numpy(pixels).to(self.device).float()
-        mean, std = (torch.tensor(value, device=self.device).mul(255) for value in (IMAGE_MEAN, IMAGE_STD))
-        return image.sub_(mean).div_(std).to(self._precision).permute(0, 3, 1, 2)
+        image = torch.from_numpy(pixels).to(self.device)
+        # Rows of 3 S numbers are worth a vector each; three channels alone would not fill one.
+        mean, std = (
+            torch.tensor(v, device=self.device).mul(255).repeat(pixels.shape[2]) for v in (IMAGE_MEAN, IMAGE_STD)
+        )
+        rows = image.flatten(2).float().sub_(mean).div_(std)
+        return rows.to(self._precision).view(image.shape).permute(0, 3, 1, 2)

@@ -110,8 +110,7 @@ class Engine:
 
         several = [folders] if isinstance(folders, str | Path) else folders
         with self._writing() as writer:
-            before = self._catalog.generation()
-            steps = ingest(
+            yield from ingest(
                 writer,
                 [os.fspath(folder) for folder in several],
                 self.settings,
@@ -120,10 +119,6 @@ class Engine:
                 exclude,
                 self._make_bank,
             )
-            for step in steps:
-                if isinstance(step, Report) and self._catalog.generation() != before:
-                    self._prepare()
-                yield step
 
     def forget(self, path: str | Path) -> int:
         """Remove an image, or all images below a folder; the photos stay. Returns how many."""
@@ -207,16 +202,6 @@ class Engine:
         finally:
             writer.close()
 
-    def _prepare(self) -> None:
-        """What queries would else make first: the columns of the new state, its shortlist, what other texts score."""
-        from flairsearch.chance import bank_scores
-        from flairsearch.shortlist import Shortlist
-
-        reader = Reader(self.folder, self.settings, self._catalog)
-        if len(reader):
-            Shortlist(reader)
-            bank_scores(reader, self._make_bank, exact="encoder" in self.__dict__)  # else torch would be loaded
-
     def _make_bank(self, vectors: np.ndarray | None) -> ManyTexts:
         from flairsearch.rerank_many import ManyTexts
 
@@ -272,7 +257,7 @@ class Engine:
             raise UsageError(f"no image {image} in the index")
         absolute = os.path.abspath(os.path.expanduser(path))
         (asked,) = self._ask([what])
-        phrases = Asked(asked.phrases, asked.weights, asked.pictures)
+        phrases = Asked(asked.phrases, asked.weights)
         hit = self._of_one_state(lambda searcher: searcher.show(absolute, phrases))
         if hit is None:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
@@ -372,7 +357,7 @@ class Engine:
 
         if self._opened is None or self._opened.reader.generation != self._catalog.generation():
             reader = Reader(self.folder, self.settings, self._catalog)
-            self._opened = Searcher(reader, self._catalog, self.texts.pool_weights, self.device, self._make_bank)
+            self._opened = Searcher(reader, self._catalog, self.texts.pool_weights, self.device)
         return self._opened
 
     def close(self) -> None:

@@ -126,15 +126,16 @@ def encode_in_groups(encode: Callable[[Sequence[str]], list[Query]], texts: Sequ
 def retrieval(
     scores: PairScores, right: NDArray[np.bool_], rerank: int | None = None, topk: int | None = None
 ) -> Iterator[RetrievalRow]:
-    """The sum where photos are ranked by it, full and global mode; re-ranking of `rerank` views a text; the reference's mode of `topk` texts an image.
+    """The sum where photos are ranked by it, full and global mode; and, where asked for, two modes with a bound.
 
+    rerank: so many views a text are ranked exactly; topk: the reference's mode of so many texts an image.
     right bool[N, T]: which views answer which text. Full scores are cosines; exp(logit_scale) times them ranks alike.
     """
     near = scores.prefilters[GLOBAL]
     share = scores.global_share
     if share:
         yield from measure("sum", scores.exact, right)
-        yield from measure("full", (scores.exact - share * near) / (1 - share), right)
+        yield from measure("full", ((scores.exact - share * near) / (1 - share)).astype(np.float32), right)
     else:
         yield from measure("full", scores.exact, right)
     yield from measure("global", near, right)

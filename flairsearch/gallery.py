@@ -68,16 +68,25 @@ def of_photos(
     if mosaics:
         shown = shuffle(len(notes.photos), mosaics, seed=0, side=side)
         pictures = make_mosaics(pictures, shown)
+    answers = _answers(notes, chosen)
     right = np.zeros((len(shown), len(chosen)), np.bool_)
     for cell in shown.T:
-        right |= cell[:, None] == owner[chosen]
+        right |= answers[cell]
     if not right.any():
         raise UsageError(f"none of {mosaics:,} mosaics shows what the captions speak of - make more: --mosaics")
     texts = [notes.captions[i] for i in chosen.tolist()]
-    if notes.format == LABELLED:
-        _, same = np.unique(texts, return_inverse=True)
-        right = right @ (same[:, None] == same)
     return Gallery(len(shown), encode_in_pieces(encode, pictures), texts, right, _empty(notes))
+
+
+def _answers(notes: Annotations, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which photos answer which of the chosen captions, bool[photos, chosen]: of labels, all that have the same."""
+    owner = np.asarray(notes.owner)
+    if notes.format != LABELLED:
+        return np.asarray(np.arange(len(notes.photos))[:, None] == owner[chosen])
+    names, label = np.unique(notes.captions, return_inverse=True)
+    said = np.zeros((len(notes.photos), len(names)), np.bool_)
+    said[owner, label] = True
+    return said[:, label[chosen]]
 
 
 def of_mosaics(notes: Annotations, encode: Encode, views: str, size: int, plan: Mosaics) -> PlacedGallery:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch import decode, files
-from flairsearch.chance import bank_scores
 from flairsearch.errors import UsageError
 from flairsearch.fitting import MakeBank, drop_lost, fit_views
 from flairsearch.records import Damage, Encoded, Frame, ImageFile, Picture, Progress, Report, Run, Skipped
@@ -86,7 +85,6 @@ def ingest(
             for _ in fit_views(reader, make_bank):
                 yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
             reader = writer.reader()
-            bank_scores(reader, make_bank)
         Shortlist(reader)  # so that the first query finds both made
     run = Run(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
     writer.catalog.census.save_run(run)

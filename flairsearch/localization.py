@@ -109,7 +109,8 @@ def best_grid_box(truth: Boxes, grid: int) -> Boxes:
     lines = np.clip(np.stack([np.floor(truth * grid), np.ceil(truth * grid)]), 0, grid) / grid  # [2, M, 4]
     choice = np.indices((2, 2, 2, 2)).reshape(4, -1)  # of each edge
     boxes: Boxes = np.stack([lines[choice[edge], :, edge] for edge in range(4)], -1).reshape(-1, 4)  # [16 M, 4]
-    return boxes[iou(boxes[:, None], truth).max(1).argmax()]
+    best: Boxes = boxes[iou(boxes[:, None], truth).max(1).argmax()]
+    return best
 
 
 def _area(boxes: Boxes) -> NDArray[np.float64]:

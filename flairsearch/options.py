@@ -72,6 +72,3 @@ PlaceOption = Annotated[
         metavar="PLACE", help="Where it has to be: left, right, top, bottom, center.", autocompletion=complete_place
     ),
 ]
-AlarmOption = Annotated[
-    str | None, typer.Option(metavar="SHARE", help="Mark photos that may be there by chance, more often: 1%.")
-]

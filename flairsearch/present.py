@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
@@ -34,8 +33,7 @@ def to_dict(hit: Hit) -> dict[str, Any]:
     """One hit as JSON has it; every field is always there.
 
     id: of the image in the index. date: ISO 8601, local, no zone, or null. weakest: the text of the phrase that the
-    photo answers least, null with one phrase. confidence: 0 to 1, or null. matches: false where the false alarm is
-    above what was asked for, null where nothing was asked.
+    photo answers least, null with one phrase.
     """
     return {
         "rank": hit.rank,
@@ -53,8 +51,6 @@ def to_dict(hit: Hit) -> dict[str, Any]:
             for phrase in hit.phrases
         ],
         "weakest": hit.weakest.text if len(hit.phrases) > 1 else None,
-        "confidence": None if hit.confidence is None else round(hit.confidence, 6),
-        "matches": hit.matches,
     }
 
 
@@ -79,8 +75,6 @@ def from_dict(found: Mapping[str, Any]) -> Hit:
         ),
         logit=float(found["logit"]),
         image=int(found["id"]),
-        confidence=None if found["confidence"] is None else float(found["confidence"]),
-        matches=None if found["matches"] is None else bool(found["matches"]),
         date=None if found["date"] is None else datetime.fromisoformat(found["date"]),
     )
 
@@ -100,18 +94,15 @@ def _regions(regions: Sequence[Region]) -> list[dict[str, object]]:
 def to_table(hits: Sequence[Hit], logits: bool = False, pictures: Sequence[RenderableType] | None = None) -> Table:
     """Rank, score, path (relative where that is shorter) and boxes; of several phrases each has a line of its own.
 
-    Where anybody asked, how sure a hit is; one that does not match is dim, with a question mark. `pictures`: one of
-    each hit, in a column of their own.
+    `pictures`: one of each hit, in a column of their own.
     """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    sure = any(hit.confidence is not None or hit.matches is False for hit in hits)
     names = (
         *([""] if pictures else []),
         "",
         "logit" if logits else "score",
-        *(["sure"] if sure else []),
         "photo",
         "where (left, top, right, bottom)",
     )
@@ -125,27 +116,20 @@ def to_table(hits: Sequence[Hit], logits: bool = False, pictures: Sequence[Rende
     for number, hit in enumerate(hits):
         picture = [pictures[number]] if pictures else []
         boxes = "" if several else "  ".join(_box(region) for region in hit.regions)
-        cells = [str(hit.rank), f"{hit.logit if logits else hit.score:.3f}", *([_sure(hit)] if sure else [])]
-        style = "dim" if hit.matches is False else None
-        table.add_row(*picture, *cells, _as_it_is(short_path(hit.path)), boxes, style=style)
+        cells = [str(hit.rank), f"{hit.logit if logits else hit.score:.3f}"]
+        table.add_row(*picture, *cells, _as_it_is(short_path(hit.path)), boxes)
         for phrase in hit.phrases if several else ():
             text = _as_it_is(f"  {phrase.text}")
             text.truncate(_PHRASE, overflow="ellipsis")
             score = f"cos {phrase.score:.3f}" if logits else f"{phrase.score:.3f}"  # a phrase has no logit
             where = _box(phrase.regions[0]) if phrase.regions else "-"
             weakest = "weakest" if phrase is hit.weakest else ""
-            table.add_row(*empty, "", score, *([""] if sure else []), text, where, weakest, style=style)
+            table.add_row(*empty, "", score, text, where, weakest)
     return table
 
 
 def _box(region: Region) -> str:
     return ",".join(map(str, region.box))
-
-
-def _sure(hit: Hit) -> str:
-    """Rounded down: 100 % is said of certainty alone, and the level that was asked for of hits that reach it."""
-    share = "-" if hit.confidence is None else f"{math.floor(round(100 * hit.confidence, 6))} %"
-    return f"? {share}" if hit.matches is False else share
 
 
 def _as_it_is(text: str) -> Text:

@@ -11,11 +11,8 @@ import numpy as np
 
 from flairsearch.answer import UNWANTED, Answerer
 from flairsearch.catalog import Catalog
-from flairsearch.chance import bank_scores
 from flairsearch.clock import Clock
-from flairsearch.confidence import Background, sample_places
 from flairsearch.errors import StoreError, UsageError
-from flairsearch.fitting import MakeBank
 from flairsearch.grouping import Grouped
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Candidates, Hit, PoolWeights, Query
@@ -32,8 +29,7 @@ if TYPE_CHECKING:
 MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
 ENOUGH = 5  # times k contents are made sure where some may be left out for what they show,
 MORE = 4  # and so many times more while those do not suffice
-FEWEST = 20  # views that say what a text usually scores
-MOST_BACKGROUNDS = 100  # kept
+FEWEST, MOST_ASKED = 20, 1000  # views that say what a text usually scores
 MOST_LOOKED = 1000  # contents whose regions are looked at
 
 # `auto`: the shortlist grows until the k-th best score is so many deviations above what the next view may reach,
@@ -85,19 +81,9 @@ class _Page:
 class Searcher:
     """One committed state of the index, ready for queries."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        catalog: Catalog,
-        weights: PoolWeights,
-        device: str,
-        make_bank: MakeBank | None = None,
-    ) -> None:
-        """make_bank: of texts that hits are compared with; without it they come without confidence."""
-        self.reader, self._catalog, self._device, self._make_bank = reader, catalog, device, make_bank
-        self._weights = weights
+    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
+        self.reader, self._catalog, self._weights, self._device = reader, catalog, weights, device
         self._shortlist, self._answerer = Shortlist(reader), Answerer(reader, catalog, weights)
-        self._backgrounds: dict[tuple[int, tuple[float, ...]], Background | None] = {}
         self.clock = Clock()
         self.in_scope = 0  # views, of the last search
         self.reranked: list[int] = []  # of them, of each of its queries
@@ -234,7 +220,7 @@ class Searcher:
                 grouped = self._grow(asked, candidates, enough, grouped)
         self.reranked.append(len(grouped.views))
         self.passed_over.append(passed_over)
-        return self._doubt(hits, asked, self._photos(grouped))
+        return hits
 
     def _look(
         self, asked: Asked, grouped: Grouped, page: _Page, limits: np.ndarray, most: int
@@ -277,29 +263,6 @@ class Searcher:
         """How many are in scope: as many for a view as of those that were ranked."""
         return self.in_scope * len(grouped.scores) // max(1, len(grouped.views))
 
-    def _doubt(self, hits: list[Hit], asked: Asked, photos: int) -> list[Hit]:
-        """Each hit with its confidence, among so many photos searched; without, where nobody knows: texts say nothing
-        of what a picture scores by chance.
-        """
-        background = self._background(photos, tuple(asked.shares.tolist())) if hits and not asked.pictures else None
-        if background is None:
-            return hits
-        alarms = background.false_alarm(np.array([hit.score for hit in hits], np.float32)).tolist()
-        return [replace(hit, confidence=1 - alarm) for hit, alarm in zip(hits, alarms, strict=True)]
-
-    def _background(self, photos: int, shares: tuple[float, ...]) -> Background | None:
-        """Of phrases with these shares of the score; most queries share one."""
-        if (photos, shares) not in self._backgrounds:
-            if len(self._backgrounds) >= MOST_BACKGROUNDS:
-                self._backgrounds.clear()
-            made = None if self._chance is None else Background.of(self._chance, photos, shares)
-            self._backgrounds[photos, shares] = made
-        return self._backgrounds[photos, shares]
-
-    @cached_property
-    def _chance(self) -> np.ndarray | None:
-        return None if self._make_bank is None else bank_scores(self.reader, self._make_bank)
-
     def _limits(self, asked: Asked) -> np.ndarray:
         """f32[without]: what a place scores, at least, that shows what is not wanted.
 
@@ -308,11 +271,19 @@ class Searcher:
         ids = self.reader.views.id
         if not asked.without or len(ids) < FEWEST:
             return np.full(len(asked.without), np.nan, np.float32)
-        scores = self._score(ids[sample_places(len(ids))], asked.without)
+        scores = self._condition(ids[_sample_places(len(ids))], asked.without)  # a place has no global token
         return np.asarray(np.quantile(scores, UNWANTED, axis=0), np.float32)
 
     def _score(self, views: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
-        """View ids i64[K] -> exact scores f32[K, Q], codec by codec."""
+        """View ids i64[K] -> exact scores f32[K, Q]."""
+        conditioned, share = self._condition(views, queries), self._weights.global_share
+        if not share or not queries:
+            return conditioned
+        vectors = np.stack([query.vector for query in queries])
+        return with_global(conditioned, self.reader.pooled(views), vectors, share)
+
+    def _condition(self, views: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
+        """View ids i64[K] -> exact conditioned cosines f32[K, Q], codec by codec."""
         scores = np.empty((len(views), len(queries)), np.float32)
         for label, here in self.reader.by_codec(views):
             reranker = self._rerankers[label]
@@ -321,10 +292,7 @@ class Searcher:
             else:
                 order, rows = self._there(views[here], self._resident)
                 scores[here[order]] = reranker.score_there(rows, queries)
-        if not self._weights.global_share:
-            return scores
-        vectors = np.stack([query.vector for query in queries])
-        return with_global(scores, self.reader.pooled(views), vectors, self._weights.global_share)
+        return scores
 
     @cached_property
     def _resident(self) -> Resident | None:
@@ -362,6 +330,12 @@ class Searcher:
         ranking = self._score_one(views, asked).ranking(0)
         hits = self._answerer.hits([ranking], asked, np.zeros(0, np.float32))
         return next((replace(hit, rank=1) for hit in hits if hit.path == path), None)  # not a twin of it
+
+
+def _sample_places(views: int) -> np.ndarray:
+    """Which of N views are asked what a text usually scores: their places i64[min(N, MOST_ASKED)], evenly spaced."""
+    count = min(views, MOST_ASKED)
+    return np.arange(count) * views // max(1, count)
 
 
 def _ranked(hits: Sequence[Hit], page: _Page) -> list[Hit]:

@@ -23,16 +23,13 @@ class Question:
     shortlist: str = "auto"
     min_score: float | None = None
     scope: Scope = field(default_factory=Scope)
-    allowed: float | None = None  # how often a hit may be there by chance and still match: 0 to 1; None: nobody asks
 
     def ask(self, engine: Engine) -> Answer:
         """Raises what Engine.search raises."""
-        from flairsearch.confidence import mark
-
         hits = engine.search(self.terms, self.k, self.shortlist, self.min_score, self.scope)
         (ranked,) = engine.reranked
         return Answer(
-            tuple(mark(hits, self.allowed)),
+            tuple(hits),
             engine.in_scope,
             ranked,
             tuple(engine.unseen_words(*self.terms.texts, *self.terms.without)),
@@ -49,7 +46,6 @@ class Question:
             "min_area": terms.min_area or None,
             "shortlist": self.shortlist,
             "min_score": self.min_score,
-            "max_false_alarm": self.allowed,
             "under": scope.under,
             "since": None if scope.since is None else scope.since.isoformat(),
             "until": None if last is None else last.isoformat(),

@@ -135,7 +135,6 @@ class Asked:
 
     phrases: tuple[Query, ...]  # one at least
     weights: tuple[float, ...] = ()  # of each phrase, > 0; none given: all alike
-    pictures: int = 0  # how many of the phrases are pictures: theirs is another level of scores than a text's
     without: tuple[Query, ...] = ()
     at: tuple[str, ...] = ()  # of terms.PLACES
     min_area: float = 0.0  # of a region, as a share of the photo
@@ -205,8 +204,6 @@ class Hit:
     phrases: tuple[Phrase, ...]  # in the order of the query
     logit: float = 0.0
     image: int = 0  # its id in the index
-    confidence: float | None = None  # 1 - false alarm: how sure it is that this is no chance (confidence.py)
-    matches: bool | None = None  # whether the false alarm is below what was asked for; None: nobody asked
     date: datetime | None = None  # local, no zone: what the camera wrote, else when the file was saved
 
     @property

@@ -74,8 +74,8 @@ def to_region_tables(rows: Sequence[RegionRow]) -> Group:
         recall.add_row(row.source, *(f"{value:.1%}" for level in levels for value in row.recall[level].values()))
         shares = ["-" if value is None else f"{value:.1%}" for value in (row.pointing, row.energy)]
         given.add_row(row.source, *shares, f"{row.iou:.3f}", *(f"{value:.1%}" for value in row.reached.values()))
-        shares = (row.precision, row.hits_reached, row.hits_centred)
-        page.add_row(row.source, *(f"{share:.1%}" for share in shares))
+        first = (row.precision, row.hits_reached, row.hits_centred)
+        page.add_row(row.source, *(f"{share:.1%}" for share in first))
     return Group(recall, "", given, "", page)
 
 

@@ -67,7 +67,7 @@ class Terms:
             raise UsageError("nothing to look for - give a text, or a picture: --image FILE")
         example = picture if picture is None or isinstance(picture, Example) else Example.of(picture)
         pictures = () if example is None else (example,)
-        return Terms(several, pictures, left_out, _places(at), read_share(min_area, "5%"))
+        return Terms(several, pictures, left_out, _places(at), read_share(min_area))
 
 
 def read_box(box: Box | str) -> Box:
@@ -107,7 +107,7 @@ def _places(at: str | Sequence[str]) -> tuple[str, ...]:
     return several
 
 
-def read_share(value: float | str, example: str) -> float:
+def read_share(value: float | str) -> float:
     """ "5%" or 0.05 -> 0.05. Raises UsageError on anything but a share from 0 to 1."""
     text = str(value).strip()
     try:
@@ -115,5 +115,5 @@ def read_share(value: float | str, example: str) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share <= 1:
-        raise UsageError(f"{value!r} is no share - give one like {example} or {float(example.removesuffix('%')) / 100}")
+        raise UsageError(f"{value!r} is no share - give one like 5% or 0.05")
     return share

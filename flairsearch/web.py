@@ -70,11 +70,11 @@ class Api:
         return await self._search(request, asked, await _picture(request, asked))
 
     async def _search(self, request: Request, asked: wire.Search, body: bytes | None) -> Response:
-        allowed, how = asked.allowed(), asked.how()
+        how = asked.how()
         terms = asked.terms(await self._example(request, asked, body))
         answer = await _unless_gone(request, self.service.search(terms, how))
         self.metrics.seconds.observe(answer.seconds)
-        found = wire.answer_of(answer, how.offset, allowed)
+        found = wire.answer_of(answer, how.offset)
         found["warnings"] = [self._plain(warning) for warning in found["warnings"]]
         return _json(found)
 

@@ -178,7 +178,8 @@ def seen_tokens(path: Path) -> frozenset[int] | None:
 
 
 def save(state: Mapping[str, Tensor], config: str, name: str, path: Path, seen: Iterable[int] | None = None) -> None:
-    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and float32 values.
+    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and float32 values,
+    behind the score that photos are ranked by, where that is not FLAIR's.
 
     `seen`: the token ids it was trained on, where that is worth telling.
     """
@@ -186,7 +187,8 @@ def save(state: Mapping[str, Tensor], config: str, name: str, path: Path, seen: 
     from safetensors.torch import save_file
 
     tensors = {key: state[key].detach().cpu().contiguous() for key in sorted(state)}
-    digest = hashlib.sha256()
+    score = json.loads(config).get("score", "flair")
+    digest = hashlib.sha256(b"" if score == "flair" else score.encode())
     for key, tensor in tensors.items():
         digest.update(key.encode() + tensor.float().numpy().tobytes())
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

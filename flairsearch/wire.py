@@ -8,13 +8,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from flairsearch import present
-from flairsearch.confidence import mark
 from flairsearch.errors import UsageError
 from flairsearch.records import Hit
 from flairsearch.remote import MOST_HITS
 from flairsearch.scope import Scope
 from flairsearch.service import Found, How
-from flairsearch.terms import PLACES, Example, Terms, read_share
+from flairsearch.terms import PLACES, Example, Terms
 
 MOST_TEXTS, MOST_LETTERS = 8, 1000
 MOST_OFFSET = 1_000_000
@@ -71,9 +70,6 @@ class Search(Texts):
     offset: int = Field(0, ge=0, le=MOST_OFFSET, description="How many of the best are left out: `next` of an answer.")
     shortlist: _Short = Field("auto", description="Views ranked exactly: auto, all or a number.")
     min_score: float | None = Field(None, allow_inf_nan=False, description="Hits that score less are left out.")
-    max_false_alarm: _Short | None = Field(
-        None, description="Mark hits (`matches`) by whether they may be there by chance more often than this: 1%."
-    )
     under: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         None, description="Only photos below this folder, an absolute path."
     )
@@ -92,10 +88,6 @@ class Search(Texts):
             raise UsageError(f"under={self.under[:100]!r} is no absolute path - give one of the folders in status")
         scope = Scope.of(self.under, self.since, self.until, self.larger_than, self.ext)
         return How(self.k, self.offset, self.shortlist, self.min_score, scope or None)
-
-    def allowed(self) -> float | None:
-        """The share of false alarms that is asked for. Raises UsageError when it is none."""
-        return None if self.max_false_alarm is None else read_share(self.max_false_alarm, "1%")
 
 
 class Size(BaseModel):
@@ -159,8 +151,6 @@ class HitOut(BaseModel):
     regions: list[RegionOut]
     phrases: list[PhraseOut]
     weakest: str | None
-    confidence: float | None
-    matches: bool | None
 
 
 class AnswerOut(BaseModel):
@@ -220,10 +210,10 @@ class HealthOut(BaseModel):
     server: str = Field(description="A random id of this process.")
 
 
-def answer_of(answer: Found, offset: int, allowed: float | None) -> dict[str, Any]:
+def answer_of(answer: Found, offset: int) -> dict[str, Any]:
     """As AnswerOut describes it."""
     return {
-        "hits": [present.to_dict(hit) for hit in mark(answer.hits, allowed)],
+        "hits": [present.to_dict(hit) for hit in answer.hits],
         "next": offset + len(answer.hits) if answer.more else None,
         "in_scope": answer.in_scope,
         "ranked": answer.ranked,

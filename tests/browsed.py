@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flairsearch import weights
 from flairsearch.demo import copy_samples
 from flairsearch.engine import Engine
 
@@ -31,7 +32,8 @@ ROOT = Path(__file__).parents[1]
 HOSTILE = '<img src=x onerror="document.title=`owned`">.png'
 
 
-PAINTED = 110
+PAINTED = 112
+PHOTOS = PAINTED + 6  # with the samples
 
 
 Answer = dict[str, Any]
@@ -67,13 +69,12 @@ class Site:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pytest.importorskip("fastapi", reason="no fastapi: pip install flairsearch[serve]")
-    pytest.importorskip("skimage", reason="no sample photos: pip install flairsearch[demo]")
     work = tmp_path_factory.mktemp("page")
     photos = copy_samples(work / "photos")
     paint(photos)
-    with Engine.open(work / "index", model="flair-tiny", device="cpu") as engine:
+    with Engine.open(work / "index", model=weights.BUNDLED, device="cpu") as engine:
         report = engine.add(photos)
-    assert report.added == PAINTED + 8
+    assert report.added == PHOTOS
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

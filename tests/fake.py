@@ -64,7 +64,7 @@ class FakeEncoder:
         return queries
 
     def bank(self):
-        """Its colours: too few texts to say of a hit that it is no chance."""
+        """Its colours."""
         return self.encode_texts(list(COLOURS))
 
     def fold(self, vectors):

@@ -28,21 +28,30 @@ SMALL = ModelConfig(
 )
 CONV = replace(
     SMALL,
+    image_size=96,
+    patch_size=32,
     vision_width=24,
     vision_layers=0,
     vision_heads=0,
-    conv_stages=((1, 4, 1, 2), (2, 4, 1, 1), (2, 8, 1, 2), (2, 8, 2, 2)),
+    conv_stages=((1, 3, 8, 1, 1), (3, 5, 8, 2, 2), (2, 3, 12, 1, 2), (1, 5, 12, 2, 2), (2, 3, 16, 2, 2)),
+    classes=7,
 )
+SUM = replace(CONV, score="sum")
 BIG = ModelConfig.from_json(weights.big_config())
 
 
 def random_flair(config: ModelConfig = SMALL, seed: int = 0, name: str = "random") -> FLAIR:
-    """Initial weights, and noise on every vector and zero matrix: zero biases and unit gains hide mistakes."""
+    """Initial weights, and noise on every vector and zero matrix: zero biases and unit gains hide mistakes.
+
+    A trunk's are larger: with initial ones its features hardly know the picture.
+    """
     torch.manual_seed(seed)
     model = FLAIR(config, name).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.ndim <= 1 or not parameter.any():
             parameter += 0.2 * torch.randn_like(parameter)
+        elif parameter.ndim == 4 and config.conv_stages:
+            parameter *= 2.5
     return model
 
 
@@ -136,20 +145,18 @@ def _convolve(
 def oracle_conv_patches(model: FLAIR, image: torch.Tensor) -> torch.Tensor:
     """image f[B, 3, S, S] -> the convolutional trunk's output f64[B, P, W]."""
     state, image = {k: v.double() for k, v in model.flair_state().items()}, image.double()
-    x = _convolve(image, state, "visual.trunk.0.0", stride=2).clamp(0, 6)
-    unit, halvings = 1, 0
-    for _, out, blocks, stride in model.config.conv_stages:
+    x = _convolve(image, state, "visual.trunk.0.0", stride=2, first=1).clamp(0, 6)
+    unit, halvings = 1, 1
+    for expansion, _, out, blocks, stride in model.config.conv_stages:
         for i in range(blocks):
-            name = f"visual.trunk.{unit}"
+            name, step, first = f"visual.trunk.{unit}", 1, 0
             if i == 0 and stride == 2:
                 halvings += 1
-                hidden = _convolve(x, state, f"{name}.expand", stride=2, first=1 if halvings == 3 else 0).clamp(0, 6)
-                x = _convolve(hidden, state, f"{name}.project")
-            else:
-                hidden = _convolve(x, state, f"{name}.expand").clamp(0, 6)
-                hidden = _convolve(hidden, state, f"{name}.depthwise").clamp(0, 6)
-                y = _convolve(hidden, state, f"{name}.project")
-                x = x + y if x.shape[1] == out else y
+                step, first = 2, 0 if halvings == 5 else 1
+            hidden = x if expansion == 1 else _convolve(x, state, f"{name}.expand").clamp(0, 6)
+            hidden = _convolve(hidden, state, f"{name}.depthwise", step, first).clamp(0, 6)
+            y = _convolve(hidden, state, f"{name}.project")
+            x = x + y if step == 1 and x.shape[1] == out else y
             unit += 1
     return _convolve(x, state, f"visual.trunk.{unit}.0").clamp(0, 6).flatten(2).transpose(1, 2)
 
@@ -158,12 +165,11 @@ def oracle_conv_tokens(model: FLAIR, patches: torch.Tensor) -> tuple[torch.Tenso
     """The trunk's output f[B, P, W] -> global f64[B, D], local f64[B, P, D]."""
     state = {k: v.double() for k, v in model.flair_state().items()}
     patches = patches.double()
-    mean = patches.sum(1) / patches.shape[1]
-    hidden = mean @ state["visual.class_fc.weight"].T + state["visual.class_fc.bias"]
-    gelu = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
-    first = mean + gelu @ state["visual.class_proj.weight"].T + state["visual.class_proj.bias"]
-    tokens = torch.cat([first[:, None], patches], 1)
-    x = _norm(tokens, state, "visual.ln_post") @ state["image_post.proj"]
+    features = torch.cat([patches.sum(1, keepdim=True) / patches.shape[1], patches], 1)
+    exponents = (features @ state["visual.classifier.weight"].T + state["visual.classifier.bias"]).exp()
+    width = patches.shape[2]
+    x = _norm(features, state, "visual.ln_post") @ state["image_post.proj"][:width]
+    x = x + exponents / exponents.sum(-1, keepdim=True) @ state["image_post.proj"][width:]
     return x[:, 0], x[:, 1:]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fake import COLOURS, exif_of, paint
 
-from flairsearch import serving, web
+from flairsearch import serving, web, weights
 from flairsearch.engine import Engine
 from flairsearch.service import Service
 from flairsearch.thumbnails import Thumbnails
@@ -68,7 +68,7 @@ def spoil(folder: Path) -> None:
 def make_index(folder: Path) -> Path:
     """Photos below it, indexed with the bundled model; -> the index."""
     photos = paint_photos(folder / "photos")
-    with Engine.open(folder / "index", "flair-tiny", device="cpu") as engine:
+    with Engine.open(folder / "index", weights.BUNDLED, device="cpu") as engine:
         engine.add(photos)
     return folder / "index"
 

@@ -1,4 +1,4 @@
-"""Seven formats of annotation files, and files that are none."""
+"""Eight formats of annotation files, and files that are none."""
 
 from __future__ import annotations
 
@@ -80,6 +80,15 @@ SETS: dict[str, tuple[str, Any, list[str], list[list[str]]]] = {
         ["dci/densely_captioned_images/photos/b.jpg", "dci/densely_captioned_images/photos/a.jpg"],
         [["Short. It goes on"], ["Short"]],
     ),
+    "labelled": (
+        "lab/held.jsonl",
+        "".join(
+            json.dumps({"image": image, "label": label}) + "\n"
+            for image, label in (("b/1.jpg", "dog"), ("a/2.jpg", " Cat "), ("b/1.jpg", "lead"), ("c.jpg", "dog"))
+        ),
+        ["lab/b/1.jpg", "lab/a/2.jpg", "lab/c.jpg"],
+        [["dog", "lead"], [" Cat "], ["dog"]],
+    ),
 }
 DCI = {
     "a.json": {"image": "a.jpg", "short_caption": "Short.", "extra_caption": "\n"},
@@ -136,7 +145,7 @@ def test_photos_that_are_elsewhere(tmp_path: Path, name: str) -> None:
     assert read_annotations(file, root / below).folder == root / below
     (root / below / notes.photos[-1]).unlink()
     if len(notes.photos) > 1:
-        with pytest.raises(UsageError, match=r"1 of 2 annotated photos are missing, the first is .*--photos DIR"):
+        with pytest.raises(UsageError, match=r"1 of [23] annotated photos are missing, the first is .*--photos DIR"):
             read_annotations(file, root)
 
 
@@ -173,6 +182,95 @@ def test_duplicates(tmp_path: Path) -> None:
     rows = [{"image_id": n, "caption_id": 0, "image": "a.jpg", "caption": "x"} for n in (1, 2, 1)]
     notes = read_annotations(write(tmp_path / "i.json", {"annotations": rows}), tmp_path)
     assert (notes.photos, notes.owner) == (("a.jpg", "a.jpg"), (0, 1, 0))
+
+
+def lines(*rows: object) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+DOG, CAT = {"image": "a.jpg", "label": "dog"}, {"image": "b.jpg", "label": "cat"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lines(DOG, CAT),
+        lines(DOG, CAT) + "\n",
+        "\n" + lines(DOG, {}, CAT).replace("{}", " \t") + "\n\n\n",
+        "\ufeff" + lines(DOG, CAT),
+        lines(DOG, CAT).replace("\n", "\r\n") + "\r\n",
+        lines(DOG, CAT).replace(",", " , ").replace("{", "  { "),
+        lines({**DOG, "seen": [1]}, {**CAT, "label": "cat", "score": None}),
+    ],
+    ids=["no last newline", "lines", "empty lines", "a mark of its bytes' order", "CRLF", "spaces", "more fields"],
+)
+@pytest.mark.parametrize("name", ["v.jsonl", "V.JSONL"])
+def test_labels_a_line(tmp_path: Path, content: str, name: str) -> None:
+    for photo in ("a.jpg", "b.jpg"):
+        write(tmp_path / photo, "a photo")
+    file = tmp_path / name
+    file.write_bytes(content.encode())
+    assert read_annotations(file) == Annotations(
+        "labelled", tmp_path, ("a.jpg", "b.jpg"), ("dog", "cat"), (0, 1), empty=0
+    )
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x7f"])
+def test_only_a_newline_ends_a_line(tmp_path: Path, end: str) -> None:
+    """JSON may hold these as they are, and Python's str.splitlines would cut there."""
+    write(tmp_path / "a.jpg", "a photo")
+    file = write(tmp_path / "v.jsonl", lines({"image": "a.jpg", "label": f"a{end}dog"}, DOG))
+    assert read_annotations(file).captions == (f"a{end}dog", "dog")
+
+
+def test_other_formats_a_line(tmp_path: Path) -> None:
+    """A list is a list, whether its values are in one or on a line each; and labels may be in a list."""
+    for photo in ("a.jpg", "b.jpg"):
+        write(tmp_path / photo, "a photo")
+    rows = [{"image": "b.jpg", "caption": ["x", "y"]}, {"image": "a.jpg", "caption": ["z"]}]
+    found = [
+        read_annotations(write(tmp_path / f"v.{end}", made)) for end, made in (("json", rows), ("jsonl", lines(*rows)))
+    ]
+    assert found[0] == found[1]
+    assert found[0].format == "flickr30k"
+    labels = [
+        read_annotations(write(tmp_path / f"w.{end}", made))
+        for end, made in (("json", [DOG, CAT]), ("jsonl", lines(DOG, CAT)))
+    ]
+    assert labels[0] == labels[1]
+    assert labels[0].format == "labelled"
+
+
+HOSTILE_LINES = {
+    "half a line": (lines(DOG, CAT)[:-5], "cannot be read as JSON"),
+    "no JSON between": (f"{lines(DOG)}\nno\n{lines(CAT)}", "cannot be read as JSON"),
+    "two values in a line": (f"{lines(DOG)} {lines(CAT)}", "cannot be read as JSON"),
+    "a list": (json.dumps([DOG, CAT]), "nothing that any known format has"),
+    "a value over several lines": (json.dumps(DOG, indent=1), "cannot be read as JSON"),
+    "nothing": ("\n \n", "nothing that any known format has"),
+    "deep": (f"{lines(DOG)}\n{'[' * 100_000}", "cannot be read as JSON"),
+    "a number": (lines(DOG, 5), "row 2 .*'image' is missing"),
+    "no label": (lines(DOG, {"image": "a.jpg"}), "row 2 .*'label' is missing"),
+    "a label of numbers": (lines(DOG, {"image": "a.jpg", "label": 5}), "row 2 .*'label' is no str"),
+    "several labels": (lines(DOG, {"image": "a.jpg", "label": ["a"]}), "row 2 .*'label' is no str"),
+    "no photo": (lines(DOG, {"label": "cat"}), "row 2 .*'image' is missing"),
+    "up": (lines(DOG, {"image": "../a.jpg", "label": "cat"}), "row 2 .*leads out"),
+    "absolute": (lines(DOG, {"image": "/etc/passwd", "label": "cat"}), "row 2 .*leads out"),
+    "no Unicode": (json.dumps({"image": "a.jpg", "label": "\ud800"}), "row 1 .*no valid Unicode"),
+    "only empty labels": (lines({"image": "a.jpg", "label": " "}), "holds no caption"),
+    "a photo that is not there": (lines({"image": "gone.jpg", "label": "cat"}), "1 of 1 annotated photos are missing"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_LINES)
+def test_hostile_lines_are_one_line(tmp_path: Path, name: str) -> None:
+    content, expected = HOSTILE_LINES[name]
+    for photo in ("a.jpg", "b.jpg"):
+        write(tmp_path / photo, "a photo")
+    with pytest.raises(UsageError, match=expected) as caught:
+        read_annotations(write(tmp_path / "hostile.jsonl", content))
+    assert len(str(caught.value).splitlines()) == 1
+    assert " - " in str(caught.value)
 
 
 def test_split_and_join() -> None:

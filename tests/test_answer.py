@@ -410,30 +410,6 @@ def test_a_lost_segment_with_phrases_and_conditions(tmp_path: Path) -> None:
         assert {*names(engine.search(Terms.of("red", without="blue", at="top"), 12))} <= set(names(hits))
 
 
-class Talkative(FakeEncoder):
-    """Its bank is large enough to compare a hit with."""
-
-    def bank(self) -> list[Query]:
-        vectors = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
-        return self.fold(vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * np.float32(3**0.5))  # type: ignore
-
-
-def test_confidence_is_none_or_a_share_and_falls_with_the_score(tmp_path: Path) -> None:
-    for number in range(40):
-        mosaic(tmp_path / "photos" / f"{number}.png", number)
-    with indexed(tmp_path) as engine:  # a bank of eight texts
-        assert [hit.confidence for hit in engine.search("red", 3)] == [None] * 3
-    with fake_engine(tmp_path / "index", encoder=Talkative()) as engine:
-        engine.add(tmp_path / "photos")
-        (tmp_path / "photos" / "more.png").write_bytes(paint_red(tmp_path / "red.png", 64).read_bytes())
-        engine.add()
-        for terms in (Terms.of("red"), Terms.of(["red", "blue"]), Terms.of("red", at="left")):
-            sure = [hit.confidence for hit in engine.search(terms, 41)]
-            assert all(one is not None and 0 <= one <= 1 for one in sure)
-            assert sure == sorted(sure, reverse=True)  # type: ignore[type-var]
-            assert all(hit.matches is None for hit in engine.search(terms, 41))
-
-
 def test_pieces_of_the_winners_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(11):
         mosaic(tmp_path / "photos" / f"{number}.png", number)

@@ -1,4 +1,4 @@
-"""Three formats of files with boxes, and files that are none."""
+"""Four formats of files with boxes, and files that are none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,28 @@ REFS: list[dict[str, Any]] = [
 ]
 REFS[0]["sentences"] = [{"raw": "The man.", "sent": "the man", "tokens": ["the", "man"]}, {"raw": "Him"}]
 SETS = {"instances": INSTANCES, "mdetr": MDETR, "refs": REFS}
+LABELLED: list[dict[str, Any]] = [
+    {
+        "image": "COCO_train2014_8.jpg",
+        "size": [60, 60],
+        "boxes": [
+            {"label": "dog", "box": [10, 20, 40, 45.5]},
+            {"label": "toothbrush", "box": [5, 5, 5, 15]},
+            {"label": "toothbrush", "box": [60, 5, 70, 15]},
+        ],
+    },
+    {"image": "COCO_train2014_9.jpg", "size": [50, 50], "boxes": []},
+    {
+        "image": "COCO_train2014_7.jpg",
+        "size": [100, 80],
+        "boxes": [
+            {"label": "person", "box": [0.0, 0.0, 50.25, 80.0]},
+            {"label": "dog", "box": [90, 70, 110, 90]},
+            {"label": "dog", "box": [1, 2, 4, 6]},
+        ],
+    },
+    {"image": "COCO_train2014_9.jpg", "size": [50, 50]},
+]
 
 
 def write(path: Path, content: object) -> Path:
@@ -87,6 +110,122 @@ def test_instances(place: Callable[[object], Path], tmp_path: Path) -> None:
         ("left out: 1 crowds", "left out: 2 boxes without area inside their photo"),
     )
     assert read_boxes(place(INSTANCES), prompt="{}").things == ("dog", "person")
+
+
+def to_lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def place_lines(place: Callable[[object], Path], tmp_path: Path) -> Callable[[object], Path]:
+    """A file of a line a photo, beside COCO's photos."""
+    return lambda content: write(
+        tmp_path / "annotations" / "boxes.jsonl", to_lines(content) if isinstance(content, list) else content
+    )
+
+
+def test_labelled(place: Callable[[object], Path], place_lines: Callable[[object], Path]) -> None:
+    """The same as those instances, whose boxes have their size in the place of the far corner."""
+    notes = read_boxes(place_lines(LABELLED))
+    assert notes.format == "labelled"
+    plain = {**INSTANCES, "annotations": [row for row in INSTANCES["annotations"] if not row.get("iscrowd")]}
+    assert replace(notes, format="instances") == read_boxes(place(plain))
+    assert notes.places[0] == Place(0, 0, (10, 20, 40, 45.5))
+    assert notes.notes == ("left out: 2 boxes without area inside their photo",)
+    assert read_boxes(place_lines(LABELLED), prompt="{}").things == ("dog", "person")
+    assert read_boxes(place_lines(LABELLED), prompt="one {} there").things == ("one dog there", "one person there")
+
+
+def test_labelled_boxes_of_one_photo_in_two_lines(place_lines: Callable[[object], Path]) -> None:
+    """They are those of one photo; the same box twice is one place; a label has one text, in all photos."""
+    first, last = LABELLED[0], LABELLED[2]
+    notes = read_boxes(place_lines([first, last, first, {**first, "boxes": last["boxes"][:1]}]), prompt="{}")
+    assert notes.photos == (first["image"], last["image"])
+    assert notes.things == ("dog", "person")
+    assert notes.asked == (0, 1)
+    assert notes.given == ((0, 0), (1, 1), (1, 0), (0, 1))
+    assert len(notes.places) == len(set(notes.places)) == 5
+    with pytest.raises(UsageError, match=r"row \d+ .*\(60, 60\) before, \(60, 61\) here"):
+        read_boxes(place_lines([first, {**first, "size": [60, 61]}]))
+
+
+def test_labelled_is_named_by_its_lines(place_lines: Callable[[object], Path], tmp_path: Path) -> None:
+    file = place_lines(LABELLED)
+    assert read_boxes(file, form="labelled") == read_boxes(file)
+    for other in ("instances", "mdetr", "refs"):
+        with pytest.raises(UsageError, match=r"--format instances\|mdetr\|refs\|labelled"):
+            read_boxes(file, form=other)
+    listed = write(file.with_name("boxes.json"), LABELLED)  # the same values in one list
+    assert read_boxes(listed) == read_boxes(file)
+    upper = file.rename(file.with_name("BOXES.JSONL"))
+    assert read_boxes(upper) == read_boxes(listed)
+    for options in ({"split": "val"}, {"instances": listed}):
+        with pytest.raises(UsageError, match="--instances and --split belong to refs"):
+            read_boxes(upper, **options)
+
+
+def with_box(box: object = (1, 2, 3, 4), **more: object) -> list[Any]:
+    """A good line, and one with something changed; `more` of the line, or of its box."""
+    one = {"label": "dog", "box": list(box) if isinstance(box, tuple) else box}
+    one |= {key: value for key, value in more.items() if key == "label"}
+    changed = {key: value for key, value in more.items() if key != "label"}
+    row = {"image": "COCO_train2014_7.jpg", "size": [100, 80], "boxes": [one], **changed}
+    return [LABELLED[0], row]
+
+
+HOSTILE_LINES: dict[str, tuple[object, str]] = {
+    "no JSON": ("{", "cannot be read as JSON"),
+    "half a line": (to_lines(LABELLED)[:-5], "cannot be read as JSON"),
+    "a list": (json.dumps(LABELLED), "no boxes in any known format"),
+    "nothing": ("", "no boxes in any known format"),
+    "deep": (to_lines(LABELLED) + "[" * 100_000, "cannot be read as JSON"),
+    "labels without boxes": ([{"image": "a.jpg", "label": "dog"}], "no boxes in any known format"),
+    "no box at all": ([LABELLED[1]], "holds no box - give"),
+    "only empty boxes": (with_box((5, 5, 5, 9))[1:], "holds no box - give"),
+    "a line of numbers": ([LABELLED[0], 5], "'image' is missing"),
+    "boxes of text": (with_box(boxes="x"), "'boxes' is no list"),
+    "boxes that are null": (with_box(boxes=None), "'boxes' is missing"),
+    "boxes of lists": (with_box(boxes=[[1, 2, 3, 4]]), "row 4 .*'box' is missing"),
+    "no label": (with_box(boxes=[{"box": [1, 2, 3, 4]}]), "row 4 .*'label' is missing"),
+    "a label of numbers": (with_box(label=5), "row 4 .*'label' is no str"),
+    "no Unicode": (with_box(label="\ud800"), "row 4 .*no valid Unicode"),
+    "no box": (with_box(None), "row 4 .*'box' is missing"),
+    "three numbers": (with_box((1, 2, 3)), "row 4 .*'box' is no list of four numbers"),
+    "five numbers": (with_box((1, 2, 3, 4, 5)), "row 4 .*'box' is no list of four numbers"),
+    "text in a box": (with_box((1, 2, "3", 4)), "row 4 .*'3' in 'bbox' is no number"),
+    "truth in a box": (with_box((1, 2, True, 4)), "row 4 .*'True' in 'bbox' is no number"),
+    "NaN": (with_box((1, float("nan"), 3, 4)), "row 4 .*'nan' in 'bbox' is no number"),
+    "endless": (with_box((1, 2, float("inf"), 4)), "row 4 .*'inf' in 'bbox' is no number"),
+    "too large for a float": (with_box((1, 2, 10**400, 4)), "row 4 .*'1000.*' in 'bbox' is no number"),
+    "corners swapped": (with_box((5, 5, 2, 9)), "row 4 .*a box of -3 x 4 pixels"),
+    "no size": (with_box(size=None), "'size' is missing"),
+    "a size of one": (with_box(size=[100]), "pixels"),
+    "a size of three": (with_box(size=[100, 80, 3]), "pixels"),
+    "a size of text": (with_box(size=["100", "80"]), "pixels"),
+    "a size of fractions": (with_box(size=[100.0, 80]), "pixels"),
+    "a size of 0": (with_box(size=[0, 80]), r"of \[0, 80\] pixels"),
+    "a negative size": (with_box(size=[100, -80]), r"of \[100, -80\] pixels"),
+    "an endless size": (with_box(size=[10**30, 80]), "pixels"),
+    "a size of truth": (with_box(size=[True, 80]), "pixels"),
+    "absolute": (with_box(image="/etc/passwd"), "leads out"),
+    "up": (with_box(image="../a.jpg"), "leads out"),
+    "an image of numbers": (with_box(image=5), "'image' is no str"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_LINES)
+def test_hostile_lines_are_one_line(place_lines: Callable[[object], Path], name: str) -> None:
+    content, expected = HOSTILE_LINES[name]
+    file = place_lines(content)
+    with pytest.raises(UsageError, match=expected) as caught:
+        read_boxes(file)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(str(file))
+    assert " - " in str(caught.value)
+
+
+def test_good_lines_are_what_hostile_ones_differ_from(place_lines: Callable[[object], Path]) -> None:
+    assert read_boxes(place_lines(with_box())).places[-1] == Place(1, 0, (1, 2, 3, 4))
 
 
 def test_expressions_of_mdetr(place: Callable[[object], Path]) -> None:
@@ -148,7 +287,9 @@ def test_formats_can_be_named(place: Callable[[object], Path]) -> None:
         for other in set(BOX_FORMATS) - {name}:
             with pytest.raises(UsageError, match="--format instances"):
                 read_boxes(file, form=other)
-    with pytest.raises(UsageError, match="no format of boxes named 'coco' - use one of instances, mdetr, refs"):
+    with pytest.raises(
+        UsageError, match="no format of boxes named 'coco' - use one of instances, mdetr, refs, labelled"
+    ):
         read_boxes(file, form="coco")
 
 

@@ -213,7 +213,7 @@ def test_it_is_made_at_the_end_of_indexing_and_opened_by_the_next_search(tmp_pat
         engine.add(tmp_path / "photos")
         generation = engine._catalog.generation()
         made = {file.partition("-")[0] + file[file.index(".") :] for file in names(tmp_path / "index" / "prefilter")}
-        assert made == {f"{generation:06d}.{kind}" for kind in ("chance", "views")}  # all is ranked: no FAISS
+        assert made == {f"{generation:06d}.views"}  # all is ranked: no FAISS
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "index" / "prefilter").iterdir()}
         expected = [(hit.path, hit.score_global) for hit in engine.search("red")]
     monkeypatch.setattr("flairsearch.prefilter.Prefilter.build", None)  # nobody needs it
@@ -221,3 +221,28 @@ def test_it_is_made_at_the_end_of_indexing_and_opened_by_the_next_search(tmp_pat
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score_global) for hit in engine.search("red")] == expected
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "index" / "prefilter").iterdir()} == before
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("age", [0, 1])  # in generations
+def test_a_file_of_a_kind_that_nobody_makes_any_more_is_harmless(tmp_path, age, damaged):
+    """Earlier versions kept in *.chance what other texts score over the index."""
+    for number in range(1, 6):
+        paint_red(tmp_path / "photos" / f"{number}.png", number)
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(tmp_path / "photos")
+        expected = [(hit.path, hit.score) for hit in engine.search("red")]
+        generation = engine._catalog.generation()
+    data = os.urandom(1000)
+    left = tmp_path / "index" / "prefilter" / f"{generation - age:06d}-{zlib.crc32(data):08x}.chance"
+    left.write_bytes(data[damaged:])
+    with fake_engine(tmp_path / "index") as engine:
+        assert [(hit.path, hit.score) for hit in engine.search("red")] == expected
+        assert [bad for _, _, bad in engine.verify() if bad] == []
+        assert left.exists() is not damaged
+        paint_red(tmp_path / "photos" / "6.png", 6)
+        assert engine.add().added == 1
+        assert engine.forget(tmp_path / "photos" / "6.png") == 1
+        assert list(engine.compact())
+        assert [(hit.path, hit.score) for hit in engine.search("red")] == expected
+        assert engine.status().images == 5

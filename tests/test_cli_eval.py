@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command import Done, Run, settle
 from PIL import Image
-from random_flair import random_flair, random_pictures, save_flair
+from random_flair import SMALL, random_flair, random_pictures, save_flair
 
 from flairsearch.engine import Engine
 from flairsearch.model import load_model
@@ -79,8 +81,6 @@ def test_the_published_calls_give_the_same_ranks(evaluate: Run, made: Path) -> N
     model = load_model(made / "small.safetensors")
     texts = [caption for several in CAPTIONS for caption in several]
     owner = [i for i, several in enumerate(CAPTIONS) for _ in several]
-    import torch
-
     image = torch.stack([model.preprocess(Image.open(made / "images" / f"{i}.png")) for i in range(4)])
     with torch.inference_mode():
         full, near = (
@@ -92,6 +92,45 @@ def test_the_published_calls_give_the_same_ranks(evaluate: Run, made: Path) -> N
         assert row["direction"] == "text to image"
         assert row["mean_rank"] == pytest.approx(np.mean(ranks) + 1)
         assert row["recall"]["1"] == pytest.approx(np.mean([rank < 1 for rank in ranks]), abs=1e-6)
+
+
+def test_a_model_that_ranks_by_the_sum(evaluate: Run, made: Path) -> None:
+    """Its mode comes first: the mean of both cosines, ranked by a loop; the others are those of the same weights."""
+    save_flair(random_flair(replace(SMALL, score="sum")), made / "sum.safetensors")
+    found = lines(evaluate("val.json", "--model", "sum.safetensors", "--rerank", 4, "--json"))
+    plain = lines(evaluate("val.json", "--model", "small.safetensors", "--json"))
+    assert [row["mode"] for row in found[:8:2]] == ["sum", "full", "global", "rerank 4 views a text"]
+    assert found[2:6] == plain[:4]
+    assert [{**row, "mode": ""} for row in found[:2]] == [{**row, "mode": ""} for row in found[6:8]]
+    model = load_model(made / "sum.safetensors")
+    texts = [caption for several in CAPTIONS for caption in several]
+    owner = [i for i, several in enumerate(CAPTIONS) for _ in several]
+    image = torch.stack([model.preprocess(Image.open(made / "images" / f"{i}.png")) for i in range(4)])
+    with torch.inference_mode():
+        scores = sum(way(image, model.tokenize(texts))[0] for way in (model.get_logits, model.get_logits_as_clip))
+    ranks = [int((scores[:, j] > scores[i, j]).sum()) for j, i in enumerate(owner)]
+    assert found[0]["mean_rank"] == pytest.approx(np.mean(ranks) + 1)
+    assert found[0]["recall"]["1"] == pytest.approx(np.mean([rank < 1 for rank in ranks]), abs=1e-6)
+
+
+def test_labels_a_line(evaluate: Run, made: Path) -> None:
+    """All photos of a label are right: the best of them is what counts."""
+    labels = ["dog", "boat", "dog", "boat"]
+    rows = [{"image": f"images/{i}.png", "label": label} for i, label in enumerate(labels)]
+    (made / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = evaluate("labels.jsonl", "--model", "small.safetensors", "--json")
+    assert done.err == "small, 4 views, 4 texts\n"
+    found = lines(done)
+    model = load_model(made / "small.safetensors")
+    image = torch.stack([model.preprocess(Image.open(made / "images" / f"{i}.png")) for i in range(4)])
+    with torch.inference_mode():
+        scores = model.get_logits(image, model.tokenize(labels))[0]
+    ranks = []
+    for j, label in enumerate(labels):
+        best = max(float(scores[i, j]) for i in range(4) if labels[i] == label)
+        ranks.append(int((scores[:, j] > best).sum()))
+    assert found[0]["mean_rank"] == pytest.approx(np.mean(ranks) + 1)
+    assert evaluate("labels.jsonl", "--model", "small.safetensors", "--json", "--format", "labelled").out == done.out
 
 
 def test_json_lines(evaluate: Run) -> None:

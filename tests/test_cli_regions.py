@@ -20,7 +20,7 @@ SMALL = ("--model", "small.safetensors", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photos of 96 x 48 with captions, boxes in three formats, masks; and a small model."""
+    """Six photos of 96 x 48 with captions, boxes in four formats, masks; and a small model."""
     work = tmp_path_factory.mktemp("regions") / "work"
     pixels = random_pictures(12, 48).reshape(6, 2, 48, 48, 3)
     images, rows, boxes = [], [], []
@@ -49,6 +49,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, content in files.items():
         (work / name).write_text(json.dumps(content))
+    labelled = [
+        {
+            "image": image["file_name"],
+            "size": [96, 48],
+            "boxes": [{"label": categories[i % 2]["name"], "box": [10 * i, 5, 10 * i + 30, 35]}] if i < 5 else [],
+        }
+        for i, image in enumerate(images)
+    ]
+    (work / "boxes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
     save_flair(random_flair(), work / "small.safetensors")
     return work
 
@@ -71,6 +80,7 @@ def sources(done: Done) -> list[str]:
         (("val.json", "--mosaics", 2, "--side", 3), "2 views, 18 texts"),
         (("val.json", "--paste", 5), "5 views, 5 texts"),
         (("mdetr.json",), "6 views, 6 texts"),
+        (("boxes.jsonl",), "5 views, 2 texts"),
         (("refs.json",), "3 views, 3 texts"),
         (("refs.json", "--split", "test", "--instances", "mdetr.json"), "3 views, 3 texts"),
         (("mdetr.json", "--views", "center"), "6 views, 6 texts"),
@@ -87,6 +97,8 @@ def test_instances(evaluate: Run) -> None:
     done = evaluate("instances.json", "--photos", ".", "--regions", "--prompt", "the {}", "--json", *SMALL)
     assert done.err == "note: left out: 1 crowds\nsmall, 5 views, 2 texts\n"
     assert sources(done) == SOURCES
+    labelled = evaluate("boxes.jsonl", "--regions", "--prompt", "the {}", "--json", *SMALL)
+    assert labelled.out == done.out  # the same boxes of the same photos
 
 
 def test_tables(evaluate: Run) -> None:
@@ -97,6 +109,14 @@ def test_tables(evaluate: Run) -> None:
     assert [line.split("  ")[0] for line in lines[2:11]] == SOURCES
     assert lines[12].startswith("given the right view")
     assert [line.split("  ")[0] for line in lines[13:22]] == SOURCES
+    assert lines[23].startswith("right views among the first 20")
+    assert [line.split("  ")[0] for line in lines[24:33]] == SOURCES
+    found = [
+        json.loads(line) for line in evaluate("val.json", "--paste", 5, "--regions", "--json", *SMALL).out.splitlines()
+    ]
+    for line, row in zip(lines[24:33], found, strict=True):
+        assert line.split()[-3:] == [f"{row[name]:.1%}" for name in ("precision", "hits_reached", "hits_centred")]
+        assert 1 / 20 <= row["precision"] <= 5 / 20  # of 20 places five are filled, with a right view at least
 
 
 def test_the_same_again(evaluate: Run) -> None:

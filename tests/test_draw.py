@@ -25,9 +25,9 @@ def phrase(text: str, *boxes: Box, score: float = 0.3123) -> Phrase:
     return Phrase(text, score, regions, np.zeros((4, 4), np.float32), Frame(*SIZE, 0, 0, *SIZE))
 
 
-def make_hit(*phrases: Phrase, size: tuple[int, int] = SIZE, matches: bool | None = None) -> Hit:
+def make_hit(*phrases: Phrase, size: tuple[int, int] = SIZE) -> Hit:
     regions = tuple(region for one in phrases for region in one.regions)
-    return Hit(1, "/photos/1.jpg", 0.3, 0.2, *size, regions, phrases, matches=matches)
+    return Hit(1, "/photos/1.jpg", 0.3, 0.2, *size, regions, phrases)
 
 
 def paint(hit: Hit, size: tuple[int, int] = SIZE, heat: bool = False, colour: tuple[int, int, int] = BLUE) -> Pixels:
@@ -127,11 +127,10 @@ def contrast(one: Pixels, other: Pixels) -> float:
     return max(light) / min(light)
 
 
-@pytest.mark.parametrize("matches", [None, False])
-def test_text_stands_out_from_its_label(matches: bool | None) -> None:
+def test_text_stands_out_from_its_label() -> None:
     phrases = [phrase("WWW", (60 * i, 60 + 40 * i, 60 * i + 50, 90 + 40 * i)) for i in range(7)]
-    pixels = paint(make_hit(*phrases, matches=matches))
-    for colour in [draw.GREY] if matches is False else draw.COLOURS:
+    pixels = paint(make_hit(*phrases))
+    for colour in draw.COLOURS:
         left, top, right, bottom = tag_box(pixels, colour)
         inside = pixels[top + 3 : bottom - 3, left + 3 : right - 3].reshape(-1, 3)
         assert max(contrast(pixel, np.array(colour)) for pixel in inside) >= 4.5
@@ -168,12 +167,11 @@ def test_boxes_at_every_edge_keep_their_label_in_the_photo(left: int, top: int) 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (2, 3), (8, 8), (30, 20), (4000, 3), (3, 4000)])
-@pytest.mark.parametrize("matches", [None, False])
-def test_smallest_photos_and_boxes(size: tuple[int, int], matches: bool | None) -> None:
+def test_smallest_photos_and_boxes(size: tuple[int, int]) -> None:
     width, height = size
     boxes = ((0, 0, 1, 1), (width - 1, height - 1, width, height), (0, 0, width, height), (0, 0, min(2, width), height))
     for box in boxes:
-        hit = make_hit(phrase("a long text about it", box, box), phrase("more", box), size=size, matches=matches)
+        hit = make_hit(phrase("a long text about it", box, box), phrase("more", box), size=size)
         pixels = paint(hit, size, heat=True)
         assert pixels.shape[1::-1] == tuple(max(1, round(side * min(1, 2048 / max(size)))) for side in size)
 
@@ -218,20 +216,6 @@ def test_text_is_drawn_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draw, "_FONTS", ("no such font.ttf",))
     accents, none = (paint(make_hit(phrase(text, box))) for text in ("Käse à la crème", "Kase a la creme"))
     assert (accents == none).all()  # rather than empty squares
-
-
-def test_what_does_not_match_is_grey_and_dashed() -> None:
-    box = (140, 160, 290, 320)
-    pixels = paint(make_hit(phrase("puppy", box), matches=False))
-    assert not any(is_colour(pixels, colour).any() for colour in draw.COLOURS)
-    line = is_colour(pixels[161, 140:290], draw.GREY)
-    assert 60 <= line.sum() <= 90
-    assert line[:8].all()
-    assert not line[8:16].any()
-    no_match, puppy = pixels[:40, :120], pixels[120:160, 140:]
-    assert tag_box(no_match, draw.GREY)[:2] <= (3, 3)
-    assert tag_box(puppy, draw.GREY)
-    assert is_colour(paint(make_hit(phrase("puppy", box), matches=True))[161, 140:290], draw.COLOURS[0]).all()
 
 
 GREY = (128, 128, 128)

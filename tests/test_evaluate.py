@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fake import COLOURS, FakeEncoder, fake_engine, paint_red
-from random_flair import oracle_pool, random_flair, random_pictures, save_flair
+from random_flair import SMALL, SUM, ModelConfig, oracle_pool, random_flair, random_pictures, save_flair
 
 from flairsearch import evaluate, gallery
 from flairsearch.encode import Encoder
@@ -22,13 +23,20 @@ TEXTS = ["a dog", "a red ball", "two men on a bench", "snow", "a dog"]
 FRAME = Frame(48, 48, 0, 0, 48, 48)
 
 
-def test_scores_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Piece by piece, group by group: those of FLAIR written out by hand."""
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("config", [SMALL, SUM, replace(SMALL, score="sum")], ids=["flair", "sum", "transformer's sum"])
+def test_scores_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
+    """Piece by piece, group by group: those of FLAIR written out by hand, or their mean with the global cosine."""
     monkeypatch.setattr(evaluate, "GROUP", 3)
     monkeypatch.setattr(evaluate, "_ENCODED", 2)
-    model = random_flair()
+    model = random_flair(config)
     encoder = Encoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
-    pictures = [Picture(pixels, FRAME) for pixels in random_pictures(7, 48)]
+    size = config.image_size
+    pictures = [Picture(pixels, Frame(size, size, 0, 0, size, size)) for pixels in random_pictures(7, size)]
     pieces = list(gallery.encode_in_pieces(encoder.encode_pictures, pictures))
     groups = list(encode_in_groups(encoder.encode_texts, TEXTS))
     assert [[query.text for query in group] for group in groups] == [TEXTS[:3], TEXTS[3:4]]
@@ -39,11 +47,24 @@ def test_scores_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with torch.inference_mode():
         pooled, local = model.encode_image(image)
         texts = model.encode_text(model.tokenize(TEXTS))
+    full = np.empty((7, len(TEXTS)))
     for j, text in enumerate(texts):
-        assert scores.exact[:, j] == pytest.approx(oracle_pool(model, text, local)[0], abs=2e-3)  # tokens are float16
-        cosine = torch.nn.functional.cosine_similarity(pooled, text[None])
-        assert scores.prefilters[GLOBAL][:, j] == pytest.approx(cosine.numpy(), abs=1e-3)
+        full[:, j] = oracle_pool(model, text, local)[0]
+        cosine = torch.nn.functional.cosine_similarity(pooled, text[None]).numpy()
+        expected = (full[:, j] + cosine) / 2 if config.score == "sum" else full[:, j]
+        assert scores.exact[:, j] == pytest.approx(expected, abs=2e-3)  # tokens are float16
+        assert scores.prefilters[GLOBAL][:, j] == pytest.approx(cosine, abs=1e-3)
+        assert np.abs(full[:, j] - cosine).max() > 0.05
     assert (scores.exact[:, 0] == scores.exact[:, 4]).all()
+    right = np.arange(7)[:, None] == np.array([0, 2, 3, 6, 0])
+    rows = {row.mode: row for row in evaluate.retrieval(scores, right) if row.direction == "text to image"}
+    assert list(rows) == (["sum", "full", "global"] if config.score == "sum" else ["full", "global"])
+    modes = {"sum": scores.exact, "full": full, "global": scores.prefilters[GLOBAL]}
+    for mode, row in rows.items():
+        ranks = [
+            sum(modes[mode][i, j] > modes[mode][right[:, j].argmax(), j] for i in range(7)) for j in range(len(TEXTS))
+        ]
+        assert row.mean_rank == np.mean(ranks) + 1
 
 
 def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
@@ -117,19 +138,25 @@ def test_modes_in_order() -> None:
     assert rows[0].recall == {k: float(np.mean(ranks < k)) for k in (1, 5, 10)}
 
 
-def test_codecs_are_compared_with_fp16(tmp_path: Path) -> None:
-    encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
+@pytest.mark.parametrize("score", ["flair", "sum"])
+def test_codecs_are_compared_with_fp16(tmp_path: Path, score: str) -> None:
+    model = random_flair(replace(SMALL, score=score))
+    encoder = Encoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
     encoded = encoder.encode_pictures([Picture(pixels, FRAME) for pixels in random_pictures(40, 48)])
-    queries = encoder.encode_texts(TEXTS)
-    right = np.arange(40)[:, None] == np.array([3, 1, 4, 1, 5])
+    texts = [*TEXTS[:4], *(f"{number} things" for number in range(20))]
+    queries = encoder.encode_texts(texts)
+    right = np.arange(40)[:, None] == np.random.default_rng(1).integers(40, size=24)
     rows = list(evaluate.compare_codecs(encoded, queries, right, encoder.pool_weights, encoder.token_metric))
     assert [row.codec for row in rows] == list(evaluate.CODECS)
     assert [row.bytes for row in rows] == sorted((row.bytes for row in rows), reverse=True)
     first = rows[0]
     assert (first.overlap, first.box_iou, first.difference) == (1.0, 1.0, (0.0, 0.0))
-    exact = PairScores(40, TEXTS, [queries], encoder.pool_weights, "cpu", queries)
+    exact = PairScores(40, texts, [queries], encoder.pool_weights, "cpu", queries)
     exact.add(encoded)
-    assert first.recall == {k: float((best_ranks(exact.exact, right) < k).mean()) for k in (1, 5, 10)}
+    ranks = [best_ranks(scores, right) for scores in (exact.exact, 2 * exact.exact - exact.prefilters[GLOBAL])]
+    recalls = [{k: float((some < k).mean()) for k in (1, 5, 10)} for some in ranks]
+    assert first.recall == recalls[0]
+    assert recalls[0] != recalls[1]  # of a sum, the conditioned cosine alone ranks otherwise
     assert rows[1].overlap > 0.9
     nobody_knows = next(
         iter(evaluate.compare_codecs(encoded, queries, None, encoder.pool_weights, np.eye(32, dtype="f4")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from flairsearch.evaluate_regions import regions
 from flairsearch.gallery import PlacedGallery
 from flairsearch.localization import iou
 from flairsearch.locate import Locator
-from flairsearch.records import Encoded, Frame, Picture, RegionRow, Truth
+from flairsearch.records import Encoded, Frame, Picture, PoolWeights, RegionRow, Truth
 from flairsearch.region import find_boxes, find_heat
 from flairsearch.rerank_many import ManyTexts
 
@@ -29,9 +30,9 @@ HeatIn = Callable[[int, int], np.ndarray]
 class Painted:
     """Photos of 320 x 160 pixels, squashed or cropped, with squares of a few colours; texts name colours."""
 
-    def __init__(self, count: int = 30, texts: int = 40, seed: int = 0) -> None:
+    def __init__(self, count: int = 30, texts: int = 40, seed: int = 0, encoder: FakeEncoder | None = None) -> None:
         rng = np.random.default_rng(seed)
-        self.encoder, self.pictures, rows = FakeEncoder(), [], []
+        self.encoder, self.pictures, rows = encoder or FakeEncoder(), [], []
         for view in range(count):
             pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
             frame = (Frame(320, 160, 0, 0, 320, 160), Frame(320, 160, 80, 0, 240, 160))[view % 2]
@@ -88,6 +89,21 @@ def true_boxes(painted: Painted, view: int, text: int) -> np.ndarray:
     return np.array([frame.to_view(tuple(box)) for box in truth.box[chosen].tolist()]).reshape(-1, 4)
 
 
+def order(painted: Painted) -> list[list[int]]:
+    """Of each text, its views from the best on; equal ones by number."""
+    encoder = painted.encoder
+    encoded = encoder.encode_pictures(painted.pictures)
+    scores = ManyTexts(encoder.encode_texts(painted.texts), encoder.pool_weights).score(encoded)
+    views = range(len(scores))
+    return [sorted(views, key=lambda view: (-scores[view, text], view)) for text in range(len(painted.texts))]
+
+
+def hits_of(painted: Painted) -> list[tuple[int, int]]:
+    """Right pairs of a view and a text among the text's first 20."""
+    pairs = [(view, text) for text, views in enumerate(order(painted)) for view in views[:20]]
+    return [pair for pair in pairs if len(true_boxes(painted, *pair))]
+
+
 def check(painted: Painted, row: RegionRow, box_of: BoxOf, heat_in: HeatIn | None) -> None:
     """One row against loops; box_of(view, text) -> box in view coordinates, heat_in(view, text) -> map."""
 
@@ -95,10 +111,7 @@ def check(painted: Painted, row: RegionRow, box_of: BoxOf, heat_in: HeatIn | Non
         boxes = true_boxes(painted, view, text)
         return max((float(iou(box_of(view, text), box)) for box in boxes), default=-1.0)
 
-    encoder, texts = painted.encoder, range(len(painted.texts))
-    tokens = encoder.encode_pictures(painted.pictures).tokens
-    scores = ManyTexts(encoder.encode_texts(painted.texts), encoder.pool_weights).score(tokens)
-    ordered = [sorted(range(len(scores)), key=lambda view: (-scores[view, text], view)) for text in texts]
+    texts, ordered = range(len(painted.texts)), order(painted)
     for level in (0.0, 0.3, 0.5, 0.7):
         for k in (1, 5, 10):
             found = [any(overlap(view, text) >= level for view in ordered[text][:k]) for text in texts]
@@ -108,6 +121,13 @@ def check(painted: Painted, row: RegionRow, box_of: BoxOf, heat_in: HeatIn | Non
     assert row.iou == pytest.approx(overlaps.mean())
     for level, share in row.reached.items():
         assert share == pytest.approx((overlaps >= level).mean())
+    hits = hits_of(painted)
+    assert row.precision == pytest.approx(len(hits) / (20 * len(texts)))
+    assert 0.1 < row.precision < 0.9
+    assert row.hits_reached == pytest.approx(np.mean([overlap(*hit) >= 0.5 for hit in hits]))
+    middles = [((box_of(*hit)[:2] + box_of(*hit)[2:]) / 2, true_boxes(painted, *hit)) for hit in hits]
+    inside = [any((box[:2] <= middle).all() and (middle < box[2:]).all() for box in boxes) for middle, boxes in middles]
+    assert row.hits_centred == pytest.approx(np.mean(inside))
     if heat_in is None:
         return
     known = [(heat_in(view, text), true_boxes(painted, view, text)) for view, text in given]
@@ -172,6 +192,16 @@ def test_controls_are_loops(painted: Painted, rows: list[RegionRow], name: str) 
     assert row.iou == pytest.approx(overlaps.mean())
     assert row.reached == {level: pytest.approx((overlaps >= level).mean()) for level in (0.3, 0.5, 0.7)}
     assert (row.pointing, row.energy) == (None, None)
+    hits = hits_of(painted)
+    assert row.precision == rows[0].precision == pytest.approx(len(hits) / (20 * len(painted.texts)))
+    shares = [
+        [
+            [max(iou(np.array(box), t) for t in true_boxes(painted, *hit)) >= 0.5 for hit in hits],
+            [localization.holds_middle(np.array(box), true_boxes(painted, *hit)) for hit in hits],
+        ]
+        for box in CONTROLS[name]
+    ]
+    assert [row.hits_reached, row.hits_centred] == pytest.approx(np.mean(shares, (0, 2)))
 
 
 def test_the_grid_can_do_what_is_painted_on_it(painted: Painted, rows: list[RegionRow]) -> None:
@@ -179,6 +209,8 @@ def test_the_grid_can_do_what_is_painted_on_it(painted: Painted, rows: list[Regi
     best = rows[-1]
     assert best.iou > 0.97  # Frame.to_pixels gives whole pixels
     assert best.recall[0.7] == best.recall[0.0] == rows[0].recall[0.0]
+    assert (best.hits_reached, best.hits_centred) == (1, 1)
+    assert len({row.precision for row in rows if row.source != "of a wrong text"}) == 1  # of the ranking, not of boxes
 
 
 def test_regions_of_painted_squares_are_found() -> None:
@@ -199,6 +231,24 @@ def test_regions_of_painted_squares_are_found() -> None:
     assert first.pointing == 1
     assert first.energy > 0.9
     assert first.iou > 0.7
+    assert (first.precision, first.hits_reached, first.hits_centred) == (1 / 20, 1, 1)  # one right view, 20 places
+
+
+class SumEncoder(FakeEncoder):
+    """Its photos rank by the mean of both cosines."""
+
+    @property
+    def pool_weights(self) -> PoolWeights:
+        return replace(super().pool_weights, global_share=0.5)
+
+
+def test_views_rank_by_what_the_model_says(rows: list[RegionRow]) -> None:
+    """By the sum other views are right than by the conditioned cosine alone; where they show it is the same."""
+    painted = Painted(encoder=SumEncoder())
+    row, looked = painted.rows()[0], look(painted, "regions")
+    check(painted, row, lambda view, text: looked(view, text)[1], lambda view, text: looked(view, text)[0])
+    assert row.recall != rows[0].recall
+    assert (row.iou, row.pointing, row.energy) == (rows[0].iou, rows[0].pointing, rows[0].energy)
 
 
 def test_pieces_do_not_matter(painted: Painted, rows: list[RegionRow]) -> None:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import by_hand
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
 from flairsearch.fitting import drop_lost, fit_views
 from flairsearch.reader import Reader
-from flairsearch.records import Query
+from flairsearch.records import Encoded, PoolWeights, Query
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.shortlist import last_places
 from flairsearch.store import Writer
@@ -54,11 +55,19 @@ class BankEncoder(FakeEncoder):
         return self.fold(self._bank)
 
 
+class SumEncoder(BankEncoder):
+    """Its photos rank by the mean of both cosines."""
+
+    @property
+    def pool_weights(self) -> PoolWeights:
+        return replace(super().pool_weights, global_share=0.5)
+
+
 class Counting:
     """The real bank, and how many views were asked."""
 
-    def __init__(self) -> None:
-        self._encoder, self.views, self.made = BankEncoder(), 0, 0
+    def __init__(self, encoder: BankEncoder | None = None) -> None:
+        self._encoder, self.views, self.made = encoder or BankEncoder(), 0, 0
 
     def __call__(self, vectors: np.ndarray | None) -> Any:
         queries = self._encoder.bank() if vectors is None else self._encoder.fold(vectors)
@@ -66,9 +75,9 @@ class Counting:
         self.made += 1
         return self
 
-    def score(self, tokens: Any) -> Any:
-        self.views += len(tokens)
-        return self._many.score(tokens)
+    def score(self, encoded: Encoded) -> Any:
+        self.views += len(encoded.tokens)
+        return self._many.score(encoded)
 
 
 @pytest.fixture(autouse=True)
@@ -133,11 +142,27 @@ def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
     found = codes(index)
     assert list(found) == list(range(1, 62))
     texts = BankEncoder().bank()
-    exact = ManyTexts(texts, BankEncoder().pool_weights).score(encoded(range(61)).tokens)
+    exact = ManyTexts(texts, BankEncoder().pool_weights).score(encoded(range(61)))
     predicted = np.array(list(found.values())) @ np.stack([fit.features(text.vector) for text in texts], 1)
     assert (predicted - exact).std() < 0.25 * exact.std()
     for view in range(61):  # of this view and of no other
         assert np.argmin(np.abs(exact - predicted[view]).mean(1)) == view
+
+
+def test_codes_predict_what_photos_rank_by(index: Path) -> None:
+    """Of a model that ranks by the sum, the sum: text by text, the mean of the conditioned and the global cosine."""
+    filled(index, range(61))
+    fit_all(index, Counting(SumEncoder()))
+    fit = Fitted(index, DIM).fit()
+    assert fit is not None
+    views, texts = encoded(range(61)), SumEncoder().bank()
+    conditioned = np.stack([by_hand.score(views.tokens, text, SumEncoder().pool_weights) for text in texts], 1)
+    vectors = np.stack([text.vector for text in texts])
+    near = views.pooled.astype(float) @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T
+    predicted = np.array(list(codes(index).values())) @ np.stack([fit.features(text.vector) for text in texts], 1)
+    exact = (conditioned + near) / 2
+    assert (predicted - exact).std() < 0.25 * exact.std()
+    assert (predicted - conditioned).std() > conditioned.std()
 
 
 def test_few_views_have_none(index: Path) -> None:
@@ -339,8 +364,8 @@ def test_scores_that_are_no_numbers_are_of_no_use(index: Path) -> None:
     filled(index, range(40))
 
     class Broken(Counting):
-        def score(self, tokens: Any) -> Any:
-            scores = super().score(tokens)
+        def score(self, encoded: Encoded) -> Any:
+            scores = super().score(encoded)
             scores[0, 3] = np.nan
             scores[-1, 5] = np.inf
             return scores
@@ -400,7 +425,7 @@ def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> Non
     assert list(found) == list(range(1, 31))
     fit = Fitted(index, DIM).fit()
     assert fit is not None
-    exact = Counting()(fit.texts[fit.asked]).score(encoded(range(100, 110)).tokens)
+    exact = Counting()(fit.texts[fit.asked]).score(encoded(range(100, 110)))
     assert np.abs(fit.codes(exact) - np.array([found[view] for view in range(21, 31)])).max() <= 1
     assert sum(found[view] == lost[view] for view in range(21, 31)) == 0
 
@@ -446,7 +471,7 @@ def test_indexing_makes_them(tmp_path: Path) -> None:
         made = sorted(path.name.split(".")[-1] for path in (tmp_path / "index" / "prefilter").iterdir())
         fit = Fitted(tmp_path / "index", DIM).fit()
         assert fit is not None
-        assert made == sorted(["chance", "views", f"{fit.crc:08x}"])
+        assert made == sorted(["views", f"{fit.crc:08x}"])
         before = codes(tmp_path / "index")
         assert [done for done, total in engine.refit()][-1] == 0
         assert alike(codes(tmp_path / "index"), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,52 @@ def test_fewer_captions_are_the_first_of_some_photos(notes: Annotations) -> None
     owner = tuple(i for i in range(509) for _ in range(5))  # the figures of the README
     many = Annotations("flickr30k", notes.folder, ("",) * 509, ("",) * 2545, owner, 0)
     assert len(gallery.of_photos(many, FakeEncoder().encode_pictures, "squash", SIZE, count=1500).texts) == 1527
+
+
+LABELS = (("red", "warm"), ("green", "cold"), ("blue", "cold"), ("white", "bright"), ("yellow", "warm"))
+
+
+@pytest.fixture
+def labelled(notes: Annotations) -> Annotations:
+    """The same photos, each with a label; yellow has two, and the second line of blue says the same again."""
+    rows = [*LABELS, ("yellow", "bright"), ("blue", "cold")]
+    owner = tuple(NAMES.index(name) for name, _ in rows)
+    return Annotations("labelled", notes.folder, notes.photos, tuple(label for _, label in rows), owner, 0)
+
+
+def right_photos(notes: Annotations, label: str) -> set[int]:
+    return {photo for photo, said in zip(notes.owner, notes.captions, strict=True) if said == label}
+
+
+@pytest.mark.parametrize("count", [None, 1, 2, 3, 5, 6])
+def test_all_photos_of_a_label_are_right(labelled: Annotations, count: int | None) -> None:
+    """Also those whose own line is not asked."""
+    found = gallery.of_photos(labelled, FakeEncoder().encode_pictures, "squash", SIZE, count=count)
+    assert found.right is not None
+    assert found.right.dtype == np.bool_
+    if count is None:
+        assert found.texts == ["warm", "cold", "cold", "bright", "warm", "bright", "cold"]
+    for text, column in zip(found.texts, found.right.T, strict=True):
+        assert set(np.flatnonzero(column).tolist()) == right_photos(labelled, text)
+
+
+def test_captions_of_other_formats_are_their_photos_alone(labelled: Annotations) -> None:
+    """The same words of two photos: nobody could tell which one is meant, and the annotations say one."""
+    other = replace(labelled, format="flickr30k")
+    found = gallery.of_photos(other, FakeEncoder().encode_pictures, "squash", SIZE)
+    assert found.right is not None
+    assert [np.flatnonzero(column).tolist() for column in found.right.T] == [[n] for n in labelled.owner]
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_mosaics_of_labels(labelled: Annotations, count: int | None) -> None:
+    """Right is each that shows any photo of the label."""
+    found = gallery.of_photos(labelled, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=9, count=count)
+    shown = gallery.shuffle(5, 9, seed=0)
+    assert found.right is not None
+    for text, column in zip(found.texts, found.right.T, strict=True):
+        assert column.tolist() == [bool(right_photos(labelled, text) & set(cells.tolist())) for cells in shown]
+    assert not found.right.all()
 
 
 def test_mosaics_show_four_photos_in_quarters(notes: Annotations) -> None:

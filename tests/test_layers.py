@@ -52,7 +52,6 @@ STAGES = {
     "demo",
     "annotations",
     "retrieval",
-    "confidence",
     "grouping",
     "localization",
     "segmentation",
@@ -73,7 +72,6 @@ STAGES = {
 JOINS = {"store", "reader", "ingest", "query", "shortlist", "fitting", "engine"} | {
     "answer",
     "asking",
-    "chance",
     "collage",
     "gallery",
     "evaluate",
@@ -103,6 +101,7 @@ TOP = {"options", "cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "
 STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "encode": {"model", "bank", "weights", "folding"},
     "fit": {"basis"},
+    "folding": {"architecture"},
     "fitted": {"fit"},
     "model": {"weights", "convtower", "architecture", "folding", "tokenizer"},
     "convtower": {"architecture"},
@@ -118,6 +117,7 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "database": {"schema"},
     "views": {"cache"},
     "rerank": {"codec", "rerank_cpu", "rerank_numpy", "rerank_torch", "rerank_triton"},
+    "rerank_many": {"rerank"},
     "rerank_numpy": {"codec"},
     "text": {"weights", "folding", "tensors", "tokenizer"},
     "rerank_cpu": {"codec", "compiled", "vectors"},
@@ -127,6 +127,7 @@ STAGE_TO_STAGE = {  # a stage imports no stage, but for these
     "residence": {"rerank_triton"},
     "locate": {"region"},
     "box_annotations": {"annotations"},
+    "tables": {"localization"},
 }
 HOMES = {  # third-party library -> the modules that may import it
     "PIL": {"decode", "draw", "formats", "segmentation", "terminal"},

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from flairsearch import localization
-from flairsearch.localization import best_grid_iou, best_iou, box_recall, centre, cover, energy, iou, pointing
+from flairsearch.localization import (
+    best_grid_box,
+    best_grid_iou,
+    best_iou,
+    box_recall,
+    centre,
+    cover,
+    energy,
+    holds_middle,
+    iou,
+    pointing,
+)
 
 
 def random_boxes(rng: np.random.Generator, count: int, outside: float = 0.0) -> np.ndarray:
@@ -101,6 +112,36 @@ def test_centre() -> None:
     assert centre(np.array([[0, 0, 0.1, 0.1], [0.4, 0.4, 0.6, 0.6]])) == 1
 
 
+def test_holds_middle() -> None:
+    truth = np.array([[0, 0, 0.5, 0.5], [0.75, 0.5, 1, 1]])
+    table = {
+        (0.2, 0.1, 0.4, 0.3): True,
+        (0, 0, 0.99, 0.99): True,  # by its middle alone, however large
+        (0, 0, 1, 1): False,  # half-open
+        (0.5, 0.5, 1, 1): True,  # on the left edge of the second
+        (0.5, 0.5, 0.99, 1): False,
+        (0.8, 0, 0.9, 1): True,
+        (0.8, 0, 0.9, 0.9): False,  # right by its columns, not by its rows
+        (-1, -1, 1.5, 1.5): True,
+        (0.25, 0.25, 0.25, 0.25): True,
+    }
+    for box, expected in table.items():
+        assert holds_middle(np.array(box), truth) is expected, box
+        assert holds_middle(np.array(box), truth[::-1]) is expected
+    assert holds_middle(np.array([0.8, 0, 0.9, 1]), truth[:1]) is False
+
+
+def test_holds_middle_is_a_loop() -> None:
+    rng = np.random.default_rng(3)
+    found = []
+    for box in random_boxes(rng, 200, 0.3):
+        truth = random_boxes(rng, 2, 0.3)
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        found.append(holds_middle(box, truth))
+        assert found[-1] == any(left <= x < right and top <= y < bottom for left, top, right, bottom in truth.tolist())
+    assert 40 < sum(found) < 160
+
+
 def test_cover_and_energy_count_points() -> None:
     """Several boxes that overlap, patches that edges cut, boxes that reach out of the view."""
     rng = np.random.default_rng(2)
@@ -133,12 +174,20 @@ def test_best_of_the_grid_is_the_best_of_all_rectangles(grid: int) -> None:
     small = random_boxes(rng, 40)
     small[:, 2:] = small[:, :2] + (small[:, 2:] - small[:, :2]) / 8
     for box in (*random_boxes(rng, 40), *small, *random_boxes(rng, 40, 0.5)):
-        assert best_grid_iou(box[None], grid) == pytest.approx(iou(every, box).max())
-    some = random_boxes(rng, 3)
-    assert best_grid_iou(some, grid) == pytest.approx(max(iou(every, box).max() for box in some))
+        best = best_grid_box(box[None], grid)
+        assert best_grid_iou(box[None], grid) == iou(best, box) == pytest.approx(iou(every, box).max())
+        assert iou(best, box) == 0 or best.tolist() in every.tolist()
+    for count in (2, 3, 5):
+        some = random_boxes(rng, count)
+        best = best_grid_box(some, grid)
+        assert best.shape == (4,)
+        assert best_grid_iou(some, grid) == best_iou(best, some) == pytest.approx(iou(every[:, None], some).max())
+        assert best.tolist() in every.tolist()
+    assert best_grid_box(every[-1:], grid).tolist() == every[-1].tolist()
     assert best_grid_iou(every[-1:], grid) == 1
     assert best_grid_iou(np.array([[1.5, 0, 2, 1]]), grid) == 0  # the view does not show it
 
 
 def test_levels_are_those_of_the_papers() -> None:
     assert (localization.KS, localization.LEVELS) == ((1, 5, 10), (0.3, 0.5, 0.7))
+    assert (localization.PAGE, localization.PAGE_LEVEL) == (20, 0.5)

@@ -59,7 +59,7 @@ def test_names_of_indexes_at_once(home: Path, command: str) -> None:
         ("compact --codec i", ["int8"]),
         ("index --views s", ["squash"]),
         ("query --device c", ["cpu", "cuda"]),
-        ("index --model flair-t", ["flair-tiny"]),
+        ("index --model flair-s", ["flair-small"]),
     ],
 )
 def test_words_of_other_options(home: Path, words: str, offered: list[str]) -> None:

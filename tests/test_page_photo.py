@@ -27,7 +27,7 @@ def test_large_view(open_tab: Open, site: Site) -> None:
     hits = site.ask("search", q="a cat", k=48)["hits"]
     assert tab.address["photo"] == [str(ids[1])]
     assert tab.page.inner_text("#viewer-name") == Path(hits[1]["path"]).name
-    assert f"{hits[1]['width_px']} × {hits[1]['height_px']} pixels" in tab.page.inner_text("#viewer-facts")
+    assert f"{hits[1]['width_px']:,} × {hits[1]['height_px']:,} pixels" in tab.page.inner_text("#viewer-facts")
     lines = tab.page.locator("#viewer-frame .line")
     drawn = lines.evaluate_all("all => all.map(e => ['x', 'y', 'width', 'height'].map(n => +e.getAttribute(n)))")
     boxes = [region["box"] for region in hits[1]["phrases"][0]["regions"]]

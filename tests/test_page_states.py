@@ -9,12 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from browsed import (
-    PAINTED,
+    PHOTOS,
     Open,
     Site,
     Tab,
 )
 
+from flairsearch import weights
 from flairsearch.engine import Engine
 
 
@@ -124,7 +125,7 @@ def test_a_server_that_wants_its_token(browser: Any, site: Site, open_tab: Open)
 def test_an_empty_index_fills(browser: Any, site: Site, tmp_path: Path) -> None:
     from served import serving_index
 
-    Engine.open(tmp_path / "index", model="flair-tiny", device="cpu").close()
+    Engine.open(tmp_path / "index", model=weights.BUNDLED, device="cpu").close()
     with serving_index(tmp_path / "index") as empty:
         tab = Tab(browser.new_page(), Site(empty.url, site.photos))
         tab.page.goto(f"{empty.url}/?q=a+cat")
@@ -134,7 +135,7 @@ def test_an_empty_index_fills(browser: Any, site: Site, tmp_path: Path) -> None:
             engine.add(site.photos)
         tab.page.wait_for_selector(".card img.there")
         assert tab.page.locator("#welcome").is_hidden()
-        assert f"{PAINTED + 8} photos searched" in tab.page.inner_text("#tally")
+        assert f"{PHOTOS} photos searched" in tab.page.inner_text("#tally")
         assert tab.complaints == []
         tab.page.context.close()
 

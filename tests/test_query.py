@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ import by_hand
 import numpy as np
 import pytest
 from fake import COLOURS, GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
-from test_fitting import BankEncoder
+from test_fitting import BankEncoder, SumEncoder
 
 from flairsearch import fitting, grouping, query
 from flairsearch.clock import Clock
@@ -211,6 +211,70 @@ def test_many_texts_are_answered_as_one_by_one(
     assert {hits[0].path[-5] for hits in found} == {"0", "2", "3", "4"}
 
 
+# -- a model whose photos rank by the mean of the conditioned cosine and the global token's
+
+
+def rank_by_hand(engine: Engine, text: str, share: float) -> dict[str, float]:
+    """What each photo scores, from what is stored of all of its views; share: of the global cosine."""
+    (query,), reader = engine.texts.encode_texts([text]), engine._searcher().reader
+    ids = reader.views.id
+    stored = reader.encoded(ids)
+    near = stored.pooled.astype(float) @ query.vector / np.linalg.norm(query.vector.astype(float))
+    scores = (1 - share) * by_hand.score(stored.tokens, query, FakeEncoder().pool_weights) + share * near
+    images = engine._catalog.images_of(np.unique(reader.views.content).tolist())
+    return {
+        path: by_hand.of_photo(scores[reader.views.content == content, None], [1], grouping.VIEWS)[0]
+        for content, several in images.items()
+        for _, path in several
+    }
+
+
+@pytest.mark.parametrize("views", ["squash", "tiles:4"])
+@pytest.mark.parametrize("codec", ["fp16", "int8"])
+def test_photos_rank_by_the_sum_where_the_model_says_so(tmp_path: Path, views: str, codec: str) -> None:
+    for number in range(25):
+        mosaic(tmp_path / "photos" / f"{number}.png", number)
+    with fake_engine(tmp_path / "index", views, SumEncoder(), codec) as engine:
+        engine.add(tmp_path / "photos")
+        mosaic(tmp_path / "photos" / "25.png", 25)
+        engine.add()  # another segment
+        moved, near = 0, 1e-5 if codec == "fp16" else 1e-4  # int8 is restored in float16
+        for text in ("red", "white", "a blue thing", "cyan"):
+            expected, conditioned = (rank_by_hand(engine, text, share) for share in (0.5, 0.0))
+            best = sorted(expected, key=lambda path: -expected[path])
+            moved += best[:5] != sorted(conditioned, key=lambda path: -conditioned[path])[:5]
+            for k, shortlist in ((26, "all"), (5, "auto"), (3, 26)):
+                hits = engine.search(text, k, shortlist)
+                assert [hit.path for hit in hits] == best[:k]
+                for hit in hits:
+                    assert hit.score == pytest.approx(expected[hit.path], abs=near)
+                    assert hit.phrases[0].score == pytest.approx(hit.score, abs=1e-6)
+                    assert hit.logit == pytest.approx(10 * hit.score - 10, abs=1e-5)
+            shown = engine.show(best[7], text)
+            assert shown.score == pytest.approx(expected[best[7]], abs=near)
+            limit = (expected[best[3]] + expected[best[4]]) / 2
+            assert [hit.path for hit in engine.search(text, 26, min_score=limit)] == best[:4]
+            if views == "squash":
+                twice = [2 * hit.score - hit.score_global for hit in engine.search(text, 26)]
+                assert twice == pytest.approx([conditioned[path] for path in best], abs=2 * near)
+        assert moved >= 3
+        assert engine.search_many([], 3) == []
+
+
+def test_what_is_not_wanted_is_judged_by_the_place_alone(tmp_path: Path) -> None:
+    """A place has no global token: whatever photos rank by, the same ones are left out."""
+    for number in range(30):
+        mosaic(tmp_path / "photos" / f"{number}.png", number)
+    found = []
+    for encoder in (BankEncoder, SumEncoder):
+        with fake_engine(tmp_path / encoder.__name__, encoder=encoder()) as engine:
+            engine.add(tmp_path / "photos")
+            pairs = [Terms.of(wanted, without=unwanted) for wanted, unwanted in permutations(sorted(COLOURS)[:5], 2)]
+            found.append([sorted(numbers(hits)) for hits in engine.search_many(pairs, 30, "all")])
+    assert found[0] == found[1]
+    assert len({tuple(some) for some in found[0]}) > 5
+
+
 # -- `auto` on an index too large to rank whole: predictions with an error that is known
 
 
@@ -252,7 +316,7 @@ class Predicted:
 
         own: Any = searcher
         own.reader, own._shortlist, own.clock = Views(), SimpleNamespace(search=shortlist, predicts=True), Clock()
-        own._score, own._answerer, own._make_bank, own._backgrounds = score, SimpleNamespace(hits=hits), None, {}
+        own._score, own._answerer = score, SimpleNamespace(hits=hits)
 
     def search(self, k: int, shortlist: str | int = "auto", text: Any = 0, least: float | None = None) -> Any:
         """text: a query's number, or those of its phrases."""
@@ -427,7 +491,10 @@ def mosaic(path: Path, seed: int) -> None:
     paint(path, [(c, (x, y, x + side, y + side)) for c, (x, y) in zip(drawn.tolist(), boxes, strict=True)])
 
 
-def test_k_photos_of_a_fitted_index_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("encoder", [BankEncoder, SumEncoder])
+def test_k_photos_of_a_fitted_index_of_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: type[BankEncoder]
+) -> None:
     """Scores are those of all views, whatever views `auto` began with; no photo is ranked with a part of its views."""
     for module in (query, fitting):
         monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
@@ -436,7 +503,7 @@ def test_k_photos_of_a_fitted_index_of_tiles(tmp_path: Path, monkeypatch: pytest
     for number in range(40):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     asked: list[str | Terms] = ["red", Terms.of(["blue", "white"]), Terms.of("green", min_area="5%"), "cyan"]
-    with fake_engine(tmp_path / "index", "tiles:4", BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", "tiles:4", encoder()) as engine:
         engine.add(tmp_path / "photos")
         assert engine.status().views == 200
         assert engine._searcher()._shortlist.predicts
@@ -504,3 +571,13 @@ def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path, monkeypatch
         list(engine.refit())
     with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
         check(engine, 120)
+
+
+def test_views_that_say_what_a_text_usually_scores_are_spread_evenly() -> None:
+    assert query._sample_places(0).tolist() == []
+    assert query._sample_places(3).tolist() == [0, 1, 2]
+    places = query._sample_places(10 * query.MOST_ASKED + 7)
+    assert len(places) == query.MOST_ASKED == len(np.unique(places))
+    assert places[0] == 0
+    assert places[-1] < 10 * query.MOST_ASKED + 7
+    assert set(np.diff(places).tolist()) <= {10, 11}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -16,7 +15,7 @@ from flairsearch.clock import Clock
 from flairsearch.present import to_dict
 from flairsearch.question import Question
 from flairsearch.scope import Scope
-from flairsearch.terms import PLACES, Example, Terms, read_share
+from flairsearch.terms import PLACES, Example, Terms
 
 TEXTS = [
     "red",
@@ -48,8 +47,8 @@ SIZES = [
     "0.0001kB",
 ]
 LARGE = ["1.5GB", "7G", "999999999.9 GB"]
-PARAMETERS = {"q", "not", "at", "min_area", "shortlist", "min_score", "max_false_alarm", "under", "since", "until"}
-PARAMETERS |= {"larger_than", "ext", "box", "image_weight"}
+PARAMETERS = {"q", "not", "at", "min_area", "shortlist", "min_score", "under", "since", "until", "larger_than", "ext"}
+PARAMETERS |= {"box", "image_weight"}
 
 
 def read(found: dict[str, list[str]], picture: bytes | str | None = None) -> Question:
@@ -67,8 +66,7 @@ def read(found: dict[str, list[str]], picture: bytes | str | None = None) -> Que
     )
     scope = Scope.of(*(one.get(name) for name in ("under", "since", "until", "larger_than")), found.get("ext", []))
     least = None if "min_score" not in one else float(one["min_score"])
-    allowed = None if "max_false_alarm" not in one else read_share(one["max_false_alarm"], "1%")
-    return Question(terms, 10, one.get("shortlist", "auto"), least, scope, allowed)
+    return Question(terms, 10, one.get("shortlist", "auto"), least, scope)
 
 
 def travelled(question: Question, picture: bytes | str | None = None) -> Question:
@@ -103,9 +101,7 @@ def drawn(rng: np.random.Generator, picture: bytes | str | None) -> Question:
         maybe(rng, FOLDERS), since, until, maybe(rng, SIZES), maybe(rng, ["jpg", ["jpg", ".PNG"], "a,b,c"]) or ()
     )
     least = maybe(rng, [0.0, -0.5, 0.1, 1 / 3, 1e-17, -1e30, 0.30000000000000004])
-    return Question(
-        terms, 10, str(rng.choice(["auto", "all", "9"])), least, scope, maybe(rng, [0.0, 0.01, 1.0, 1 / 3, 1e-9])
-    )
+    return Question(terms, 10, str(rng.choice(["auto", "all", "9"])), least, scope)
 
 
 @pytest.mark.parametrize("picture", [None, b"bytes", "dog.jpg"])
@@ -139,8 +135,7 @@ def test_large_sizes_go_round(size: str) -> None:
 
 @pytest.mark.parametrize("share", [0, 1, 0.05, "5%", "0.001%", 1e-12, 1 / 7, "99.9999999%"])
 def test_shares_go_round(share: float | str) -> None:
-    allowed = read_share(share, "1%")
-    question = Question(Terms.of("red", min_area=share), allowed=allowed)
+    question = Question(Terms.of("red", min_area=share))
     assert travelled(question) == question
 
 
@@ -191,9 +186,6 @@ def test_an_answer_has_what_an_engine_says(tmp_path: Path) -> None:
         assert answer.unseen == ("zebra", "zoo", "zz")
         assert answer.warnings == ()
         assert {"open", "encode", "rank", "regions"} <= set(answer.seconds)
-        assert all(hit.matches is None for hit in answer.hits)
-        marked = replace(question, allowed=0.5).ask(engine).hits
-        assert [hit.matches is not None for hit in marked] == [hit.confidence is not None for hit in marked]
         some = Question(Terms.of("red"), shortlist="2", scope=Scope.of(under=tmp_path / "photos"), min_score=0.1)
         answer = some.ask(engine)
         assert (answer.in_scope, answer.ranked) == (3, 2)

@@ -16,7 +16,7 @@ from flairsearch.records import Run, Skipped, Status
 
 STATUS = Status(
     folder="/i",
-    model="flair-tiny",
+    model="flair-small",
     weights_hash="ab" * 32,
     views_policy="tiles:4",
     codec="q1",
@@ -42,7 +42,7 @@ def test_what_it_holds_and_how_large_that_is():
         "200 in /q",
         "size 12.0 MB, 10.0 kB a photo",
         "tokens 11.0 MB, pooled vectors 1.0 MB",
-        "model flair-tiny (weights abababababab)",
+        "model flair-small (weights abababababab)",
         "views tiles:4, kept as q1",
     ]
     assert "views" not in lines(replace(STATUS, views=1200))[1]

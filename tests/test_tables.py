@@ -50,6 +50,9 @@ REGIONS = RegionRow(
     {0.3: 0.9, 0.5: 0.8, 0.7: 0.1234},
     0.75,
     None,
+    0.4567,
+    0.321,
+    0.654,
 )
 SEGMENTATION = SegmentationRow(0.75, 0.9876, {"[cat]": 1.0, "dog": 0.5, "cow": None})
 
@@ -73,12 +76,19 @@ def test_regions_as_tables() -> None:
     assert rows[3] == ""
     assert "pointing" in rows[4]
     assert rows[5].split() == ["regions", "75.0%", "-", "0.543", "90.0%", "80.0%", "12.3%"]
+    assert rows[6] == ""
+    assert rows[7].split("  ")[0] == "right views among the first 20"
+    assert rows[7].split()[-5:] == ["precision", "IoU", "0.5", "centre", "inside"]
+    assert rows[8].split() == ["regions", "45.7%", "32.1%", "65.4%"]
+    assert len(rows) == 9
     assert render(tables.to_region_tables([]))
 
 
 def test_regions_as_json() -> None:
     found = json.loads(tables.to_json_line(REGIONS))
-    assert list(found) == ["source", "recall", "iou", "reached", "pointing", "energy"]
+    assert list(found)[:6] == ["source", "recall", "iou", "reached", "pointing", "energy"]
+    assert list(found)[6:] == ["precision", "hits_reached", "hits_centred"]
+    assert (found["precision"], found["hits_reached"], found["hits_centred"]) == (0.4567, 0.321, 0.654)
     assert found["recall"]["0.7"] == {"1": 0.1, "5": 0.2, "10": 0.3456}
     assert (found["iou"], found["energy"]) == (0.54321, None)
 

@@ -120,13 +120,13 @@ def test_what_makes_no_sense(asked: dict[str, Any], message: str) -> None:
     ],
 )
 def test_shares(value: Any, share: float) -> None:
-    assert read_share(value, "5%") == pytest.approx(share, rel=1e-12)
+    assert read_share(value) == pytest.approx(share, rel=1e-12)
     assert Terms.of("a dog", min_area=value).min_area == pytest.approx(share, rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [-1, 1.01, 5, math.nan, math.inf, -math.inf, None, True])
 def test_no_shares(value: Any) -> None:
-    assert refusal(read_share, value, "5%") == f"{value} is no share - give one like 5% or 0.05"
+    assert refusal(read_share, value) == f"{value} is no share - give one like 5% or 0.05"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_no_shares(value: Any) -> None:
     ],
 )
 def test_no_shares_in_words(value: str) -> None:
-    assert refusal(read_share, value, "1%") == f"{value!r} is no share - give one like 1% or 0.01"
+    assert refusal(read_share, value) == f"{value!r} is no share - give one like 5% or 0.05"
 
 
 # -- boxes

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_flair import CONV, SMALL, oracle_text, random_flair, save_flair
+from random_flair import CONV, SMALL, SUM, oracle_text, random_flair, save_flair
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -35,6 +35,7 @@ TEXTS = [
 SIZES = {
     "small": SMALL,
     "conv": CONV,
+    "sum": SUM,
     "one layer, one head": replace(SMALL, text_layers=1, text_heads=1),
     "many heads": replace(SMALL, text_heads=16, text_layers=3),
     "wide": replace(SMALL, text_width=96, text_heads=3, embed_dim=48, pool_heads=6),
@@ -66,10 +67,12 @@ def test_equals_the_tower_in_torch(name: str, tmp_path: Path) -> None:
         u, c = model.fold(model.encode_text(tokens))
     assert largest(np.stack([query.u for query in queries]), u) <= 2e-5
     assert largest(np.stack([query.c for query in queries]), c) <= 2e-5
+    assert encoder.pool_weights.global_share == (0.5 if name == "sum" else 0.0)
+    assert model.pool_weights().global_share == encoder.pool_weights.global_share
 
 
 def test_equals_the_bundled_model() -> None:
-    encoder, model = TextEncoder(weights.bundled_file()), load_model("flair-tiny")
+    encoder, model = TextEncoder(weights.bundled_file()), load_model(weights.BUNDLED)
     texts = [text for text in TEXTS if text]
     with torch.inference_mode():
         expected = model.encode_text(model.tokenize(texts))
@@ -79,7 +82,7 @@ def test_equals_the_bundled_model() -> None:
     assert float(cosines.min()) > 1 - 1e-9
     theirs = model.pool_weights()
     assert encoder.weights_hash == model.weights_hash
-    for name in ("value", "value_bias", "out", "out_bias", "logit_scale", "logit_bias"):
+    for name in ("value", "value_bias", "out", "out_bias", "logit_scale", "logit_bias", "global_share"):
         np.testing.assert_array_equal(getattr(encoder.pool_weights, name), getattr(theirs, name))
     for text in ("a zebra on a unicycle", "a dog", "xylophone, Zebra"):
         assert encoder.unseen_words(text) == model.unseen_words(text)

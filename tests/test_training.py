@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flairsearch.convtower import ConvTower, build_trunk
-from flairsearch.model import IMAGE_MEAN, IMAGE_STD, ModelConfig
+from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, ModelConfig
 from training import features, labels, losses, pool
 from training.examples import TEMPLATES, Examples
 from training.head import DIM, Average, Head, Rows, class_vectors, fit_head, warm_cosine
@@ -349,8 +350,9 @@ def test_local_tokens_are_the_towers(tmp_path: Path) -> None:
         pool.write_tokens(head, tower.trunk[-1], tmp_path, "cells", tmp_path / "out")
         wide = tower.trunk[-1](torch.from_numpy(narrow * scale).float().permute(0, 3, 1, 2))
         patches = tower.tokens(wide.flatten(2).transpose(1, 2))[1] @ tower.proj
+    for part in ("", ".scale"):
+        (tmp_path / "out" / f"photos{part}.npy").write_bytes((tmp_path / "out" / f"cells{part}.npy").read_bytes())
     found = pool.LocalTokens(tmp_path / "out")
-    assert "photos" not in found
     tokens = found.get("cells", np.array([2, 0]))
     cosine = F.cosine_similarity(tokens, patches[[2, 0]], dim=-1)
     assert cosine.min() > 0.99  # bfloat16, and int8
@@ -445,36 +447,52 @@ def _text_bank(dim: int) -> tuple[Bank, np.ndarray]:
     return Bank(ids, lengths, vectors, {"all": np.arange(200)}, {"all": 1.0}), words
 
 
-def test_text_tower_starts_near_the_mean_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+class _Stopped(Exception):
+    pass
+
+
+class _StoppingBank(Bank):
+    """Stops after so many batches, as a machine that is switched off."""
+
+    left = 45
+
+    def batches(self, seed: int, size: int) -> Iterator[np.ndarray]:
+        for batch, _ in zip(super().batches(seed, size), range(self.left), strict=False):
+            yield batch
+        raise _Stopped
+
+
+def test_text_tower_starts_near_the_mean_and_goes_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.text_tower._EVERY", 20)
+    monkeypatch.setattr("training.text_tower.WARMUP", 10)
     config = replace(CONV, text_width=32, embed_dim=32, text_heads=2, text_layers=2)
     bank, words = _text_bank(32)
-    flair = random_flair(config)
-    flair.requires_grad_(False)
-    start(flair, words)
-    tower, ids = TextTower(flair), torch.from_numpy(bank.ids[:, :6]).long()
+    ids, target = torch.from_numpy(bank.ids[:, :6]).long(), torch.from_numpy(bank.vectors)
 
-    def likeness() -> float:
+    def fresh() -> FLAIR:
+        flair = random_flair(config)
+        flair.requires_grad_(False)
+        start(flair, words)
+        return flair
+
+    def likeness(flair: FLAIR) -> float:
         with torch.no_grad():
-            return float(F.cosine_similarity(tower(ids), torch.from_numpy(bank.vectors)).mean())
+            return float(F.cosine_similarity(TextTower(flair)(ids), target).mean())
 
-    first = likeness()
+    first = likeness(fresh())
     assert first > 0.6
-    runs = []
-    for name, stops in (("whole", (60,)), ("stopped", (200, 60))):
-        run = tmp_path / name
-        run.mkdir()
-        one = random_flair(config)
-        one.requires_grad_(False)
-        start(one, words)
-        for steps in stops[-1:]:
-            distil(one, bank, run, steps, 32, 1e-3)
-        tower = TextTower(one)
-        runs.append(likeness())
-    assert runs[0] > first
-    assert runs[0] == pytest.approx(runs[1], abs=1e-6)  # the same again
-    again = random_flair(config)
-    again.requires_grad_(False)
-    start(again, words)
-    distil(again, bank, tmp_path / "whole", 60, 32, 1e-3)  # nothing is left to do
-    tower = TextTower(again)
-    assert likeness() == pytest.approx(runs[0], abs=1e-6)
+    whole = fresh()
+    (tmp_path / "whole").mkdir()
+    distil(whole, bank, tmp_path / "whole", 80, 32, 2e-3)
+    assert likeness(whole) > first + 0.1
+    (tmp_path / "stopped").mkdir()
+    stopping = _StoppingBank(bank.ids, bank.lengths, bank.vectors, bank.sources, bank.shares)
+    with pytest.raises(_Stopped):
+        distil(fresh(), stopping, tmp_path / "stopped", 80, 32, 2e-3)
+    again = fresh()
+    distil(again, bank, tmp_path / "stopped", 80, 32, 2e-3)
+    log = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "text.log.jsonl").read_text().splitlines()]
+    assert log == [20, 40, 60, 80]  # the last checkpoint before the stop was at 40
+    assert likeness(again) > first + 0.1

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from numpy._core.multiarray import scalar
-from random_flair import BIG, CONV, SMALL, big_flair, random_flair, random_pictures, save_flair
+from random_flair import BIG, CONV, SMALL, SUM, big_flair, random_flair, random_pictures, save_flair
 from safetensors.torch import save_file
 
 from flairsearch import architecture, weights
@@ -87,7 +87,9 @@ def refused(path: Path, cache: Path, words: str | None = None) -> str:
 # -- what a FLAIR is
 
 
-@pytest.mark.parametrize("config", [SMALL, CONV, weights.BUNDLED, BIG], ids=["small", "conv", "tiny", "big"])
+@pytest.mark.parametrize(
+    "config", [SMALL, CONV, SUM, weights.BUNDLED, BIG], ids=["small", "conv", "sum", "bundled", "big"]
+)
 def test_expected_tensors_are_the_models(config: object) -> None:
     if config == weights.BUNDLED:
         text, _ = weights.describe(weights.bundled_file())
@@ -101,9 +103,9 @@ def test_expected_tensors_are_the_models(config: object) -> None:
 @pytest.mark.parametrize(
     "stages",
     [
-        ((1, 4, 1, 2), (1, 4, 1, 2), (1, 4, 1, 2)),
-        ((2, 8, 2, 1), (1, 4, 3, 2), (2, 8, 1, 2), (3, 8, 1, 1), (2, 16, 2, 2), (2, 8, 2, 1)),
-        ModelConfig.from_json((Path(__file__).parents[1] / "training" / "flair-tiny.json").read_text()).conv_stages,
+        ((1, 3, 4, 1, 2), (1, 3, 4, 1, 2), (1, 5, 4, 1, 2), (1, 3, 4, 1, 2)),
+        ((2, 5, 8, 2, 1), (1, 3, 4, 3, 2), (2, 5, 8, 1, 2), (3, 3, 8, 1, 1), (2, 3, 16, 2, 2), (2, 5, 8, 2, 2)),
+        ModelConfig.from_json((Path(__file__).parents[1] / "training" / "flair-small.json").read_text()).conv_stages,
     ],
 )
 def test_expected_tensors_of_other_stages(stages: tuple[Stage, ...]) -> None:
@@ -174,8 +176,9 @@ def test_convolutional_file_goes_round(tmp_path: Path, cache: Path) -> None:
 
 
 def test_transformers_file_without_stages_is_read(tmp_path: Path) -> None:
-    """A configuration from before there were convolutional towers."""
-    config = {name: size for name, size in json.loads(SMALL.to_json()).items() if name != "conv_stages"}
+    """A configuration from before there were convolutional towers, their classes, and another score."""
+    later = ("conv_stages", "classes", "score")
+    config = {name: size for name, size in json.loads(SMALL.to_json()).items() if name not in later}
     assert ModelConfig.from_json(json.dumps(config)) == SMALL
     save_file(dict(random_flair().flair_state()), tmp_path / "old.safetensors", {"config": json.dumps(config)})
     assert load_model(tmp_path / "old.safetensors").config == SMALL
@@ -238,17 +241,17 @@ def test_missing_logit_bias_is_zero(tmp_path: Path) -> None:
 def test_import_under_another_name(tmp_path: Path) -> None:
     path = save_flair(random_flair(), tmp_path / "a.safetensors")
     assert weights.import_file(path, "flair-merged30m").name == "flair-merged30m"
-    for name in ("", "..", "a/b", "-x", "flair-tiny", "x" * 200):
+    for name in ("", "..", "a/b", "-x", weights.BUNDLED, "x" * 200):
         with pytest.raises(WeightsError):
             weights.import_file(path, name or "/")
 
 
 def test_default_is_the_best_model_at_hand(cache: Path) -> None:
-    assert weights.default_name() == "flair-tiny"
+    assert weights.default_name() == weights.BUNDLED == "flair-small"
     cache.mkdir(parents=True)
     for name in ("another", "flair-cc3m-recap", "flair-yfcc15m-recap", "flair-merged30m"):
         (cache / f"{name}.safetensors").write_bytes(b"")
-        assert weights.default_name() == ("flair-tiny" if name == "another" else name)
+        assert weights.default_name() == (weights.BUNDLED if name == "another" else name)
 
 
 # -- refused
@@ -341,42 +344,64 @@ def test_damaged_seen_list(tmp_path: Path, cache: Path, name: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+GOOD = [1, 3, 4, 1, 2]
+
+
+def stages_with(stage: object) -> list[object]:
+    """What is right but for one of the stages."""
+    return [stage, GOOD, GOOD, GOOD]
+
+
 BAD_STAGES: dict[str, object] = {
-    "two halvings": [[1, 4, 1, 2], [1, 4, 1, 2]],
-    "four halvings": [[1, 4, 1, 2]] * 4,
-    "no halving": [[1, 4, 1, 1]],
-    "stride 3": [[1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 3]],
-    "stride 0": [[1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 0]],
-    "no expansion": [[0, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "no channels": [[1, 0, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "no blocks": [[1, 4, 0, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "negative": [[1, -4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "negative blocks": [[1, 4, -1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "huge expansion": [[1 << 40, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "huge channels": [[1, 1 << 40, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "huge blocks": [[1, 4, 1 << 40, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "half": [[1, 4.5, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "float": [[1, 4.0, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "true": [[True, 4, 1, 2], [1, 4, 1, 2], [1, 4, 1, 2]],
-    "strings": [["1", "4", "1", "2"]] * 3,
-    "words": ["abcd", "abcd", "abcd"],
-    "nested": [[[1], [4], [1], [2]]] * 3,
-    "three numbers": [[1, 4, 2]] * 3,
-    "five numbers": [[1, 4, 1, 2, 1]] * 3,
-    "flat": [1, 4, 1, 2],
-    "null inside": [[None, 4, 1, 2]] * 3,
-    "a null": [None, [1, 4, 1, 2]],
+    "three halvings": [GOOD] * 3,
+    "five halvings": [GOOD] * 5,
+    "no halving": [[1, 3, 4, 1, 1]],
+    "stride 3": [*[GOOD] * 4, [1, 3, 4, 1, 3]],
+    "stride 0": [*[GOOD] * 4, [1, 3, 4, 1, 0]],
+    "no expansion": stages_with([0, 3, 4, 1, 2]),
+    "no kernel": stages_with([1, 0, 4, 1, 2]),
+    "a kernel of 1": stages_with([1, 1, 4, 1, 2]),
+    "an even kernel": stages_with([1, 4, 4, 1, 2]),
+    "a kernel of 7": stages_with([1, 7, 4, 1, 2]),
+    "a negative kernel": stages_with([1, -3, 4, 1, 2]),
+    "huge kernel": stages_with([1, 1 << 40, 4, 1, 2]),
+    "no channels": stages_with([1, 3, 0, 1, 2]),
+    "no blocks": stages_with([1, 3, 4, 0, 2]),
+    "negative": stages_with([1, 3, -4, 1, 2]),
+    "negative blocks": stages_with([1, 3, 4, -1, 2]),
+    "huge expansion": stages_with([1 << 40, 3, 4, 1, 2]),
+    "huge channels": stages_with([1, 3, 1 << 40, 1, 2]),
+    "huge blocks": stages_with([1, 3, 4, 1 << 40, 2]),
+    "half": stages_with([1, 3, 4.5, 1, 2]),
+    "float": stages_with([1, 3, 4.0, 1, 2]),
+    "a kernel of floats": stages_with([1, 3.0, 4, 1, 2]),
+    "true": stages_with([True, 3, 4, 1, 2]),
+    "strings": [["1", "3", "4", "1", "2"]] * 4,
+    "words": ["abcde"] * 4,
+    "nested": [[[1], [3], [4], [1], [2]]] * 4,
+    "four numbers": [[1, 4, 1, 2]] * 4,
+    "six numbers": [[*GOOD, 1]] * 4,
+    "one of four": stages_with([1, 4, 1, 2]),
+    "flat": GOOD,
+    "null inside": [[None, 3, 4, 1, 2]] * 4,
+    "a null": [None, *[GOOD] * 4],
     "null": None,
     "zero": 0,
     "false": False,
     "yes": True,
     "a number": 3,
-    "text": "[[1, 4, 1, 2]]",
+    "text": "[[1, 3, 4, 1, 2]]",
     "an object": {"a": 1},
-    "objects": [{"a": 1, "b": 2, "c": 3, "d": 4}] * 3,
-    "very long": [[1, 4, 1, 1]] * 20_000,
+    "objects": [{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}] * 4,
+    "very long": [*[GOOD] * 4, *[[1, 3, 4, 1, 1]] * 20_000],
     "deep": json.loads("[" * 500 + "]" * 500),
 }
+
+
+def test_what_bad_stages_differ_from_is_good() -> None:
+    config = json.dumps({**json.loads(CONV.to_json()), "conv_stages": stages_with(GOOD)})
+    assert ModelConfig.from_json(config).conv_stages == ((1, 3, 4, 1, 2),) * 4
+    assert architecture.expected_tensors(config)["visual.trunk.4.depthwise.weight"] == (4, 1, 3, 3)
 
 
 @pytest.mark.parametrize("name", BAD_STAGES)
@@ -391,7 +416,7 @@ def test_bad_stages_are_refused(name: str) -> None:
             assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("changes", [{"patch_size": 32}, {"patch_size": 8}, {"patch_size": None}, {"vision_heads": -1}])
+@pytest.mark.parametrize("changes", [{"patch_size": 16}, {"patch_size": 8}, {"patch_size": None}, {"vision_heads": -1}])
 @pytest.mark.parametrize("missing", [False, True])
 def test_bad_convolutional_configuration(changes: dict[str, object], missing: bool) -> None:
     config = json.loads(CONV.to_json())
@@ -403,10 +428,55 @@ def test_bad_convolutional_configuration(changes: dict[str, object], missing: bo
             call(json.dumps(config))
 
 
-def test_size_that_is_not_cut_evenly_is_refused() -> None:
-    """63 pixels: the tower rounds up where a patch grid rounds down."""
-    with pytest.raises(WeightsError):
-        architecture.expected_tensors(replace(CONV, image_size=63).to_json())
+@pytest.mark.parametrize("size", [31, 48, 95, 97, 112, 2080])
+def test_size_that_is_not_cut_evenly_is_refused(size: int) -> None:
+    """48 pixels: the tower rounds up where a patch grid rounds down. 2,080 are cut evenly, and too many."""
+    for call in (architecture.expected_tensors, ModelConfig.from_json):
+        with pytest.raises(WeightsError, match="multiple of 32 up to 2048"):
+            call(replace(CONV, image_size=size).to_json())
+        call(replace(CONV, image_size=2048).to_json())
+
+
+@pytest.mark.parametrize("classes", [-1, 1 << 16, 1.5, True, "7", None, [7]])
+def test_bad_number_of_classes(classes: object) -> None:
+    config = json.dumps({**json.loads(CONV.to_json()), "classes": classes})
+    for call in (architecture.expected_tensors, ModelConfig.from_json):
+        with pytest.raises(WeightsError, match="classes out of range"):
+            call(config)
+
+
+def test_a_transformer_has_no_classes() -> None:
+    for call in (architecture.expected_tensors, ModelConfig.from_json):
+        with pytest.raises(WeightsError, match="classes are for convolutional towers"):
+            call(replace(SMALL, classes=7).to_json())
+        call(replace(SMALL, classes=0).to_json())
+
+
+@pytest.mark.parametrize("score", ["mean", "", "SUM", None, 0, 0.5, True, ["sum"], {"sum": 1}])
+def test_bad_score(score: object) -> None:
+    for sizes in (CONV, SMALL):
+        config = json.dumps({**json.loads(sizes.to_json()), "score": score})
+        for call in (architecture.expected_tensors, ModelConfig.from_json):
+            with pytest.raises(WeightsError) as caught:
+                call(config)
+            assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("sizes", [CONV, SMALL], ids=["conv", "transformer"])
+def test_the_score_says_how_much_the_global_token_counts(sizes: ModelConfig, tmp_path: Path, cache: Path) -> None:
+    """It goes through the file; no tensor depends on it, and a file that says nothing means FLAIR's own."""
+    shares = {}
+    for score in ("flair", "sum"):
+        path = save_flair(random_flair(replace(sizes, score=score)), tmp_path / f"{score}.safetensors")
+        model = load_model(path)
+        assert model.config.score == score
+        shares[score] = model.pool_weights().global_share
+    assert shares == {"flair": 0.0, "sum": 0.5}
+    config = {name: size for name, size in json.loads(sizes.to_json()).items() if name != "score"}
+    save_file(dict(random_flair(sizes).flair_state()), tmp_path / "silent.safetensors", {"config": json.dumps(config)})
+    assert load_model(tmp_path / "silent.safetensors").pool_weights().global_share == 0
+    expected = [architecture.expected_tensors(replace(sizes, score=score).to_json()) for score in shares]
+    assert expected[0] == expected[1] == architecture.expected_tensors(json.dumps(config))
 
 
 @pytest.mark.parametrize("name", ["conv", "text", "vision", "picture"])
@@ -414,7 +484,7 @@ def test_hostile_sizes_cost_little(name: str) -> None:
     """Refused, or counted within 100 MB and a few seconds: a small file must not fill the memory."""
     most = 65535
     config = {
-        "conv": replace(CONV, conv_stages=(*[(16, 4095, 100, 2)] * 3, *[(16, 4095, 100, 1)] * 97)),
+        "conv": replace(CONV, conv_stages=(*[(16, 5, 4095, 100, 2)] * 4, *[(16, 5, 4095, 100, 1)] * 96)),
         "text": replace(SMALL, text_layers=most),
         "vision": replace(SMALL, vision_layers=most),
         "picture": replace(SMALL, image_size=most, embed_dim=most, vocab_size=most),
@@ -560,12 +630,40 @@ def test_unknown_name(name: str) -> None:
             call()
         assert len(str(caught.value).splitlines()) == 1
     if name == "flair-huge":
-        assert all(known in str(caught.value) for known in ("flair-tiny", "flair-merged30m", ".safetensors"))
+        assert all(known in str(caught.value) for known in (weights.BUNDLED, "flair-merged30m", ".safetensors"))
+        assert "flair-tiny" not in str(caught.value)
 
 
 def test_pull_only_what_is_published() -> None:
     with pytest.raises(WeightsError, match="flair-merged30m"):
+        weights.pull(weights.BUNDLED)
+    with pytest.raises(WeightsError, match="flair-merged30m"):
         weights.pull("flair-tiny")
+
+
+def test_a_retired_model_says_what_to_do() -> None:
+    """One line: what is in its place, and how an index that was made with it is made anew."""
+    assert weights.RETIRED == ("flair-tiny",)
+    calls = (weights.find, partial(weights.find, download=False), load_model)
+    for call in calls:
+        with pytest.raises(WeightsError, match=r"^the model flair-tiny is no longer .*flair-small.* - .*") as caught:
+            call("flair-tiny")
+        assert "flairsearch index --rebuild" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+    assert "flair-tiny" not in dict(weights.available())
+    assert weights.successor("flair-tiny") is None
+    for name in (weights.BUNDLED, *weights.PUBLISHED, "mine"):
+        assert weights.successor(name) == name
+
+
+def test_a_retired_model_that_somebody_kept_is_used(tmp_path: Path, cache: Path) -> None:
+    kept = random_flair(CONV)
+    path = save_flair(kept, tmp_path / "flair-tiny.safetensors")
+    assert weights.import_file(path).path == cache / "flair-tiny.safetensors"
+    assert weights.find("flair-tiny").path == cache / "flair-tiny.safetensors"
+    assert same(load_model("flair-tiny"), kept)
+    assert weights.successor("flair-tiny") == "flair-tiny"
+    assert "flair-tiny" in dict(weights.available())
 
 
 def test_pull_without_a_hub(tmp_path: Path) -> None:

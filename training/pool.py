@@ -1,8 +1,8 @@
-"""The text-conditioned pool over local tokens of a trained head, by FLAIR's sigmoid loss on photos and on mosaics.
+"""The text-conditioned pool over local tokens of a trained head, by FLAIR's sigmoid loss and InfoNCE.
 
 Half of the steps show mosaics of 2 x 2 or 3 x 3 photos, put together from the features of their cells: each text speaks
 of one cell, so that the pool has a reason to look at a place, and its attention is to lie in that cell. Where a photo
-has boxes, the attention of a box's name is to lie inside. Local tokens are made once, as int8: training reads no pixels.
+has boxes, the attention of a box's name is to lie inside. Local tokens are made once, as int8: no pixels are read.
 """
 
 from __future__ import annotations
@@ -21,28 +21,26 @@ from flairsearch.model import TextConditionedPool
 from training.examples import Examples, Pairs
 from training.features import GRID
 from training.head import DIM, Average, Head, Rows, warm_cosine
-from training.losses import box_loss, sigmoid_loss
+from training.losses import box_loss, contrastive_loss, sigmoid_loss
 
 SIDES = (1, 2, 1, 3)  # photos along a mosaic's side, step modulo 4
 _PHOTOS = 96  # single photos a step; mosaics show up to MOST_CELLS
 _MOST_CELLS, _MOST_TEXTS = 288, 192
-_FLICKR, _NOISE, _BOXED, _BOX_WEIGHT = 0.5, 0.15, 24, 0.3
+_FLICKR, _NOISE, _BOXED = 0.5, 0.15, 24
+_CONTRASTIVE_WEIGHT = 2.0  # beside the sigmoid loss
+_CELL_WEIGHT, _BOX_WEIGHT = 2.5, 1.5  # of the attention inside a mosaic's cell, inside a box
 _RATE, _DECAY, _AVERAGE, _CLIP = 1e-3, 0.02, 0.995, 5.0
 _SCALE, _BIAS = 2.7, -8.0  # of the logits at the start: log of the factor, and what is added
 _SPREADS, _NEAR = 6.0, 0.002  # standard deviations that int8 spans; noise beside the pool's first weights
-_CROPS = 0.35  # share of single photos that are seen through a random crop, where there are crops
 
 
 class LocalTokens:
     """Tokens f32[B, P, D] of photos, by number, from the files that `write_tokens` made."""
 
     def __init__(self, folder: Path) -> None:
-        names = [name for name in ("photos", "cells", "crops") if (folder / f"{name}.scale.npy").is_file()]
+        names = ("photos", "cells")
         self._codes = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
         self._scales = {name: torch.from_numpy(np.load(folder / f"{name}.scale.npy")) for name in names}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._codes
 
     def get(self, name: str, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._codes[name][rows]).float() * self._scales[name]
@@ -169,10 +167,13 @@ class PoolTrainer:
         texts = self._head.words(self._examples.noisy(vectors, _NOISE)).detach()
         pooled, attention = self.pool(texts, local)
         logits = self.scale.exp() * F.cosine_similarity(pooled, texts.expand_as(pooled), dim=-1) + self.bias
-        losses = {f"conditioned_{side}": sigmoid_loss(logits, *pairs)}
+        losses = {
+            f"conditioned_{side}": sigmoid_loss(logits, *pairs),
+            f"contrastive_{side}": _CONTRASTIVE_WEIGHT * contrastive_loss(logits, *pairs),
+        }
         if side > 1:
             own = attention[torch.from_numpy(cells // side**2), torch.arange(len(cells))]
-            losses[f"cells_{side}"] = _BOX_WEIGHT * box_loss(own, cell_masks(side)[cells % side**2])
+            losses[f"cells_{side}"] = _CELL_WEIGHT * box_loss(own, cell_masks(side)[cells % side**2])
         if side == 1 and len(self._boxed):
             rows = self._rng.choice(self._boxed, min(_BOXED, len(self._boxed)), False)
             names, inside = inside_boxes(self._examples, rows, self._rng)
@@ -184,9 +185,6 @@ class PoolTrainer:
         """Local tokens of single photos, a text of each, which pairs are right, and the photo of each text."""
         rows = self._rows.draw(self._rng, _PHOTOS, _FLICKR)
         local = self._tokens.get("photos", rows)
-        if "crops" in self._tokens:
-            cropped = np.flatnonzero(self._rng.random(len(rows)) < _CROPS)
-            local[cropped] = self._tokens.get("crops", rows[cropped])
         drawn = self._examples.draw(self._rng, rows)
         own = np.arange(len(rows))
         return local, drawn.vectors, self._examples.pairs(rows, drawn, own), own

@@ -169,7 +169,7 @@ def distil(flair: FLAIR, bank: Bank, run: Path, steps: int, size: int, rate: flo
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         factor = min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + np.cos(np.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = rate * max(factor, 0.01)
+        optimizer.param_groups[0]["lr"] = rate * max(float(factor), 0.01)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - min(0.998, (1 + step) / (10 + step)))

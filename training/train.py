@@ -149,7 +149,7 @@ class Training:
         folder = self._run / "tokens"
         folder.mkdir(exist_ok=True)
         last = features.load_trunk(self._in.lite)[-1]
-        for name in ("cells", "photos", "crops"):
+        for name in ("cells", "photos"):
             if not (folder / f"{name}.scale.npy").is_file():
                 write_tokens(head, last, self._run / "features", name, folder)
         trainer = PoolTrainer(
@@ -235,24 +235,24 @@ class Training:
 
     @cached_property
     def _region_means(self) -> dict[str, NDArray[np.float16]]:
-        """Mean features f16[N, R, 1280] of photos and crops: the whole first, then random rectangles."""
+        """Mean features f16[N, R, 1280]: the whole first, then random rectangles of photos."""
         file = self._run / "means.npz"
         if not file.is_file():
             last, found = features.load_trunk(self._in.lite)[-1], {}
-            for name, regions in (("photos", _REGIONS), ("crops", 1)):
+            for name, regions in (("photos", _REGIONS), ("cells", 1)):
                 found[name] = _mean_features(last, self._run / "features", name, regions)
             np.savez(file, **found)
         with np.load(file) as arrays:
             return dict(arrays)
 
     def _means(self) -> Callable[[np.random.Generator, NDArray[np.int64]], Tensor]:
-        """Half of the photos whole; of the others a rectangle, or a random crop in other colours."""
-        photos, crops = self._region_means["photos"], self._region_means["crops"]
+        """Half of the photos as they are; of the others a rectangle, or the whole photo half as large."""
+        photos, cells = self._region_means["photos"], self._region_means["cells"]
 
         def means(rng: np.random.Generator, rows: NDArray[np.int64]) -> Tensor:
             kind = rng.random(len(rows))
             region = np.where(kind < 0.5, 0, rng.integers(1, _REGIONS, len(rows)))
-            chosen = np.where((kind < 0.75)[:, None], photos[rows, region], crops[rows, 0])
+            chosen = np.where((kind < 0.75)[:, None], photos[rows, region], cells[rows, 0])
             return torch.from_numpy(chosen.astype(np.float32))
 
         return means
@@ -335,9 +335,9 @@ def main() -> None:
     parser.add_argument("--wordnet", type=Path, default=FOLDER, help="folder with WordNet's data.noun and the like")
     parser.add_argument("--run", type=Path, default=Path.home() / "flairsearch-training", help="folder for all files")
     parser.add_argument("--processes", type=int, default=2, help="that share the photos")
-    parser.add_argument("--text-steps", type=int, default=6000)
+    parser.add_argument("--text-steps", type=int, default=4500)
     parser.add_argument("--head-steps", type=int, default=600)
-    parser.add_argument("--pool-steps", type=int, default=1500)
+    parser.add_argument("--pool-steps", type=int, default=400)
     parser.add_argument("--held-out", type=Path, help="JSON list of images that the image side is not trained on")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

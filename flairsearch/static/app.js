@@ -137,7 +137,7 @@ function showAll() {
 /** Asks for the next page when the end comes near; an observer that starts anew says so at once. */
 function watchEnd() {
   sentinel.disconnect();
-  if (results && results.next !== null && !results.resting) sentinel.observe(byId("end"));
+  if (results && results.next !== null) sentinel.observe(byId("end"));
 }
 
 /** stale: what is shown answers another query. */
@@ -287,7 +287,6 @@ async function start() {
   reach.addEventListener("back", learn);
   addEventListener("keydown", keys);
   byId("further").addEventListener("click", () => {
-    results.barren = 0;
     results.failed = false;
     tally(query, results, status);
     if (grid.hits.length) grid.focus(grid.hits.length - 1, false); // the button is gone

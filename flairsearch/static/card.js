@@ -1,7 +1,7 @@
-// One hit in the gallery: photo, boxes, how sure; its heat while the pointer or the focus is on it.
+// One hit in the gallery: photo, boxes, score; its heat while the pointer or the focus is on it.
 
 import { getRegions, thumbnailUrl } from "./api.js";
-import { fileName, make, percent, showDate } from "./dom.js";
+import { fileName, make, showDate } from "./dom.js";
 import { watchPhoto } from "./photo.js";
 import { colourOf, drawBoxes, drawHeat } from "./regions.js";
 
@@ -9,7 +9,6 @@ const PATIENCE = 140; // ms on a card before its heat is asked for
 
 /** place: {index, width, height} of the photo's room on the page, px; ask: () -> the query it answers. */
 export function makeCard(hit, place, ask) {
-  const missed = hit.matches === false;
   const frame = make("span", { class: "frame" });
   const scale = Math.min(place.width / hit.width_px, place.height / hit.height_px);
   frame.style.width = `${hit.width_px * scale}px`;
@@ -22,7 +21,7 @@ export function makeCard(hit, place, ask) {
   const room = make("span", { class: "room" }, frame);
   room.style.height = `${place.height}px`;
   const button = make("button", {
-    class: missed ? "card missed" : "card", type: "button", title: [hit.path, showDate(hit.date)].filter(Boolean).join("\n"),
+    class: "card", type: "button", title: [hit.path, showDate(hit.date)].filter(Boolean).join("\n"),
     "aria-label": describe(hit), data: { index: place.index, id: hit.id },
   }, room, caption(hit, ask().texts.length));
   button.style.width = `${place.width}px`;
@@ -32,34 +31,19 @@ export function makeCard(hit, place, ask) {
 
 /** texts: how many of the phrases are texts; the one after them is the picture. */
 function caption(hit, texts) {
-  const first = make("span", { class: "figures" });
-  if (hit.matches === false) first.append(make("span", { class: "badge", text: "by chance?" }),
-    make("span", { class: "level", text: hit.confidence === null ? "" : percent(hit.confidence) }));
-  else if (hit.confidence !== null) {
-    const level = make("i");
-    level.style.width = `${100 * hit.confidence}%`;
-    first.append(make("span", { class: "meter", "aria-hidden": "true" }, level), make("span", { class: "sure", text: `sure ${percent(hit.confidence)}` }));
-  }
-  first.append(make("span", { class: "score", text: hit.score.toFixed(3) }));
-  const second = make("span", { class: "name" });
+  const name = make("span", { class: "name" });
   if (hit.weakest !== null) {
     const scores = hit.phrases.map((phrase) => phrase.score), weakest = scores.indexOf(Math.min(...scores));
     const dot = make("i", { class: "dot" });
     dot.style.background = colourOf(weakest);
-    second.append(dot, make("small", { text: "weakest: " }),
+    name.append(dot, make("small", { text: "weakest: " }),
       make("bdi", { text: weakest < texts ? hit.weakest : "the picture" }), ` ${scores[weakest].toFixed(2)}`);
-  } else second.append(make("bdi", { text: fileName(hit.path) }));
-  if (hit.matches !== false && hit.confidence === null) { // one line will do
-    first.prepend(second);
-    return make("span", { class: "caption" }, first);
-  }
-  return make("span", { class: "caption" }, first, second);
+  } else name.append(make("bdi", { text: fileName(hit.path) }));
+  return make("span", { class: "caption" }, name, make("span", { class: "score", text: hit.score.toFixed(3) }));
 }
 
 function describe(hit) {
   const parts = [`${hit.rank}: ${fileName(hit.path)}`, `score ${hit.score.toFixed(2)}`];
-  if (hit.confidence !== null) parts.push(`sure ${percent(hit.confidence)}`);
-  if (hit.matches === false) parts.push("may be there by chance");
   if (hit.weakest !== null) parts.push(`weakest: ${hit.weakest}`);
   return parts.join(", ");
 }

@@ -47,8 +47,5 @@ export const countPhotos = (number) => `${count(number)} ${number === 1 ? "photo
 /** "2021-05-03T14:22:10", a clock without a zone, as it is written where the reader is. */
 export const showDate = (text) => (text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }) : "");
 
-/** Rounded down, as the command line does: 100 % is said of certainty alone. */
-export const percent = (share) => `${Math.floor(Number((100 * share).toFixed(6)))} %`;
-
 export const isTyping = (target) =>
   target instanceof HTMLElement && (target.isContentEditable || ["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName));

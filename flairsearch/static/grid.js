@@ -6,7 +6,7 @@ import { make } from "./dom.js";
 
 const NARROWEST = 0.42, WIDEST = 4; // shapes beyond these are shown whole in a room of this shape
 const NEAR = "900px"; // above and below the screen: rows that are there before they are seen
-const CAPTION = 42, PADDING = 5; // px, as style.css has them
+const CAPTION = 24, PADDING = 5; // px, as style.css has them
 
 export class Grid {
   /** ask: () -> the query that the hits answer; open: (index) of the hit that was chosen. */

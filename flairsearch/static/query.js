@@ -2,9 +2,9 @@
 
 const PAGE = 48; // photos a request,
 const DEEP = 192; // and where somebody scrolls on and on: deep pages cost the server nearly the same, however long
-const ONCE = ["min_area", "under", "since", "until", "larger_than", "max_false_alarm"];
+const ONCE = ["min_area", "under", "since", "until", "larger_than"];
 const REPEATED = ["at", "ext"];
-export const SCOPE = [...REPEATED, ...ONCE, "hide"]; // what the panel of filters sets
+export const SCOPE = [...REPEATED, ...ONCE]; // what the panel of filters sets
 
 /**
  * texts: phrases, the last one being what stands in the box. not: what must not be there.
@@ -13,7 +13,7 @@ export const SCOPE = [...REPEATED, ...ONCE, "hide"]; // what the panel of filter
 export function emptyQuery() {
   return {
     texts: [], not: [], picture: null, weight: "",
-    at: [], ext: [], min_area: "", under: "", since: "", until: "", larger_than: "", max_false_alarm: "", hide: false,
+    at: [], ext: [], min_area: "", under: "", since: "", until: "", larger_than: "",
   };
 }
 
@@ -28,7 +28,7 @@ export function tooMany({ texts, not }) {
 
 export const phraseCount = (query) => query.texts.length + (query.picture ? 1 : 0);
 
-export const scopeCount = (query) => SCOPE.filter((name) => name !== "hide" && query[name].length).length;
+export const scopeCount = (query) => SCOPE.filter((name) => query[name].length).length;
 
 /** The address of the page that shows this; files: key -> File, for pictures that only this tab has. */
 export function toAddress(query, photo = null) {
@@ -38,7 +38,6 @@ export function toAddress(query, photo = null) {
     if (query.picture.box) parameters.set("box", query.picture.box.join());
   }
   scope(query, parameters);
-  if (query.hide) parameters.set("hide", "1");
   if (photo !== null) parameters.set("photo", photo);
   const text = parameters.toString();
   return text ? `?${text}` : location.pathname;
@@ -50,7 +49,6 @@ export function fromAddress(text, files) {
   query.not = given.getAll("not").filter((one) => one.trim());
   for (const name of REPEATED) query[name] = given.getAll(name);
   for (const name of ONCE) query[name] = given.get(name) ?? "";
-  query.hide = given.has("hide");
   query.weight = given.get("image_weight") ?? "";
   const box = readBox(given.get("box"));
   if (given.get("image")) query.picture = { id: given.get("image"), box };

@@ -8,11 +8,10 @@ const COLOURS = [
 ];
 export const colourOf = (i) => COLOURS[i % COLOURS.length];
 
-/** Boxes of a hit's phrases; all: not only the best of each. A hit that does not match is grey and dashed. */
+/** Boxes of a hit's phrases; all: not only the best of each. */
 export function drawBoxes(hit, all = false) {
   const svg = makeSvg("svg", {
-    class: hit.matches === false ? "boxes missed" : "boxes",
-    viewBox: `0 0 ${hit.width_px} ${hit.height_px}`, preserveAspectRatio: "none", "aria-hidden": "true",
+    class: "boxes", viewBox: `0 0 ${hit.width_px} ${hit.height_px}`, preserveAspectRatio: "none", "aria-hidden": "true",
   });
   const seen = new Map(); // box -> how many phrases have it: the next one is dashed over it, so that both show
   for (let i = hit.phrases.length - 1; i >= 0; i--) { // the first phrase's box on top

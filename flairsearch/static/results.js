@@ -3,15 +3,12 @@
 import { search } from "./api.js";
 
 const MOST_KEPT = 8; // queries whose photos are still there when one goes back
-const BARREN = 3; // pages in a row with nothing to show, before somebody has to ask for more
 
 export class Results {
   constructor(query) {
     this.query = query;
-    this.hits = []; // those that are shown
-    this.hidden = 0; // there by chance, and not wanted
+    this.hits = [];
     this.next = 0; // offset of the next page; null: that was all
-    this.barren = 0;
     this.scroll = 0; // px, where the page was left
     this.first = null; // the first page's answer
     this.stop = new AbortController();
@@ -21,12 +18,7 @@ export class Results {
     this.changed = false; // and whether they were others before
   }
 
-  /** Pages without a photo to show came one after the other. */
-  get resting() {
-    return this.next !== null && this.barren >= BARREN;
-  }
-
-  /** The next page's photos to show; null where there is none. */
+  /** The next page's photos; null where there is none. */
   async more() {
     if (this.next === null) return null;
     this.failed = false;
@@ -37,12 +29,9 @@ export class Results {
       this.scope = answer.in_scope;
       const known = new Set(this.hits.map((hit) => hit.id)); // the index may have changed between two pages
       const fresh = answer.hits.filter((hit) => !known.has(hit.id));
-      const shown = this.query.hide && this.query.max_false_alarm ? fresh.filter((hit) => hit.matches !== false) : fresh;
-      this.hidden += fresh.length - shown.length;
-      this.barren = shown.length ? 0 : this.barren + 1;
-      this.hits.push(...shown);
+      this.hits.push(...fresh);
       this.next = answer.next;
-      return shown;
+      return fresh;
     } catch (error) {
       this.failed = error.name !== "AbortError";
       throw error;

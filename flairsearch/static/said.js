@@ -76,23 +76,20 @@ for (const dialog of document.querySelectorAll("dialog")) {
 export function tally(query, results, status) {
   const line = byId("tally"), end = byId("end-text"), first = results?.first;
   line.textContent = end.textContent = "";
-  byId("further").hidden = !(results?.resting || results?.failed);
+  byId("further").hidden = !results?.failed;
   if (!first) return;
   const all = isScoped(query) ? null : status?.photos;
   const inScope = first.photos_in_scope ?? all ?? first.in_scope;
   const isViews = inScope === first.in_scope && status?.views > status?.photos; // parts of photos are views too
   const parts = [`${isViews ? `${count(inScope)} views of photos` : countPhotos(inScope)} searched`, `${count(results.hits.length)} shown`];
-  if (results.hidden) parts.push(`${count(results.hidden)} hidden, there by chance`);
   if (first.seconds !== undefined) parts.push(`${first.seconds < 10 ? first.seconds.toFixed(2) : Math.round(first.seconds)} s`);
   line.textContent = parts.join(" · ");
-  const hidden = results.hidden ? ` ${count(results.hidden)} more may be there by chance and are hidden.` : "";
   const empty = status?.photos === 0 && !results.hits.length;
   greet(status, empty);
-  if (results.resting) end.textContent = `The last ones may all be there by chance: ${countPhotos(results.hidden)} are hidden so far.`;
-  else if (results.failed) end.textContent = "The next photos did not come.";
+  if (results.failed) end.textContent = "The next photos did not come.";
   else if (results.next !== null || empty) end.textContent = "";
-  else if (results.hits.length) end.textContent = `That was all: ${countPhotos(results.hits.length)}.${hidden}`;
-  else end.textContent = `No photo here.${hidden || " Take a filter away, or say it in other words."}`;
+  else if (results.hits.length) end.textContent = `That was all: ${countPhotos(results.hits.length)}.`;
+  else end.textContent = "No photo here. Take a filter away, or say it in other words.";
 }
 
 /** Instead of photos: what to do, or that the index is empty. */

@@ -1,4 +1,4 @@
-// The panel of filters: which photos are looked at, where in them, and what is there by chance.
+// The panel of filters: which photos are looked at, and where in them.
 
 import { byId, count, fileName, isolate, make } from "./dom.js";
 import { emptyQuery, SCOPE, scopeCount } from "./query.js";
@@ -65,7 +65,7 @@ export class ScopePanel {
     const { elements } = this.form;
     clearTimeout(this.timer);
     this.query = query;
-    for (const name of ["under", "larger_than", "max_false_alarm"]) {
+    for (const name of ["under", "larger_than"]) {
       const select = elements[name];
       if (![...select.options].some((option) => option.value === query[name])) { // from an address somebody wrote
         select.append(make("option", { value: query[name], text: isolate(query[name]) }));
@@ -75,17 +75,14 @@ export class ScopePanel {
     elements.since.value = query.since;
     elements.until.value = query.until;
     elements.min_area.value = percent(query.min_area);
-    elements.hide.checked = query.hide;
     for (const box of this.form.querySelectorAll("[name=at]")) box.checked = query.at.includes(box.value);
     for (const box of this.form.querySelectorAll("[name=ext]")) box.checked = kinds(query).includes(box.value.split(",")[0]);
     this.label();
   }
 
   label() {
-    const { max_false_alarm: alarm, hide } = this.form.elements;
     const area = percent(this.query.min_area);
     byId("area-shown").textContent = area ? `${Number(area.toFixed(2))} % of the photo` : "any size";
-    hide.disabled = !alarm.value;
     const active = scopeCount(this.query);
     byId("scope-count").textContent = active || "";
     byId("scope-count").hidden = !active;
@@ -102,7 +99,6 @@ export class ScopePanel {
   read(name) {
     const { [name]: control } = this.form.elements;
     const boxes = [...this.form.querySelectorAll(`[name=${name}]`)];
-    if (name === "hide") return control.checked;
     if (name === "min_area") return Number(control.value) ? `${control.value}%` : "";
     if (name === "at") return boxes.filter((box) => box.checked).map((box) => box.value);
     if (name !== "ext") return control.value;

@@ -1,7 +1,7 @@
 // The large view: a photo with all its regions, heat, what is known of it, and a box to draw for the next search.
 
 import { getRegions, LARGE, LARGEST, largeUrl, originalUrl, thumbnailUrl } from "./api.js";
-import { byId, count, fileName, folderOf, isTyping, make, pathNodes, percent, showDate } from "./dom.js";
+import { byId, count, fileName, folderOf, isTyping, make, pathNodes, showDate } from "./dom.js";
 import { Part } from "./part.js";
 import { watchPhoto } from "./photo.js";
 import { reach } from "./reach.js";
@@ -99,7 +99,6 @@ export class Viewer {
     this.frame.querySelector("svg.boxes")?.remove();
     this.canvas.after(drawBoxes(hit, true));
     const facts = [["Score", hit.score.toFixed(3)]];
-    if (hit.confidence !== null) facts.push(["Sure", percent(hit.confidence) + (hit.matches === false ? ", may be by chance" : "")]);
     if (hit.rank) facts.push(["Rank", count(hit.rank)]);
     if (hit.date) facts.push(["Date", showDate(hit.date)]);
     facts.push(["Size", `${count(hit.width_px)} × ${count(hit.height_px)} pixels`]);
