@@ -121,8 +121,10 @@ def print_rows(sets: list[Set]) -> None:
         usual = getattr(region, name)
         for value in values:
             setattr(region, name, value)
+            _forget_bands()
             show(f"{name} {value}", both)
         setattr(region, name, usual)
+        _forget_bands()
     otsu = region._otsu
     others = {
         "0.2 of the maximum instead of Otsu's": of_maximum(0.2),
@@ -137,6 +139,12 @@ def print_rows(sets: list[Set]) -> None:
         region._otsu = threshold
         show(name, both)
     region._otsu = otsu
+
+
+def _forget_bands() -> None:
+    """What region.py keeps was made with the constants as they were."""
+    region._band.cache_clear()
+    region._spread.cache_clear()
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Attention and similarity of a view's patches -> heat -> boxes; boxes of several views -> regions of a photo.
 
 Attention says where the pool looks, similarity what a patch is like; each errs where the other does not. Chosen on
-mosaics and pasted photos of the training set: benchmarks/regions.py.
+boxes, mosaics and pasted photos of the training set: benchmarks/regions.py.
 """
 
 from __future__ import annotations
