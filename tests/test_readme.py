@@ -130,6 +130,8 @@ def _lay_out(work: Path, home: Path) -> None:
     shutil.copy(bundled_file(), work / "flair-own.safetensors")
     captions = [{"image": path.name, "caption": [f"a {path.stem}"]} for path in sorted(photos.iterdir())]
     (work / "val.json").write_text(json.dumps(captions))
+    box = {"label": "cat", "box": [100, 20, 400, 280]}
+    (work / "boxes.jsonl").write_text(json.dumps({"image": "chelsea.png", "size": [451, 300], "boxes": [box]}))
     for index, folder in (("default", pictures), ("trips", pictures / "2024")):
         with Engine.open(index, BUNDLED, device="cpu") as engine:
             engine.add(folder)
