@@ -19,10 +19,10 @@ LAYER_NORM_EPS = 1e-5
 F32 = NDArray[np.float32]
 
 
-def layer_norm(x: F32, gain: F32, bias: F32) -> F32:
-    """f32[..., D] -> f32[..., D]."""
-    centred = x - x.mean(-1, keepdims=True)
-    spread = np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(LAYER_NORM_EPS))
+def layer_norm(x: F32, gain: F32, bias: F32, axis: int = -1) -> F32:
+    """f32[..., D, ...] -> the same, of the D numbers along an axis."""
+    centred = x - x.mean(axis, keepdims=True)
+    spread = np.sqrt(np.square(centred).mean(axis, keepdims=True) + np.float32(LAYER_NORM_EPS))
     return np.asarray(centred / spread * gain + bias, np.float32)
 
 

@@ -21,6 +21,7 @@ from flairsearch.tensors import Tensors
 from flairsearch.tokenizer import Tokenizer, unseen_words
 
 F32 = NDArray[np.float32]
+_SMALL_PRODUCT, _LEAST_ROWS = 10**6, 32  # multiplications that OpenBLAS calls small; rows below which calls cost more
 
 
 class TextEncoder:
@@ -57,9 +58,10 @@ class TextEncoder:
             row[: end + 1] = some[: end + 1]
         x = self._tensors.rows("token_embedding.weight", padded)  # [T, L, W]
         x = x + self._tensors["positional_embedding"][: padded.shape[1]]
+        columns = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
         for block in self._blocks:
-            x = block.run(x)
-        last = x[np.arange(len(x)), ends]
+            columns = block.run(columns, len(ids))
+        last = columns.T.reshape(x.shape)[np.arange(len(x)), ends]
         last = layer_norm(last, self._tensors["ln_final.weight"], self._tensors["ln_final.bias"])
         return np.asarray(last @ self._tensors["text_post.proj"], np.float32)
 
@@ -70,12 +72,15 @@ class TextEncoder:
 
 
 class _Block:
-    """A residual block of the tower, its parts under torch's names."""
+    """A residual block of the tower, its parts under torch's names. Tokens are columns, so that weights stay as stored.
+
+    x is f32[W, T L]: the tokens of T texts, one text after the other.
+    """
 
     def __init__(self, tensors: Tensors, name: str, heads: int) -> None:
         self._heads = heads
         self._in, self._out, self._wide, self._narrow = (
-            (tensors[f"{name}.{weight}"].T, tensors[f"{name}.{bias}"])
+            (tensors[f"{name}.{weight}"], tensors[f"{name}.{bias}"][:, None])
             for weight, bias in (
                 ("attn.in_proj_weight", "attn.in_proj_bias"),
                 ("attn.out_proj.weight", "attn.out_proj.bias"),
@@ -84,32 +89,40 @@ class _Block:
             )
         )
         self._first, self._second = (
-            (tensors[f"{name}.{norm}.weight"], tensors[f"{name}.{norm}.bias"]) for norm in ("ln_1", "ln_2")
+            (tensors[f"{name}.{norm}.weight"][:, None], tensors[f"{name}.{norm}.bias"][:, None])
+            for norm in ("ln_1", "ln_2")
         )
 
-    def run(self, x: F32) -> F32:
-        """f32[T, L, W] -> f32[T, L, W]."""
-        x = x + self._attend(layer_norm(x, *self._first))
-        wide = _gelu(_linear(layer_norm(x, *self._second), self._wide))
+    def run(self, x: F32, texts: int) -> F32:
+        """x, and T -> x."""
+        x = x + self._attend(layer_norm(x, *self._first, axis=0), texts)
+        wide = _gelu(_linear(layer_norm(x, *self._second, axis=0), self._wide))
         return np.asarray(x + _linear(wide, self._narrow), np.float32)
 
-    def _attend(self, x: F32) -> F32:
-        """Causal attention of H heads."""
-        texts, length, width = x.shape
-        packed = _linear(x, self._in).reshape(texts, length, 3, self._heads, -1).transpose(2, 0, 3, 1, 4)
-        query, key, value = packed  # [T, H, L, d]
-        logits = query @ key.transpose(0, 1, 3, 2) * np.float32(query.shape[-1] ** -0.5)
+    def _attend(self, x: F32, texts: int) -> F32:
+        """Causal attention of H heads, within each text."""
+        packed = _linear(x, self._in).reshape(3, self._heads, -1, texts, x.shape[1] // texts)
+        query, key, value = packed.transpose(0, 3, 1, 2, 4)  # [T, H, d, L]
+        length = key.shape[-1]
+        logits = query.transpose(0, 1, 3, 2) @ key * np.float32(query.shape[2] ** -0.5)
         logits = np.where(np.tri(length, dtype=np.bool_), logits, -np.inf)
         shares = np.exp(logits - logits.max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)
-        mixed = (shares @ value).transpose(0, 2, 1, 3).reshape(texts, length, width)
-        return _linear(mixed, self._out)
+        mixed = value @ shares.transpose(0, 1, 3, 2)  # [T, H, d, L]
+        return _linear(np.ascontiguousarray(mixed.transpose(1, 2, 0, 3).reshape(x.shape)), self._out)
 
 
 def _linear(x: F32, layer: tuple[F32, F32]) -> F32:
-    """x f32[T, L, n], weights f32[n, m] and bias f32[m] -> f32[T, L, m]; as one product of two matrices."""
+    """x f32[n, C], weights f32[m, n] and bias f32[m, 1] -> f32[m, C], in products of a few rows of the weights each.
+
+    OpenBLAS multiplies small matrices where they lie; larger ones it copies first, which takes longer than 12 columns.
+    """
     weight, bias = layer
-    return np.asarray((x.reshape(-1, x.shape[-1]) @ weight + bias).reshape(*x.shape[:-1], -1), np.float32)
+    rows = len(weight) & -len(weight)  # the largest power of two that divides it
+    while rows > _LEAST_ROWS and rows * x.size > _SMALL_PRODUCT:
+        rows //= 2
+    parts = weight.reshape(-1, rows, len(x))
+    return np.asarray((parts @ x).reshape(len(weight), -1) + bias, np.float32)
 
 
 def _gelu(x: F32) -> F32:

@@ -19,6 +19,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import platformdirs
 
 from flairsearch.architecture import LARGEST, check_tensors, expected_tensors
@@ -161,7 +162,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
 
 
 def seen_tokens(path: Path) -> frozenset[int] | None:
-    """The token ids a model was trained on, from the file's header; None when it does not say.
+    """The token ids a model was trained on, a bit each in the file's header; None when it does not say.
 
     Raises WeightsError when the list is damaged.
     """
@@ -169,12 +170,12 @@ def seen_tokens(path: Path) -> frozenset[int] | None:
     if text is None:
         return None
     try:
-        tokens = json.loads(text)
-    except (ValueError, RecursionError):
-        tokens = None
-    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < LARGEST for token in tokens):
-        raise WeightsError(f"{path} has a damaged list of seen tokens - copy or download it again")
-    return frozenset(tokens)
+        if len(text) > LARGEST // 4:  # a digit is four tokens
+            raise ValueError("too long")
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), bitorder="little")
+    except ValueError:
+        raise WeightsError(f"{path} has a damaged list of seen tokens - copy or download it again") from None
+    return frozenset(np.flatnonzero(bits).tolist())
 
 
 def save(state: Mapping[str, Tensor], config: str, name: str, path: Path, seen: Iterable[int] | None = None) -> None:
@@ -194,12 +195,20 @@ def save(state: Mapping[str, Tensor], config: str, name: str, path: Path, seen: 
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         metadata = {"config": config, "name": name, "hash": digest.hexdigest()}
-        save_file(tensors, part, metadata if seen is None else metadata | {"seen": json.dumps(sorted(seen))})
+        save_file(tensors, part, metadata if seen is None else metadata | {"seen": _as_bits(seen)})
         part.replace(path)
     except SafetensorError as error:  # a full disk, too
         raise OSError(str(error)) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _as_bits(tokens: Iterable[int]) -> str:
+    """Token ids -> hexadecimal digits; token i is bit i % 8 of byte i // 8."""
+    ids = np.array(sorted(tokens), np.int64)
+    bits = np.zeros(ids.max(initial=-1) + 1, np.uint8)
+    bits[ids] = 1
+    return np.packbits(bits, bitorder="little").tobytes().hex()
 
 
 def import_file(path: Path, name: str | None = None) -> WeightsFile:

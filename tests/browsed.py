@@ -127,21 +127,28 @@ class Tab:
         self.page, self.site = page, site
         self.complaints: list[str] = []
         self.searches: list[Any] = []
+        self.answered: list[Any] = []  # those of the searches that were not given up for a newer one
         page.set_default_timeout(40000)  # the first picture that is searched with loads torch
         page.add_init_script(WATCH)
         page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: "/api/v1/search" in request.url and self.searches.append(request))
+        page.on("requestfinished", lambda request: "/api/v1/search" in request.url and self.answered.append(request))
 
     def go(self, path: str = "/") -> None:
         self.page.goto(self.site.home + path)
         self.until("document.title.includes('·')")
 
     def search(self, text: str) -> None:
+        """Type and press Enter. The page asks while one types, and gives that up for what was typed in full."""
+        many = len(self.searches)
         self.page.fill("#text", text)
-        with self.page.expect_response(lambda one: "/api/v1/search" in one.url) as caught:
-            self.page.press("#text", "Enter")
-        first = caught.value.json()["hits"][0]["id"]
+        self.page.press("#text", "Enter")
+        end = time.monotonic() + 40
+        while len(self.searches) == many or self.searches[-1] not in self.answered:
+            assert time.monotonic() < end, f"no answer to {text!r}"
+            self.page.wait_for_timeout(20)
+        first = self.searches[-1].response().json()["hits"][0]["id"]
         self.until(f"document.querySelector('.card:has(img.there)')?.dataset.id === '{first}'")
 
     @property

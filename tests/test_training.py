@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from random_flair import CONV, random_flair
 from torch import nn
 from torch.nn import functional as F
@@ -21,12 +22,13 @@ from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, ModelConfig
 from training import features, labels, losses, pool
 from training.examples import TEMPLATES, Examples
 from training.head import DIM, Average, Head, Rows, class_vectors, fit_head, warm_cosine
-from training.labels import FALSE, TRUE, UNKNOWN, Photo, truth_table
+from training.labels import FALSE, TRUE, UNKNOWN, Photo, implied_names, spoken_names, truth_table
 from training.text_tower import Bank, Space, TextTower, distil, start, token_letters
 from training.texts import build_bank
 from training.trunk import read_trunk
-from training.wordnet import ancestors, read_counts, read_nouns, read_words
+from training.wordnet import ancestors, read_counts, read_nouns, read_senses, read_words
 
+pytestmark = pytest.mark.training
 torch.set_num_threads(1)
 NOUNS = """  1 This file begins with a licence.
 00001930 03 n 01 physical_entity 0 000 | an entity that has physical existence
@@ -41,6 +43,10 @@ NOUNS = """  1 This file begins with a licence.
 def wordnet(tmp_path: Path) -> Path:
     (tmp_path / "data.noun").write_text(NOUNS)
     (tmp_path / "cntlist.rev").write_text("dog%1:05:00:: 1 42\nsmall_hound%1:05:00:: 1 2\nrun%2:38:00:: 1 9\n")
+    (tmp_path / "index.noun").write_text(
+        "  1 licence\ndog n 2 1 @ 2 1 00000020 00000010\n"
+        "beagle n 1 1 @ 1 0 00000030\nanimal n 2 0 2 0 00000010 00000040\n"
+    )
     for kind in ("adj", "verb"):
         (tmp_path / f"index.{kind}").write_text(f"  1 licence\nsome_{kind} x 1\nplain{kind} x 1\n")
     return tmp_path
@@ -56,6 +62,25 @@ def test_wordnet(wordnet: Path) -> None:
     assert ancestors(nouns, "00000030") == ["00000020", "00000010", "00001930"]
     assert read_counts(wordnet) == {"dog": 42, "small hound": 2}
     assert read_words("adj", wordnet) == ["some adj", "plainadj"]
+
+
+def test_senses_are_the_common_ones_or_the_only_one(wordnet: Path) -> None:
+    assert read_senses(wordnet) == {"dog": ["00000020"], "beagle": ["00000030"]}  # nobody tagged an animal
+    (wordnet / "cntlist.rev").write_text("dog%1:05:00:: 1 70\ndog%1:05:01:: 2 30\ndog%1:05:02:: 3 1\n")
+    assert read_senses(wordnet)["dog"] == ["00000020", "00000010"]
+
+
+def test_names_that_a_name_implies(wordnet: Path) -> None:
+    nouns, names = read_nouns(wordnet), ["beagle", "dog", "animal", "small hound", "physical entity", "idea"]
+    assert implied_names(names, nouns, {"beagle": ["00000030"]})[0] == [0, 1, 2, 3]  # the widest is left out
+    assert implied_names(names, nouns, {"beagle": ["00000030", "00000010"]})[0] == [2]  # true in both senses
+    assert implied_names(names, nouns, {})[0] == []
+
+
+def test_names_that_captions_often_speak_of(wordnet: Path) -> None:
+    captions = ["A beagle on an idea"] * 20 + ["Two dogs", "dogs"]
+    assert spoken_names(captions, read_nouns(wordnet), read_senses(wordnet)) == ["beagle"]
+    assert spoken_names(captions[1:], read_nouns(wordnet), read_senses(wordnet)) == []
 
 
 def test_bank(wordnet: Path) -> None:
@@ -107,10 +132,21 @@ def test_truth_table() -> None:
     classes = [["beagle", "dog"], ["car"], ["nothing known"]]
     chances = np.array([[0.3, 0.02, 0.68], [0.01, 0.2, 0.79], [0.5, 0.1, 0.4]], np.float32)
     T, U, N = TRUE, UNKNOWN, FALSE
-    assert truth_table(photos, names, vectors, classes, chances).tolist() == [
+    implied = [[], [], [0], [], [3], []]
+    assert truth_table(photos, names, vectors, classes, chances, implied).tolist() == [
         [T, U, U, N, N, N],  # its label; the classifier's half guess; alike the label
         [T, N, N, U, U, U],  # two captions speak of dogs; one of a car, a red car and the sky
         [T, T, N, U, N, T],  # the classifier is sure of a beagle, and half of a car
+    ]
+    spoken = [
+        Photo("d", ("a puppy", "the puppy"), ()),
+        Photo("e", ("a puppy", "a sky"), ()),
+        Photo("f", (), ("puppy",)),
+    ]
+    assert truth_table(spoken, names, np.eye(6, dtype=np.float32), classes, chances * 0, implied).tolist() == [
+        [T, N, T, N, N, N],  # captions that speak of a puppy speak of a dog
+        [U, N, U, N, N, U],
+        [U, N, T, N, N, N],  # a label's kinds are the data's to say
     ]
 
 
@@ -318,7 +354,7 @@ def test_schedule_and_average() -> None:
     assert [warm_cosine(step, 1000, 10) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0], rel=1e-3)
     assert warm_cosine(1000, 1000, 10) == pytest.approx(0.02)
     layer = nn.Linear(1, 1, bias=False)
-    average = Average(layer)
+    average = Average(layer.parameters())
     kept = layer.weight.item()
     for step in range(5):
         layer.weight.data.fill_(float(step))
@@ -344,43 +380,72 @@ def test_local_tokens_are_the_towers(tmp_path: Path) -> None:
         tower.proj.copy_(torch.cat([head.features, head.classes]))
         narrow = np.random.default_rng(0).normal(0, 40, (3, 7, 7, 320)).clip(-127, 127).astype(np.int8)
         scale = np.random.default_rng(1).uniform(0.01, 0.05, 320).astype(np.float32)
-        np.save(tmp_path / "cells.npy", narrow)
+        for name in ("photos", "mosaics"):
+            np.save(tmp_path / f"{name}.npy", narrow)
         np.save(tmp_path / "scale.npy", scale)
-        (tmp_path / "out").mkdir()
-        pool.write_tokens(head, tower.trunk[-1], tmp_path, "cells", tmp_path / "out")
         wide = tower.trunk[-1](torch.from_numpy(narrow * scale).float().permute(0, 3, 1, 2))
         patches = tower.tokens(wide.flatten(2).transpose(1, 2))[1] @ tower.proj
-    for part in ("", ".scale"):
-        (tmp_path / "out" / f"photos{part}.npy").write_bytes((tmp_path / "out" / f"cells{part}.npy").read_bytes())
-    found = pool.LocalTokens(tmp_path / "out")
-    tokens = found.get("cells", np.array([2, 0]))
+        found = pool.LocalFeatures(tmp_path, tower.trunk[-1]).get("mosaics", np.array([2, 0]))
+        tokens = pool.local_tokens(head, found, 0.0)
     cosine = F.cosine_similarity(tokens, patches[[2, 0]], dim=-1)
-    assert cosine.min() > 0.99  # bfloat16, and int8
+    assert cosine.min() > 0.99  # bfloat16
 
 
 @pytest.mark.parametrize("side", [2, 3])
-def test_mosaic_tokens(side: int) -> None:
-    """Cell n says n everywhere, and where in the cell: rows and columns stay where they are."""
-    cells = torch.zeros(2 * side * side, 49, 4)
-    cells[..., 0] = torch.arange(len(cells))[:, None]
-    cells[..., 1] = torch.arange(7).repeat_interleave(7)
-    cells[..., 2] = torch.arange(7).repeat(7)
-    mosaics = pool.mosaic_tokens(cells, side).unflatten(1, (14, 14))
-    edges = np.round(np.arange(side + 1) * 14 / side).astype(int)
-    for number in range(2 * side * side):
-        mosaic, cell = divmod(number, side * side)
-        row, column = divmod(cell, side)
-        part = mosaics[mosaic, edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
-        assert (part[..., 0] == number).all()
-        assert (part[1:, :, 1] > part[:-1, :, 1]).all()
-        assert (part[:, 1:, 2] > part[:, :-1, 2]).all()
-        assert part[..., 1].mean() == pytest.approx(3, abs=0.2)
-        mask = pool.cell_masks(side)[cell].view(14, 14)
-        assert (
-            mask.sum()
-            == mask[edges[row] : edges[row + 1], edges[column] : edges[column + 1]].sum()
-            == part[..., 0].numel()
-        )
+def test_a_mosaic_shows_its_photos_row_by_row(side: int, tmp_path: Path) -> None:
+    paths = []
+    for number in range(side * side):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (30 + number, 20), (number * 20, 255 - number * 20, 7)).save(paths[-1])
+    picture = np.asarray(features.read_mosaic(paths)).astype(int)
+    assert picture.shape == (448, 448, 3)
+    masks = pool.cell_masks(side).view(side * side, 14, 14)
+    assert torch.allclose(masks.sum(0), torch.ones(14, 14))
+    for number, mask in enumerate(masks):
+        rows, columns = np.nonzero(mask.numpy() == 1)  # patches that lie in one cell alone
+        for row, column in zip(rows, columns, strict=True):
+            patch = picture[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
+            assert np.abs(patch - (number * 20, 255 - number * 20, 7)).max() <= 1
+
+
+def test_mosaics_are_drawn_from_both_halves() -> None:
+    drawn = features.draw_mosaics(900, 300, seed=1)
+    assert drawn.shape == (sum(features.MOSAICS.values()), 9)
+    used = drawn[drawn >= 0]
+    assert len(used) == sum(count * side**2 for side, count in features.MOSAICS.items())
+    assert (used < 300).mean() == pytest.approx(0.5, abs=0.01)
+    assert set(used) == set(range(900))
+    assert np.array_equal(drawn, features.draw_mosaics(900, 300, seed=1))
+
+
+def test_pool_learns_where_things_are(tmp_path: Path) -> None:
+    """Photos of one texture each, in mosaics: the attention goes to the cell that is spoken of."""
+    examples, rng = _examples(DIM), np.random.default_rng(0)
+    torch.manual_seed(0)
+    textures = rng.normal(0, 40, (6, 320)).clip(-127, 127).astype(np.int8)
+    mosaics = np.array([rng.permutation(6)[:4] for _ in range(8)])
+    np.save(tmp_path / "mosaics.npy", textures[mosaics].reshape(8, 2, 2, 320).repeat(7, 1).repeat(7, 2))
+    np.save(tmp_path / "photos.npy", np.broadcast_to(textures[:, None, None], (6, 14, 14, 320)))
+    np.save(tmp_path / "scale.npy", np.full(320, 0.02, np.float32))
+    config = ModelConfig.from_json(features.CONFIG.read_text())
+    last = build_trunk(config.conv_stages, config.vision_width)[-1]
+    head = Head((torch.randn(3, 1280) * 0.01, torch.zeros(3)), torch.randn(3, DIM)).requires_grad_(False)
+    local = pool.LocalFeatures(tmp_path, last)
+    numbers = np.pad(mosaics, ((0, 0), (0, 5)), constant_values=-1)
+    trainer = pool.PoolTrainer(head, examples, local, numbers, Rows(np.arange(3), np.arange(3, 6)), 4, 0)
+
+    @torch.no_grad()
+    def inside() -> float:
+        """The share of the attention of each photo's first text that is in its cells of the first mosaics."""
+        texts = head.words(torch.stack([*examples.captions[[0, 2, 4]], *examples.named[0, [0, 2, 3]]]))
+        _, attention = trainer.pool(texts, pool.local_tokens(head, local.get("mosaics", np.arange(8)), 0.0))
+        masks = pool.cell_masks(2)
+        return float(np.mean([attention[m, mosaics[m, c]] @ masks[c] for m in range(8) for c in range(4)]))
+
+    before = inside()
+    list(trainer.fit(80))
+    assert before < 0.4
+    assert inside() > 0.6
 
 
 def test_first_pool_finds_what_is_like_the_text() -> None:

@@ -8,7 +8,7 @@ anything is learned. Both are the two parts of FLAIR's `image_post.proj`; `text`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,7 @@ def fit_head(
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps, warm=50))
-    average = Average(head)
+    average = Average(head.parameters())
     losses, began = [], time.time()
     for step in range(steps):
         chosen = rows.draw(rng, size, FLICKR)
@@ -120,10 +120,10 @@ def warm_cosine(step: int, steps: int, warm: int) -> float:
 
 
 class Average:
-    """A moving average of a module's parameters."""
+    """A moving average of parameters."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._live = [p for p in module.parameters() if p.requires_grad]
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._live = list(parameters)
         self._kept = [p.detach().clone() for p in self._live]
 
     def step(self, number: int, most: float) -> None:
@@ -132,5 +132,5 @@ class Average:
 
     @torch.no_grad()
     def show(self) -> None:
-        """Let the module have it."""
+        """Give it to them."""
         torch._foreach_copy_(self._live, self._kept)

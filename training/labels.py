@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.wordnet import Noun, ancestors
+from training.wordnet import PHYSICAL, Noun, ancestors
 
 FALSE, UNKNOWN, TRUE = 0, 1, 2  # of a name and a photo
 CLASSES = 1000
@@ -24,6 +24,7 @@ _WITHOUT_PHOTO = ("01871265", "02012849", "03710721")
 _SURE, _UNSURE = 0.4, 0.04  # probability by the classifier from which a name is true, and is no longer false
 _ALIKE = 0.75  # cosine of two names from which one may be true of a photo of the other
 _CAPTIONS = 2  # captions that must speak of a name for it to be true; one alone leaves it unknown
+_SPOKEN_OFTEN = 20  # captions that speak of a physical thing from which its noun is a name
 _TOO_WIDE = frozenset(("00001740", "00001930", "00002684", "00003553", "00004258", "00021939"))  # entity ... artifact
 
 
@@ -83,10 +84,35 @@ def class_names(offsets: Sequence[str], nouns: Mapping[str, Noun]) -> list[list[
     """Of each class its words and those of its hypernyms, lower case, the nearest first; the widest are left out."""
     result = []
     for offset in offsets:
-        kinds = [kind for kind in ancestors(dict(nouns), offset) if kind not in _TOO_WIDE]
+        kinds = [kind for kind in ancestors(nouns, offset) if kind not in _TOO_WIDE]
         words = [word.lower() for one in (offset, *kinds) for word in nouns[one].words]
         result.append(list(dict.fromkeys(words)))
     return result
+
+
+def spoken_names(captions: Sequence[str], nouns: Mapping[str, Noun], senses: Mapping[str, Sequence[str]]) -> list[str]:
+    """Nouns of physical things that captions often speak of."""
+    things = [word for word, found in senses.items() if PHYSICAL in ancestors(nouns, found[0])]
+    counts = _Speaker(things).count_each(captions)
+    return [thing for thing, count in zip(things, counts, strict=True) if count >= _SPOKEN_OFTEN]
+
+
+def implied_names(
+    names: Sequence[str], nouns: Mapping[str, Noun], senses: Mapping[str, Sequence[str]]
+) -> list[list[int]]:
+    """Of each name the numbers of those that are true with it in all its senses: synonyms, and what it is a kind of."""
+    number = {name: i for i, name in enumerate(names)}
+    result = []
+    for name in names:
+        words = [_words_above(nouns, offset) for offset in senses.get(name, ())]
+        shared = set.intersection(*words) if words else set()
+        result.append(sorted(number[word] for word in shared if word in number))
+    return result
+
+
+def _words_above(nouns: Mapping[str, Noun], offset: str) -> set[str]:
+    kinds = [kind for kind in (offset, *ancestors(nouns, offset)) if kind not in _TOO_WIDE]
+    return {word.lower() for kind in kinds for word in nouns[kind].words}
 
 
 def truth_table(
@@ -95,10 +121,12 @@ def truth_table(
     vectors: NDArray[np.float32],
     classes: Sequence[Sequence[str]],
     chances: NDArray[np.float32],
+    implied: Sequence[Sequence[int]],
 ) -> NDArray[np.uint8]:
     """u8[N, names]: FALSE, UNKNOWN or TRUE.
 
-    vectors f32[names, 384] of unit length; chances f32[N, 1000] of the photos' classes.
+    vectors f32[names, 384] of unit length; chances f32[N, 1000] of the photos' classes; implied: of each name those
+    that are true with it. What a label of the data implies stays unknown: its first sense may be another one.
     """
     number = {name: i for i, name in enumerate(names)}
     of_class = np.zeros((len(classes), len(names)), np.float32)
@@ -114,10 +142,11 @@ def truth_table(
         own = [number[name] for name in photo.names]
         counts = spoken.count(photo.captions)
         needed = min(_CAPTIONS, len(photo.captions))
-        for near in (n for i in own for n in alike[i]):
+        for near in (n for i in own for n in (*alike[i], *implied[i])):
             row[near] = max(row[near], UNKNOWN)
         for name, count in counts.items():
-            row[name] = TRUE if count >= needed else max(row[name], UNKNOWN)
+            for one in (name, *implied[name]):
+                row[one] = max(row[one], TRUE if count >= needed else UNKNOWN)
         row[own] = TRUE
     return table
 
@@ -139,4 +168,12 @@ class _Speaker:
             }
             for number in {self._number[part] for part in parts if part in self._number}:
                 counts[number] = counts.get(number, 0) + 1
+        return counts
+
+    def count_each(self, captions: Sequence[str]) -> list[int]:
+        """How many of the captions speak of each name."""
+        counts = [0] * len(self._number)
+        for caption in captions:
+            for number in self.count([caption]):
+                counts[number] += 1
         return counts

@@ -28,13 +28,22 @@ from flairsearch.tokenizer import Tokenizer
 from training import features
 from training.examples import TEMPLATES, Examples
 from training.head import Head, Rows, class_vectors, fit_head
-from training.labels import Photo, class_names, image_net, read_broad, read_flickr, truth_table
+from training.labels import (
+    Photo,
+    class_names,
+    image_net,
+    implied_names,
+    read_broad,
+    read_flickr,
+    spoken_names,
+    truth_table,
+)
 from training.minilm import MiniLM
-from training.pool import LocalTokens, PoolTrainer, write_tokens
+from training.pool import LocalFeatures, PoolTrainer
 from training.text_tower import Bank, Space, TextTower, distil, start, token_letters
 from training.texts import build_bank
 from training.trunk import read_trunk
-from training.wordnet import FOLDER, read_nouns
+from training.wordnet import FOLDER, Noun, read_nouns, read_senses
 
 SHARES = {"captions": 0.28, "names": 0.2, "nouns": 0.14, "definitions": 0.08, "phrases": 0.2, "changed": 0.1}
 _SPACE = ("captions", "names", "phrases")  # sources of the bank that the axes are fitted to
@@ -74,13 +83,21 @@ class Training:
 
     @cached_property
     def classes(self) -> list[list[str]]:
-        return class_names(image_net(self._in.data / "broad" / "train.jsonl"), read_nouns(self._in.wordnet))
+        return class_names(image_net(self._in.data / "broad" / "train.jsonl"), self._nouns)
+
+    @cached_property
+    def _nouns(self) -> dict[str, Noun]:
+        return read_nouns(self._in.wordnet)
+
+    @cached_property
+    def _senses(self) -> dict[str, list[str]]:
+        return read_senses(self._in.wordnet)
 
     @cached_property
     def names(self) -> list[str]:
-        """Of photos and of the classifier's classes, each once."""
+        """Of photos, of the classifier's classes, and what captions often speak of, each once."""
         found = [name for photo in self.photos for name in photo.names] + [w for words in self.classes for w in words]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *spoken_names(self._captions, self._nouns, self._senses)]))
 
     @cached_property
     def _captions(self) -> list[str]:
@@ -97,7 +114,7 @@ class Training:
                     tar.extractall(folder, filter="data")
                 (folder / f"{archive}.done").touch()
         paths = [folder / photo.image for photo in self.photos]
-        features.extract(self._in.lite, paths, self._run / "features", self._in.processes)
+        features.extract(self._in.lite, paths, len(self._flickr), self._run / "features", self._in.processes)
 
     def bank(self) -> None:
         """Texts with the teacher's vectors, the space, and each token's vector."""
@@ -142,23 +159,18 @@ class Training:
         _save(head.state_dict(), self._head_file)
 
     def pool(self, steps: int) -> None:
-        """Local tokens of the head, and the pool over them."""
+        """The pool, and the head trained on with it."""
         if self._pool_file.is_file():
             return
-        head = self._trained_head()
-        folder = self._run / "tokens"
-        folder.mkdir(exist_ok=True)
-        last = features.load_trunk(self._in.lite)[-1]
-        for name in ("cells", "photos"):
-            if not (folder / f"{name}.scale.npy").is_file():
-                write_tokens(head, last, self._run / "features", name, folder)
-        trainer = PoolTrainer(
-            head, self.examples, LocalTokens(folder), self._rows, self._config.pool_heads, self._in.seed
-        )
+        folder, heads, seed = self._run / "features", self._config.pool_heads, self._in.seed
+        local = LocalFeatures(folder, features.load_trunk(self._in.lite)[-1])
+        mosaics = np.load(folder / "mosaics.photos.npy")
+        trainer = PoolTrainer(self._trained_head(), self.examples, local, mosaics, self._rows, heads, seed)
         for line in trainer.fit(steps):
             self._log("pool", line)
         state = {f"visual_proj.{name}": tensor for name, tensor in trainer.pool.state_dict().items()}
-        _save(state | {"logit_scale": trainer.scale.detach(), "logit_bias": trainer.bias.detach()}, self._pool_file)
+        state["image_post.proj"] = torch.cat([trainer.head.features, trainer.head.classes])
+        _save(state | {"logit_scale": trainer.scale, "logit_bias": trainer.bias}, self._pool_file)
 
     def assemble(self) -> Path:
         """All parts -> one file under FLAIR's names, float16."""
@@ -167,7 +179,6 @@ class Training:
         state |= load_file(self._pool_file)
         state |= {f"visual.{name}": tensor for name, tensor in read_trunk(self._in.lite).items()}
         state |= {"visual.ln_post.weight": head.ln.weight.detach(), "visual.ln_post.bias": head.ln.bias.detach()}
-        state["image_post.proj"] = torch.cat([head.features.detach(), head.classes.detach()])
         self._fresh().load_flair_state(state)
         with np.load(self._run / "bank.npz") as bank:
             seen = np.unique(bank["ids"]).tolist()
@@ -209,7 +220,8 @@ class Training:
         named = _encode(tower, [template.format(name) for template in TEMPLATES for name in self.names])
         named = named.reshape(len(TEMPLATES), len(self.names), -1)
         own = MiniLM(self._in.minilm).encode(self.names)
-        table = truth_table(self.photos, self.names, own, self.classes, self._chances())
+        implied = implied_names(self.names, self._nouns, self._senses)
+        table = truth_table(self.photos, self.names, own, self.classes, self._chances(), implied)
         return Examples(self.photos, self.names, captions, named, table)
 
     @property

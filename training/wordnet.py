@@ -7,13 +7,14 @@ number, count of pointers, each pointer (kind, offset, type, source and target);
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path("/usr/share/wordnet")
 PHYSICAL = "00001930"  # physical entity
 _KIND_OF = ("@", "@i")  # pointers to a hypernym
+_COMMON_SENSE = 0.2  # share of a noun's tagged uses from which a sense is one that it mostly has
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,24 @@ def read_counts(folder: Path = FOLDER) -> dict[str, int]:
     return counts
 
 
-def ancestors(nouns: dict[str, Noun], offset: str) -> list[str]:
+def read_senses(folder: Path = FOLDER) -> dict[str, list[str]]:
+    """Noun -> the offsets of the senses that it mostly has: its only one, or those common in tagged texts."""
+    tagged: dict[str, dict[int, int]] = {}  # noun -> number of the sense, from 1 -> uses
+    for line in (folder / "cntlist.rev").read_text(encoding="utf-8").splitlines():
+        key, sense, count = line.split(" ")
+        if (found := re.match(r"(.+)%1:", key)) is not None:
+            tagged.setdefault(found[1], {})[int(sense)] = int(count)
+    senses = {}
+    for line in _lines(folder / "index.noun"):
+        word, _, count, *rest = line.split()
+        offsets, uses = rest[-int(count) :], tagged.get(word, {})
+        common = [n for n in uses if n <= len(offsets) and uses[n] >= _COMMON_SENSE * sum(uses.values())]
+        if common or len(offsets) == 1:
+            senses[word.replace("_", " ")] = [offsets[n - 1] for n in sorted(common)] or offsets
+    return senses
+
+
+def ancestors(nouns: Mapping[str, Noun], offset: str) -> list[str]:
     """Offsets of all hypernyms, the nearest first."""
     found: dict[str, None] = {}
     layer = list(nouns[offset].kinds)
