@@ -1,22 +1,33 @@
 # make demo             sample photos -> index -> three queries -> pictures with the regions drawn
 # make demo PHOTOS=DIR  the same on your own photos
-# make test, make check the test suite; ruff and mypy
+# make check            ruff, mypy, import-linter
+# make test             the daily tests, on two processes
+# make test-tiers       the others: a browser, kernels without a GPU, training in small, slow ones
+# make test-all         everything, with every shape of the kernels and 300 examples of each property
 PYTHON ?= python3
 PHOTOS ?=
 BIN := .venv/bin
+TIERS := slow browser interpreter training
 
-.PHONY: demo test check clean
+.PHONY: demo test test-tiers test-all check clean
 
 demo: .venv/demo.done
 	@$(BIN)/flairsearch demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: .venv/dev.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(foreach tier,$(TIERS),not $(tier) and) not grid"
+
+test-tiers: .venv/dev.done
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "($(firstword $(TIERS))$(foreach tier,$(wordlist 2,9,$(TIERS)), or $(tier))) and not grid"
+
+test-all: .venv/dev.done
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" --hypothesis-profile=night
 
 check: .venv/dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv

@@ -1,3 +1,5 @@
+"""Runs the command line from a checkout: `python cli.py query ...`."""
+
 from flairsearch.cli import main
 
 main()

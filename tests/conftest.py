@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from command import run  # noqa: F401 - a fixture
 from fake import fake_settings
+from hypothesis import settings
 
 from flairsearch.catalog import Catalog
 from flairsearch.store import create_index
 
 pytest_plugins = ["browsed"]
+settings.register_profile("day", max_examples=15, deadline=None)
+settings.register_profile("night", max_examples=300, deadline=None)
+settings.load_profile("day")  # --hypothesis-profile=night has the last word
 NOBODY = 65534
 
 

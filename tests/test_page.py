@@ -19,6 +19,7 @@ from browsed import (
 )
 from PIL import Image
 
+pytestmark = pytest.mark.browser
 STATIC = Path(__file__).parents[1] / "flairsearch" / "static"
 
 
@@ -68,7 +69,6 @@ def test_searches_while_one_types(open_tab: Open) -> None:
     tab.page.wait_for_selector("#welcome", state="visible")
 
 
-@pytest.mark.slow
 def test_phrases_and_exclusions(open_tab: Open, site: Site) -> None:
     tab = open_tab()
     tab.page.fill("#text", "a cat")
@@ -132,7 +132,6 @@ def test_heat_while_the_pointer_is_there(open_tab: Open, site: Site) -> None:
     tab.page.wait_for_selector(".card .frame.warm", state="detached")
 
 
-@pytest.mark.slow
 def test_a_picture_dropped_chosen_and_cut(open_tab: Open, site: Site) -> None:
     tab = open_tab()
     content = (site.photos / "coffee.png").read_bytes()
@@ -193,7 +192,6 @@ def test_a_picture_pasted_and_what_is_none(open_tab: Open, site: Site) -> None:
     assert tab.page.evaluate("document.activeElement.id") == "text"
 
 
-@pytest.mark.slow
 def test_scrolling_reaches_the_last_photo(open_tab: Open, site: Site) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.wait_for_selector(".card")
@@ -251,7 +249,6 @@ def test_by_keyboard_alone(open_tab: Open, site: Site) -> None:
     assert tab.page.input_value("#text") == "?/"
 
 
-@pytest.mark.slow
 def test_filters_are_in_the_address(open_tab: Open, site: Site) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.click("#scope-open")
@@ -304,7 +301,6 @@ def test_back_shows_at_once_what_was_there(open_tab: Open) -> None:
     tab.until(f"document.querySelector('.card').dataset.id === '{ids[0]}'")
 
 
-@pytest.mark.slow
 def test_hostile_file_names_are_text(open_tab: Open, site: Site) -> None:
     hit = next(one for one in site.ask("search", q="a cat", k=200)["hits"] if one["path"].endswith(HOSTILE))
     tab = open_tab(f"/?q=a+cat&photo={hit['id']}")
@@ -349,7 +345,6 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.mark.slow
 def test_light_and_dark(open_tab: Open) -> None:
     ground = "getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number)"
     tab = open_tab("/?q=a+cat&q=red&not=grass", color_scheme="dark", reduced_motion="reduce")
@@ -373,7 +368,6 @@ SMALL = """() => [...document.querySelectorAll("button, select, input, a")]
     .filter(([, room]) => room.width && (room.height < 39.5 || room.width < 39.5)).map(([name]) => name)"""
 
 
-@pytest.mark.slow
 def test_on_a_phone(open_tab: Open) -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
     wide = "document.documentElement.scrollWidth <= 360 && document.body.scrollWidth <= 360"

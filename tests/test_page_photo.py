@@ -16,8 +16,9 @@ from browsed import (
 )
 from PIL import Image
 
+pytestmark = pytest.mark.browser
 
-@pytest.mark.slow
+
 def test_large_view(open_tab: Open, site: Site) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.wait_for_selector(".card")
@@ -60,7 +61,6 @@ def test_large_view(open_tab: Open, site: Site) -> None:
     tab.page.wait_for_selector(f".card[data-id='{ids[0]}']")
 
 
-@pytest.mark.slow
 def test_a_box_drawn_with_the_mouse(open_tab: Open, site: Site) -> None:
     tab = open_tab("/?q=a+cat&ext=png")
     hit = site.ask("search", q="a cat", ext="png", k=1)["hits"][0]
@@ -125,7 +125,6 @@ def test_a_box_moved_by_keys_and_by_a_finger(open_tab: Open) -> None:
     assert tab.asked["box"] == [",".join(map(str, drawn))]
 
 
-@pytest.mark.slow
 def test_nearer(open_tab: Open, site: Site) -> None:
     """By a double click, and a box drawn there is where it was drawn."""
     tab = open_tab("/?q=a+cat&ext=png")
@@ -158,7 +157,6 @@ def test_nearer(open_tab: Open, site: Site) -> None:
     assert tab.page.locator("#viewer-frame").evaluate(ROOM) == pytest.approx(before, abs=0.6)
 
 
-@pytest.mark.slow
 def test_nearer_and_on_by_a_finger(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat", viewport={"width": 400, "height": 800}, is_mobile=True, has_touch=True)
     tab.page.locator(".card").first.tap()
@@ -179,7 +177,6 @@ def test_nearer_and_on_by_a_finger(open_tab: Open) -> None:
     assert tab.address["photo"] == first
 
 
-@pytest.mark.slow
 def test_a_large_photo_has_all_its_pixels_where_it_is_looked_at_nearer(open_tab: Open, site: Site) -> None:
     hit = site.ask("search", q="a cat", k=1)["hits"][0]
     large = json.dumps({**hit, "width_px": 4000, "height_px": 3000})

@@ -18,6 +18,8 @@ from browsed import (
 from flairsearch import weights
 from flairsearch.engine import Engine
 
+pytestmark = pytest.mark.browser
+
 
 def test_nothing_is_indexed(open_tab: Open, site: Site) -> None:
     tab = open_tab(None)

@@ -24,6 +24,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from flairsearch import rerank_triton
 from flairsearch.rerank_triton import attend, stream, top
 
+pytestmark = pytest.mark.interpreter
 GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # triton must see it before anything imports triton
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="no CUDA GPU")]
@@ -338,7 +339,6 @@ for kernel, rows, fixed in (
 """
 
 
-@pytest.mark.slow
 def test_compiles_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     """What the interpreter takes the compiler may not: all the way to machine code for compute capability 9.0."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
