@@ -6,8 +6,8 @@ Byte pairs: Sennrich and others, arXiv 1508.07909; over bytes: GPT-2, Radford an
 
 from __future__ import annotations
 
-import gzip
 import html
+import zlib
 from collections.abc import Set
 from functools import cached_property
 from importlib.util import find_spec
@@ -24,7 +24,8 @@ _MERGES = 49152 - 256 - 2  # so many of the file's lines, after its first, are C
 _WORDS = regex.compile(
     rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
-_READ = 1 << 20  # letters of the file, more than these lines have; it has five times as many
+_READ = 1 << 20  # bytes of the file, more than these lines have; it has five times as many
+_GZIP = 31  # zlib's number for a gzip header and the largest window
 _END_OF_WORD = "</w>"
 _PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that the vocabulary writes as Latin-1;
 _ORDER = [*_PLAIN, *(byte for byte in range(256) if byte not in _PLAIN)]  # the others come last, from letter 256 on
@@ -70,8 +71,8 @@ class Tokenizer:
     @cached_property
     def _ranks(self) -> dict[str, int]:
         """`a b`: two parts that become one -> which of such pairs goes first."""
-        with gzip.open(_vocabulary(), "rt", encoding="utf-8") as stream:
-            pairs = stream.read(_READ).split("\n")[1 : _MERGES + 1]
+        text = zlib.decompressobj(_GZIP).decompress(_vocabulary().read_bytes(), _READ).decode("utf-8", "ignore")
+        pairs = text.split("\n", _MERGES + 1)[1 : _MERGES + 1]
         return dict(zip(pairs, range(_MERGES), strict=True))
 
 
