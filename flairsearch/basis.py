@@ -7,7 +7,6 @@ it is linear, so that a query is scored on the coefficients: only the logits of 
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +49,7 @@ class Basis:
     counts: NDArray[np.uint16]  # [3, F]; of the 4-bit ones even, of the 2-bit ones a multiple of 4
 
     def save(self, path: Path) -> None:
-        """Numbers only, in numpy's own format, durable; whole or not at all is the caller's care."""
+        """Numbers only, in numpy's own format; durable, and whole or not at all, is the caller's care."""
         with path.open("wb") as stream:
             np.savez(
                 stream,
@@ -60,8 +59,6 @@ class Basis:
                 step=self.step,
                 counts=self.counts,
             )
-            stream.flush()
-            os.fsync(stream.fileno())
 
     @staticmethod
     def load(path: Path) -> Basis:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from flairsearch.atomic_file import atomic_write
 from flairsearch.database import Database
 from flairsearch.records import Run, Skipped
 
@@ -57,13 +58,8 @@ class Census:
 
     def save_run(self, run: Run) -> None:
         """For the one writer of the index. A full disk costs no more than this note."""
-        part = self._folder / f"{_LAST_RUN}.part"
-        with suppress(OSError):
-            with part.open("w", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(run)) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self._folder / _LAST_RUN)
+        with suppress(OSError), atomic_write(self._folder / _LAST_RUN) as stream:
+            stream.write((json.dumps(asdict(run)) + "\n").encode())
 
 
 def _files(folder: str) -> Iterator[tuple[str, int]]:

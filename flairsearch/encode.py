@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import secrets
 import sys
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from flairsearch import bank, weights
+from flairsearch.atomic_file import atomic_write
 from flairsearch.errors import UsageError
 from flairsearch.folding import LAYER_NORM_EPS, Folding
 from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model, run_image_tower
@@ -164,13 +164,9 @@ class Encoder:
         queries = [query for part in parts for query in part]
         with suppress(OSError):  # it costs time the next time, no more
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{secrets.token_hex(4)}.part")
-            try:
-                data = np.stack([query.vector for query in queries]).astype("<f4").tobytes()
-                part.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
-                part.replace(file)
-            finally:
-                part.unlink(missing_ok=True)
+            data = np.stack([query.vector for query in queries]).astype("<f4").tobytes()
+            with atomic_write(file, durable=False) as stream:
+                stream.write(data + zlib.crc32(data).to_bytes(4, "little"))
         return queries
 
     def _normalise(self, pixels: np.ndarray) -> torch.Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.atomic_file import atomic_path, atomic_write
 from flairsearch.fit import Fit
 
 CODES_AT = 16  # bytes of a row before its codes
@@ -73,11 +74,8 @@ class Fitted:
         """A new fit; codes of an older one go."""
         self.remove()
         self._folder.mkdir()
-        part = self._folder / "map.npz.part"
-        fit.save(part)
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.replace(self._folder / "map.npz")
+        with atomic_path(self._folder / "map.npz") as part:
+            fit.save(part)
 
     def remove(self) -> None:
         if self._folder.is_dir() and not self._folder.is_symlink():
@@ -122,12 +120,8 @@ class Fitted:
 
     def _replace(self, kept: NDArray[np.void]) -> None:
         """By another file, as a reader may have the rows that go mapped."""
-        part = self._folder / "codes.part"
-        with part.open("wb") as stream:
+        with atomic_write(self._rows) as stream:
             stream.write(kept.view(np.uint8).data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self._rows)
 
 
 def _row(width: int) -> Any:

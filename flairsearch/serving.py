@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import socket
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flairsearch import remote
+from flairsearch.atomic_file import atomic_write
 from flairsearch.errors import UsageError
 from flairsearch.guard import HEADERS, MOST_HEADERS, MOST_URL, App, is_wildcard
 from flairsearch.settings import SERVER_RECORD
@@ -42,15 +42,9 @@ class Record:
         """Readable by its user alone. An index on read-only media has none; that of another that answers stays."""
         if self._is_in(folder) or remote.Server.find(folder) is not None:
             return
-        part = folder / f"{SERVER_RECORD}.{secrets.token_hex(8)}.part"
-        with suppress(OSError):
-            try:
-                number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(number, "w", encoding="utf-8") as stream:
-                    stream.write(json.dumps({**asdict(self), "index": os.path.realpath(folder)}) + "\n")
-                part.replace(folder / SERVER_RECORD)
-            finally:
-                part.unlink(missing_ok=True)
+        content = json.dumps({**asdict(self), "index": os.path.realpath(folder)}) + "\n"
+        with suppress(OSError), atomic_write(folder / SERVER_RECORD, durable=False, mode=0o600) as stream:
+            stream.write(content.encode())
 
     def keep(self, folder: Callable[[], Path], stopped: threading.Event) -> None:
         """Saves it until then: `index --rebuild` takes it away, and so does another server that was there before."""

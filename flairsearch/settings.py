@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import platformdirs
 
+from flairsearch.atomic_file import atomic_write
 from flairsearch.errors import StoreError, UsageError
 
 FORMAT_VERSION = 3  # 1: the catalogue did not carry the number; 2: no dates (database.py brings them up to date)
@@ -40,12 +41,8 @@ class IndexSettings:
     format: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
-        part = folder / f"index.json.{os.urandom(8).hex()}.part"  # two may bring an older index up to date at once
-        with part.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(self), indent=2) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(folder / "index.json")
+        with atomic_write(folder / "index.json") as stream:
+            stream.write((json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @staticmethod
     def load(folder: Path) -> IndexSettings:

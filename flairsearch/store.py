@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.atomic_file import atomic_path
 from flairsearch.basis import fit_basis
 from flairsearch.cache import drop_leftovers
 from flairsearch.catalog import Catalog, Changeset, NewView, Place, SegmentViews
@@ -145,7 +146,7 @@ class Writer:
             stem = file.name.split(".")[0]
             if file.suffix == ".part" or not stem.isdigit() or int(stem) not in live:
                 file.unlink()
-        for file in self._index.glob("index.json.*.part"):
+        for file in self._index.glob("*.json.*.part"):
             file.unlink(missing_ok=True)
         drop_leftovers(self._index / "prefilter", self.catalog.generation())
         bases = {label.partition(":")[2] for _, _, label in self.catalog.segments()}
@@ -252,9 +253,8 @@ class Writer:
             label.partition(":")[2] for _, _, label in self.catalog.segments()
         }
         number = f"{max((int(stem) for stem in used if stem.isdigit()), default=0) + 1:06d}"  # also of one that is lost
-        part = folder / f"{number}.part"
-        fit_basis(sample, metric, AVERAGE_BITS[name]).save(part)
-        part.rename(folder / f"{number}.npz")
+        with atomic_path(folder / f"{number}.npz") as part:
+            fit_basis(sample, metric, AVERAGE_BITS[name]).save(part)
         sync_folder(folder)
         self._label = f"{name}:{number}"
         self._codec = open_codec(self._index, self._label, self._settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import threading
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from flairsearch.atomic_file import atomic_write
 from flairsearch.decode import MAX_BYTES, open_upright
 from flairsearch.errors import PictureError
 from flairsearch.originals import opened
@@ -63,15 +63,11 @@ class Thumbnails:
 
     def _keep(self, file: Path, data: bytes) -> None:
         """A folder that cannot be written keeps nothing."""
-        part = file.with_name(f"{secrets.token_hex(8)}.part")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # photos may be for their owner's eyes only
             file.parent.mkdir(exist_ok=True)
-            try:
-                part.write_bytes(data)
-                part.replace(file)
-            finally:
-                part.unlink(missing_ok=True)
+            with atomic_write(file, durable=False) as stream:
+                stream.write(data)
         except OSError:
             return
         with self._lock:

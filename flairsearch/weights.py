@@ -23,6 +23,7 @@ import numpy as np
 import platformdirs
 
 from flairsearch.architecture import LARGEST, check_tensors, expected_tensors
+from flairsearch.atomic_file import atomic_path
 from flairsearch.errors import WeightsError
 from flairsearch.tensors import Tensors, check_file, read_header
 
@@ -192,15 +193,12 @@ def save(state: Mapping[str, Tensor], config: str, name: str, path: Path, seen: 
     digest = hashlib.sha256(b"" if score == "flair" else score.encode())
     for key, tensor in tensors.items():
         digest.update(key.encode() + tensor.float().numpy().tobytes())
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    metadata = {"config": config, "name": name, "hash": digest.hexdigest()}
     try:
-        metadata = {"config": config, "name": name, "hash": digest.hexdigest()}
-        save_file(tensors, part, metadata if seen is None else metadata | {"seen": _as_bits(seen)})
-        part.replace(path)
+        with atomic_path(path, durable=False) as part:
+            save_file(tensors, part, metadata if seen is None else metadata | {"seen": _as_bits(seen)})
     except SafetensorError as error:  # a full disk, too
         raise OSError(str(error)) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _as_bits(tokens: Iterable[int]) -> str:

@@ -136,7 +136,7 @@ def test_on_read_only_media(open_folder, photos, as_user):
 
 def test_a_note_that_cannot_be_written_fails_no_run(tmp_path, photos):
     with fake_engine(tmp_path / "index") as engine:
-        os.mkdir(tmp_path / "index" / "last-run.json.part")
+        os.mkdir(tmp_path / "index" / "last-run.json")
         assert engine.add(photos).added == 2
         assert engine.status().last_run is None
 
