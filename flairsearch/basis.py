@@ -131,12 +131,13 @@ class Basis:
 def cosine_transform(patches: int) -> NDArray[np.float32]:
     """f32[P, P], orthonormal: DCT-II along both sides of a square grid (Ahmed, Natarajan, Rao 1974)."""
     side = isqrt(patches)
-    one = _cosines(side)
-    both = np.kron(one, one) if side * side == patches else _cosines(patches)
+    one = cosines_1d(side)
+    both = np.kron(one, one) if side * side == patches else cosines_1d(patches)
     return both.astype(np.float32)
 
 
-def _cosines(count: int) -> NDArray[np.float64]:
+def cosines_1d(count: int) -> NDArray[np.float64]:
+    """The orthonormal cosine transform (DCT-II) of `count` places: f64[count frequencies, count places]."""
     frequency, place = np.arange(count)[:, None], np.arange(count)[None]
     matrix: NDArray[np.float64] = np.cos(np.pi * (place + 0.5) * frequency / count) * np.sqrt(2 / count)
     matrix[0] /= np.sqrt(2)

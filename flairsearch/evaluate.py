@@ -18,6 +18,7 @@ from flairsearch.basis import fit_basis
 from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
 from flairsearch.errors import FlairSearchError
 from flairsearch.fit import Fit, fit
+from flairsearch.localization import iou
 from flairsearch.locate import Locator
 from flairsearch.records import CodecRow, Encoded, Frame, PoolWeights, Query, RetrievalRow
 from flairsearch.rerank import with_global
@@ -172,7 +173,7 @@ def compare_codecs(
             None if hits is None else {k: float((hits < k).mean()) for k in (1, 5, 10)},
             None if hits is None or exact_hits is None else _interval(hits < TOP, exact_hits < TOP),
             float(overlap) / len(exact.top),
-            float(np.mean([_iou(a, b) for a, b in zip(found.boxes, exact.boxes, strict=True)])),
+            float(iou(np.array(found.boxes, float), np.array(exact.boxes, float)).mean()),
             found.speed,
         )
 
@@ -225,9 +226,3 @@ def _interval(found: NDArray[np.bool_], exact: NDArray[np.bool_]) -> tuple[float
     means = [differences[rng.integers(len(differences), size=len(differences))].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
-
-
-def _iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(wide, 0) * max(high, 0)
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)

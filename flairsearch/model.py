@@ -290,16 +290,6 @@ def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     return tokens[:, 0], tokens[:, 1:]
 
 
-def resize_positions(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
-    """Fit the patch part of `visual.positional_embedding` to another grid (bicubic, antialias)."""
-    name = "visual.positional_embedding"
-    first, patches = state[name][:1], state[name][1:]
-    side = round(len(patches) ** 0.5)
-    square = patches.float().T.reshape(1, -1, side, side)
-    resized = F.interpolate(square, (grid, grid), mode="bicubic", antialias=True).flatten(2)[0].T
-    return {**state, name: torch.cat([first, resized.to(first.dtype)])}
-
-
 def load_model(name: str | Path = weights.BUNDLED, device: str = "cpu") -> FLAIR:
     """A model by name (`flair-small`, `flair-merged30m`, ...) or by file (.safetensors, or a published .pt).
 

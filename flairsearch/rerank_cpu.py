@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch import vectors
+from flairsearch.basis import cosines_1d
 from flairsearch.codec import Codec, Fp16, Quantised
 from flairsearch.compiled import compiled, share_out
 from flairsearch.records import PoolWeights
@@ -171,7 +172,8 @@ def _layout(codec: Codec) -> _Layout:
     step = np.zeros((patches, _stride(channels)), np.float32)
     step[:, :channels] = np.where(np.arange(channels) < length[:, None], codec.basis.step, 0)
     side = isqrt(patches)
-    cosines = [_cosines(size) for size in ((side, side) if side * side == patches else (1, patches))]
+    sides = (side, side) if side * side == patches else (1, patches)
+    cosines = [np.stack([both.T, both]).astype(np.float32) for both in map(cosines_1d, sides)]
     loud = np.exp2((np.arange(256, dtype=np.float32) - 128) / 8)
     parts = order, length[order], planes[order], step[order].reshape(-1), loud
     return _Layout(_CODES, channels, step.shape[1], start, *parts, *cosines)
@@ -180,13 +182,6 @@ def _layout(codec: Codec) -> _Layout:
 def _stride(channels: int) -> int:
     """Room for a vector past the end; not a power of two, whose rows would fall on the same lines of the cache."""
     return -(-channels // _PAD) * _PAD + 16
-
-
-def _cosines(size: int) -> F32:
-    """The orthonormal cosine transform both ways f32[2, size, size]: to patches, to frequencies."""
-    f, p = np.arange(size)[:, None], np.arange(size)[None]
-    matrix = np.cos(np.pi * (p + 0.5) * f / size) * np.sqrt(np.where(f, 2, 1) / size)
-    return np.stack([matrix.T, matrix]).astype(np.float32)
 
 
 # -- compiled: loops

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import open_clip
 import pytest
 import torch
 from PIL import Image
 from random_flair import (
-    CONV,
     SMALL,
-    SUM,
     big_flair,
-    oracle_conv_patches,
-    oracle_conv_tokens,
     oracle_image,
     oracle_pool,
     oracle_text,
@@ -25,18 +19,14 @@ from random_flair import (
 from torch import nn
 from torch.nn import functional as F
 
-from flairsearch import weights
 from flairsearch.errors import WeightsError
 from flairsearch.model import (
     FLAIR,
     IMAGE_MEAN,
     IMAGE_STD,
-    ModelConfig,
     TextConditionedPool,
-    load_model,
     run_image_tower,
 )
-from flairsearch.model import resize_positions as resize
 
 torch.set_num_threads(2)
 TEXTS = ["a red ball", "a white puppy with black ears sits on the grass", "!", "x " * 200]
@@ -266,65 +256,3 @@ def test_wrong_state_is_refused(model: FLAIR, change: str) -> None:
         state["image_post.proj"] = state["image_post.proj"].T
     with pytest.raises(WeightsError):
         random_flair(seed=3).load_flair_state(state)
-
-
-def test_resize_positions(model: FLAIR) -> None:
-    name = "visual.positional_embedding"
-    state = model.flair_state()
-    same = resize(state, model.config.grid)
-    assert same.keys() == state.keys()
-    assert largest(same[name], state[name]) <= 1e-6
-    other = resize(state, 5)[name]
-    assert other.shape == (26, model.config.vision_width)
-    assert torch.equal(other[0], state[name][0])
-    ramp = torch.arange(8.0).repeat(8, 1)  # grows to the right, the same in every row
-    flat = torch.cat([torch.zeros(1, 1), ramp.reshape(-1, 1)])
-    grown = resize({name: flat}, 16)[name][1:].reshape(16, 16)
-    assert largest(grown, grown[:1].expand(16, 16)) <= 1e-5
-    assert (grown[0].diff() > 0).all()
-    assert largest(grown[0, 4:12], torch.arange(4, 12) / 2 - 0.25) <= 1e-3  # pixel centres: (i + 0.5) / 2 - 0.5
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"embed_dim": 1}', SMALL.to_json().replace("32", "-32")])
-def test_bad_configuration_is_refused(text: str) -> None:
-    with pytest.raises(WeightsError, match="configuration"):
-        ModelConfig.from_json(text)
-
-
-@pytest.mark.parametrize("config", [SMALL, CONV, SUM, replace(CONV, classes=0), replace(SMALL, score="sum")])
-def test_configuration_goes_round(config: ModelConfig) -> None:
-    assert ModelConfig.from_json(config.to_json()) == config
-    assert hash(ModelConfig.from_json(config.to_json())) == hash(config)
-
-
-def test_the_score_is_a_matter_of_ranking_alone() -> None:
-    """What the model itself says of a picture and a text is FLAIR's, whatever photos rank by."""
-    plain, summed = random_flair(CONV), random_flair(SUM)
-    picture = torch.from_numpy(random_pictures(2, CONV.image_size)).permute(0, 3, 1, 2) / 100 - 1
-    tokens = plain.tokenize(TEXTS)
-    for way in ("get_logits", "get_logits_as_clip"):
-        assert torch.equal(getattr(plain, way)(picture, tokens)[0], getattr(summed, way)(picture, tokens)[0])
-    assert (plain.pool_weights().global_share, summed.pool_weights().global_share) == (0, 0.5)
-
-
-@pytest.mark.parametrize("config", [CONV, replace(CONV, image_size=64), replace(CONV, classes=1)])
-def test_a_convolutional_model_equals_the_description(config: ModelConfig) -> None:
-    model = random_flair(config)
-    picture = torch.from_numpy(random_pictures(3, config.image_size)).permute(0, 3, 1, 2) / 100 - 1
-    pooled, local = model.encode_image(picture)
-    expected_pooled, expected_local = oracle_conv_tokens(model, oracle_conv_patches(model, picture))
-    assert local.shape == (3, config.grid**2, config.embed_dim)
-    assert largest(pooled, expected_pooled) <= 1e-4
-    assert largest(local, expected_local) <= 1e-4
-    assert local.std(0).max() > 0.1  # pictures differ
-
-
-def test_bundled_model_loads_and_answers() -> None:
-    model = load_model(weights.BUNDLED)
-    assert model.name == weights.BUNDLED == "flair-small"
-    assert len(model.weights_hash) == 64
-    picture = torch.stack([model.preprocess(Image.new("RGB", (80, 60), colour)) for colour in ("red", "blue")])
-    logits, _ = model.get_logits(picture, model.tokenize(["red", "blue", "a dog"]))
-    assert logits.shape == (2, 3)
-    assert logits.isfinite().all()
-    assert largest(logits[0], logits[1]) > 0
