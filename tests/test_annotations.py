@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -119,34 +120,39 @@ def by_photo(notes: Annotations) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_each_set_as_it_is_laid_out(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = make_set(tmp_path, name)
-    _, _, photos, captions = SETS[name]
-    notes = read_annotations(file)
-    assert notes.format == name
-    assert [notes.folder / photo for photo in notes.photos] == [tmp_path / photo for photo in photos]
-    assert by_photo(notes) == captions
-    assert read_annotations(file, form=name) == notes
-    monkeypatch.chdir(file.parent)  # by a name without a folder
-    assert read_annotations(Path(file.name)) == notes
+def test_each_set_as_it_is_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+    for number, (name, (_, _, photos, captions)) in enumerate(SETS.items()):
+        with subtests.test(name), monkeypatch.context() as patch:
+            folder = tmp_path / str(number)
+            file = make_set(folder, name)
+            notes = read_annotations(file)
+            assert notes.format == name
+            assert [notes.folder / photo for photo in notes.photos] == [folder / photo for photo in photos]
+            assert by_photo(notes) == captions
+            assert read_annotations(file, form=name) == notes
+            patch.chdir(file.parent)  # by a name without a folder
+            assert read_annotations(Path(file.name)) == notes
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_photos_that_are_elsewhere(tmp_path: Path, name: str) -> None:
+def test_photos_that_are_elsewhere(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """--photos is the root of the set; or, where they are not below it as in the set, their folder."""
-    file = make_set(tmp_path / "set", name)
-    notes = read_annotations(file)
-    root = tmp_path / "root"
-    below = FORMATS[name].photos.format(split="val2017")
-    for photo in notes.photos:
-        write(root / below / photo, "a photo")
-    assert read_annotations(file, root).folder == root / below
-    assert read_annotations(file, root / below).folder == root / below
-    (root / below / notes.photos[-1]).unlink()
-    if len(notes.photos) > 1:
-        with pytest.raises(UsageError, match=r"1 of [23] annotated photos are missing, the first is .*--photos DIR"):
-            read_annotations(file, root)
+    for number, name in enumerate(SETS):
+        with subtests.test(name):
+            folder = tmp_path / str(number)
+            file = make_set(folder / "set", name)
+            notes = read_annotations(file)
+            root = folder / "root"
+            below = FORMATS[name].photos.format(split="val2017")
+            for photo in notes.photos:
+                write(root / below / photo, "a photo")
+            assert read_annotations(file, root).folder == root / below
+            assert read_annotations(file, root / below).folder == root / below
+            (root / below / notes.photos[-1]).unlink()
+            if len(notes.photos) > 1:
+                with pytest.raises(
+                    UsageError, match=r"1 of [23] annotated photos are missing, the first is .*--photos DIR"
+                ):
+                    read_annotations(file, root)
 
 
 def test_photos_beside_the_file(tmp_path: Path) -> None:
@@ -191,28 +197,26 @@ def lines(*rows: object) -> str:
 DOG, CAT = {"image": "a.jpg", "label": "dog"}, {"image": "b.jpg", "label": "cat"}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        lines(DOG, CAT),
-        lines(DOG, CAT) + "\n",
-        "\n" + lines(DOG, {}, CAT).replace("{}", " \t") + "\n\n\n",
-        "\ufeff" + lines(DOG, CAT),
-        lines(DOG, CAT).replace("\n", "\r\n") + "\r\n",
-        lines(DOG, CAT).replace(",", " , ").replace("{", "  { "),
-        lines({**DOG, "seen": [1]}, {**CAT, "label": "cat", "score": None}),
-    ],
-    ids=["no last newline", "lines", "empty lines", "a mark of its bytes' order", "CRLF", "spaces", "more fields"],
-)
-@pytest.mark.parametrize("name", ["v.jsonl", "V.JSONL"])
-def test_labels_a_line(tmp_path: Path, content: str, name: str) -> None:
+LINES = {
+    "no last newline": lines(DOG, CAT),
+    "lines": lines(DOG, CAT) + "\n",
+    "empty lines": "\n" + lines(DOG, {}, CAT).replace("{}", " \t") + "\n\n\n",
+    "a mark of its bytes' order": "\ufeff" + lines(DOG, CAT),
+    "CRLF": lines(DOG, CAT).replace("\n", "\r\n") + "\r\n",
+    "spaces": lines(DOG, CAT).replace(",", " , ").replace("{", "  { "),
+    "more fields": lines({**DOG, "seen": [1]}, {**CAT, "label": "cat", "score": None}),
+}
+
+
+def test_labels_a_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for photo in ("a.jpg", "b.jpg"):
         write(tmp_path / photo, "a photo")
-    file = tmp_path / name
-    file.write_bytes(content.encode())
-    assert read_annotations(file) == Annotations(
-        "labelled", tmp_path, ("a.jpg", "b.jpg"), ("dog", "cat"), (0, 1), empty=0
-    )
+    expected = Annotations("labelled", tmp_path, ("a.jpg", "b.jpg"), ("dog", "cat"), (0, 1), empty=0)
+    for (name, content), file in itertools.product(LINES.items(), (tmp_path / "v.jsonl", tmp_path / "V.JSONL")):
+        with subtests.test(f"{name} in {file.name}"):
+            file.write_bytes(content.encode())
+            assert read_annotations(file) == expected
+            file.unlink()
 
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x7f"])
@@ -262,15 +266,15 @@ HOSTILE_LINES = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE_LINES)
-def test_hostile_lines_are_one_line(tmp_path: Path, name: str) -> None:
-    content, expected = HOSTILE_LINES[name]
+def test_hostile_lines_are_one_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for photo in ("a.jpg", "b.jpg"):
         write(tmp_path / photo, "a photo")
-    with pytest.raises(UsageError, match=expected) as caught:
-        read_annotations(write(tmp_path / "hostile.jsonl", content))
-    assert len(str(caught.value).splitlines()) == 1
-    assert " - " in str(caught.value)
+    for name, (content, expected) in HOSTILE_LINES.items():
+        with subtests.test(name):
+            with pytest.raises(UsageError, match=expected) as caught:
+                read_annotations(write(tmp_path / "hostile.jsonl", content))
+            assert len(str(caught.value).splitlines()) == 1
+            assert " - " in str(caught.value)
 
 
 def test_split_and_join() -> None:
@@ -330,17 +334,18 @@ HOSTILE: dict[str, tuple[object, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files_are_one_line(tmp_path: Path, name: str) -> None:
-    content, expected = HOSTILE[name]
-    write(tmp_path / "a.jpg", "a photo")
-    write(tmp_path.parent / "secret.json", {"image": "a.jpg", "short_caption": "a", "extra_caption": "b"})
-    file = write(tmp_path / "hostile.json", content)
-    with pytest.raises(UsageError, match=expected) as caught:
-        read_annotations(file, tmp_path)
-    assert len(str(caught.value).splitlines()) == 1
-    assert str(caught.value).startswith(str(file))
-    assert " - " in str(caught.value)
+def test_hostile_files_are_one_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (name, (content, expected)) in enumerate(HOSTILE.items()):
+        with subtests.test(name):
+            folder = tmp_path / str(number)
+            write(folder / "a.jpg", "a photo")
+            write(tmp_path / "secret.json", {"image": "a.jpg", "short_caption": "a", "extra_caption": "b"})
+            file = write(folder / "hostile.json", content)
+            with pytest.raises(UsageError, match=expected) as caught:
+                read_annotations(file, folder)
+            assert len(str(caught.value).splitlines()) == 1
+            assert str(caught.value).startswith(str(file))
+            assert " - " in str(caught.value)
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

@@ -213,15 +213,15 @@ HOSTILE_LINES: dict[str, tuple[object, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE_LINES)
-def test_hostile_lines_are_one_line(place_lines: Callable[[object], Path], name: str) -> None:
-    content, expected = HOSTILE_LINES[name]
-    file = place_lines(content)
-    with pytest.raises(UsageError, match=expected) as caught:
-        read_boxes(file)
-    assert len(str(caught.value).splitlines()) == 1
-    assert str(caught.value).startswith(str(file))
-    assert " - " in str(caught.value)
+def test_hostile_lines_are_one_line(place_lines: Callable[[object], Path], subtests: pytest.Subtests) -> None:
+    for name, (content, expected) in HOSTILE_LINES.items():
+        with subtests.test(name):
+            file = place_lines(content)
+            with pytest.raises(UsageError, match=expected) as caught:
+                read_boxes(file)
+            assert len(str(caught.value).splitlines()) == 1
+            assert str(caught.value).startswith(str(file))
+            assert " - " in str(caught.value)
 
 
 def test_good_lines_are_what_hostile_ones_differ_from(place_lines: Callable[[object], Path]) -> None:
@@ -347,15 +347,15 @@ HOSTILE: dict[str, tuple[object, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files_are_one_line(place: Callable[[object], Path], name: str) -> None:
-    content, expected = HOSTILE[name]
-    file = place(content)
-    with pytest.raises(UsageError, match=expected) as caught:
-        read_boxes(file)
-    assert len(str(caught.value).splitlines()) == 1
-    assert str(caught.value).startswith(str(file))
-    assert " - " in str(caught.value)
+def test_hostile_files_are_one_line(place: Callable[[object], Path], subtests: pytest.Subtests) -> None:
+    for name, (content, expected) in HOSTILE.items():
+        with subtests.test(name):
+            file = place(content)
+            with pytest.raises(UsageError, match=expected) as caught:
+                read_boxes(file)
+            assert len(str(caught.value).splitlines()) == 1
+            assert str(caught.value).startswith(str(file))
+            assert " - " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["refs(unc).p", "refs.json"])

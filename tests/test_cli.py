@@ -207,15 +207,15 @@ SCOPES = {  # the options, and how many of four photos they leave
 }
 
 
-@pytest.mark.parametrize("name", SCOPES)
-def test_scopes(indexed: Run, made_home: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scopes(indexed: Run, made_home: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
     monkeypatch.setenv("HOME", str(made_home))
-    options, count = SCOPES[name]
-    done = indexed("query", "a red ball", "--paths", "-v", *options)
-    assert (done.code, len(done.out.splitlines())) == (0, count)
-    what = f"{count} of {count} views{' in scope' if options else ''} ranked exactly (100.0%)"
-    assert done.err.splitlines() == [what]
-    assert "a[red] b.png" in done.out or name in ("file's date", "several")
+    for name, (options, count) in SCOPES.items():
+        with subtests.test(name):
+            done = indexed("query", "a red ball", "--paths", "-v", *options)
+            assert (done.code, len(done.out.splitlines())) == (0, count)
+            what = f"{count} of {count} views{' in scope' if options else ''} ranked exactly (100.0%)"
+            assert done.err.splitlines() == [what]
+            assert "a[red] b.png" in done.out or name in ("file's date", "several")
 
 
 def test_nothing_in_scope(indexed: Run) -> None:
@@ -612,20 +612,22 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("name", USAGE)
-def test_usage_errors_are_one_line(indexed: Run, made_home: Path, name: str) -> None:
-    done = indexed(*USAGE[name])
-    assert (done.code, done.out) == (2, "")
-    assert done.message
-    assert not list(made_home.glob("new*"))
+def test_usage_errors_are_one_line(indexed: Run, made_home: Path, subtests: pytest.Subtests) -> None:
+    for name, arguments in USAGE.items():
+        with subtests.test(name):
+            done = indexed(*arguments)
+            assert (done.code, done.out) == (2, "")
+            assert done.message
+            assert not list(made_home.glob("new*"))
 
 
-@pytest.mark.parametrize("name", ERRORS)
-def test_errors_are_one_line(indexed: Run, made_home: Path, name: str) -> None:
-    done = indexed(*ERRORS[name])
-    assert (done.code, done.out) == (1, "")
-    assert " - " in done.message  # found - what to do
-    assert not (made_home / "new").exists()
+def test_errors_are_one_line(indexed: Run, made_home: Path, subtests: pytest.Subtests) -> None:
+    for name, arguments in ERRORS.items():
+        with subtests.test(name):
+            done = indexed(*arguments)
+            assert (done.code, done.out) == (1, "")
+            assert " - " in done.message  # found - what to do
+            assert not (made_home / "new").exists()
 
 
 def test_a_working_folder_that_is_gone(indexed: Run, made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,11 +192,12 @@ USAGE = {
 }
 
 
-@pytest.mark.parametrize("name", USAGE)
-def test_usage_errors_are_one_line(evaluate: Run, name: str) -> None:
-    done = evaluate(*USAGE[name])
-    assert (done.code, done.out) == (2, "")
-    assert " - " in done.message
+def test_usage_errors_are_one_line(evaluate: Run, subtests: pytest.Subtests) -> None:
+    for name, arguments in USAGE.items():
+        with subtests.test(name):
+            done = evaluate(*arguments)
+            assert (done.code, done.out) == (2, "")
+            assert " - " in done.message
 
 
 def test_numbers_that_are_too_small(evaluate: Run) -> None:

@@ -73,24 +73,25 @@ def sources(done: Done) -> list[str]:
     return [json.loads(line)["source"] for line in done.out.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("val.json", "--mosaics", 4), "4 views, 16 texts"),
-        (("val.json", "--mosaics", 2, "--side", 3), "2 views, 18 texts"),
-        (("val.json", "--paste", 5), "5 views, 5 texts"),
-        (("mdetr.json",), "6 views, 6 texts"),
-        (("boxes.jsonl",), "5 views, 2 texts"),
-        (("refs.json",), "3 views, 3 texts"),
-        (("refs.json", "--split", "test", "--instances", "mdetr.json"), "3 views, 3 texts"),
-        (("mdetr.json", "--views", "center"), "6 views, 6 texts"),
-    ],
-)
-def test_every_source_of_boxes(evaluate: Run, arguments: tuple[object, ...], said: str) -> None:
-    done = evaluate(*arguments, "--regions", "--json", *SMALL)
-    assert done.err == f"small, {said}\n"
-    all_are_right = "18" in said  # a mosaic of nine shows each of six photos
-    assert sources(done) == [source for source in SOURCES if source != "of a wrong text" or not all_are_right]
+SOURCES_OF_BOXES = [
+    (("val.json", "--mosaics", 4), "4 views, 16 texts"),
+    (("val.json", "--mosaics", 2, "--side", 3), "2 views, 18 texts"),
+    (("val.json", "--paste", 5), "5 views, 5 texts"),
+    (("mdetr.json",), "6 views, 6 texts"),
+    (("boxes.jsonl",), "5 views, 2 texts"),
+    (("refs.json",), "3 views, 3 texts"),
+    (("refs.json", "--split", "test", "--instances", "mdetr.json"), "3 views, 3 texts"),
+    (("mdetr.json", "--views", "center"), "6 views, 6 texts"),
+]
+
+
+def test_every_source_of_boxes(evaluate: Run, subtests: pytest.Subtests) -> None:
+    for arguments, said in SOURCES_OF_BOXES:
+        with subtests.test(" ".join(map(str, arguments))):
+            done = evaluate(*arguments, "--regions", "--json", *SMALL)
+            assert done.err == f"small, {said}\n"
+            all_are_right = "18" in said  # a mosaic of nine shows each of six photos
+            assert sources(done) == [source for source in SOURCES if source != "of a wrong text" or not all_are_right]
 
 
 def test_instances(evaluate: Run) -> None:
@@ -160,8 +161,9 @@ USAGE = {
 }
 
 
-@pytest.mark.parametrize("name", USAGE)
-def test_usage_errors_are_one_line(evaluate: Run, name: str) -> None:
-    done = evaluate(*USAGE[name], *SMALL)
-    assert (done.code, done.out) == (2, "")
-    assert " - " in done.message
+def test_usage_errors_are_one_line(evaluate: Run, subtests: pytest.Subtests) -> None:
+    for name, arguments in USAGE.items():
+        with subtests.test(name):
+            done = evaluate(*arguments, *SMALL)
+            assert (done.code, done.out) == (2, "")
+            assert " - " in done.message

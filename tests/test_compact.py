@@ -1,6 +1,8 @@
 """Several codecs in one index, compaction, and the change of codec when there are views enough for a basis."""
 
+import itertools
 import zlib
+from contextlib import contextmanager
 from dataclasses import replace
 
 import by_hand
@@ -9,17 +11,29 @@ import pytest
 from fake import DIM, PATCHES, FakeEncoder, fake_engine, fake_settings, paint, paint_red
 from test_store import FRAME, add, digest, encoded, files
 
+from flairsearch.catalog import Catalog
 from flairsearch.codec import AVERAGE_BITS, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Encoded, ImageFile, PoolWeights, Query
 from flairsearch.settings import IndexSettings
-from flairsearch.store import Writer
+from flairsearch.store import Writer, create_index
 
 SETTINGS = fake_settings()
 METRIC = np.eye(DIM, dtype=np.float32)
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
+
+
+@contextmanager
+def made(folder):
+    """An empty index and its catalogue, as the fixtures make them: one for each of several cases."""
+    create_index(folder, SETTINGS)
+    catalog = Catalog(folder)
+    try:
+        yield folder, catalog
+    finally:
+        catalog.close()
 
 
 def write(index, numbers, codec="fp16", removed=()):
@@ -276,29 +290,29 @@ def test_all_of_a_segment_written_anew_leaves_no_file_behind(index, catalog):
 LARGEST = {"fp16": 0, "int8": 0.02, "q4": 1.6, "q2": 3, "q1": 6}  # error of a number; of a Gaussian in 4 dimensions
 
 
-@pytest.mark.parametrize("new", CODECS)
-@pytest.mark.parametrize("old", CODECS)
-def test_codecs_change_both_ways(index, catalog, old, new):
-    write(index, range(50))
-    compact(index, old)
-    write(index, range(50, 60), old)
-    before = Reader(index, SETTINGS, catalog)
-    tokens = all_tokens(before)
-    told = compact(index, new)
-    assert told == [(60, 60)]  # two segments become one, in any codec
-    assert len(labels(catalog)) == 1
-    assert {label.partition(":")[0] for label in labels(catalog)} == {new}
-    after = Reader(index, SETTINGS, catalog)
-    assert after.damage == []
-    assert after.views.id.tolist() == before.views.id.tolist() == list(range(1, 61))
-    now, straight = after.encoded(after.views.id), encoded(range(60))
-    for name in ("pooled", "shift", "scale"):  # whatever happens to x, these stay as they are
-        np.testing.assert_array_equal(vars(now)[name], vars(straight)[name])
-    error = np.abs(now.tokens.astype(float) - straight.tokens).max()
-    assert error <= LARGEST[old] + LARGEST[new]
-    if new == "fp16" or new == old:
-        np.testing.assert_array_equal(now.tokens, tokens)
-    check_checksums(index, catalog)
+def test_codecs_change_both_ways(tmp_path, subtests):
+    for number, (old, new) in enumerate(itertools.product(CODECS, repeat=2)):
+        with subtests.test(f"{old} to {new}"), made(tmp_path / str(number)) as (index, catalog):
+            write(index, range(50))
+            compact(index, old)
+            write(index, range(50, 60), old)
+            before = Reader(index, SETTINGS, catalog)
+            tokens = all_tokens(before)
+            told = compact(index, new)
+            assert told == [(60, 60)]  # two segments become one, in any codec
+            assert len(labels(catalog)) == 1
+            assert {label.partition(":")[0] for label in labels(catalog)} == {new}
+            after = Reader(index, SETTINGS, catalog)
+            assert after.damage == []
+            assert after.views.id.tolist() == before.views.id.tolist() == list(range(1, 61))
+            now, straight = after.encoded(after.views.id), encoded(range(60))
+            for name in ("pooled", "shift", "scale"):  # whatever happens to x, these stay as they are
+                np.testing.assert_array_equal(vars(now)[name], vars(straight)[name])
+            error = np.abs(now.tokens.astype(float) - straight.tokens).max()
+            assert error <= LARGEST[old] + LARGEST[new]
+            if new == "fp16" or new == old:
+                np.testing.assert_array_equal(now.tokens, tokens)
+            check_checksums(index, catalog)
 
 
 def test_bits_are_within_the_budget(index, catalog):
@@ -364,32 +378,32 @@ def test_open_readers_go_on_during_and_after(index, catalog, monkeypatch, codec)
     np.testing.assert_array_equal(np.concatenate(list(old.all_pooled())), expected.pooled)
 
 
-@pytest.mark.parametrize("codec", ["fp16", "int8", "q2"])
-@pytest.mark.parametrize("damage", ["bit", "cut", "missing"])
-def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(index, catalog, monkeypatch, damage, codec):
+def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, monkeypatch, subtests):
     monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 7)
-    write(index, range(10))
-    write(index, range(10, 20), removed=[1, 2, 3, 11, 12, 13])
-    file = index / "segments" / "000002.tokens"
-    data = file.read_bytes()
-    broken = bytearray(data)
-    broken[5 * len(data) // 10 + 7] ^= 0x40  # of the sixth view, which lives
-    file.unlink() if damage == "missing" else file.write_bytes(data[:-1] if damage == "cut" else broken)
-    with pytest.raises(
-        StoreError, match=r"(segment 2 are damaged|000002.tokens (has|is) .*) - run flairsearch verify --repair"
-    ) as error:
-        compact(index, codec)
-    assert "\n" not in str(error.value)
-    whole = Reader(index, SETTINGS, catalog)
-    assert whole.damage == [] if damage == "bit" else len(whole.damage) == 1
-    file.write_bytes(data)
-    reader = Reader(index, SETTINGS, catalog)
-    assert reader.views.id.tolist() == [*range(4, 11), *range(14, 21)]
-    error = np.abs(all_tokens(reader).astype(float) - encoded([*range(3, 10), *range(13, 20)]).tokens)
-    assert error[:7].max() <= LARGEST[codec]
-    assert error[7:].max() == 0
-    assert compact(index, codec)[-1] == (7, 7)
-    assert set(labels(catalog)) == {"q2:000001" if codec == "q2" else codec}
+    for number, (damage, codec) in enumerate(itertools.product(("bit", "cut", "missing"), ("fp16", "int8", "q2"))):
+        with subtests.test(f"{damage}, {codec}"), made(tmp_path / str(number)) as (index, catalog):
+            write(index, range(10))
+            write(index, range(10, 20), removed=[1, 2, 3, 11, 12, 13])
+            file = index / "segments" / "000002.tokens"
+            data = file.read_bytes()
+            broken = bytearray(data)
+            broken[5 * len(data) // 10 + 7] ^= 0x40  # of the sixth view, which lives
+            file.unlink() if damage == "missing" else file.write_bytes(data[:-1] if damage == "cut" else broken)
+            with pytest.raises(
+                StoreError, match=r"(segment 2 are damaged|000002.tokens (has|is) .*) - run flairsearch verify --repair"
+            ) as error:
+                compact(index, codec)
+            assert "\n" not in str(error.value)
+            whole = Reader(index, SETTINGS, catalog)
+            assert whole.damage == [] if damage == "bit" else len(whole.damage) == 1
+            file.write_bytes(data)
+            reader = Reader(index, SETTINGS, catalog)
+            assert reader.views.id.tolist() == [*range(4, 11), *range(14, 21)]
+            error = np.abs(all_tokens(reader).astype(float) - encoded([*range(3, 10), *range(13, 20)]).tokens)
+            assert error[:7].max() <= LARGEST[codec]
+            assert error[7:].max() == 0
+            assert compact(index, codec)[-1] == (7, 7)
+            assert set(labels(catalog)) == {"q2:000001" if codec == "q2" else codec}
 
 
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])

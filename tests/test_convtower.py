@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -71,42 +72,44 @@ def test_trunk_equals_the_description(image: Tensor, stages: tuple[Stage, ...]) 
     assert (cut == 0).any()
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("groups", [1, 4])
-def test_a_halving_pads_as_tensorflow_or_the_other_way_round(kernel: int, early: bool, groups: int) -> None:
+def test_a_halving_pads_as_tensorflow_or_the_other_way_round(subtests: pytest.Subtests) -> None:
     """SAME: what is needed is split, the smaller half before; turned by 180 degrees, the larger half is before."""
-    torch.manual_seed(0)
-    ours = SameConv(4, 8, kernel, 2, groups, early).double()
-    for size in (2, 6, 8, 32):
-        x = torch.randn(1, 4, size, size, dtype=torch.float64)
-        needed = (math.ceil(size / 2) - 1) * 2 + kernel - size
-        sides = (needed // 2, needed - needed // 2)
-        if early:
-            sides = sides[::-1]
-        expected = F.conv2d(nn.ZeroPad2d((*sides, *sides))(x), ours.weight, ours.bias, stride=2, groups=groups)
-        assert largest(ours(x), expected) <= 1e-12
-        assert expected.shape[-1] == size // 2
+    for kernel, early, groups in itertools.product((3, 5), (False, True), (1, 4)):
+        with subtests.test(f"{kernel=}, {early=}, {groups=}"):
+            torch.manual_seed(0)
+            ours = SameConv(4, 8, kernel, 2, groups, early).double()
+            for size in (2, 6, 8, 32):
+                x = torch.randn(1, 4, size, size, dtype=torch.float64)
+                needed = (math.ceil(size / 2) - 1) * 2 + kernel - size
+                sides = (needed // 2, needed - needed // 2)
+                if early:
+                    sides = sides[::-1]
+                expected = F.conv2d(nn.ZeroPad2d((*sides, *sides))(x), ours.weight, ours.bias, stride=2, groups=groups)
+                assert largest(ours(x), expected) <= 1e-12
+                assert expected.shape[-1] == size // 2
 
 
-@pytest.mark.parametrize(("kernel", "stride", "early"), [(1, 1, False), (3, 1, False), (5, 2, False), (3, 2, True)])
-@pytest.mark.parametrize("groups", [1, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16])
-def test_activations_in_one_pass_are_the_same(
-    kernel: int, stride: int, early: bool, groups: int, dtype: torch.dtype
-) -> None:
+CONVOLUTIONS = [(1, 1, False), (3, 1, False), (5, 2, False), (3, 2, True)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
+
+
+def test_activations_in_one_pass_are_the_same(subtests: pytest.Subtests) -> None:
     """Where nothing is trained they come with the convolution; of numbers that this cannot take, after it."""
-    torch.manual_seed(0)
-    ours = SameConv(8, 16, kernel, stride, groups, early).to(dtype).requires_grad_(False)
-    x = (5 * torch.randn(2, 8, 12, 12)).to(dtype)
-    plain = ours(x).clamp(0, 6)
-    assert ((plain == 6).any(), (plain == 0).any()) == (True, True)
-    before = x.clone()
-    with torch.inference_mode():
-        for given in (x, x.contiguous(memory_format=torch.channels_last)):
-            assert largest(ours.relu6(given), plain) <= {torch.bfloat16: 0.05, torch.float16: 0.01}.get(dtype, 1e-5)
-    assert torch.equal(ours.relu6(x), plain)
-    assert torch.equal(x, before)
+    for (kernel, stride, early), groups, dtype in itertools.product(CONVOLUTIONS, (1, 8), DTYPES):
+        with subtests.test(f"{kernel=}, {stride=}, {early=}, {groups=}, {dtype=}"):
+            torch.manual_seed(0)
+            ours = SameConv(8, 16, kernel, stride, groups, early).to(dtype).requires_grad_(False)
+            x = (5 * torch.randn(2, 8, 12, 12)).to(dtype)
+            plain = ours(x).clamp(0, 6)
+            assert ((plain == 6).any(), (plain == 0).any()) == (True, True)
+            before = x.clone()
+            with torch.inference_mode():
+                for given in (x, x.contiguous(memory_format=torch.channels_last)):
+                    assert largest(ours.relu6(given), plain) <= {torch.bfloat16: 0.05, torch.float16: 0.01}.get(
+                        dtype, 1e-5
+                    )
+            assert torch.equal(ours.relu6(x), plain)
+            assert torch.equal(x, before)
 
 
 def test_tower_is_the_same_where_nothing_is_trained(model: FLAIR, image: Tensor) -> None:

@@ -70,14 +70,16 @@ def test_json_of_several_phrases() -> None:
     assert json.loads(present.to_json(again))["weakest"] == "white puppy"
 
 
-@pytest.mark.parametrize(
-    "text", ["a\nb", "a\u2028b\u2029", "a\x85b", "\x1b[31mred", '"', "\\u0041", "\udc80", "写真 🐶", "\u202e"]
-)
-def test_json_of_any_text_is_one_line_of_utf8(text: str) -> None:
-    line = present.to_json(replace(HIT, path=f"/{text}", phrases=(replace(PUPPY, text=text), EARS)))
-    assert len(line.encode().splitlines()) == len(line.splitlines()) == 1
-    found = json.loads(line)
-    assert (found["path"], found["phrases"][0]["text"]) == (f"/{text}", text)
+TEXTS = ["a\nb", "a\u2028b\u2029", "a\x85b", "\x1b[31mred", '"', "\\u0041", "\udc80", "写真 🐶", "\u202e"]
+
+
+def test_json_of_any_text_is_one_line_of_utf8(subtests: pytest.Subtests) -> None:
+    for text in TEXTS:
+        with subtests.test(ascii(text)):
+            line = present.to_json(replace(HIT, path=f"/{text}", phrases=(replace(PUPPY, text=text), EARS)))
+            assert len(line.encode().splitlines()) == len(line.splitlines()) == 1
+            found = json.loads(line)
+            assert (found["path"], found["phrases"][0]["text"]) == (f"/{text}", text)
 
 
 @pytest.mark.parametrize("path", ['/a/"quoted"\n\\x.jpg', "/a/ünïcode 写真.jpg"])
@@ -193,45 +195,48 @@ def test_what_json_says_is_read_again(hit: Hit) -> None:
         assert render([again], logits=True) == render([hit], logits=True)
 
 
-@pytest.mark.parametrize("name", list(present.to_dict(HIT)))
-def test_a_hit_that_lacks_something_is_refused(name: str) -> None:
+def test_a_hit_that_lacks_something_is_refused(subtests: pytest.Subtests) -> None:
     """But for the weakest phrase, which the phrases tell."""
-    found = {key: value for key, value in present.to_dict(HIT).items() if key != name}
-    if name == "weakest":
-        assert present.from_dict(found).path == HIT.path
-    else:
-        with pytest.raises(KeyError):
-            present.from_dict(found)
+    for name in present.to_dict(HIT):
+        with subtests.test(name):
+            found = {key: value for key, value in present.to_dict(HIT).items() if key != name}
+            if name == "weakest":
+                assert present.from_dict(found).path == HIT.path
+            else:
+                with pytest.raises(KeyError):
+                    present.from_dict(found)
 
 
 REFUSED = (KeyError, TypeError, ValueError, OverflowError)
 WRONG = [None, "x", [], {}, [1], ["x"], [None], float("nan"), "1e999", [[]], {"box": 1}]
 
 
-@pytest.mark.parametrize("name", [key for key in present.to_dict(HIT) if key not in ("path", "weakest")])
-def test_a_hit_with_something_else_is_refused_or_read(name: str) -> None:
+def test_a_hit_with_something_else_is_refused_or_read(subtests: pytest.Subtests) -> None:
     """Only by these: what another program sends is no bug of ours."""
-    for wrong in WRONG:
-        try:
-            present.from_dict(present.to_dict(BOTH) | {name: wrong})
-        except REFUSED:
-            continue
+    for name in [key for key in present.to_dict(HIT) if key not in ("path", "weakest")]:
+        with subtests.test(name):
+            for wrong in WRONG:
+                try:
+                    present.from_dict(present.to_dict(BOTH) | {name: wrong})
+                except REFUSED:
+                    continue
 
 
-@pytest.mark.parametrize(
-    "regions",
-    [
-        *(5, None, "box", [5], [None], ["box"], [{}], [{"box": [1, 2, 3, 4]}], [{"score": 0.5}], {"box": [1, 2, 3, 4]}),
-        *([{"box": box, "score": 0.5}] for box in (None, 5, "abcd", [], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, None])),
-        *([{"box": [1, 2, 3, 4], "score": score}] for score in (None, "high", [], {})),
-        [{"box": [1, 2, 3, float("nan")], "score": 0.5}],
-    ],
-)
-def test_regions_that_are_none_are_refused(regions: object) -> None:
-    with pytest.raises(REFUSED):
-        present.from_dict(present.to_dict(HIT) | {"regions": regions})
-    with pytest.raises(REFUSED):
-        present.from_dict(present.to_dict(HIT) | {"phrases": [{"text": "a", "score": 1, "regions": regions}]})
+NO_REGIONS = [
+    *(5, None, "box", [5], [None], ["box"], [{}], [{"box": [1, 2, 3, 4]}], [{"score": 0.5}], {"box": [1, 2, 3, 4]}),
+    *([{"box": box, "score": 0.5}] for box in (None, 5, "abcd", [], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, None])),
+    *([{"box": [1, 2, 3, 4], "score": score}] for score in (None, "high", [], {})),
+    [{"box": [1, 2, 3, float("nan")], "score": 0.5}],
+]
+
+
+def test_regions_that_are_none_are_refused(subtests: pytest.Subtests) -> None:
+    for regions in NO_REGIONS:
+        with subtests.test(repr(regions)):
+            with pytest.raises(REFUSED):
+                present.from_dict(present.to_dict(HIT) | {"regions": regions})
+            with pytest.raises(REFUSED):
+                present.from_dict(present.to_dict(HIT) | {"phrases": [{"text": "a", "score": 1, "regions": regions}]})
 
 
 @pytest.mark.parametrize("name", ["rank", "id", "width_px", "height_px"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from urllib.parse import parse_qs, urlencode
 import numpy as np
 import pytest
 from fake import FakeEncoder, fake_engine, paint_red
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flairsearch.clock import Clock
 from flairsearch.present import to_dict
@@ -104,27 +107,28 @@ def drawn(rng: np.random.Generator, picture: bytes | str | None) -> Question:
     return Question(terms, 10, str(rng.choice(["auto", "all", "9"])), least, scope)
 
 
-@pytest.mark.parametrize("picture", [None, b"bytes", "dog.jpg"])
-@pytest.mark.parametrize("seed", range(5))
-def test_any_question_goes_round(seed: int, picture: bytes | str | None) -> None:
+@given(st.integers(0, 2**32 - 1))
+def test_any_question_goes_round(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for _ in range(100):
-        question = drawn(rng, picture)
-        assert travelled(question, picture) == question
+    for picture in (None, b"bytes", "dog.jpg"):
+        for _ in range(34):
+            question = drawn(rng, picture)
+            assert travelled(question, picture) == question
 
 
-@pytest.mark.parametrize("since", [None, *DATES])
-@pytest.mark.parametrize("until", [None, *DATES])
-def test_dates_go_round(since: str | None, until: str | None) -> None:
-    if since is None or until is None or since <= until:
-        question = Question(Terms.of("red"), scope=Scope.of(since=since, until=until))
-        assert travelled(question) == question
+def test_dates_go_round(subtests: pytest.Subtests) -> None:
+    for since, until in itertools.product((None, *DATES), repeat=2):
+        with subtests.test(f"from {since} to {until}"):
+            if since is None or until is None or since <= until:
+                question = Question(Terms.of("red"), scope=Scope.of(since=since, until=until))
+                assert travelled(question) == question
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_sizes_go_round(size: str) -> None:
-    question = Question(Terms.of("red"), scope=Scope.of(larger_than=size))
-    assert travelled(question) == question
+def test_sizes_go_round(subtests: pytest.Subtests) -> None:
+    for size in SIZES:
+        with subtests.test(size):
+            question = Question(Terms.of("red"), scope=Scope.of(larger_than=size))
+            assert travelled(question) == question
 
 
 @pytest.mark.parametrize("size", LARGE)
@@ -133,10 +137,14 @@ def test_large_sizes_go_round(size: str) -> None:
     assert travelled(question) == question
 
 
-@pytest.mark.parametrize("share", [0, 1, 0.05, "5%", "0.001%", 1e-12, 1 / 7, "99.9999999%"])
-def test_shares_go_round(share: float | str) -> None:
-    question = Question(Terms.of("red", min_area=share))
-    assert travelled(question) == question
+SHARES = [0, 1, 0.05, "5%", "0.001%", 1e-12, 1 / 7, "99.9999999%"]
+
+
+def test_shares_go_round(subtests: pytest.Subtests) -> None:
+    for share in SHARES:
+        with subtests.test(repr(share)):
+            question = Question(Terms.of("red", min_area=share))
+            assert travelled(question) == question
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -156,16 +157,17 @@ QUESTIONS: dict[str, Callable[[Path], Question]] = {
 
 
 @pytest.mark.usefixtures("few_words")
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_the_server_answers_as_the_index_does(home: Home, name: str) -> None:
-    question = QUESTIONS[name](home.photos)
-    found, expected = ask_server(home, question), ask_here(home, question)
-    alike(found, expected)
-    if name != "conditions":  # what they leave is the model's business
-        assert bool(found.hits) == (name not in ("no hit", "none from then", "very many bytes"))
-    assert list(found.unseen) == (["zzyzx", "qwertyuiop", "xylograph"] if name == "unseen words" else [])
-    assert list(found.seconds) == ["server"]
-    assert 0 < found.seconds["server"] < 60
+def test_the_server_answers_as_the_index_does(home: Home, subtests: pytest.Subtests) -> None:
+    for name, ask in QUESTIONS.items():
+        with subtests.test(name):
+            question = ask(home.photos)
+            found, expected = ask_server(home, question), ask_here(home, question)
+            alike(found, expected)
+            if name != "conditions":  # what they leave is the model's business
+                assert bool(found.hits) == (name not in ("no hit", "none from then", "very many bytes"))
+            assert list(found.unseen) == (["zzyzx", "qwertyuiop", "xylograph"] if name == "unseen words" else [])
+            assert list(found.seconds) == ["server"]
+            assert 0 < found.seconds["server"] < 60
 
 
 def test_least_score_of_the_server(home: Home) -> None:
@@ -177,16 +179,19 @@ def test_least_score_of_the_server(home: Home) -> None:
     assert len(found.hits) == 3 < len(scores)
 
 
-@pytest.mark.parametrize("most", [1, 4, 16])
-@pytest.mark.parametrize("k", [1, 14, 300])
-def test_pages_of_the_server_are_put_together(home: Home, most: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    question = Question(Terms.of("something blue"), k=k)
-    expected = ask_here(home, question)
-    monkeypatch.setattr(remote, "MOST_HITS", most)
-    found = ask_server(home, question)
-    alike(found, expected)
-    assert len(found.hits) == min(k, PHOTOS)
-    assert [hit.rank for hit in found.hits] == list(range(1, len(found.hits) + 1))
+def test_pages_of_the_server_are_put_together(
+    home: Home, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    for most, k in itertools.product((1, 4, 16), (1, 14, 300)):
+        with subtests.test(f"{most} a page, {k} in all"):
+            question = Question(Terms.of("something blue"), k=k)
+            expected = ask_here(home, question)
+            with monkeypatch.context() as patch:
+                patch.setattr(remote, "MOST_HITS", most)
+                found = ask_server(home, question)
+            alike(found, expected)
+            assert len(found.hits) == min(k, PHOTOS)
+            assert [hit.rank for hit in found.hits] == list(range(1, len(found.hits) + 1))
 
 
 @pytest.mark.usefixtures("no_cold")
@@ -207,19 +212,21 @@ BAD: dict[str, tuple[object, ...]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
 def test_mistakes_end_as_they_do_without_a_server(
-    home: Home, name: str, run: Run, monkeypatch: pytest.MonkeyPatch
+    home: Home, run: Run, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     settle(home.index.parent, monkeypatch)
     (home.index.parent / "page.jpg").write_bytes(b"<!doctype html>")
-    done = run("query", *BAD[name], "--index", home.index)
-    (home.index / RECORD).unlink()
-    cold = run("query", *BAD[name], "--index", home.index)
-    assert (done.code, done.out) == (cold.code, "")
-    assert done.code == (1 if name in ("missing picture", "no picture") else 2)
-    assert done.message
-    assert cold.message
+    for name, arguments in BAD.items():
+        with subtests.test(name):
+            home.record.save(home.index)
+            done = run("query", *arguments, "--index", home.index)
+            (home.index / RECORD).unlink()
+            cold = run("query", *arguments, "--index", home.index)
+            assert (done.code, done.out) == (cold.code, "")
+            assert done.code == (1 if name in ("missing picture", "no picture") else 2)
+            assert done.message
+            assert cold.message
 
 
 BEYOND: dict[str, Callable[[Path], Question]] = {
@@ -345,15 +352,15 @@ WRONG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_record_that_is_none_is_passed_over(home: Home, name: str) -> None:
-    wrong, right = WRONG[name], json.loads((home.index / RECORD).read_text())
-    if isinstance(wrong, dict) and wrong:
-        wrong = right | wrong
-    (home.index / RECORD).write_bytes(wrong if isinstance(wrong, bytes) else json.dumps(wrong).encode())
-    begun = time.perf_counter()
-    assert Server.find(home.index) is None
-    assert time.perf_counter() - begun < 3
+def test_a_record_that_is_none_is_passed_over(home: Home, subtests: pytest.Subtests) -> None:
+    right = json.loads((home.index / RECORD).read_text())
+    for name, wrong in WRONG.items():
+        with subtests.test(name):
+            whole = right | wrong if isinstance(wrong, dict) and wrong else wrong
+            (home.index / RECORD).write_bytes(whole if isinstance(whole, bytes) else json.dumps(whole).encode())
+            begun = time.perf_counter()
+            assert Server.find(home.index) is None
+            assert time.perf_counter() - begun < 3
 
 
 def test_a_record_that_is_no_file(home: Home) -> None:
@@ -399,8 +406,9 @@ def test_the_command_goes_on_where_no_server_is(home: Home, run: Run, monkeypatc
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
     """Somebody who takes connections one by one; -> the port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(0.1)
+    listener.settimeout(0.02)
     stopped = threading.Event()
+    taken: list[socket.socket] = []
 
     def serve() -> None:
         while not stopped.is_set():
@@ -408,6 +416,7 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
                 connection, _ = listener.accept()
             except TimeoutError:
                 continue
+            taken.append(connection)
             with connection:
                 connection.settimeout(5)
                 with suppress(OSError):
@@ -419,6 +428,9 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         stopped.set()
+        for connection in taken:  # who still talks, talks to nobody
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         thread.join(15)
         listener.close()
 
@@ -470,14 +482,16 @@ def record_of(folder: Path, port: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", STRANGERS)
-def test_a_stranger_on_the_port_is_passed_over(name: str, tmp_path: Path) -> None:
-    def answer(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(STRANGERS[name])
+def test_a_stranger_on_the_port_is_passed_over(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (name, content) in enumerate(STRANGERS.items()):
+        with subtests.test(name):
 
-    with answering(answer) as port:
-        assert Server.find(record_of(tmp_path, port)) is None
+            def answer(connection: socket.socket, content: bytes = content) -> None:
+                connection.recv(65536)
+                connection.sendall(content)
+
+            with answering(answer) as port:
+                assert Server.find(record_of(tmp_path / str(number), port)) is None
 
 
 def drip(connection: socket.socket) -> None:
@@ -525,16 +539,18 @@ ENDS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", ENDS)
-def test_a_server_that_ends_in_the_middle_has_no_answer(name: str, tmp_path: Path) -> None:
-    def answer(connection: socket.socket) -> None:
-        asked = connection.recv(65536)
-        connection.sendall(said("200 OK", HEALTH) if b"/health" in asked else ENDS[name])
+def test_a_server_that_ends_in_the_middle_has_no_answer(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (name, end) in enumerate(ENDS.items()):
+        with subtests.test(name):
 
-    with answering(answer) as port:
-        server = Server.find(record_of(tmp_path, port))
-        assert server is not None
-        assert server.search(Question(Terms.of("red"))) is None
+            def answer(connection: socket.socket, end: bytes = end) -> None:
+                asked = connection.recv(65536)
+                connection.sendall(said("200 OK", HEALTH) if b"/health" in asked else end)
+
+            with answering(answer) as port:
+                server = Server.find(record_of(tmp_path / str(number), port))
+                assert server is not None
+                assert server.search(Question(Terms.of("red"))) is None
 
 
 def test_a_server_that_ends_between_two_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,16 +49,20 @@ def stripes(numbers: list[int], width: int = SIZE, height: int = SIZE) -> tuple[
     return np.array([COLOURS["black"], *(COLOURS[name] for name in CLASSES)])[mask], mask
 
 
-@pytest.fixture
-def voc(tmp_path: Path) -> Path:
+def make_voc(folder: Path) -> Path:
     """Two photos. The second one's mask says other than its pixels show, and of some blue ones nothing."""
-    add_photo(tmp_path, "2007_1", *stripes([1, 2, 1, 1]))
+    add_photo(folder, "2007_1", *stripes([1, 2, 1, 1]))
     pixels, mask = stripes([2, 3, 3, 3])
     mask[:, :16] = 1  # a green stripe of class red
     mask[:, 16:32], mask[:, 32:40] = 0, 255
-    add_photo(tmp_path, "2007_2", pixels, mask)
-    (tmp_path / "names.txt").write_text("red\ngreen\n blue \n")
-    return tmp_path
+    add_photo(folder, "2007_2", pixels, mask)
+    (folder / "names.txt").write_text("red\ngreen\n blue \n")
+    return folder
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    return make_voc(tmp_path)
 
 
 def evaluate_folder(folder: Path, views: str = "squash", **options: object):
@@ -120,33 +125,34 @@ def test_confusion_is_a_loop() -> None:
     assert row.accuracy == sum(m == f for m, f in pairs) / len(pairs)
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [Frame(7, 5, 0, 0, 7, 5), Frame(20, 9, 5.5, 0, 14.5, 9), Frame(4, 50, 0, 23, 4, 27), Frame(1, 1, 0, 0, 1, 1)],
-)
-@pytest.mark.parametrize("grid", [1, 2, 6])
-def test_labels_are_a_loop(frame: Frame, grid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+FRAMES = [Frame(7, 5, 0, 0, 7, 5), Frame(20, 9, 5.5, 0, 14.5, 9), Frame(4, 50, 0, 23, 4, 27), Frame(1, 1, 0, 0, 1, 1)]
+
+
+def test_labels_are_a_loop(monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
     """Bilinear between the patches' middles, pixel by pixel."""
-    similarity = np.random.default_rng(grid).normal(size=(5, grid, grid)).astype(np.float32)
+    for frame, grid in itertools.product(FRAMES, (1, 2, 6)):
+        with subtests.test(f"{frame}, grid of {grid}"):
+            similarity = np.random.default_rng(grid).normal(size=(5, grid, grid)).astype(np.float32)
 
-    def at(values: np.ndarray, place: float) -> np.ndarray:
-        """Along the last axis, whose middles are at 0.5, 1.5, ..."""
-        place = min(max(place - 0.5, 0), grid - 1)
-        low = int(place)
-        return values[..., low] * (1 - place + low) + values[..., min(low + 1, grid - 1)] * (place - low)
+            def at(values: np.ndarray, place: float, grid: int = grid) -> np.ndarray:
+                """Along the last axis, whose middles are at 0.5, 1.5, ..."""
+                place = min(max(place - 0.5, 0), grid - 1)
+                low = int(place)
+                return values[..., low] * (1 - place + low) + values[..., min(low + 1, grid - 1)] * (place - low)
 
-    expected = np.empty((frame.height, frame.width), int)
-    for y in range(frame.height):
-        for x in range(frame.width):
-            across = (x + 0.5 - frame.left) / (frame.right - frame.left) * grid
-            down = (y + 0.5 - frame.top) / (frame.bottom - frame.top) * grid
-            expected[y, x] = at(at(similarity, across), down).argmax()
-    whole = np.concatenate([found for _, found in label(similarity, frame)])
-    assert (whole == expected).all()
-    monkeypatch.setattr(segmentation, "_BAND", 1)
-    bands = list(label(similarity, frame))
-    assert [rows.start for rows, _ in bands] == list(range(frame.height))
-    assert (np.concatenate([found for _, found in bands]) == whole).all()
+            expected = np.empty((frame.height, frame.width), int)
+            for y in range(frame.height):
+                for x in range(frame.width):
+                    across = (x + 0.5 - frame.left) / (frame.right - frame.left) * grid
+                    down = (y + 0.5 - frame.top) / (frame.bottom - frame.top) * grid
+                    expected[y, x] = at(at(similarity, across), down).argmax()
+            whole = np.concatenate([found for _, found in label(similarity, frame)])
+            assert (whole == expected).all()
+            with monkeypatch.context() as patch:
+                patch.setattr(segmentation, "_BAND", 1)
+                bands = list(label(similarity, frame))
+            assert [rows.start for rows, _ in bands] == list(range(frame.height))
+            assert (np.concatenate([found for _, found in bands]) == whole).all()
 
 
 def test_patch_cosine_is_that_of_local_tokens(tmp_path: Path) -> None:
@@ -193,14 +199,15 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_folders(voc: Path, name: str) -> None:
-    spoil, expected = HOSTILE[name]
-    spoil(voc)
-    with pytest.raises(UsageError, match=expected) as caught:
-        read_voc(voc, classes=voc / "names.txt")
-    assert len(str(caught.value).splitlines()) == 1
-    assert " - " in str(caught.value)
+def test_hostile_folders(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (name, (spoil, expected)) in enumerate(HOSTILE.items()):
+        with subtests.test(name):
+            voc = make_voc(tmp_path / str(number))
+            spoil(voc)
+            with pytest.raises(UsageError, match=expected) as caught:
+                read_voc(voc, classes=voc / "names.txt")
+            assert len(str(caught.value).splitlines()) == 1
+            assert " - " in str(caught.value)
 
 
 def test_split_is_a_name(voc: Path) -> None:

@@ -124,13 +124,14 @@ def test_float32_is_the_file_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mapped, big.numpy())
 
 
-@pytest.mark.parametrize("pad", range(9))
-def test_data_anywhere_in_the_file(pad: int, tmp_path: Path) -> None:
+def test_data_anywhere_in_the_file(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """A header of any length: numbers that start at an odd byte."""
-    values = np.arange(6, dtype="<f4").reshape(2, 3)
-    text = json.dumps({"t": place()}).encode() + b" " * pad
-    found = Tensors(write(tmp_path / "x", text, values.tobytes()))
-    np.testing.assert_array_equal(found["t"] @ np.eye(3, dtype=np.float32), values)
+    for pad in range(9):
+        with subtests.test(f"after {pad} spaces"):
+            values = np.arange(6, dtype="<f4").reshape(2, 3)
+            text = json.dumps({"t": place()}).encode() + b" " * pad
+            found = Tensors(write(tmp_path / f"{pad}", text, values.tobytes()))
+            np.testing.assert_array_equal(found["t"] @ np.eye(3, dtype=np.float32), values)
 
 
 def test_files_with_nothing_in_them(tmp_path: Path) -> None:
@@ -196,19 +197,22 @@ PLACES: dict[str, Any] = {
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", PLACES)
-def test_places_that_lie(name: str, tmp_path: Path) -> None:
+def test_places_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
     data = np.arange(6, dtype="<f4").tobytes()
     good = {"good": place()}
-    tracemalloc.start()
-    try:
-        message = refusal(write(tmp_path / "x.safetensors", good | {"bad one": PLACES[name]}, data))
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
-    assert "x.safetensors" in message
-    assert "bad one" in message
-    np.testing.assert_array_equal(Tensors(write(tmp_path / "y", good, data))["good"].ravel(), np.arange(6))
+    for number, (name, lie) in enumerate(PLACES.items()):
+        with subtests.test(name):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            tracemalloc.start()
+            try:
+                message = refusal(write(folder / "x.safetensors", good | {"bad one": lie}, data))
+                assert tracemalloc.get_traced_memory()[1] < 1_000_000
+            finally:
+                tracemalloc.stop()
+            assert "x.safetensors" in message
+            assert "bad one" in message
+            np.testing.assert_array_equal(Tensors(write(folder / "y", good, data))["good"].ravel(), np.arange(6))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\ud800", "a" * 100_000, "\u2028", "", "\x00"])
@@ -239,21 +243,26 @@ HEADERS: dict[str, bytes] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_headers_that_are_none(name: str, tmp_path: Path) -> None:
-    refusal(write(tmp_path / "x", HEADERS[name], bytes(64)))
-    refusal(write(tmp_path / "x", HEADERS[name]))
+def test_headers_that_are_none(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (name, header) in enumerate(HEADERS.items()):
+        with subtests.test(name):
+            refusal(write(tmp_path / str(number), header, bytes(64)))
+            refusal(write(tmp_path / str(number), header))
 
 
-@pytest.mark.parametrize("length", [0, 1, 40, 10_000, 100 << 20, 2**31, 2**63 - 1, 2**63, 2**64 - 1])
-def test_lengths_that_lie(length: int, tmp_path: Path) -> None:
-    path = write(tmp_path / "x", {"t": place()}, bytes(24), length)
-    tracemalloc.start()
-    try:
-        refusal(path)
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
+LENGTHS = [0, 1, 40, 10_000, 100 << 20, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+def test_lengths_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for length in LENGTHS:
+        with subtests.test(str(length)):
+            path = write(tmp_path / str(length), {"t": place()}, bytes(24), length)
+            tracemalloc.start()
+            try:
+                refusal(path)
+                assert tracemalloc.get_traced_memory()[1] < 1_000_000
+            finally:
+                tracemalloc.stop()
 
 
 def test_a_length_that_reaches_over_the_end(tmp_path: Path) -> None:

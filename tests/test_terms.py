@@ -63,95 +63,102 @@ def test_places(place: str) -> None:
     assert Terms.of("a dog", at=[place, "center"]).at == tuple(dict.fromkeys([place, "center"]))
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({}, "nothing to look for - give a text, or a picture: --image FILE"),
-        ({"texts": []}, "nothing to look for - give a text, or a picture: --image FILE"),
-        ({"without": "a leash"}, "nothing to look for - give a text, or a picture: --image FILE"),
-        ({"texts": ""}, "the query is empty - say what to look for"),
-        ({"texts": ["a dog", " \t\n"]}, "the query is empty - say what to look for"),
-        ({"texts": "", "picture": "dog.jpg"}, "the query is empty - say what to look for"),
-        ({"texts": "a dog", "without": ""}, "--not is empty - say what must not be there"),
-        ({"texts": "a dog", "without": ["a leash", "  "]}, "--not is empty - say what must not be there"),
-        ({"texts": "a dog\udcff"}, "the query is no valid UTF-8 - check the terminal's encoding"),
-        ({"texts": ["a dog", "\ud800"]}, "the query is no valid UTF-8 - check the terminal's encoding"),
-        ({"texts": "a dog", "without": "\udc80"}, "the query is no valid UTF-8 - check the terminal's encoding"),
-        ({"texts": "a dog", "at": "up"}, "no place named 'up' - use one of left, right, top, bottom, center"),
-        ({"texts": "a dog", "at": ""}, "no place named '' - use one of left, right, top, bottom, center"),
-        (
-            {"texts": "a dog", "at": ["left", "Top"]},
-            "no place named 'Top' - use one of left, right, top, bottom, center",
-        ),
-        (
-            {"texts": "a dog", "at": "\n\udcff"},
-            r"no place named '\n\udcff' - use one of left, right, top, bottom, center",
-        ),
-        ({"texts": "a dog", "at": ["right", "left"]}, "nothing is at the left and at the right - give one of them"),
-        (
-            {"texts": "a dog", "at": ["top", "center", "bottom"]},
-            "nothing is at the top and at the bottom - give one of them",
-        ),
-        ({"texts": "a dog", "min_area": "much"}, "'much' is no share - give one like 5% or 0.05"),
-    ],
-)
-def test_what_makes_no_sense(asked: dict[str, Any], message: str) -> None:
-    assert refusal(Terms.of, **asked) == message
+NONSENSE = [
+    ({}, "nothing to look for - give a text, or a picture: --image FILE"),
+    ({"texts": []}, "nothing to look for - give a text, or a picture: --image FILE"),
+    ({"without": "a leash"}, "nothing to look for - give a text, or a picture: --image FILE"),
+    ({"texts": ""}, "the query is empty - say what to look for"),
+    ({"texts": ["a dog", " \t\n"]}, "the query is empty - say what to look for"),
+    ({"texts": "", "picture": "dog.jpg"}, "the query is empty - say what to look for"),
+    ({"texts": "a dog", "without": ""}, "--not is empty - say what must not be there"),
+    ({"texts": "a dog", "without": ["a leash", "  "]}, "--not is empty - say what must not be there"),
+    ({"texts": "a dog\udcff"}, "the query is no valid UTF-8 - check the terminal's encoding"),
+    ({"texts": ["a dog", "\ud800"]}, "the query is no valid UTF-8 - check the terminal's encoding"),
+    ({"texts": "a dog", "without": "\udc80"}, "the query is no valid UTF-8 - check the terminal's encoding"),
+    ({"texts": "a dog", "at": "up"}, "no place named 'up' - use one of left, right, top, bottom, center"),
+    ({"texts": "a dog", "at": ""}, "no place named '' - use one of left, right, top, bottom, center"),
+    (
+        {"texts": "a dog", "at": ["left", "Top"]},
+        "no place named 'Top' - use one of left, right, top, bottom, center",
+    ),
+    (
+        {"texts": "a dog", "at": "\n\udcff"},
+        r"no place named '\n\udcff' - use one of left, right, top, bottom, center",
+    ),
+    ({"texts": "a dog", "at": ["right", "left"]}, "nothing is at the left and at the right - give one of them"),
+    (
+        {"texts": "a dog", "at": ["top", "center", "bottom"]},
+        "nothing is at the top and at the bottom - give one of them",
+    ),
+    ({"texts": "a dog", "min_area": "much"}, "'much' is no share - give one like 5% or 0.05"),
+]
+
+
+def test_what_makes_no_sense(subtests: pytest.Subtests) -> None:
+    for asked, message in NONSENSE:
+        with subtests.test(ascii(asked)):
+            assert refusal(Terms.of, **asked) == message
 
 
 # -- shares
 
 
-@pytest.mark.parametrize(
-    ("value", "share"),
-    [
-        ("5%", 0.05),
-        (0.05, 0.05),
-        ("5 %", 0.05),
-        (" 5% ", 0.05),
-        ("0.05", 0.05),
-        ("1e-3", 0.001),
-        ("12.5%", 0.125),
-        ("100%", 1),
-        ("0%", 0),
-        (0, 0),
-        (1, 1),
-        (np.float32(0.25), 0.25),
-    ],
-)
-def test_shares(value: Any, share: float) -> None:
-    assert read_share(value) == pytest.approx(share, rel=1e-12)
-    assert Terms.of("a dog", min_area=value).min_area == pytest.approx(share, rel=1e-12)
+SHARES = [
+    ("5%", 0.05),
+    (0.05, 0.05),
+    ("5 %", 0.05),
+    (" 5% ", 0.05),
+    ("0.05", 0.05),
+    ("1e-3", 0.001),
+    ("12.5%", 0.125),
+    ("100%", 1),
+    ("0%", 0),
+    (0, 0),
+    (1, 1),
+    (np.float32(0.25), 0.25),
+]
 
 
-@pytest.mark.parametrize("value", [-1, 1.01, 5, math.nan, math.inf, -math.inf, None, True])
-def test_no_shares(value: Any) -> None:
-    assert refusal(read_share, value) == f"{value} is no share - give one like 5% or 0.05"
+def test_shares(subtests: pytest.Subtests) -> None:
+    for value, share in SHARES:
+        with subtests.test(repr(value)):
+            assert read_share(value) == pytest.approx(share, rel=1e-12)
+            assert Terms.of("a dog", min_area=value).min_area == pytest.approx(share, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "nan",
-        "nan%",
-        "inf",
-        "-1",
-        "-1%",
-        "101%",
-        "1.0000001",
-        "",
-        " ",
-        "%",
-        "5%%",
-        "%5",
-        "5,0%",
-        "a\nb",
-        "\udcff%",
-        "5 % %",
-    ],
-)
-def test_no_shares_in_words(value: str) -> None:
-    assert refusal(read_share, value) == f"{value!r} is no share - give one like 5% or 0.05"
+NO_SHARES = [-1, 1.01, 5, math.nan, math.inf, -math.inf, None, True]
+
+
+def test_no_shares(subtests: pytest.Subtests) -> None:
+    for value in NO_SHARES:
+        with subtests.test(repr(value)):
+            assert refusal(read_share, value) == f"{value} is no share - give one like 5% or 0.05"
+
+
+NO_SHARES_IN_WORDS = [
+    "nan",
+    "nan%",
+    "inf",
+    "-1",
+    "-1%",
+    "101%",
+    "1.0000001",
+    "",
+    " ",
+    "%",
+    "5%%",
+    "%5",
+    "5,0%",
+    "a\nb",
+    "\udcff%",
+    "5 % %",
+]
+
+
+def test_no_shares_in_words(subtests: pytest.Subtests) -> None:
+    for value in NO_SHARES_IN_WORDS:
+        with subtests.test(repr(value)):
+            assert refusal(read_share, value) == f"{value!r} is no share - give one like 5% or 0.05"
 
 
 # -- boxes
@@ -171,46 +178,47 @@ def test_the_smallest_box() -> None:
     assert read_box("0,0,1,1") == (0, 0, 1, 1)
 
 
-@pytest.mark.parametrize(
-    "box",
-    [
-        "40,30,200",
-        "40,30,200,180,5",
-        "",
-        ",,,",
-        "a dog",
-        "40 30 200 180",
-        "(40,30,200,180)",
-        "1.5,2,3,4",
-        "1e1,2,30,40",
-        "-1,0,3,4",
-        "0,-1,3,4",
-        "200,30,40,180",
-        "40,180,200,30",
-        "40,30,40,180",
-        "40,30,200,30",
-        "nan,0,1,1",
-        "0,0,inf,1",
-        "0,0\n,1,x",
-        "\udcff,0,1,1",
-        (),
-        (40, 30, 200),
-        [40, 30, 200, 180, 5],
-        (1.5, 2, 3, 4),
-        (1, 2, 3.9, 4),
-        [-1, 0, 3, 4],
-        (3, 0, 1, 4),
-        (0, 0, math.inf, 1),
-        (0, 0, math.nan, 1),
-        (0, 0, None, 1),
-        ((0, 0), (1, 1)),
-        5,
-        f"0,0,{'9' * 5000},1",
-    ],
-)
-def test_no_boxes(box: Any) -> None:
-    assert refusal(read_box, box) == f"{box!r} {NO_BOX}"
-    assert refusal(Example.of, "dog.jpg", box) == f"{box!r} {NO_BOX}"
+NO_BOXES = [
+    "40,30,200",
+    "40,30,200,180,5",
+    "",
+    ",,,",
+    "a dog",
+    "40 30 200 180",
+    "(40,30,200,180)",
+    "1.5,2,3,4",
+    "1e1,2,30,40",
+    "-1,0,3,4",
+    "0,-1,3,4",
+    "200,30,40,180",
+    "40,180,200,30",
+    "40,30,40,180",
+    "40,30,200,30",
+    "nan,0,1,1",
+    "0,0,inf,1",
+    "0,0\n,1,x",
+    "\udcff,0,1,1",
+    (),
+    (40, 30, 200),
+    [40, 30, 200, 180, 5],
+    (1.5, 2, 3, 4),
+    (1, 2, 3.9, 4),
+    [-1, 0, 3, 4],
+    (3, 0, 1, 4),
+    (0, 0, math.inf, 1),
+    (0, 0, math.nan, 1),
+    (0, 0, None, 1),
+    ((0, 0), (1, 1)),
+    5,
+    f"0,0,{'9' * 5000},1",
+]
+
+
+def test_no_boxes(subtests: pytest.Subtests) -> None:
+    for box in NO_BOXES:
+        with subtests.test(repr(box)[:60]):
+            assert refusal(read_box, box) == f"{box!r} {NO_BOX}"
+            assert refusal(Example.of, "dog.jpg", box) == f"{box!r} {NO_BOX}"
 
 
 # -- weights

@@ -25,7 +25,7 @@ from flairsearch.store import Writer
 pytest.importorskip("watchfiles")
 
 
-def told(news: Iterator[bool], ticks: int = 6) -> bool:
+def told(news: Iterator[bool], ticks: int = 10) -> bool:
     """Whether it says within some seconds that something is new."""
     return any(next(news) for _ in range(ticks))
 
@@ -33,7 +33,7 @@ def told(news: Iterator[bool], ticks: int = 6) -> bool:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a photo; and less patience."""
-    monkeypatch.setattr(watching, "TICK_MS", 400)
+    monkeypatch.setattr(watching, "TICK_MS", 250)
     monkeypatch.setattr(watching, "QUIET_MS", 150)
     paint_red(tmp_path / "photos" / "3.png", 3)
     return tmp_path / "photos"
@@ -115,8 +115,8 @@ def test_a_folder_that_goes_and_comes_back_is_watched_again(root: Path, tmp_path
 def test_what_happens_meanwhile_is_told(root: Path, tmp_path: Path) -> None:
     news = follow(root, tmp_path / "index")
     paint_red(root / "4.png", 4)
-    time.sleep(1)  # the caller is busy
-    assert told(news, 2)
+    time.sleep(0.5)  # the caller is busy
+    assert told(news, 3)
 
 
 def test_without_the_extra_it_is_one_line(root: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -394,28 +395,32 @@ def test_what_bad_stages_differ_from_is_good() -> None:
     assert architecture.expected_tensors(config)["visual.trunk.4.depthwise.weight"] == (4, 1, 3, 3)
 
 
-@pytest.mark.parametrize("name", BAD_STAGES)
-def test_bad_stages_are_refused(name: str) -> None:
+def test_bad_stages_are_refused(subtests: pytest.Subtests) -> None:
     """Also what is false in Python, and no list: with a transformer's sizes nothing else would be wrong with it."""
-    for sizes in (CONV, SMALL):
-        config = json.dumps({**json.loads(sizes.to_json()), "conv_stages": BAD_STAGES[name]})
-        for call in (architecture.expected_tensors, ModelConfig.from_json):
-            with pytest.raises(WeightsError) as caught:
-                call(config)
-            assert len(str(caught.value).splitlines()) == 1
-            assert len(str(caught.value)) < 300
+    for name, stages in BAD_STAGES.items():
+        with subtests.test(name):
+            for sizes in (CONV, SMALL):
+                config = json.dumps({**json.loads(sizes.to_json()), "conv_stages": stages})
+                for call in (architecture.expected_tensors, ModelConfig.from_json):
+                    with pytest.raises(WeightsError) as caught:
+                        call(config)
+                    assert len(str(caught.value).splitlines()) == 1
+                    assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("changes", [{"patch_size": 16}, {"patch_size": 8}, {"patch_size": None}, {"vision_heads": -1}])
-@pytest.mark.parametrize("missing", [False, True])
-def test_bad_convolutional_configuration(changes: dict[str, object], missing: bool) -> None:
-    config = json.loads(CONV.to_json())
-    config = {k: v for k, v in config.items() if k not in changes} if missing else config | changes
-    for call in (architecture.expected_tensors, ModelConfig.from_json):
-        if missing and "vision_heads" in changes and call == architecture.expected_tensors:
-            continue  # it says nothing of any tensor
-        with pytest.raises(WeightsError):
-            call(json.dumps(config))
+BAD_CHANGES = [{"patch_size": 16}, {"patch_size": 8}, {"patch_size": None}, {"vision_heads": -1}]
+
+
+def test_bad_convolutional_configuration(subtests: pytest.Subtests) -> None:
+    good = json.loads(CONV.to_json())
+    for changes, missing in itertools.product(BAD_CHANGES, (False, True)):
+        with subtests.test(f"{changes}{' missing' if missing else ''}"):
+            config = {k: v for k, v in good.items() if k not in changes} if missing else good | changes
+            for call in (architecture.expected_tensors, ModelConfig.from_json):
+                if missing and "vision_heads" in changes and call == architecture.expected_tensors:
+                    continue  # it says nothing of any tensor
+                with pytest.raises(WeightsError):
+                    call(json.dumps(config))
 
 
 @pytest.mark.parametrize("size", [31, 48, 95, 97, 112, 2080])
@@ -442,14 +447,18 @@ def test_a_transformer_has_no_classes() -> None:
         call(replace(SMALL, classes=0).to_json())
 
 
-@pytest.mark.parametrize("score", ["mean", "", "SUM", None, 0, 0.5, True, ["sum"], {"sum": 1}])
-def test_bad_score(score: object) -> None:
-    for sizes in (CONV, SMALL):
-        config = json.dumps({**json.loads(sizes.to_json()), "score": score})
-        for call in (architecture.expected_tensors, ModelConfig.from_json):
-            with pytest.raises(WeightsError) as caught:
-                call(config)
-            assert len(str(caught.value).splitlines()) == 1
+BAD_SCORES = ["mean", "", "SUM", None, 0, 0.5, True, ["sum"], {"sum": 1}]
+
+
+def test_bad_score(subtests: pytest.Subtests) -> None:
+    for score in BAD_SCORES:
+        with subtests.test(repr(score)):
+            for sizes in (CONV, SMALL):
+                config = json.dumps({**json.loads(sizes.to_json()), "score": score})
+                for call in (architecture.expected_tensors, ModelConfig.from_json):
+                    with pytest.raises(WeightsError) as caught:
+                        call(config)
+                    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("sizes", [CONV, SMALL], ids=["conv", "transformer"])
@@ -502,27 +511,35 @@ class _Trap:
         return self._call
 
 
-@pytest.mark.parametrize("place", ["optimizer", "epoch", "state_dict", "bare", "legacy"])
-@pytest.mark.parametrize("kind", ["system", "open", "eval"])
-def test_nothing_is_executed(tmp_path: Path, cache: Path, place: str, kind: str) -> None:
-    target = tmp_path / "executed"
-    trap = {
-        "system": _Trap(os.system, f"touch {target}"),
-        "open": _Trap(open, str(target), "w"),
-        "eval": _Trap(eval, f"open({str(target)!r}, 'w')"),
-    }[kind]
-    path = tmp_path / "x.pt"
-    if place == "bare":
-        path.write_bytes(pickle.dumps({"state_dict": hollow_state(), "epoch": trap}))
-    elif place == "legacy":
-        torch.save({"state_dict": trap}, path, _use_new_zipfile_serialization=False)
-    else:
-        publish(hollow_state(), path, **{place: trap})
-    refused(path, cache)
-    assert not target.exists()
-    if place == "epoch":
-        torch.load(path, weights_only=False)  # the trap is a real one
-        assert target.exists()
+PLACES = ["optimizer", "epoch", "state_dict", "bare", "legacy"]
+KINDS = ["system", "open", "eval"]
+
+
+def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+    for number, (place, kind) in enumerate(itertools.product(PLACES, KINDS)):
+        with subtests.test(f"{kind} in {place}"), monkeypatch.context() as patch:
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            cache = folder / "cache" / "models"
+            patch.setenv("FLAIRSEARCH_CACHE", str(folder / "cache"))
+            target = folder / "executed"
+            trap = {
+                "system": _Trap(os.system, f"touch {target}"),
+                "open": _Trap(open, str(target), "w"),
+                "eval": _Trap(eval, f"open({str(target)!r}, 'w')"),
+            }[kind]
+            path = folder / "x.pt"
+            if place == "bare":
+                path.write_bytes(pickle.dumps({"state_dict": hollow_state(), "epoch": trap}))
+            elif place == "legacy":
+                torch.save({"state_dict": trap}, path, _use_new_zipfile_serialization=False)
+            else:
+                publish(hollow_state(), path, **{place: trap})
+            refused(path, cache)
+            assert not target.exists()
+            if place == "epoch":
+                torch.load(path, weights_only=False)  # the trap is a real one
+                assert target.exists()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -578,17 +595,22 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_safetensors(tmp_path: Path, cache: Path, name: str) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(HOSTILE[name])
-    refused(path, cache)
-    with pytest.raises(WeightsError):
-        weights.describe(path)
-    cache.mkdir(parents=True, exist_ok=True)
-    path.rename(cache / "planted.safetensors")  # a damaged file in the cache itself
-    with pytest.raises(WeightsError):
-        load_model("planted")
+def test_hostile_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+    for number, (name, content) in enumerate(HOSTILE.items()):
+        with subtests.test(name), monkeypatch.context() as patch:
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            cache = folder / "cache" / "models"
+            patch.setenv("FLAIRSEARCH_CACHE", str(folder / "cache"))
+            path = folder / "x.safetensors"
+            path.write_bytes(content)
+            refused(path, cache)
+            with pytest.raises(WeightsError):
+                weights.describe(path)
+            cache.mkdir(parents=True, exist_ok=True)
+            path.rename(cache / "planted.safetensors")  # a damaged file in the cache itself
+            with pytest.raises(WeightsError):
+                load_model("planted")
 
 
 def test_damaged_header_anywhere(tmp_path: Path) -> None:
