@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flairsearch.basis import Basis, allocate_bits, cosine_transform, fit_basis
 from flairsearch.codec import AVERAGE_BITS, make_codec
@@ -75,7 +77,15 @@ def by_hand(patches):
     return matrix
 
 
-@pytest.mark.parametrize("patches", [1, 2, 3, 4, 5, 9, 12, 48, 49, 64, 196])
+@given(patches=st.integers(1, 64))
+@example(patches=1)
+@example(patches=2)
+@example(patches=9)
+@example(patches=12)
+@example(patches=48)
+@example(patches=49)
+@example(patches=64)
+@example(patches=196)
 def test_the_cosine_transform_is_orthonormal_and_the_dct(patches):
     found = cosine_transform(patches)
     assert (found.dtype, found.shape) == (np.float32, (patches, patches))
@@ -84,7 +94,13 @@ def test_the_cosine_transform_is_orthonormal_and_the_dct(patches):
     np.testing.assert_allclose(found[0], patches**-0.5, atol=1e-7)  # frequency 0 is the mean
 
 
-@pytest.mark.parametrize("patches", [1, 7, 49, 50, 64, 196])
+@given(patches=st.integers(1, 200))
+@example(patches=1)
+@example(patches=7)
+@example(patches=49)
+@example(patches=50)
+@example(patches=64)
+@example(patches=196)
 def test_the_cosine_transform_is_scipys(patches):
     fft = pytest.importorskip("scipy.fft")
     side = math.isqrt(patches)
@@ -107,11 +123,23 @@ def least_error(variance, budget):
     return min(error_of(variance, bits) for bits in choices)
 
 
-@pytest.mark.parametrize("average", [0.3, 1.0, 2.0, 3.0, 4.0, 6.5, 8.0])
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_no_choice_of_as_many_bits_is_better(average, count):
+@given(
+    average=st.sampled_from([0.3, 1.0, 2.0, 3.0, 4.0, 6.5, 8.0]) | st.floats(0.01, 8),
+    count=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(average=0.3, count=1, seed=1)
+@example(average=8.0, count=1, seed=1)
+@example(average=1.0, count=2, seed=2)
+@example(average=6.5, count=3, seed=3)
+@example(average=3.0, count=3, seed=3)
+@example(average=0.3, count=5, seed=5)
+@example(average=2.0, count=5, seed=5)
+@example(average=4.0, count=5, seed=5)
+@example(average=8.0, count=5, seed=5)
+def test_no_choice_of_as_many_bits_is_better(average, count, seed):
     """Every choice tried. The order of gains stops at the first that does not fit: at most 2 bits stay unspent."""
-    rng = np.random.default_rng(count)
+    rng = np.random.default_rng(seed)
     for spread in (0.0, 0.5, 2, 5):
         for _ in range(4):
             variance = np.exp(rng.normal(0, spread, count))
@@ -248,14 +276,16 @@ def sample():
 
 
 @pytest.mark.parametrize("name", AVERAGE_BITS)
-@pytest.mark.parametrize("scale", [0.1, 10, 100])
-def test_loud_and_quiet_views_are_kept_as_well(name, scale, sample, monkeypatch):
+def test_loud_and_quiet_views_are_kept_as_well(name, sample):
     codec = fitted(sample, name)
-    other = made_tokens(20, spectrum(49, 64), 2, scale)
-    usual, found = lost(codec, made_tokens(20, spectrum(49, 64), 2)), lost(codec, other)
-    assert found < 1.1 * usual
-    monkeypatch.setattr(Basis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))  # every gain is 128
-    assert lost(codec, other) > 10 * found
+    usual = lost(codec, made_tokens(20, spectrum(49, 64), 2))
+    for scale in (0.1, 10, 100):
+        other = made_tokens(20, spectrum(49, 64), 2, scale)
+        found = lost(codec, other)
+        assert found < 1.1 * usual, scale
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Basis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))  # every gain is 128
+            assert lost(codec, other) > 10 * found, scale
 
 
 @pytest.mark.parametrize(("name", "bound"), [("q4", 0.01), ("q2", 0.06), ("q1", 0.15)])
@@ -274,13 +304,13 @@ def test_frequencies_the_sample_lacks_are_kept(name, bound):
     assert lost(codec, made_tokens(20, np.where(np.arange(49)[:, None] < 28, 0, variance), 1)) < bound
 
 
-@pytest.mark.parametrize("views", [1, 2, 4])
 @pytest.mark.parametrize("name", AVERAGE_BITS)
-def test_a_small_sample_does_not_spoil_other_views(name, views):
+def test_a_small_sample_does_not_spoil_other_views(name):
     """Fewer tokens than channels: directions the sample lacks may be lost, not drown the others."""
     variance = spectrum(49, 64)
-    codec = fitted(made_tokens(views, variance, 0), name)
-    assert lost(codec, made_tokens(20, variance, 1)) < 0.8
+    for views in (1, 2, 4):
+        codec = fitted(made_tokens(views, variance, 0), name)
+        assert lost(codec, made_tokens(20, variance, 1)) < 0.8, views
 
 
 @pytest.mark.parametrize("name", AVERAGE_BITS)
@@ -307,9 +337,13 @@ DEGENERATE = {
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("kind", DEGENERATE)
-@pytest.mark.parametrize("name", AVERAGE_BITS)
-def test_an_odd_sample_gives_finite_numbers(kind, name, tmp_path):
+def test_an_odd_sample_gives_finite_numbers(tmp_path, subtests):
+    for kind, name in itertools.product(DEGENERATE, AVERAGE_BITS):
+        with subtests.test(kind, name=name):
+            check_odd_sample(kind, name, tmp_path)
+
+
+def check_odd_sample(kind, name, tmp_path):
     tokens = DEGENERATE[kind].astype(np.float16)
     _, patches, dim = tokens.shape
     metric = np.ones((dim, dim)) if kind == "two tokens" else np.eye(dim)  # of rank 1, too
@@ -427,14 +461,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_arrays_that_do_not_fit_are_refused(name, tmp_path):
+def test_arrays_that_do_not_fit_are_refused(tmp_path, subtests):
     path = tmp_path / "1.npz"
-    save(path, {k: v for k, v in GOOD.items() if k != name})
-    assert name in refused(path)
-    for value in WRONG[name]:
-        save(path, {**GOOD, name: value})
-        refused(path)
+    for name in NAMES:
+        with subtests.test(name):
+            save(path, {k: v for k, v in GOOD.items() if k != name})
+            assert name in refused(path)
+        for i, value in enumerate(WRONG[name]):
+            with subtests.test(name, i=i):
+                save(path, {**GOOD, name: value})
+                refused(path)
     empty = {
         **GOOD,
         "forward": np.zeros((6, 0), "f4"),
@@ -468,13 +504,16 @@ HEADERS = (
 )
 
 
-@pytest.mark.parametrize("header", HEADERS)
-def test_an_array_whose_header_lies_is_refused(header, tmp_path):
-    path, text = tmp_path / "1.npz", header.encode() + b"\n"
-    save(path, {name: value for name, value in GOOD.items() if name != "mean"})
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("mean.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(24))
-    refused(path)
+def test_an_array_whose_header_lies_is_refused(tmp_path, subtests):
+    path = tmp_path / "1.npz"
+    for header in HEADERS:
+        with subtests.test(header[:70]):
+            text = header.encode() + b"\n"
+            save(path, {name: value for name, value in GOOD.items() if name != "mean"})
+            head = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little")
+            with zipfile.ZipFile(path, "a") as archive:
+                archive.writestr("mean.npy", head + text + bytes(24))
+            refused(path)
 
 
 def test_a_damaged_file_is_refused_or_holds_the_same(tmp_path):

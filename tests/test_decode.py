@@ -4,10 +4,13 @@ import threading
 import zlib
 from datetime import datetime
 from io import BytesIO
+from itertools import product
 
 import numpy as np
 import pytest
 from fake import COLOURS, SIZE, exif_of, paint
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from flairsearch import decode as decoding
@@ -81,10 +84,11 @@ def in_mode(mode):
     }[mode]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_every_mode_becomes_the_same_colour_in_rgb(mode):
-    picture, colour = in_mode(mode)
-    assert centre(one(save(picture))) == colour
+def test_every_mode_becomes_the_same_colour_in_rgb(subtests):
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        with subtests.test(mode):
+            picture, colour = in_mode(mode)
+            assert centre(one(save(picture))) == colour
 
 
 def test_cmyk(tmp_path):
@@ -100,8 +104,13 @@ def test_sixteen_bits_keep_their_steps():
     np.testing.assert_allclose(row, np.linspace(0, 255, SIZE), atol=1.5)
 
 
-@pytest.mark.parametrize("alpha", [0, 128, 255])
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@given(alpha=st.integers(0, 255), kind=st.sampled_from(["PNG", "WEBP"]))
+@example(alpha=0, kind="PNG")
+@example(alpha=128, kind="PNG")
+@example(alpha=255, kind="PNG")
+@example(alpha=0, kind="WEBP")
+@example(alpha=128, kind="WEBP")
+@example(alpha=255, kind="WEBP")
 def test_transparency_is_over_white(alpha, kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     colour = centre(one(save(Image.new("RGBA", (20, 20), (200, 0, 0, alpha)), kind, **options)))
@@ -139,33 +148,34 @@ def turned(orientation, kind, size=(96, 48), box=(60, 6, 84, 18)):
     return save(stored, kind, exif=exif, **options.get(kind, {}))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_painted_square_maps_to_its_box_whatever_the_orientation(orientation, kind, tmp_path):
+def test_a_painted_square_maps_to_its_box_whatever_the_orientation(tmp_path, subtests):
     box = (60, 6, 84, 18)
-    data = turned(orientation, kind)
-    picture = one(data, size=96)
-    frame = picture.frame
-    assert (frame.width, frame.height) == (96, 48)
-    np.testing.assert_allclose(red_box(picture), (60 / 96, 6 / 48, 84 / 96, 18 / 48), atol=1.01 / 96)
-    np.testing.assert_allclose(frame.to_pixels(*red_box(picture)), box, atol=1)
-    np.testing.assert_allclose(frame.to_view(box), (60 / 96, 6 / 48, 84 / 96, 18 / 48))
-    (tmp_path / "photo").write_bytes(data)
-    shown = np.asarray(open_upright(str(tmp_path / "photo")), int)
-    assert shown.shape == (48, 96, 3)
-    assert shown[12, 72, 1] < 30
-    assert shown[36, 24, 1] > 225
+    for orientation, kind in product(TURNED, ("JPEG", "PNG", "WEBP", "TIFF")):
+        with subtests.test(kind, orientation=orientation):
+            data = turned(orientation, kind)
+            picture = one(data, size=96)
+            frame = picture.frame
+            assert (frame.width, frame.height) == (96, 48)
+            np.testing.assert_allclose(red_box(picture), (60 / 96, 6 / 48, 84 / 96, 18 / 48), atol=1.01 / 96)
+            np.testing.assert_allclose(frame.to_pixels(*red_box(picture)), box, atol=1)
+            np.testing.assert_allclose(frame.to_view(box), (60 / 96, 6 / 48, 84 / 96, 18 / 48))
+            (tmp_path / "photo").write_bytes(data)
+            shown = np.asarray(open_upright(str(tmp_path / "photo")), int)
+            assert shown.shape == (48, 96, 3)
+            assert shown[12, 72, 1] < 30
+            assert shown[36, 24, 1] > 225
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_center_view_maps_to_the_right_box_too(orientation):
+def test_the_center_view_maps_to_the_right_box_too(subtests):
     box = (60, 6, 72, 18)
-    picture = one(turned(orientation, "PNG", box=box), "center", 48)
-    frame = picture.frame
-    assert (frame.left, frame.top, frame.right, frame.bottom) == (24, 0, 72, 48)
-    np.testing.assert_allclose(red_box(picture), (36 / 48, 6 / 48, 1, 18 / 48), atol=1e-6)
-    assert frame.to_pixels(*red_box(picture)) == box
-    np.testing.assert_allclose(frame.to_view((0, 0, 96, 48)), (-0.5, 0, 1.5, 1))
+    for orientation in TURNED:
+        with subtests.test(orientation=orientation):
+            picture = one(turned(orientation, "PNG", box=box), "center", 48)
+            frame = picture.frame
+            assert (frame.left, frame.top, frame.right, frame.bottom) == (24, 0, 72, 48)
+            np.testing.assert_allclose(red_box(picture), (36 / 48, 6 / 48, 1, 18 / 48), atol=1e-6)
+            assert frame.to_pixels(*red_box(picture)) == box
+            np.testing.assert_allclose(frame.to_view((0, 0, 96, 48)), (-0.5, 0, 1.5, 1))
 
 
 def test_boxes_stay_inside_the_picture_and_have_a_pixel():
@@ -187,11 +197,18 @@ def test_a_broken_or_senseless_orientation_is_no_orientation():
 # -- views
 
 
-@pytest.mark.parametrize("size", [(300, 200), (200, 301), (224, 224), (65, 64), (40, 90), (1000, 63), (64, 2048)])
-def test_center_is_the_reference_preprocessing(size):
+@given(width=st.integers(40, 300), height=st.integers(40, 300))
+@example(width=300, height=200)
+@example(width=200, height=301)
+@example(width=224, height=224)
+@example(width=65, height=64)
+@example(width=40, height=90)
+@example(width=1000, height=63)
+@example(width=64, height=2048)
+def test_center_is_the_reference_preprocessing(width, height):
     from open_clip import image_transform
 
-    picture = noise(*size, smooth=2)
+    picture = noise(width, height, smooth=2)
     reference = image_transform(SIZE, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(picture)
     expected = reference.permute(1, 2, 0).numpy() * 255
     found = one(save(picture), "center").pixels
@@ -217,9 +234,7 @@ def test_draft_mode_of_jpeg_changes_little(views):
     assert difference.max() < 30
 
 
-@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000), (1, 1)])
-@pytest.mark.parametrize("views", ["squash", "center"])
-def test_thin_pictures_need_no_more_memory_than_others(size, views):
+def test_thin_pictures_need_no_more_memory_than_others(subtests):
     made = []
     new = Image.Image._new
 
@@ -227,11 +242,14 @@ def test_thin_pictures_need_no_more_memory_than_others(size, views):
         made.append(core.size[0] * core.size[1])
         return new(self, core)
 
-    data = save(Image.new("RGB", size, COLOURS["red"]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Image.Image, "_new", watch)
-        assert centre(one(data, views)) == COLOURS["red"]
-    assert max(made) <= max(SIZE * SIZE, size[0] * size[1])
+    for size, views in product([(60_000, 1), (1, 60_000), (1, 1)], ("squash", "center")):
+        with subtests.test(views, size=size):
+            made.clear()
+            data = save(Image.new("RGB", size, COLOURS["red"]))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Image.Image, "_new", watch)
+                assert centre(one(data, views)) == COLOURS["red"]
+            assert max(made) <= max(SIZE * SIZE, size[0] * size[1])
 
 
 # -- tiles
@@ -267,9 +285,13 @@ def where(pixels, colour):
     return columns.min() / size, rows.min() / size, (columns.max() + 1) / size, (rows.max() + 1) / size
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_marks_come_out_in_their_tiles_at_their_places(orientation, kind):
+def test_marks_come_out_in_their_tiles_at_their_places(subtests):
+    for orientation, kind in product(TURNED, ("JPEG", "PNG", "TIFF")):
+        with subtests.test(kind, orientation=orientation):
+            check_marks(orientation, kind)
+
+
+def check_marks(orientation, kind):
     whole, *tiles = decode(marked(orientation, kind), "tiles:4", 206)  # tiles at their own size: pixels are pixels
     assert whole.frame == Frame(*UPRIGHT, 0, 0, *UPRIGHT)
     assert [(t.frame.left, t.frame.top) for t in tiles] == [(left, top) for top in TOPS for left in LEFTS]
@@ -286,8 +308,13 @@ def test_marks_come_out_in_their_tiles_at_their_places(orientation, kind):
         np.testing.assert_allclose(whole.frame.to_pixels(*where(whole.pixels, colour)), box, atol=2)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_tile_is_what_a_crop_of_the_upright_photo_is(orientation):
+def test_a_tile_is_what_a_crop_of_the_upright_photo_is(subtests):
+    for orientation in TURNED:
+        with subtests.test(orientation=orientation):
+            check_tiles(orientation)
+
+
+def check_tiles(orientation):
     upright = noise(*UPRIGHT, smooth=20)
     stored = upright if TURNED[orientation] is None else upright.transpose(TURNED[orientation])
     data = save(stored, exif=exif_of(tag_0x0112=orientation))
@@ -332,19 +359,16 @@ def test_all_views_have_the_date():
     assert {view.taken for view in views} == {clock_seconds(datetime(2024, 5, 17, 14, 0, 9))}
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (30, 30), (2, 700), (60_000, 1)])
-def test_tiles_of_tiny_and_thin_photos(size):
-    views = decode(save(Image.new("RGB", size, COLOURS["red"])), "tiles:4", SIZE)
-    assert len(views) == (1 if max(size) < SIZE else 7)
-    for view in views:
-        assert view.pixels.shape == (SIZE, SIZE, 3)
-        assert (view.pixels == COLOURS["red"]).all()
-        assert view.frame.to_pixels(0, 0, 1, 1) == (
-            view.frame.left,
-            view.frame.top,
-            view.frame.right,
-            view.frame.bottom,
-        )
+def test_tiles_of_tiny_and_thin_photos(subtests):
+    for size in ((1, 1), (1, 5000), (5000, 1), (30, 30), (2, 700), (60_000, 1)):
+        with subtests.test(size=size):
+            views = decode(save(Image.new("RGB", size, COLOURS["red"])), "tiles:4", SIZE)
+            assert len(views) == (1 if max(size) < SIZE else 7)
+            for view in views:
+                frame = view.frame
+                assert view.pixels.shape == (SIZE, SIZE, 3)
+                assert (view.pixels == COLOURS["red"]).all()
+                assert frame.to_pixels(0, 0, 1, 1) == (frame.left, frame.top, frame.right, frame.bottom)
 
 
 def test_tiles_of_deep_grey_and_of_transparency():
@@ -396,18 +420,18 @@ BAD = {
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_no_picture_has_a_reason_of_one_line(name, tmp_path):
-    data, reason = BAD[name]
+def test_what_is_no_picture_has_a_reason_of_one_line(tmp_path, subtests):
     file = tmp_path / "photo.jpg"
-    file.write_bytes(data)
-    with pytest.raises(PictureError, match=reason) as caught:
-        decode(read_bytes(str(file)), "squash", SIZE)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(PictureError, match=reason) as caught:
-        open_upright(str(file))
-    assert str(caught.value).startswith(f"{file}: ")
-    assert "\n" not in str(caught.value)
+    for name, (data, reason) in BAD.items():
+        with subtests.test(name):
+            file.write_bytes(data)
+            with pytest.raises(PictureError, match=reason) as caught:
+                decode(read_bytes(str(file)), "squash", SIZE)
+            assert "\n" not in str(caught.value)
+            with pytest.raises(PictureError, match=reason) as caught:
+                open_upright(str(file))
+            assert str(caught.value).startswith(f"{file}: ")
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -484,31 +508,33 @@ def test_a_photo_without_exif_has_no_date():
         assert one(save(noise(40, 20), kind)).taken is None
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photo_has_its_date_too(orientation):
-    exif = exif_of({ORIGINAL: "2024:05:17 14:00:09"}, tag_0x0112=orientation)
-    picture = one(save(Image.new("RGB", (40, 20)), "JPEG", exif=exif), draft=True)
-    assert picture.taken == clock_seconds(MAY)
-    assert (picture.frame.width, picture.frame.height) == ((20, 40) if orientation > 4 else (40, 20))
+def test_a_turned_photo_has_its_date_too(subtests):
+    for orientation in TURNED:
+        with subtests.test(orientation=orientation):
+            exif = exif_of({ORIGINAL: "2024:05:17 14:00:09"}, tag_0x0112=orientation)
+            picture = one(save(Image.new("RGB", (40, 20)), "JPEG", exif=exif), draft=True)
+            assert picture.taken == clock_seconds(MAY)
+            assert (picture.frame.width, picture.frame.height) == ((20, 40) if orientation > 4 else (40, 20))
 
 
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("2024:05:17 14:00:09", MAY),
-        (b"2024:05:17 14:00:09", MAY),
-        ("2024:05:17 14:00:09\0", MAY),
-        ("2024:05:17 14:00:09.25+02:00", MAY),
-        ("2024-05-17T14:00:09Z", MAY),
-        (" 2024/05/17 14:00:09", MAY),
-        ("2024:05:17 14:00", datetime(2024, 5, 17, 14)),
-        ("2024:05:17", datetime(2024, 5, 17)),
-        ("2024:05:17   :  :  ", datetime(2024, 5, 17)),
-        ("1880:01:01 00:00:00", datetime(1880, 1, 1)),
-    ],
-)
-def test_how_cameras_write_dates(text, moment):
-    assert date(exif_of({ORIGINAL: text})) == clock_seconds(moment)
+WRITTEN = {
+    "2024:05:17 14:00:09": MAY,
+    b"2024:05:17 14:00:09": MAY,
+    "2024:05:17 14:00:09\0": MAY,
+    "2024:05:17 14:00:09.25+02:00": MAY,
+    "2024-05-17T14:00:09Z": MAY,
+    " 2024/05/17 14:00:09": MAY,
+    "2024:05:17 14:00": datetime(2024, 5, 17, 14),
+    "2024:05:17": datetime(2024, 5, 17),
+    "2024:05:17   :  :  ": datetime(2024, 5, 17),
+    "1880:01:01 00:00:00": datetime(1880, 1, 1),
+}
+
+
+def test_how_cameras_write_dates(subtests):
+    for text, moment in WRITTEN.items():
+        with subtests.test(ascii(text)):
+            assert date(exif_of({ORIGINAL: text})) == clock_seconds(moment)
 
 
 NO_DATES = {
@@ -531,10 +557,10 @@ NO_DATES = {
 }
 
 
-@pytest.mark.parametrize("name", NO_DATES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_date_of_no_sense_is_none(name, kind):
-    assert date(exif_of({ORIGINAL: NO_DATES[name]}), kind) is None
+def test_a_date_of_no_sense_is_none(subtests):
+    for name, kind in product(NO_DATES, KINDS):
+        with subtests.test(name, kind=kind):
+            assert date(exif_of({ORIGINAL: NO_DATES[name]}), kind) is None
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import faiss
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flairsearch.prefilter import Prefilter
-
-Opened = Callable[[Prefilter, np.ndarray], Prefilter]
 
 
 def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -22,57 +23,77 @@ def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-@pytest.fixture(params=["built", "mapped"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
-    """A prefilter as it was built, or from its file."""
-
-    def mapped(prefilter: Prefilter, ids: np.ndarray) -> Prefilter:
-        faiss.write_index(prefilter._index, str(tmp_path / "p.faiss"))
-        found = Prefilter.load(tmp_path / "p.faiss", ids, prefilter._index.d)
+def opened(prefilter: Prefilter, ids: np.ndarray) -> Iterator[Prefilter]:
+    """The prefilter as it was built, and one from its file."""
+    yield prefilter
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "p.faiss"
+        faiss.write_index(prefilter._index, str(file))
+        found = Prefilter.load(file, ids, prefilter._index.d)
         assert found is not None
-        return found
-
-    return mapped if request.param == "mapped" else lambda prefilter, _: prefilter
+        yield found
 
 
-@pytest.mark.parametrize("count", [1, 50, 499, 500, 900])
-def test_equals_brute_force(count: int, opened: Opened) -> None:
+# Two cosines that differ by less than float32 can tell have no order, so vectors and texts are drawn once.
+
+
+@given(count=st.integers(1, 900))
+@example(count=1)
+@example(count=50)
+@example(count=499)
+@example(count=500)
+@example(count=900)
+def test_equals_brute_force(count: int) -> None:
     rng = np.random.default_rng(1)
     vectors, ids = unit(500, 24), np.sort(rng.permutation(10_000)[:500]).astype(np.int64)
-    prefilter = opened(Prefilter.build(ids, 24, [vectors[:1], vectors[1:300], vectors[300:]]), ids)
-    assert len(prefilter) == 500
-    for text in rng.standard_normal((5, 24)).astype(np.float32) * 7:
-        cosine = vectors.astype(np.float64) @ text / np.linalg.norm(text)
-        order = np.lexsort((ids, -cosine))[:count]
-        found = prefilter.search(text, count)
-        assert found.views.tolist() == ids[order].tolist()
-        assert np.abs(found.scores - cosine[order]).max() <= 1e-5
+    texts = rng.standard_normal((5, 24)).astype(np.float32) * 7
+    for prefilter in opened(Prefilter.build(ids, 24, [vectors[:1], vectors[1:300], vectors[300:]]), ids):
+        assert len(prefilter) == 500
+        for text in texts:
+            cosine = vectors.astype(np.float64) @ text / np.linalg.norm(text)
+            order = np.lexsort((ids, -cosine))[:count]
+            found = prefilter.search(text, count)
+            assert found.views.tolist() == ids[order].tolist()
+            assert np.abs(found.scores - cosine[order]).max() <= 1e-5
 
 
-@pytest.mark.parametrize("count", [1, 7, 100, 900])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
-def test_only_views_asked_for(share: float, count: int, opened: Opened) -> None:
+@given(share=st.floats(0, 1), count=st.integers(1, 900))
+@example(share=0.0, count=7)
+@example(share=0.01, count=1)
+@example(share=0.01, count=900)
+@example(share=0.3, count=7)
+@example(share=0.3, count=100)
+@example(share=1.0, count=1)
+@example(share=1.0, count=100)
+@example(share=1.0, count=900)
+def test_only_views_asked_for(share: float, count: int) -> None:
     """With ties among them and with others; some that are asked for are not there."""
     rng = np.random.default_rng(2)
     vectors, ids = np.tile(unit(250, 24), (2, 1)), np.sort(rng.permutation(10_000)[:500]).astype(np.int64)
-    prefilter = opened(Prefilter.build(ids, 24, [vectors]), ids)
     among = np.union1d(ids[rng.random(500) < share], [10_001, 10_002])
-    here = np.flatnonzero(np.isin(ids, among))
-    for text in rng.standard_normal((5, 24)).astype(np.float32):
-        cosine = np.round(vectors[here].astype(np.float64) @ text / np.linalg.norm(text), 6)
-        order = np.lexsort((ids[here], -cosine))[:count]
-        found = prefilter.search(text, count, among)
-        assert found.views.tolist() == ids[here][order].tolist()
-        assert np.allclose(found.scores, cosine[order], atol=1e-5)
+    here, texts = np.flatnonzero(np.isin(ids, among)), rng.standard_normal((5, 24)).astype(np.float32)
+    for prefilter in opened(Prefilter.build(ids, 24, [vectors]), ids):
+        for text in texts:
+            cosine = np.round(vectors[here].astype(np.float64) @ text / np.linalg.norm(text), 6)
+            order = np.lexsort((ids[here], -cosine))[:count]
+            found = prefilter.search(text, count, among)
+            assert found.views.tolist() == ids[here][order].tolist()
+            assert np.allclose(found.scores, cosine[order], atol=1e-5)
 
 
-@pytest.mark.parametrize(("count", "dim"), [(0, 8), (1, 1), (500, 24), (300, 256)])
-def test_the_file_is_what_faiss_writes(count: int, dim: int, tmp_path: Path) -> None:
+@given(count=st.integers(0, 500), dim=st.integers(1, 256))
+@example(count=0, dim=8)
+@example(count=1, dim=1)
+@example(count=500, dim=24)
+@example(count=300, dim=256)
+def test_the_file_is_what_faiss_writes(count: int, dim: int) -> None:
     """Byte by byte, though the vectors never were in memory."""
     ids, vectors = np.arange(count), unit(max(count, 1), dim)[:count]
-    Prefilter.write(tmp_path / "ours", count, dim, [vectors[:7], vectors[7:]])
-    faiss.write_index(Prefilter.build(ids, dim, [vectors])._index, str(tmp_path / "theirs"))
-    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        Prefilter.write(folder / "ours", count, dim, [vectors[:7], vectors[7:]])
+        faiss.write_index(Prefilter.build(ids, dim, [vectors])._index, str(folder / "theirs"))
+        assert (folder / "ours").read_bytes() == (folder / "theirs").read_bytes()
 
 
 def test_length_of_the_text_makes_no_difference() -> None:
@@ -83,26 +104,30 @@ def test_length_of_the_text_makes_no_difference() -> None:
     assert np.allclose(short.scores, long.scores, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 5, 9, 12, 30])
-@pytest.mark.parametrize("order", [list(range(12)), list(range(12))[::-1], [5, 0, 11, 3, 7, 1, 9, 2, 10, 4, 8, 6]])
-def test_ties_go_by_view_id(count: int, order: list[int], opened: Opened) -> None:
+@given(count=st.integers(1, 30), order=st.permutations(range(12)))
+@example(count=1, order=list(range(12)))
+@example(count=30, order=list(range(12)))
+@example(count=5, order=list(range(12))[::-1])
+@example(count=12, order=list(range(12))[::-1])
+@example(count=9, order=[5, 0, 11, 3, 7, 1, 9, 2, 10, 4, 8, 6])
+def test_ties_go_by_view_id(count: int, order: list[int]) -> None:
     """Four views in each of three places, the nearest place last or in the middle."""
     places = np.eye(3, dtype=np.float16)
     group = np.asarray(order) % 3
     ids = np.cumsum(np.asarray(order) + 1)  # ascending, with gaps
-    prefilter = opened(Prefilter.build(ids, 3, [places[group]]), ids)
     text = np.asarray([0.2, 0.9, 0.4], np.float32)
     cosine = (places.astype(np.float32) @ text / np.linalg.norm(text))[group]
     expected = ids[np.lexsort((ids, -cosine))][:count]
-    assert prefilter.search(text, count).views.tolist() == expected.tolist()
+    for prefilter in opened(Prefilter.build(ids, 3, [places[group]]), ids):
+        assert prefilter.search(text, count).views.tolist() == expected.tolist()
 
 
-def test_nothing_in_it(opened: Opened) -> None:
-    prefilter = opened(Prefilter.build(np.zeros(0, np.int64), 8, []), np.zeros(0, np.int64))
-    assert len(prefilter) == 0
-    found = prefilter.search(np.ones(8, np.float32), 5)
-    assert found.views.dtype == np.int64
-    assert len(found.views) == len(found.scores) == 0
+def test_nothing_in_it() -> None:
+    for prefilter in opened(Prefilter.build(np.zeros(0, np.int64), 8, []), np.zeros(0, np.int64)):
+        assert len(prefilter) == 0
+        found = prefilter.search(np.ones(8, np.float32), 5)
+        assert found.views.dtype == np.int64
+        assert len(found.views) == len(found.scores) == 0
 
 
 def test_text_without_direction_is_answered() -> None:

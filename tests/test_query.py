@@ -12,6 +12,8 @@ import by_hand
 import numpy as np
 import pytest
 from fake import COLOURS, GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
+from hypothesis import example, given
+from hypothesis import strategies as st
 from test_fitting import BankEncoder, SumEncoder
 
 from flairsearch import fitting, grouping, query
@@ -45,19 +47,19 @@ def oracle(areas: list[int], k: int) -> list[int]:
     return np.lexsort((range(len(areas)), -np.asarray(areas))).tolist()[:k]
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 8, 100])
-@pytest.mark.parametrize("shortlist", ["all", "auto", 8, "100"])
-def test_order_is_exhaustive(engine: Engine, k: int, shortlist: str | int) -> None:
-    hits = engine.search("red", k=k, shortlist=shortlist)
-    assert numbers(hits) == oracle(AREAS, k)
-    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
-    for hit, number in zip(hits, numbers(hits), strict=True):
-        assert hit.score == pytest.approx(expected_score(AREAS[number]), abs=1e-3)
-        assert hit.logit == pytest.approx(10 * hit.score - 10, abs=1e-5)
-        assert (hit.width, hit.height) == (SIZE, SIZE)
-        (phrase,) = hit.phrases
-        assert (phrase.text, phrase.score, phrase.regions) == ("red", hit.score, hit.regions)
-        assert phrase.heat.shape == (GRID, GRID)
+def test_order_is_exhaustive(engine: Engine, subtests: pytest.Subtests) -> None:
+    for k, shortlist in product((1, 2, 3, 8, 100), ("all", "auto", 8, "100")):
+        with subtests.test(k=k, shortlist=shortlist):
+            hits = engine.search("red", k=k, shortlist=shortlist)
+            assert numbers(hits) == oracle(AREAS, k)
+            assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+            for hit, number in zip(hits, numbers(hits), strict=True):
+                assert hit.score == pytest.approx(expected_score(AREAS[number]), abs=1e-3)
+                assert hit.logit == pytest.approx(10 * hit.score - 10, abs=1e-5)
+                assert (hit.width, hit.height) == (SIZE, SIZE)
+                (phrase,) = hit.phrases
+                assert (phrase.text, phrase.score, phrase.regions) == ("red", hit.score, hit.regions)
+                assert phrase.heat.shape == (GRID, GRID)
 
 
 def test_score_global_is_the_cosine_of_the_pooled_vector(engine: Engine) -> None:
@@ -110,18 +112,33 @@ def test_min_score(engine: Engine) -> None:
     assert len(engine.search("red", k=8, min_score=-2.0)) == 8
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_the_best_of_many_views_are_those_of_a_full_sort(seed: int) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(0, 400),
+    phrases=st.sampled_from([1, 3]),
+    most=st.sampled_from([3, 50, 10**6]),
+    ties=st.booleans(),
+    one_of_the_best=st.booleans(),
+    no_numbers=st.booleans(),
+)
+@example(seed=0, count=0, phrases=1, most=3, ties=False, one_of_the_best=True, no_numbers=True)
+@example(seed=1, count=1, phrases=3, most=50, ties=True, one_of_the_best=False, no_numbers=False)
+@example(seed=2, count=400, phrases=1, most=10**6, ties=False, one_of_the_best=False, no_numbers=False)
+@example(seed=3, count=400, phrases=3, most=3, ties=True, one_of_the_best=True, no_numbers=True)
+@example(seed=4, count=300, phrases=3, most=50, ties=True, one_of_the_best=True, no_numbers=False)
+@example(seed=5, count=300, phrases=1, most=50, ties=True, one_of_the_best=False, no_numbers=True)
+def test_the_best_of_many_views_are_those_of_a_full_sort(
+    seed: int, count: int, phrases: int, most: int, ties: bool, one_of_the_best: bool, no_numbers: bool
+) -> None:
     """Few contents or many, of one view each or of most of the best ones; ties everywhere or nowhere; no numbers."""
     rng = np.random.default_rng(seed)
-    count, phrases = int(rng.integers(0, 400)), [1, 3][seed % 2]
-    contents = rng.integers(0, [3, 50, 10**6][seed % 3], count)
+    contents = rng.integers(0, most, count)
     parts = rng.normal(size=(count, phrases)).astype(np.float32)
-    if seed % 2:
+    if ties:
         parts = np.round(parts, 1)
-    if seed % 5 == 0:
+    if one_of_the_best:
         parts[contents == 1] += 10
-    if seed % 7 == 0:
+    if no_numbers:
         parts[rng.random(count) < 0.1] = -np.inf
     views = np.sort(rng.permutation(10**4)[:count])
     weights = rng.integers(1, 4, phrases)
@@ -402,15 +419,15 @@ def test_auto_where_contents_have_several_views(each: int) -> None:
     assert np.mean(held) > 0.99
 
 
-@pytest.mark.parametrize("k", [1, 100, 2399, 2401, 5000, 19_999, 20_000, 10**6])
-def test_auto_gives_as_many_as_are_asked_for(k: int) -> None:
+def test_auto_gives_as_many_as_are_asked_for() -> None:
     views = Predicted(*drawn(3))
-    hits = views.search(k)
-    assert len({view for view, _ in hits}) == len(hits) == min(k, 20_000)
-    scores = [score for _, score in hits]
-    assert scores == sorted(scores, reverse=True)
-    if k >= 4000:
-        assert [view for view, _ in hits] == views.best(k)
+    for k in (1, 100, 2399, 2401, 5000, 19_999, 20_000, 10**6):
+        hits = views.search(k)
+        assert len({view for view, _ in hits}) == len(hits) == min(k, 20_000), k
+        scores = [score for _, score in hits]
+        assert scores == sorted(scores, reverse=True), k
+        if k >= 4000:
+            assert [view for view, _ in hits] == views.best(k), k
 
 
 @pytest.mark.parametrize("unknown", [1, 10, 500, 1200])
@@ -461,22 +478,22 @@ def test_auto_with_several_phrases(error: float) -> None:
     assert np.mean(ranked) < (300 if not error else 2400)
 
 
-@pytest.mark.parametrize("k", [1, 10, 3000])
-@pytest.mark.parametrize("shortlist", ["auto", "all", 300])
-def test_many_predicted_texts_are_answered_as_one_by_one(k: int, shortlist: str | int) -> None:
+def test_many_predicted_texts_are_answered_as_one_by_one(subtests: pytest.Subtests) -> None:
     views = Predicted(*drawn(6, texts=5))
     texts = [0, 3, 3, 1, 4, 2]
-    found = views.search_many(k, shortlist, texts)
-    ranked = views.reranked
-    assert len(ranked) == len(texts)
-    for text, hits, count in zip(texts, found, ranked, strict=True):
-        assert views.search(k, shortlist, text) == hits
-        assert views.reranked == [count]
-        if shortlist == "all":
-            assert [view for view, _ in hits] == views.best(k, text)
-            assert count == 20_000
-    assert views.search_many(k, shortlist, []) == []
-    assert views.reranked == []
+    for k, shortlist in product((1, 10, 3000), ("auto", "all", 300)):
+        with subtests.test(k=k, shortlist=shortlist):
+            found = views.search_many(k, shortlist, texts)
+            ranked = views.reranked
+            assert len(ranked) == len(texts)
+            for text, hits, count in zip(texts, found, ranked, strict=True):
+                assert views.search(k, shortlist, text) == hits
+                assert views.reranked == [count]
+                if shortlist == "all":
+                    assert [view for view, _ in hits] == views.best(k, text)
+                    assert count == 20_000
+            assert views.search_many(k, shortlist, []) == []
+            assert views.reranked == []
 
 
 # -- the same on photos

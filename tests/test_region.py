@@ -6,6 +6,8 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flairsearch.records import Box, Frame, Region
 from flairsearch.region import (
@@ -62,28 +64,29 @@ def squares(grid: int, low: int, high: int) -> list[tuple[int, int, int, int]]:
 # -- painted
 
 
-@pytest.mark.parametrize(
-    ("grid", "low", "high", "most"),
-    [
-        (7, 4, 4, 0),
-        (8, 5, 5, 0),
-        (14, 7, 10, 0),
-        (24, 8, 19, 0),  # large ones exactly
-        (7, 3, 7, 0.5),
-        (8, 4, 8, 0.5),
-        (14, 4, 14, 0.5),
-        (24, 5, 24, 0.5),
-        (7, 1, 7, 1),
-        (8, 1, 8, 1),
-        (14, 1, 14, 1),  # smaller than the smoothing
-    ],
-)
-def test_a_square_comes_back(grid: int, low: int, high: int, most: float) -> None:
-    some = squares(grid, low, high)
-    assert len(some) >= 9
-    for square in some:
-        (box,) = find(paint(grid, square))
-        assert distance(box, square, grid) <= most + 1e-9, square
+BACK = [  # grid, the smallest and the largest square, how far off an edge may be
+    (7, 4, 4, 0),
+    (8, 5, 5, 0),
+    (14, 7, 10, 0),
+    (24, 8, 19, 0),  # large ones exactly
+    (7, 3, 7, 0.5),
+    (8, 4, 8, 0.5),
+    (14, 4, 14, 0.5),
+    (24, 5, 24, 0.5),
+    (7, 1, 7, 1),
+    (8, 1, 8, 1),
+    (14, 1, 14, 1),  # smaller than the smoothing
+]
+
+
+def test_a_square_comes_back(subtests: pytest.Subtests) -> None:
+    for grid, low, high, most in BACK:
+        with subtests.test(grid=grid, low=low, high=high):
+            some = squares(grid, low, high)
+            assert len(some) >= 9
+            for square in some:
+                (box,) = find(paint(grid, square))
+                assert distance(box, square, grid) <= most + 1e-9, square
 
 
 @pytest.mark.parametrize("grid", [14, 24])
@@ -135,8 +138,19 @@ def test_one_part_of_any_shape_is_one_box() -> None:
     assert distance(box, (1, 1, 13, 13), 14) <= 0.5 + 1e-9
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("value", [0, 1, -1, 0.1, 1e-45, 1e-38, 3e38, -3e38])
+@given(grid=st.sampled_from(GRIDS) | st.integers(1, 24), value=st.floats(-3e38, 3e38))
+@example(grid=1, value=3e38)
+@example(grid=1, value=1e-45)
+@example(grid=2, value=-3e38)
+@example(grid=2, value=-1)
+@example(grid=7, value=0)
+@example(grid=7, value=0.1)
+@example(grid=14, value=1)
+@example(grid=14, value=1e-45)
+@example(grid=14, value=3e38)
+@example(grid=24, value=0.1)
+@example(grid=24, value=1e-38)
+@example(grid=24, value=-3e38)
 def test_where_nothing_stands_out_it_is_the_whole(grid: int, value: float) -> None:
     even = np.full(grid * grid, value, np.float32)
     assert not find_heat(even, even).any()
@@ -188,10 +202,19 @@ def boxes_oracle(heat: np.ndarray) -> list[ViewBox]:
     return [(x.start / side, y.start / side, x.stop / side, y.stop / side) for x, y in edges]
 
 
-@pytest.mark.parametrize("grid", GRIDS[1:])
-@pytest.mark.parametrize("scale", [1, 1e-3, 1e30])
-def test_heat_equals_scipy(grid: int, scale: float) -> None:
-    rng = np.random.default_rng(grid)
+@given(
+    grid=st.sampled_from(GRIDS[1:]) | st.integers(2, 24),
+    scale=st.sampled_from([1, 1e-3, 1e30]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(grid=2, scale=1, seed=2)
+@example(grid=2, scale=1e30, seed=2)
+@example(grid=7, scale=1e-3, seed=7)
+@example(grid=14, scale=1e30, seed=14)
+@example(grid=24, scale=1, seed=24)
+@example(grid=24, scale=1e-3, seed=24)
+def test_heat_equals_scipy(grid: int, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
     for power in (1, 5, 30):
         attention = (scale * rng.random(grid * grid) ** power).astype(np.float32)
         similarity = rng.normal(size=grid * grid).astype(np.float32)
@@ -254,7 +277,16 @@ def test_scale_and_shift_make_no_difference(grid: int) -> None:
             assert find_boxes(heat * np.float32(factor)) == find_boxes(heat)
 
 
-@pytest.mark.parametrize("factor", [1e-44, 1e-38, 1e-25, 1e18, 1e20, 1e37, 3e38, -1e-44, -3e38])
+@given(factor=st.floats(1e-44, 3e38) | st.floats(-3e38, -1e-44))
+@example(factor=1e-44)
+@example(factor=1e-38)
+@example(factor=1e-25)
+@example(factor=1e18)
+@example(factor=1e20)
+@example(factor=1e37)
+@example(factor=3e38)
+@example(factor=-1e-44)
+@example(factor=-3e38)
 def test_squares_do_not_overflow_or_vanish(factor: float) -> None:
     """Of a float32 above 2e19 or below 1e-23 the square is none."""
     square = (3, 4, 10, 11)
@@ -266,9 +298,14 @@ def test_squares_do_not_overflow_or_vanish(factor: float) -> None:
     assert distance(box, square, 14) <= 0.5
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_boxes_of_anything_lie_in_the_view(grid: int) -> None:
-    rng = np.random.default_rng(0)
+@given(grid=st.sampled_from(GRIDS), seed=st.integers(0, 2**32 - 1))
+@example(grid=1, seed=0)
+@example(grid=2, seed=0)
+@example(grid=7, seed=0)
+@example(grid=14, seed=0)
+@example(grid=24, seed=0)
+def test_boxes_of_anything_lie_in_the_view(grid: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
     kinds = [
         rng.normal(size=grid * grid),
         -rng.random(grid * grid),
@@ -306,12 +343,17 @@ def test_mirrored_heat_has_mirrored_boxes(grid: int) -> None:
 # -- patches in a box
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_patches_inside(grid: int) -> None:
+@given(grid=st.sampled_from(GRIDS) | st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+@example(grid=1, seed=1)
+@example(grid=2, seed=2)
+@example(grid=7, seed=7)
+@example(grid=14, seed=14)
+@example(grid=24, seed=24)
+def test_patches_inside(grid: int, seed: int) -> None:
     """Patch by patch; and where a box holds no centre, the row or column next to its middle."""
-    rng = np.random.default_rng(grid)
+    rng = np.random.default_rng(seed)
     centres = [(i + 0.5) / grid for i in range(grid)]
-    for _ in range(300):
+    for _ in range(100):
         (left, right), (top, bottom) = np.sort(rng.uniform(-0.2, 1.2, (2, 2)), axis=1) * rng.choice([0.1, 1])
         found = inside((left, top, right, bottom), grid).reshape(grid, grid)
         columns = [left <= x < right for x in centres]
@@ -323,18 +365,19 @@ def test_patches_inside(grid: int) -> None:
         assert [[r and c for c in columns] for r in rows] == found.tolist()
 
 
-@pytest.mark.parametrize("grid", [1, 2, 5, 7, 14, 24, 37])
-def test_edges_on_centres(grid: int) -> None:
+def test_edges_on_centres() -> None:
     """Boxes are of half patches: an edge often falls on a centre, which is in the box on its right, and only there."""
-    for cut in range(1, FINE * grid):
-        edge = cut / (FINE * grid)
-        left, right = inside((0, 0, edge, 1), grid), inside((edge, 0, 1, 1), grid)
-        assert right.reshape(grid, grid)[0].sum() == max(grid - cut // 2, 1)
-        if 1 < cut < FINE * grid - 1:
-            assert np.array_equal(left, ~right)
-    assert inside(WHOLE[0], grid).all()
-    assert inside((2, 2, 3, 3), grid).nonzero()[0].tolist() == [grid * grid - 1]  # outside of the view: next to it
-    assert inside((-1, -1, 0, 0), grid).nonzero()[0].tolist() == [0]
+    for grid in (1, 2, 5, 7, 14, 24, 37):
+        for cut in range(1, FINE * grid):
+            edge = cut / (FINE * grid)
+            left, right = inside((0, 0, edge, 1), grid), inside((edge, 0, 1, 1), grid)
+            assert right.reshape(grid, grid)[0].sum() == max(grid - cut // 2, 1), (grid, cut)
+            if 1 < cut < FINE * grid - 1:
+                assert np.array_equal(left, ~right), (grid, cut)
+        assert inside(WHOLE[0], grid).all()
+        # What lies outside of the view is next to its last or its first patch.
+        assert inside((2, 2, 3, 3), grid).nonzero()[0].tolist() == [grid * grid - 1], grid
+        assert inside((-1, -1, 0, 0), grid).nonzero()[0].tolist() == [0], grid
 
 
 # -- regions of several views

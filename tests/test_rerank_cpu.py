@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, note
+from hypothesis import strategies as st
 from random_flair import pool_flair
 
 from flairsearch.basis import Basis, cosine_transform, fit_basis
@@ -16,6 +20,7 @@ from flairsearch.records import Encoded, PoolWeights, Query
 from flairsearch.rerank_cpu import attend, project_with, score
 
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
+ONE_CODEC = st.sampled_from(CODECS).map(lambda name: (name,))  # named cases try all of them
 EXACT = 1e-5  # of the largest value: all that float32 sums leave
 SCORES = 1e-5  # fp16 is allowed 1e-3, int8 1e-2
 
@@ -67,27 +72,38 @@ def check(codec: Codec, rows: np.ndarray, u: np.ndarray, c: np.ndarray, exact: f
     np.testing.assert_allclose(share, expected_share, rtol=0, atol=exact)
 
 
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize(
-    ("views", "patches", "dim", "heads", "queries"),
-    [
-        (0, 49, 64, 8, 1),
-        (1, 196, 512, 8, 1),
-        (3, 196, 256, 8, 2),
-        (3, 196, 64, 4, 64),
-        (127, 49, 64, 1, 5),
-        (127, 9, 4, 8, 1),
-        (3, 1, 64, 4, 2),
-        (127, 1, 4, 1, 1),
-        (3, 14, 100, 3, 3),  # no square, no whole vectors, 9 heads in all
-    ],
+@given(
+    names=ONE_CODEC,
+    views=st.integers(0, 20),
+    patches=st.sampled_from([1, 9, 14, 49]) | st.integers(1, 49),
+    dim=st.sampled_from([4, 64, 100]) | st.integers(4, 100),
+    heads=st.integers(1, 9),
+    queries=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
 )
-def test_equals_float64(name: str, views: int, patches: int, dim: int, heads: int, queries: int) -> None:
-    codec, rows = make(name, views, patches, dim)
-    check(codec, rows, *ask(codec, queries, heads, size=dim**-0.5))
+@example(names=CODECS, views=0, patches=49, dim=64, heads=8, queries=1, seed=0)
+@example(names=CODECS, views=1, patches=196, dim=512, heads=8, queries=1, seed=0)
+@example(names=CODECS, views=3, patches=196, dim=256, heads=8, queries=2, seed=0)
+@example(names=CODECS, views=3, patches=196, dim=64, heads=4, queries=64, seed=0)
+@example(names=CODECS, views=127, patches=49, dim=64, heads=1, queries=5, seed=0)
+@example(names=CODECS, views=127, patches=9, dim=4, heads=8, queries=1, seed=0)
+@example(names=CODECS, views=3, patches=1, dim=64, heads=4, queries=2, seed=0)
+@example(names=CODECS, views=127, patches=1, dim=4, heads=1, queries=1, seed=0)
+@example(
+    names=CODECS, views=3, patches=14, dim=100, heads=3, queries=3, seed=0
+)  # no square, no whole vectors, 9 heads in all
+def test_equals_float64(
+    names: Sequence[str], views: int, patches: int, dim: int, heads: int, queries: int, seed: int
+) -> None:
+    for name in names:
+        note(name)
+        codec, rows = make(name, views, patches, dim, seed)
+        check(codec, rows, *ask(codec, queries, heads, size=dim**-0.5))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@given(seed=st.integers(0, 2**32 - 1))
+@example(seed=0)
+@example(seed=1)
 def test_a_ragged_basis_equals_float64(seed: int) -> None:
     """Any numbers of 8-, 4- and 2-bit codes at each frequency, none too; numbers of bits in no order."""
     rng = np.random.default_rng(seed)
@@ -106,9 +122,13 @@ def test_a_ragged_basis_equals_float64(seed: int) -> None:
     check(codec, rows, u, c)
 
 
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("heads", [4, 8])
-def test_scores_after_the_projections(name: str, heads: int) -> None:
+def test_scores_after_the_projections(subtests: pytest.Subtests) -> None:
+    for name, heads in product(CODECS, (4, 8)):
+        with subtests.test(name, heads=heads):
+            check_scores(name, heads)
+
+
+def check_scores(name: str, heads: int) -> None:
     """Against float64 of the same decoded tokens: 1e-5 relative, far inside what a codec itself costs."""
     codec, rows = make(name, 9, 49, 64)
     model = pool_flair(64, heads)
@@ -134,18 +154,22 @@ def test_scores_after_the_projections(name: str, heads: int) -> None:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("bias", [-80.0, 80.0, 0.0])
-def test_extreme_logits(name: str, bias: float) -> None:
-    codec, rows = make(name, 3, 49, 64)
-    u, c = ask(codec, 1, 8, size=1.0)
-    check(codec, rows, u, c + np.float32(bias), 1e-4)
-    check(codec, rows, 0 * u, 0 * c + np.float32(bias))  # all alike: the zero key has all, nothing, or 1 / (P + 1)
-    for factor in (1e3, 1e6, 1e20):
-        mixed, share = attend(codec, rows, np.float32(factor) * u, c + np.float32(bias))
-        assert np.isfinite(mixed).all()
-        assert ((share >= 0) & (share <= 1 + 1e-6)).all()
-        assert np.abs(mixed).max() <= 2 * np.abs(coordinates(codec, rows)).max()
+@given(names=ONE_CODEC, bias=st.floats(-80, 80, width=32))
+@example(names=CODECS, bias=-80.0)
+@example(names=CODECS, bias=0.0)
+@example(names=CODECS, bias=80.0)
+def test_extreme_logits(names: Sequence[str], bias: float) -> None:
+    for name in names:
+        note(name)
+        codec, rows = make(name, 3, 49, 64)
+        u, c = ask(codec, 1, 8, size=1.0)
+        check(codec, rows, u, c + np.float32(bias), 1e-4)
+        check(codec, rows, 0 * u, 0 * c + np.float32(bias))  # all alike: the zero key has all, nothing, or 1 / (P + 1)
+        for factor in (1e3, 1e6, 1e20):
+            mixed, share = attend(codec, rows, np.float32(factor) * u, c + np.float32(bias))
+            assert np.isfinite(mixed).all()
+            assert ((share >= 0) & (share <= 1 + 1e-6)).all()
+            assert np.abs(mixed).max() <= 2 * np.abs(coordinates(codec, rows)).max()
 
 
 def test_the_zero_keys_share() -> None:
@@ -171,37 +195,39 @@ def test_exp_is_exact_to_the_last_places() -> None:
     assert np.abs(ratio[differences > -1]).max() <= 4e-7
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_threads_and_runs_make_no_difference(name: str) -> None:
-    codec, rows = make(name, 127, 49, 64)
-    u, c = ask(codec, 2, 4)
-    first = attend(codec, rows, u, c, threads=1)
-    for threads in (1, 2, 5, None):
-        for found, expected in zip(attend(codec, rows, u, c, threads), first, strict=True):
-            np.testing.assert_array_equal(found, expected)
-    alone = np.concatenate([attend(codec, rows[i : i + 1], u, c)[0] for i in range(len(rows))])
-    np.testing.assert_array_equal(alone, first[0])
-    single = np.concatenate([attend(codec, rows, u[q : q + 1], c[q : q + 1])[0] for q in range(2)], axis=1)
-    np.testing.assert_array_equal(single, first[0])
+def test_threads_and_runs_make_no_difference(subtests: pytest.Subtests) -> None:
+    for name in CODECS:
+        with subtests.test(name):
+            codec, rows = make(name, 127, 49, 64)
+            u, c = ask(codec, 2, 4)
+            first = attend(codec, rows, u, c, threads=1)
+            for threads in (1, 2, 5, None):
+                for found, expected in zip(attend(codec, rows, u, c, threads), first, strict=True):
+                    np.testing.assert_array_equal(found, expected)
+            alone = np.concatenate([attend(codec, rows[i : i + 1], u, c)[0] for i in range(len(rows))])
+            np.testing.assert_array_equal(alone, first[0])
+            single = np.concatenate([attend(codec, rows, u[q : q + 1], c[q : q + 1])[0] for q in range(2)], axis=1)
+            np.testing.assert_array_equal(single, first[0])
 
 
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("patches", [1, 49])
-def test_rows_of_any_kind(name: str, patches: int, tmp_path: Path) -> None:
+def test_rows_of_any_kind(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """Memory-mapped, read-only, every second one, or in the middle of wider ones; they are left alone."""
-    codec, rows = make(name, 6, patches, 64)
-    u, c = ask(codec, 1, 4)
-    expected, before = attend(codec, rows, u, c)[0], rows.copy()
-    rows.tofile(tmp_path / "rows")
-    mapped = np.memmap(tmp_path / "rows", np.uint8, "r", shape=rows.shape)
-    frozen = rows.copy()
-    frozen.flags.writeable = False
-    wide = np.full((6, codec.stride + 7), 255, np.uint8)
-    wide[:, 3:-4] = rows
-    for kind in (mapped, frozen, np.repeat(rows, 2, axis=0)[::2], np.asfortranarray(rows), wide[:, 3:-4]):
-        np.testing.assert_array_equal(attend(codec, kind, u, c)[0], expected)
-    np.testing.assert_array_equal(attend(codec, mapped[2:5], u, c)[0], expected[2:5])
-    np.testing.assert_array_equal(rows, before)
+    for name, patches in product(CODECS, (1, 49)):
+        with subtests.test(name, patches=patches):
+            codec, rows = make(name, 6, patches, 64)
+            u, c = ask(codec, 1, 4)
+            expected, before = attend(codec, rows, u, c)[0], rows.copy()
+            file = tmp_path / f"{name}-{patches}"
+            rows.tofile(file)
+            mapped = np.memmap(file, np.uint8, "r", shape=rows.shape)
+            frozen = rows.copy()
+            frozen.flags.writeable = False
+            wide = np.full((6, codec.stride + 7), 255, np.uint8)
+            wide[:, 3:-4] = rows
+            for kind in (mapped, frozen, np.repeat(rows, 2, axis=0)[::2], np.asfortranarray(rows), wide[:, 3:-4]):
+                np.testing.assert_array_equal(attend(codec, kind, u, c)[0], expected)
+            np.testing.assert_array_equal(attend(codec, mapped[2:5], u, c)[0], expected[2:5])
+            np.testing.assert_array_equal(rows, before)
 
 
 def test_two_codecs_of_one_size_are_kept_apart() -> None:
@@ -212,9 +238,15 @@ def test_two_codecs_of_one_size_are_kept_apart() -> None:
         check(each, rows, u, c)
 
 
-@pytest.mark.parametrize(("queries", "heads", "dim"), [(1, 8, 64), (3, 3, 15), (64, 2, 4), (1, 1, 13), (9, 4, 512)])
-def test_score_is_attend_and_the_projections(queries: int, heads: int, dim: int) -> None:
+@given(queries=st.integers(1, 9), heads=st.integers(1, 8), size=st.integers(4, 16))
+@example(queries=1, heads=8, size=8)
+@example(queries=3, heads=3, size=5)
+@example(queries=64, heads=2, size=2)
+@example(queries=1, heads=1, size=13)
+@example(queries=9, heads=4, size=128)
+def test_score_is_attend_and_the_projections(queries: int, heads: int, size: int) -> None:
     """Sizes that fill no vector, more queries than a thread takes views; 0 views, 1, and some pieces."""
+    dim = heads * size
     rng = np.random.default_rng(5)
     codec, rows = make("int8", 70, 9, dim)
     shapes = ((heads, dim // heads, dim), (heads, dim // heads), (dim, dim), (dim,), (queries, dim))

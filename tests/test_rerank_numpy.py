@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, note
+from hypothesis import strategies as st
 from random_flair import oracle_pool, pool_flair
-from test_rerank_cpu import CODECS, make
+from test_rerank_cpu import CODECS, ONE_CODEC, make
 from torch.nn import functional as F
 
 from flairsearch import rerank, rerank_cpu, rerank_numpy
@@ -41,42 +43,50 @@ def in_float64(codec: Codec, rows: np.ndarray, weights: PoolWeights, queries: li
     return found.astype(np.float64)
 
 
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize(
-    ("views", "patches", "dim", "heads", "queries"),
-    [
-        (0, 49, 64, 8, 1),
-        (1, 196, 256, 8, 1),
-        (33, 196, 64, 4, 3),
-        (3, 49, 64, 2, 40),
-        (70, 9, 16, 16, 2),
-        (31, 1, 64, 4, 2),
-        (32, 14, 100, 5, 3),  # no square, no whole vectors
-        (64, 4, 8, 1, 1),
-    ],
+@given(
+    names=ONE_CODEC,
+    views=st.integers(0, 70),
+    patches=st.sampled_from([1, 9, 14, 49]) | st.integers(1, 49),
+    heads=st.integers(1, 8),
+    size=st.integers(8, 16),
+    queries=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
 )
-def test_equals_float64(name: str, views: int, patches: int, dim: int, heads: int, queries: int) -> None:
-    codec, rows = make(name, views, patches, dim)
-    model = pool_flair(dim, heads)
+@example(names=CODECS, views=0, patches=49, heads=8, size=8, queries=1, seed=0)
+@example(names=CODECS, views=1, patches=196, heads=8, size=32, queries=1, seed=0)
+@example(names=CODECS, views=33, patches=196, heads=4, size=16, queries=3, seed=0)
+@example(names=CODECS, views=3, patches=49, heads=2, size=32, queries=40, seed=0)
+@example(names=CODECS, views=70, patches=9, heads=16, size=1, queries=2, seed=0)
+@example(names=CODECS, views=31, patches=1, heads=4, size=16, queries=2, seed=0)
+@example(names=CODECS, views=32, patches=14, heads=5, size=20, queries=3, seed=0)  # no square, no whole vectors
+@example(names=CODECS, views=64, patches=4, heads=1, size=8, queries=1, seed=0)
+def test_equals_float64(
+    names: Sequence[str], views: int, patches: int, heads: int, size: int, queries: int, seed: int
+) -> None:
+    model = pool_flair(heads * size, heads)
     weights, asked = model.pool_weights(), ask(model, queries)
-    before = rows.copy()
-    found = rerank_numpy.score(codec, rows, codec.fold_weights(weights), *stacked(codec, asked))
-    assert (found.dtype, found.shape) == (np.float32, (views, queries))
-    np.testing.assert_allclose(found, in_float64(codec, rows, weights, asked), rtol=0, atol=EXACT)
-    np.testing.assert_array_equal(rows, before)
+    for name in names:
+        note(name)
+        codec, rows = make(name, views, patches, heads * size, seed)
+        before = rows.copy()
+        found = rerank_numpy.score(codec, rows, codec.fold_weights(weights), *stacked(codec, asked))
+        assert (found.dtype, found.shape) == (np.float32, (views, queries))
+        np.testing.assert_allclose(found, in_float64(codec, rows, weights, asked), rtol=0, atol=EXACT)
+        np.testing.assert_array_equal(rows, before)
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_equals_the_compiled_path(name: str) -> None:
-    codec, rows = make(name, 50, 49, 64)
+def test_equals_the_compiled_path(subtests: pytest.Subtests) -> None:
     model = pool_flair(64, 8, seed=3)
-    weights, parts = codec.fold_weights(model.pool_weights()), stacked(codec, ask(model, 3))
-    found = rerank_numpy.score(codec, rows, weights, *parts)
-    compiled = rerank_cpu.score(codec, rows, rerank_cpu.project_with(weights), *parts)
-    np.testing.assert_allclose(found, compiled, rtol=0, atol=EXACT)
-    for several in (rows[::2], np.asfortranarray(rows[::2])):
-        again = rerank_numpy.score(codec, several, weights, *parts)
-        np.testing.assert_allclose(again, found[::2], rtol=0, atol=1e-6)
+    for name in CODECS:
+        with subtests.test(name):
+            codec, rows = make(name, 50, 49, 64)
+            weights, parts = codec.fold_weights(model.pool_weights()), stacked(codec, ask(model, 3))
+            found = rerank_numpy.score(codec, rows, weights, *parts)
+            compiled = rerank_cpu.score(codec, rows, rerank_cpu.project_with(weights), *parts)
+            np.testing.assert_allclose(found, compiled, rtol=0, atol=EXACT)
+            for several in (rows[::2], np.asfortranarray(rows[::2])):
+                again = rerank_numpy.score(codec, several, weights, *parts)
+                np.testing.assert_allclose(again, found[::2], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("patches", "dim", "heads"), [(49, 64, 8), (9, 48, 3)])
@@ -95,23 +105,30 @@ def test_fp16_scores_as_the_description_says(patches: int, dim: int, heads: int)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("bias", [-200.0, -80.0, 0.0, 80.0, 200.0])
-def test_extreme_logits(name: str, bias: float) -> None:
+@given(names=ONE_CODEC, bias=st.floats(-200, 200, width=32))
+@example(names=CODECS, bias=-200.0)
+@example(names=CODECS, bias=-80.0)
+@example(names=CODECS, bias=0.0)
+@example(names=CODECS, bias=80.0)
+@example(names=CODECS, bias=200.0)
+def test_extreme_logits(names: Sequence[str], bias: float) -> None:
     """The zero key has all, or nothing; no number is too large, and no warning comes."""
-    codec, rows = make(name, 3, 49, 64)
     model = pool_flair(64, 4)
-    weights, (u, c, text) = model.pool_weights(), stacked(codec, ask(model, 2))
-    for factor in (0, 1, 30):
-        steep, moved = np.float32(factor) * u, c + np.float32(bias)
-        folded = [Query("", *parts) for parts in zip(text, steep, moved, strict=True)]
-        reference = Reranker(codec.fold_weights(weights), dtype=torch.float64, spatial=codec.spatial)
-        found = rerank_numpy.score(codec, rows, codec.fold_weights(weights), steep, moved, text)
-        np.testing.assert_allclose(found, reference.score_many([codec.decode(rows)], folded), rtol=0, atol=1e-4)
-    for factor in (1e6, 1e20):
-        found = rerank_numpy.score(codec, rows, codec.fold_weights(weights), np.float32(factor) * u, c, text)
-        assert np.isfinite(found).all()
-        assert np.abs(found).max() <= 1 + 1e-5
+    weights = model.pool_weights()
+    for name in names:
+        note(name)
+        codec, rows = make(name, 3, 49, 64)
+        u, c, text = stacked(codec, ask(model, 2))
+        for factor in (0, 1, 30):
+            steep, moved = np.float32(factor) * u, c + np.float32(bias)
+            folded = [Query("", *parts) for parts in zip(text, steep, moved, strict=True)]
+            reference = Reranker(codec.fold_weights(weights), dtype=torch.float64, spatial=codec.spatial)
+            found = rerank_numpy.score(codec, rows, codec.fold_weights(weights), steep, moved, text)
+            np.testing.assert_allclose(found, reference.score_many([codec.decode(rows)], folded), rtol=0, atol=1e-4)
+        for factor in (1e6, 1e20):
+            found = rerank_numpy.score(codec, rows, codec.fold_weights(weights), np.float32(factor) * u, c, text)
+            assert np.isfinite(found).all()
+            assert np.abs(found).max() <= 1 + 1e-5
 
 
 @pytest.mark.filterwarnings("error")

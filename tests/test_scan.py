@@ -8,6 +8,8 @@ import sys
 import numba  # noqa: F401 - the compiled loops are used where it is loaded
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flairsearch import scan
 from flairsearch.scan import HEAD, CodeScan, heads_of
@@ -30,8 +32,19 @@ def falling(count: int, width: int) -> np.ndarray:
     return (np.random.default_rng(1).normal(size=(count, width)) * spread).clip(-127, 127).astype(np.int8)
 
 
-@pytest.mark.parametrize("width", [1, 2, 63, 64, 65, 200])
-@pytest.mark.parametrize("count", [1, 7, 999, 1000, 5000])
+@given(
+    width=st.sampled_from([1, 2, 63, 64, 65, 200]) | st.integers(1, 200),
+    count=st.sampled_from([1, 7, 999, 1000, 5000]) | st.integers(1, 1100),
+)
+@example(width=1, count=1)
+@example(width=1, count=5000)
+@example(width=2, count=7)
+@example(width=63, count=999)
+@example(width=64, count=1000)
+@example(width=65, count=1)
+@example(width=65, count=5000)
+@example(width=200, count=7)
+@example(width=200, count=1000)
 def test_few_views_are_looked_at_whole(width: int, count: int) -> None:
     codes, ids = falling(1000, width), np.arange(3, 3003, 3)
     near = opened(codes, ids)
@@ -63,28 +76,28 @@ def test_of_many_only_the_likely_are_looked_at_whole(count: int, monkeypatch: py
     assert np.mean(held) > 0.97
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 1.0])
 @pytest.mark.parametrize("at_least", [400, 16384])
-def test_only_views_asked_for(share: float, at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_views_asked_for(at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few: whole codes of all of them; many: heads of these, and of no others. Some are not there."""
     monkeypatch.setattr(scan, "_AT_LEAST", at_least)
-    rng = np.random.default_rng(4)
     codes, ids = falling(5000, 200), np.arange(3, 15003, 3)
-    near, held = opened(codes, ids), []
-    among = np.union1d(ids[rng.random(5000) < share], [4, 5, 10**6])
-    here = np.flatnonzero(np.isin(ids, among))
-    for features in rng.normal(size=(10, 200)).astype(np.float32):
-        exact = (codes[here].astype(np.float32) * features).astype(np.float64).sum(1)
-        for count in (1, 20, 6000):
-            found = near.search(features, count, among)
-            assert len(found.views) == len(set(found.views.tolist())) == min(count, len(here))
-            assert set(found.views.tolist()) <= set(ids[here].tolist())
-            best = ids[here][np.argsort(-exact, kind="stable")[:count]]
-            np.testing.assert_allclose(
-                found.scores, exact[np.searchsorted(ids[here], found.views)], rtol=1e-5, atol=0.05
-            )
-            held.append(np.isin(best, found.views).mean() if len(best) else 1)
-    assert np.mean(held) > (0.97 if at_least == 400 else 0.999)
+    near = opened(codes, ids)
+    for share in (0.0, 0.001, 0.02, 0.5, 1.0):
+        rng, held = np.random.default_rng(4), []
+        among = np.union1d(ids[rng.random(5000) < share], [4, 5, 10**6])
+        here = np.flatnonzero(np.isin(ids, among))
+        for features in rng.normal(size=(10, 200)).astype(np.float32):
+            exact = (codes[here].astype(np.float32) * features).astype(np.float64).sum(1)
+            for count in (1, 20, 6000):
+                found = near.search(features, count, among)
+                assert len(found.views) == len(set(found.views.tolist())) == min(count, len(here)), share
+                assert set(found.views.tolist()) <= set(ids[here].tolist()), share
+                best = ids[here][np.argsort(-exact, kind="stable")[:count]]
+                np.testing.assert_allclose(
+                    found.scores, exact[np.searchsorted(ids[here], found.views)], rtol=1e-5, atol=0.05
+                )
+                held.append(np.isin(best, found.views).mean() if len(best) else 1)
+        assert np.mean(held) > (0.97 if at_least == 400 else 0.999), share
 
 
 def test_neighbours_that_are_alike_do_not_starve_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,12 +129,22 @@ def test_nothing_in_it() -> None:
 # -- without numba
 
 
-@pytest.mark.parametrize("width", [1, 64, 65, 200])
-@pytest.mark.parametrize("size", [1, 7, 100, 1000])
-@pytest.mark.parametrize("some", ["all in a row", "some", "the same often", "none"])
-def test_products_are_alike_without_numba(width: int, size: int, some: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@given(
+    width=st.sampled_from([1, 64, 65, 200]) | st.integers(1, 200),
+    size=st.sampled_from([1, 7, 100, 1000]) | st.integers(1, 1000),
+    some=st.sampled_from(["all in a row", "some", "the same often", "none"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(width=1, size=1, some="all in a row", seed=1)
+@example(width=200, size=1000, some="all in a row", seed=200)
+@example(width=65, size=7, some="some", seed=65)
+@example(width=1, size=100, some="some", seed=1)
+@example(width=64, size=100, some="the same often", seed=64)
+@example(width=65, size=1, some="the same often", seed=65)
+@example(width=200, size=7, some="none", seed=200)
+def test_products_are_alike_without_numba(width: int, size: int, some: str, seed: int) -> None:
     """Of rows that are wider than the codes, wherever the codes begin in them."""
-    rng = np.random.default_rng(width)
+    rng = np.random.default_rng(seed)
     start = 0 if some == "all in a row" else START
     rows = rng.integers(-127, 128, (500, start + width + (3 if start else 0))).astype(np.int8)
     places = {
@@ -134,8 +157,9 @@ def test_products_are_alike_without_numba(width: int, size: int, some: str, monk
     found = [np.full(500 if places is None else len(places), np.nan, np.float32) for _ in range(2)]
     assert "numba" in sys.modules
     scan._multiply(rows, places, start, features, found[0], size)
-    monkeypatch.delitem(sys.modules, "numba")
-    scan._multiply(rows, places, start, features, found[1], size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "numba")
+        scan._multiply(rows, places, start, features, found[1], size)
     chosen = rows if places is None else rows[places]
     exact = chosen[:, start : start + width].astype(float) @ features.astype(float)
     for scores in found:
@@ -157,17 +181,15 @@ def test_the_same_views_are_found_without_numba(at_least: int, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("with_numba", [True, False])
-@pytest.mark.parametrize("width", [70, 640])
-def test_equal_codes_score_the_same_wherever_they_are(
-    width: int, with_numba: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_codes_score_the_same_wherever_they_are(with_numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not with_numba:
         monkeypatch.delitem(sys.modules, "numba")
-    rng = np.random.default_rng(0)
-    codes = np.tile(rng.integers(-127, 128, (61, width)).astype(np.int8), (7, 1))
-    scores = np.empty(len(codes), np.float32)
-    scan._multiply(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, 100)
-    np.testing.assert_array_equal(scores.reshape(7, 61), np.tile(scores[:61], (7, 1)))
+    for width in (70, 640):
+        rng = np.random.default_rng(0)
+        codes = np.tile(rng.integers(-127, 128, (61, width)).astype(np.int8), (7, 1))
+        scores = np.empty(len(codes), np.float32)
+        scan._multiply(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, 100)
+        np.testing.assert_array_equal(scores.reshape(7, 61), np.tile(scores[:61], (7, 1)))
 
 
 def test_a_scan_does_not_load_numba() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flairsearch.errors import UsageError
 from flairsearch.scope import Scope, clock_seconds, parse_date, parse_extensions, parse_size, places_in
@@ -28,9 +31,10 @@ DATES = {
 }
 
 
-@pytest.mark.parametrize("text", DATES)
-def test_dates(text: str) -> None:
-    assert parse_date(text, "since") == tuple(map(datetime.fromisoformat, DATES[text]))
+def test_dates(subtests: pytest.Subtests) -> None:
+    for text, moments in DATES.items():
+        with subtests.test(text):
+            assert parse_date(text, "since") == tuple(map(datetime.fromisoformat, moments))
 
 
 BAD_DATES = [
@@ -39,12 +43,13 @@ BAD_DATES = [
 ]
 
 
-@pytest.mark.parametrize("text", BAD_DATES)
-@pytest.mark.parametrize("option", ["since", "until"])
-def test_what_is_no_date_is_one_line_that_says_what_is_one(text: str, option: str) -> None:
-    with pytest.raises(UsageError, match=f"--{option} .* is no date - use 2024, 2024-05, 2024-05-17 or") as error:
-        Scope.of(since=text) if option == "since" else Scope.of(until=text)
-    assert "\n" not in str(error.value)
+def test_what_is_no_date_is_one_line_that_says_what_is_one(subtests: pytest.Subtests) -> None:
+    for text, option in product(BAD_DATES, ("since", "until")):
+        with subtests.test(ascii(text), option=option):
+            wanted = f"--{option} .* is no date - use 2024, 2024-05, 2024-05-17 or"
+            with pytest.raises(UsageError, match=wanted) as error:
+                Scope.of(since=text) if option == "since" else Scope.of(until=text)
+            assert "\n" not in str(error.value)
 
 
 def test_until_is_inclusive_and_not_before_since() -> None:
@@ -72,20 +77,20 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("text", SIZES)
-def test_sizes(text: str) -> None:
-    assert parse_size(text) == SIZES[text]
-    scope = Scope.of(larger_than=text)
-    assert (scope.larger_than if scope.sides is None else scope.sides) == SIZES[text]
+def test_sizes(subtests: pytest.Subtests) -> None:
+    for text, size in SIZES.items():
+        with subtests.test(text):
+            assert parse_size(text) == size
+            scope = Scope.of(larger_than=text)
+            assert (scope.larger_than if scope.sides is None else scope.sides) == size
 
 
-@pytest.mark.parametrize(
-    "text", ["", "MB", "-2MB", "2TB", "2MiB", "big", "1920x", "x1080", "1x2x3", "1,5MB", "9" * 19, "1e6"]
-)
-def test_what_is_no_size_is_one_line_that_says_what_is_one(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080") as error:
-        Scope.of(larger_than=text)
-    assert "\n" not in str(error.value)
+def test_what_is_no_size_is_one_line_that_says_what_is_one(subtests: pytest.Subtests) -> None:
+    for text in ("", "MB", "-2MB", "2TB", "2MiB", "big", "1920x", "x1080", "1x2x3", "1,5MB", "9" * 19, "1e6"):
+        with subtests.test(text):
+            with pytest.raises(UsageError, match=r"is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080") as error:
+                Scope.of(larger_than=text)
+            assert "\n" not in str(error.value)
 
 
 def test_kinds() -> None:
@@ -132,12 +137,17 @@ def test_clocks_count_seconds_and_know_no_summer() -> None:
     assert np.ptp(np.diff([clock_seconds(moment) for moment in moments])) == 0
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_places(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    ids, some = (np.flatnonzero(rng.random(40) < share) for share in rng.random(2))
-    if seed < 4:
-        ids, some = ids[: len(ids) * (seed % 2)], some[: len(some) * (seed // 2)]
+VIEWS = st.sets(st.integers(0, 39)).map(lambda views: np.array(sorted(views), np.int64))
+
+
+@given(ids=VIEWS, some=VIEWS)
+@example(ids=np.arange(0), some=np.arange(0))
+@example(ids=np.arange(9), some=np.arange(0))
+@example(ids=np.arange(0), some=np.arange(9))
+@example(ids=np.arange(40), some=np.arange(40))
+@example(ids=np.arange(0, 40, 2), some=np.arange(1, 40, 2))
+@example(ids=np.arange(0, 40, 3), some=np.arange(0, 40, 2))
+def test_places(ids: np.ndarray, some: np.ndarray) -> None:
     assert places_in(ids, some).tolist() == [place for place, view in enumerate(ids) if view in some]
     assert places_in(ids, some).dtype == np.int64
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,13 @@ def test_the_length_of_a_text_does_not_matter(full: Path) -> None:
         assert len(near.search(TEXTS[0], 0).views) == 0
 
 
-@pytest.mark.parametrize("weights", [[1, 1], [3, 1, 1], [1, 5, 2, 2, 9, 1], [1]])
-def test_several_texts_by_the_mean_of_their_predictions(full: Path, weights: list[float]) -> None:
+def test_several_texts_by_the_mean_of_their_predictions(full: Path, subtests: pytest.Subtests) -> None:
+    for weights in ([1, 1], [3, 1, 1], [1, 5, 2, 2, 9, 1], [1]):
+        with subtests.test(weights=weights):
+            check_mean(full, weights)
+
+
+def check_mean(full: Path, weights: list[int]) -> None:
     shares = np.array(weights, np.float32) / sum(weights)
     several, codes_ = TEXTS[: len(weights)], random_codes().astype(np.float64)
     each = np.stack([codes_ @ FIT.features(text) for text in several], 1)
@@ -169,10 +175,15 @@ def test_a_fit_without_codes_is_the_global_token(index: Path, damage: str) -> No
                 assert np.isfinite(answer.scores).all()
 
 
-@pytest.mark.parametrize("covered", [1, 5, 30, 55, 59])
-def test_views_without_codes_come_first(index: Path, covered: int) -> None:
+def test_views_without_codes_come_first(index: Path, subtests: pytest.Subtests) -> None:
     """Those of the largest global cosine, at most half of the list as long as there are others to fill it."""
     filled(index, range(N))
+    for covered in (1, 5, 30, 55, 59):
+        with subtests.test(covered=covered):
+            check_half(index, covered)
+
+
+def check_half(index: Path, covered: int) -> None:
     known = np.sort(np.random.default_rng(covered).permutation(N)[:covered] + 1)
     rest = np.setdiff1d(np.arange(1, N + 1), known)
     put(index, known, random_codes()[known - 1])
@@ -192,11 +203,15 @@ def test_views_without_codes_come_first(index: Path, covered: int) -> None:
     assert files(index) == ["views"]  # what will not stay so is not kept
 
 
-@pytest.mark.parametrize("covered", [0, 1, 30, N])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
-def test_only_views_asked_for(index: Path, covered: int, share: float) -> None:
+def test_only_views_asked_for(index: Path, subtests: pytest.Subtests) -> None:
     """Half of the list for those without codes that are asked for; it is full as long as there are enough."""
     filled(index, range(N))
+    for covered, share in product((0, 1, 30, N), (0.0, 0.1, 0.6, 1.0)):
+        with subtests.test(covered=covered, share=share):
+            check_asked_for(index, covered, share)
+
+
+def check_asked_for(index: Path, covered: int, share: float) -> None:
     rng = np.random.default_rng(covered)
     known = np.sort(rng.permutation(N)[:covered] + 1)
     put(index, known, random_codes()[known - 1])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from html import entities
 from importlib.util import find_spec
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flairsearch import tokenizer
 from flairsearch.errors import WeightsError
@@ -60,9 +62,10 @@ NAMED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", NAMED, ids=lambda text: ascii(text)[:30])
-def test_equals_openclip(text: str) -> None:
-    check(text, (77, 16, 3, 2))
+def test_equals_openclip(subtests: pytest.Subtests) -> None:
+    for text in NAMED:
+        with subtests.test(ascii(text)[:30]):
+            check(text, (77, 16, 3, 2))
 
 
 WORDS = [
@@ -121,11 +124,13 @@ def quoted(rng: np.random.Generator) -> str:
 KINDS = (words, printable, first_bytes, mojibake, anything, marks, references, quoted)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_random_texts_equal_openclip(kind: Callable[[np.random.Generator], str]) -> None:
-    rng = np.random.default_rng(KINDS.index(kind))
-    for _ in range(500):
-        check(kind(rng))
+@given(seed=st.integers(0, 2**32 - 1))
+@example(seed=0)
+def test_random_texts_equal_openclip(seed: int) -> None:
+    for kind in KINDS:
+        rng = np.random.default_rng([seed, KINDS.index(kind)])
+        for _ in range(15):
+            check(kind(rng))
 
 
 def test_every_letter_alone_and_within_a_word() -> None:
@@ -153,12 +158,13 @@ def test_words_of_the_vocabulary_itself() -> None:
         check("".join(pair).replace("</w>", " "))
 
 
-@pytest.mark.parametrize("word", ["a" * 20_000, "pneumono" * 3_000, "🐶" * 5_000, "x" + "é" * 9_000])
-def test_very_long_words(word: str) -> None:
-    begun = time.perf_counter()
-    found = ours().tokenize(word)
-    assert time.perf_counter() - begun < 5
-    assert found == theirs()(word)[0].tolist()
+def test_very_long_words(subtests: pytest.Subtests) -> None:
+    for word in ("a" * 20_000, "pneumono" * 3_000, "🐶" * 5_000, "x" + "é" * 9_000):
+        with subtests.test(ascii(word)[:10]):
+            begun = time.perf_counter()
+            found = ours().tokenize(word)
+            assert time.perf_counter() - begun < 5
+            assert found == theirs()(word)[0].tolist()
 
 
 def test_a_text_of_many_words() -> None:
@@ -177,12 +183,18 @@ def by_hand(text: str, seen: set[int]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_unseen_words_of_random_texts(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    known = rng.choice(WORDS, 12).tolist()
+@given(
+    known=st.lists(st.sampled_from(WORDS), max_size=12),
+    text=st.builds(
+        str.join, st.sampled_from([" ", "", "  ", "\n", "\t", "-"]), st.lists(st.sampled_from(WORDS), max_size=40)
+    ),
+)
+@example(known=WORDS[:12], text="")
+@example(known=WORDS[:12], text=" ".join(WORDS))
+@example(known=[], text="".join(WORDS))
+@example(known=WORDS[12:], text="-".join(WORDS[::-1] * 2))
+def test_unseen_words_of_random_texts(known: list[str], text: str) -> None:
     seen = {token for word in known for token in theirs().encode(word)}
-    text = words(rng)
     assert unseen_words(text, seen) == unseen_words(text, seen, ours()) == by_hand(text, seen)
     assert unseen_words(text, None) == []
     assert unseen_words(text, frozenset(theirs().encode(text))) == []
