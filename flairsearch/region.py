@@ -54,7 +54,7 @@ def find_boxes(heat: NDArray[np.float32]) -> list[ViewBox]:
 
 def inside(box: ViewBox, grid: int) -> NDArray[np.bool_]:
     """bool[P]: the patches whose centre lies in the box; the one nearest to its middle, where none does."""
-    left, top, right, bottom = (edge * grid for edge in box)
+    left, top, right, bottom = (round(edge * grid, 9) for edge in box)  # An edge on a centre stays on it.
     centres = np.arange(grid) + 0.5
     rows, columns = (top <= centres) & (centres < bottom), (left <= centres) & (centres < right)
     if not rows.any():
