@@ -8,6 +8,8 @@ PYTHON ?= python3
 PHOTOS ?=
 BIN := .venv/bin
 TIERS := slow browser interpreter training
+# Each of two processes calculates with one thread: with two each, they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-tiers test-all check clean
 
@@ -15,13 +17,13 @@ demo: .venv/demo.done
 	@$(BIN)/flairsearch demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: .venv/dev.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(foreach tier,$(TIERS),not $(tier) and) not grid"
+	$(PYTEST) -m "$(foreach tier,$(TIERS),not $(tier) and) not grid"
 
 test-tiers: .venv/dev.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "($(firstword $(TIERS))$(foreach tier,$(wordlist 2,9,$(TIERS)), or $(tier))) and not grid"
+	$(PYTEST) -m "($(firstword $(TIERS))$(foreach tier,$(wordlist 2,9,$(TIERS)), or $(tier))) and not grid"
 
 test-all: .venv/dev.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" --hypothesis-profile=night
+	$(PYTEST) -m "" --hypothesis-profile=night
 
 check: .venv/dev.done
 	$(BIN)/ruff format --check .
