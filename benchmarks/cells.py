@@ -1,11 +1,13 @@
 """The card's mosaics: text-to-image recall, and how often the attention is largest in the right cell.
 
-`python -m benchmarks.cells --photos DIR --annotations val.json`. Every photo once, one caption of each, by seed 0.
+`python -m benchmarks.cells --photos DIR --annotations val.json`. Every photo is shown once, by seed 0, and asked for
+with one of its captions.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,71 +15,46 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from benchmarks.flickr import Annotations, read_photos
+from benchmarks.flickr import FRAME, SIZE, Annotations, read_photos
 from flairsearch import weights
+from flairsearch.collage import Mosaics, cell_boxes, make_mosaics, plan_mosaics
 from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model
+from flairsearch.records import Picture
+from flairsearch.retrieval import best_ranks
 
-KS = (1, 5, 10)
+_TEXTS = 256  # So many texts go through the text tower at once.
 
 
 @torch.inference_mode()
-def score_all(model: FLAIR, photos: NDArray[np.uint8], captions: list[str]) -> tuple[torch.Tensor, ...]:
-    """photos u8[B, S, S, 3], T captions -> full f32[B, T], global f32[B, T], attention f32[B, T, P]."""
-    text = torch.cat([model.encode_text(model.tokenize(captions[i : i + 256])) for i in range(0, len(captions), 256)])
+def score_all(
+    model: FLAIR, pictures: Iterable[Picture], texts: list[str]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """B pictures, T texts -> conditioned cosines f32[B, T], global ones f32[B, T], attention f32[B, T, P]."""
+    vectors = torch.cat(
+        [model.encode_text(model.tokenize(texts[i : i + _TEXTS])) for i in range(0, len(texts), _TEXTS)]
+    )
     mean, std = (torch.tensor(value).mul(255) for value in (IMAGE_MEAN, IMAGE_STD))
-    full, whole, attention = [], [], []
-    for start in range(0, len(photos), 8):
-        pixels = (torch.from_numpy(photos[start : start + 8]).float() - mean) / std
+    conditioned, whole, attention = [], [], []
+    for picture in pictures:
+        pixels = (torch.from_numpy(picture.pixels)[None].float() - mean) / std
         pooled, local = model.encode_image(pixels.permute(0, 3, 1, 2))
-        conditioned, shares = model.visual_proj(text, local)
-        full.append(F.cosine_similarity(conditioned, text[None], dim=-1))
-        whole.append(F.normalize(pooled, dim=-1) @ F.normalize(text, dim=-1).T)
+        found, shares = model.visual_proj(vectors, local)
+        conditioned.append(F.cosine_similarity(found, vectors[None], dim=-1))
+        whole.append(F.normalize(pooled, dim=-1) @ F.normalize(vectors, dim=-1).T)
         attention.append(shares)
-    return torch.cat(full), torch.cat(whole), torch.cat(attention)
+    return torch.cat(conditioned).numpy(), torch.cat(whole).numpy(), torch.cat(attention).numpy()
 
 
-def recall(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, float]:
-    """Text to image: scores [B, T], right [B, T] -> the share of texts with a right image among the k best, in %."""
-    best = np.where(right, scores, -np.inf).max(0)
-    rank = (scores > best).sum(0)
-    return {f"R@{k}": round(float((rank < k).mean()) * 100, 1) for k in KS}
-
-
-def mosaics(
-    photos: NDArray[np.uint8], names: list[list[str]], side: int, seed: int
-) -> tuple[NDArray[np.uint8], list[str], NDArray[np.int64]]:
-    """All photos once, in side x side mosaics: pictures, captions, (mosaic, cell) of each caption."""
-    rng = np.random.default_rng(seed)
-    size, cells = photos.shape[1], side * side
-    order = rng.permutation(len(photos))[: len(photos) // cells * cells]
-    edges = np.round(np.arange(side + 1) * size / side).astype(int)
-    pictures = np.zeros((len(order) // cells, size, size, 3), np.uint8)
-    captions, places = [], []
-    for i, photo in enumerate(order):
-        mosaic, cell = divmod(i, cells)
-        row, column = divmod(cell, side)
-        top, bottom, left, right = edges[row], edges[row + 1], edges[column], edges[column + 1]
-        small = F.interpolate(
-            torch.from_numpy(photos[photo]).permute(2, 0, 1)[None].float(),
-            (int(bottom - top), int(right - left)),
-            mode="bilinear",
-            antialias=True,
-        )
-        pictures[mosaic, top:bottom, left:right] = small[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
-        captions.append(names[photo][int(rng.integers(len(names[photo])))])
-        places.append((mosaic, cell))
-    return pictures, captions, np.array(places)
-
-
-def right_cell(attention: NDArray[np.float32], places: NDArray[np.int64], side: int) -> float:
-    """Share of captions whose attention is largest in the cell they speak of, in %; cut patches are split by area."""
+def in_cells(attention: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Attention f32[T, P] -> its sum in each cell f32[T, side^2]; a patch that an edge cuts is shared by area."""
     grid = round(attention.shape[-1] ** 0.5)
-    edges = np.round(np.arange(side + 1) * 32 * grid / side) / 32
+    edges = cell_boxes(SIZE, side) / SIZE * grid  # Boxes in patches: left, top, right, bottom.
     patches = np.arange(grid)
-    share = np.clip(np.minimum(patches + 1, edges[1:, None]) - np.maximum(patches, edges[:-1, None]), 0, 1)
-    own = attention[places[:, 0], np.arange(len(places))].reshape(-1, grid, grid)
-    mass = np.einsum("ri,tij,cj->trc", share, own, share).reshape(len(own), -1)
-    return round(float((mass.argmax(1) == places[:, 1]).mean()) * 100, 1)
+    wide, high = (
+        np.clip(np.minimum(patches + 1, edges[:, i + 2, None]) - np.maximum(patches, edges[:, i, None]), 0, 1)
+        for i in (0, 1)
+    )
+    return np.einsum("cr,trp,cp->tc", high, attention.reshape(-1, grid, grid), wide).astype(np.float32)
 
 
 def main() -> None:
@@ -87,16 +64,21 @@ def main() -> None:
     parser.add_argument("--model", default=weights.BUNDLED)
     args = parser.parse_args()
     annotations, model = Annotations.read(args.annotations), load_model(args.model)
-    photos = read_photos(args.photos, annotations.names)
+    photos = [Picture(pixels, FRAME) for pixels in read_photos(args.photos, annotations.names)]
     print("| | R@1 | R@5 | R@10 | attention largest in the right cell |\n|---|---|---|---|---|")
     for side in (2, 3):
-        pictures, texts, places = mosaics(photos, annotations.captions, side, seed=0)
-        conditioned, whole, attention = score_all(model, pictures, texts)
-        right = places[:, 0][None] == np.arange(len(pictures))[:, None]
-        cell = f"{right_cell(attention.numpy(), places, side)} %"
-        for name, scores, shown in (("conditioned", conditioned, cell), ("global", whole, "")):
-            row = " | ".join(f"{value} %" for value in recall(scores.numpy(), right).values())
-            print(f"| mosaics {side}x{side}, {name} | {row} | {shown} |")
+        cells = side * side
+        plan = Mosaics(len(photos) // cells, side)
+        shown, said = plan_mosaics([len(several) for several in annotations.captions], plan)
+        texts = [annotations.captions[i][j] for i, j in zip(shown.ravel(), said.ravel(), strict=True)]
+        conditioned, whole, attention = score_all(model, make_mosaics(photos, shown), texts)
+        mosaic, cell = np.divmod(np.arange(len(texts)), cells)
+        hit = in_cells(attention[mosaic, np.arange(len(texts))], side).argmax(1) == cell
+        right = mosaic[None] == np.arange(len(shown))[:, None]
+        for name, scores, shares in (("conditioned", conditioned, f"{hit.mean():.1%}"), ("global", whole, "")):
+            ranks = best_ranks(scores, right)
+            row = " | ".join(f"{(ranks < k).mean():.1%}" for k in (1, 5, 10))
+            print(f"| mosaics {side}x{side}, {name} | {row} | {shares} |")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ LOOKED = 4  # views of a photo that a phrase's regions come from: the best
 ALIKE = 1e-4  # scores of one text that was asked twice differ by less
 UNWANTED = 0.9  # of the photos score less with a text that is not wanted: a place that scores more shows it
 PIECE = 64  # contents whose tokens are in memory at once
-REMEMBERED = 4  # queries with conditions, of which what was judged is kept,
-MOST_REMEMBERED = 3000  # if those are no more hits, times phrases: some 2 kB each
+REMEMBERED = 4  # So many queries with conditions keep what was judged of them.
+MOST_REMEMBERED = 3000  # A query keeps it for at most so many hits times phrases, of some 2 kB each.
 
 _Look = tuple[Encoded, Frame]  # of one view
 

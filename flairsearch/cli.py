@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gc
 import io
 import os
 import sys
@@ -20,7 +19,6 @@ from flairsearch.errors import FlairSearchError, UsageError
 if TYPE_CHECKING:
     from typer.core import TyperCommand, TyperGroup
 
-_OBJECTS = 100_000  # New objects between two searches for cycles; at Python's 700 they take a tenth of a cold query.
 VERBS = {  # module, and in it the function, or the Typer of several verbs
     "index": ("cli_index", "index_command"),
     "query": ("cli_query", "query_command"),
@@ -79,7 +77,6 @@ def root() -> TyperGroup:
 
 def main() -> None:
     """The console script: one line for every expected error."""
-    gc.set_threshold(_OBJECTS)
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is checked in decode
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of broken EXIF: it counts as none
     if sys.stdout is None:  # closed by the shell: >&-

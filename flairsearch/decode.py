@@ -29,8 +29,9 @@ from flairsearch.tiles import lay_tiles, most_tiles
 MAX_BYTES = 1 << 30  # of a file
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses a little more than this
 _EXIF_ORIENTATION = 0x0112
-_TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height; besides that,
-_MIRRORED_ACROSS, _MIRRORED_DOWN = frozenset({2, 3, 7, 8}), frozenset({3, 4, 6, 7})  # the stored columns, rows
+_TURNED = frozenset({5, 6, 7, 8})  # These EXIF orientations swap width and height.
+_MIRRORED_ACROSS = frozenset({2, 3, 7, 8})  # These mirror the stored columns.
+_MIRRORED_DOWN = frozenset({3, 4, 6, 7})  # These mirror the stored rows.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -19,8 +19,8 @@ from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer
 
 BATCH = 32  # views a step of the model, and photos at most
-COMMIT_VIEWS = 2048  # commit after so many views,
-COMMIT_SECONDS = 60.0  # or so long: a power cut loses no more
+COMMIT_VIEWS = 2048  # A commit follows so many views at the latest: a power cut loses no more.
+COMMIT_SECONDS = 60.0  # A commit follows so many seconds at the latest: a power cut loses no more.
 
 EncodePictures = Callable[[Sequence[Picture]], Encoded]
 

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from flairsearch.residence import Resident
 
 MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
-ENOUGH = 5  # times k contents are made sure where some may be left out for what they show,
-MORE = 4  # and so many times more while those do not suffice
+ENOUGH = 5  # Where hits may be left out for what they show, the best 5 k contents are looked at first.
+MORE = 4  # While those do not give k hits, four times as many are looked at.
 FEWEST, MOST_ASKED = 20, 1000  # views that say what a text usually scores
 MOST_LOOKED = 1000  # contents whose regions are looked at
 
-# `auto`: the shortlist grows until the k-th best score is so many deviations above what the next view may reach,
-SURE = 3.0  # deviations of exact scores from predicted ones, of the views ranked so far for this text
-FIRST = 4  # times k views to start with,
-GROWTH = 1.3  # times as many each time,
-MOST, MOST_SHARE = 2000, 0.02  # and no more than so many and that share of all
+# The shortlist of `auto` grows until no view outside of it is likely to be among the k best.
+SURE = 3.0  # The k-th best score is to be so many standard deviations above the next view's predicted one.
+FIRST = 4  # The shortlist begins with so many times k views.
+GROWTH = 1.3  # Each step makes the shortlist so many times as long.
+MOST, MOST_SHARE = 2000, 0.02  # The shortlist ends at this number of views, and at this share of all.
 
 
 def shortlist_size(shortlist: str | int, views: int) -> int:

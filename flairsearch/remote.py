@@ -24,8 +24,8 @@ from flairsearch.settings import SERVER_RECORD
 from flairsearch.terms import Example, Terms
 
 MOST_HITS = 200  # hits that one request gives
-_PATIENCE = 300.0  # seconds for an answer,
-_KNOCK = 1.0  # and for whether anybody is there
+_PATIENCE = 300.0  # A server has so many seconds for an answer.
+_KNOCK = 1.0  # A server has so many seconds to say that it is there.
 _LARGEST_RECORD = 10_000  # bytes
 _LARGEST = 64 << 20  # bytes of an answer
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where who listens everywhere is met

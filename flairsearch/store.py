@@ -28,12 +28,12 @@ from flairsearch.settings import FORMAT_VERSION, IndexSettings
 from flairsearch.tokens import Segment, SegmentWriter, checksums, sync_folder
 
 PLAIN = "int8"  # codec of the first views of an index whose own codec has no basis yet
-BASIS_VIEWS = 256  # so many views make a basis,
-SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
+BASIS_VIEWS = 256  # A basis is fitted when the index has so many views.
+SAMPLE_VIEWS = 300  # It is fitted to at most so many of them, some 60,000 tokens.
 DEAD_SHARE = 0.2  # a segment with more dead rows is rewritten by compaction
-SEGMENT_VIEWS = 131072  # compaction makes segments of no more views,
-LEVELS = (8192, 65536)  # commits those of some thousand; below each of these sizes,
-MERGE = 8  # so many segments become one
+SEGMENT_VIEWS = 131072  # Compaction makes no larger segment.
+LEVELS = (8192, 65536)  # Segments of fewer views than the first are of one size, up to the second of another.
+MERGE = 8  # So many segments of one size are merged into one.
 
 
 def create_index(folder: Path, settings: IndexSettings) -> None:
@@ -146,8 +146,9 @@ class Writer:
             stem = file.name.split(".")[0]
             if file.suffix == ".part" or not stem.isdigit() or int(stem) not in live:
                 file.unlink()
-        for file in self._index.glob("*.json.*.part"):
-            file.unlink(missing_ok=True)
+        for pattern in ("index.json.*.part", "last-run.json.*.part", "fitted/*.part"):
+            for file in self._index.glob(pattern):
+                file.unlink(missing_ok=True)
         drop_leftovers(self._index / "prefilter", self.catalog.generation())
         bases = {label.partition(":")[2] for _, _, label in self.catalog.segments()}
         for file in (self._index / "codecs").glob("*"):

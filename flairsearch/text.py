@@ -21,7 +21,8 @@ from flairsearch.tensors import Tensors
 from flairsearch.tokenizer import Tokenizer, unseen_words
 
 F32 = NDArray[np.float32]
-_SMALL_PRODUCT, _LEAST_ROWS = 10**6, 32  # multiplications that OpenBLAS calls small; rows below which calls cost more
+_SMALL_PRODUCT = 10**6  # OpenBLAS calls a product of at most this many multiplications small.
+_LEAST_ROWS = 32  # With fewer rows a product, the calls cost more than they save.
 
 
 class TextEncoder:
@@ -72,9 +73,9 @@ class TextEncoder:
 
 
 class _Block:
-    """A residual block of the tower, its parts under torch's names. Tokens are columns, so that weights stay as stored.
+    """A residual block of the tower, its parts under torch's names.
 
-    x is f32[W, T L]: the tokens of T texts, one text after the other.
+    Tokens are columns, x f32[W, T L]: those of T texts, one text after the other. Weights are used as they are stored.
     """
 
     def __init__(self, tensors: Tensors, name: str, heads: int) -> None:
@@ -94,7 +95,7 @@ class _Block:
         )
 
     def run(self, x: F32, texts: int) -> F32:
-        """x, and T -> x."""
+        """The tokens in front of the block f32[W, T L], and T -> the tokens behind it, of the same shape."""
         x = x + self._attend(layer_norm(x, *self._first, axis=0), texts)
         wide = _gelu(_linear(layer_norm(x, *self._second, axis=0), self._wide))
         return np.asarray(x + _linear(wide, self._narrow), np.float32)
@@ -113,14 +114,17 @@ class _Block:
 
 
 def _linear(x: F32, layer: tuple[F32, F32]) -> F32:
-    """x f32[n, C], weights f32[m, n] and bias f32[m, 1] -> f32[m, C], in products of a few rows of the weights each.
+    """x f32[n, C], weights f32[m, n] and bias f32[m, 1] -> f32[m, C], some rows of the weights at a time.
 
-    OpenBLAS multiplies small matrices where they lie; larger ones it copies first, which takes longer than 12 columns.
+    OpenBLAS multiplies small matrices where they lie. It copies larger ones first, and for a text of a few tokens the
+    copy takes longer than the product.
     """
     weight, bias = layer
-    rows = len(weight) & -len(weight)  # the largest power of two that divides it
-    while rows > _LEAST_ROWS and rows * x.size > _SMALL_PRODUCT:
+    rows = len(weight) & -len(weight)  # This is the largest power of two that divides the number of rows.
+    while rows >= _LEAST_ROWS and rows * x.size > _SMALL_PRODUCT:
         rows //= 2
+    if rows < _LEAST_ROWS:  # Parts would be too thin, or the product is too large to gain from parts.
+        rows = len(weight)
     parts = weight.reshape(-1, rows, len(x))
     return np.asarray((parts @ x).reshape(len(weight), -1) + bias, np.float32)
 

@@ -25,7 +25,7 @@ _WORDS = regex.compile(
     rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
 _READ = 1 << 20  # bytes of the file, more than these lines have; it has five times as many
-_GZIP = 31  # zlib's number for a gzip header and the largest window
+_GZIP = 31  # zlib reads a gzip file when it is given this number for the window.
 _END_OF_WORD = "</w>"
 _PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that the vocabulary writes as Latin-1;
 _ORDER = [*_PLAIN, *(byte for byte in range(256) if byte not in _PLAIN)]  # the others come last, from letter 256 on

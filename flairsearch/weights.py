@@ -163,7 +163,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, str]:
 
 
 def seen_tokens(path: Path) -> frozenset[int] | None:
-    """The token ids a model was trained on, a bit each in the file's header; None when it does not say.
+    """The token ids a model was trained on, from the bits in the file's header; None when it does not say.
 
     Raises WeightsError when the list is damaged.
     """
@@ -171,7 +171,7 @@ def seen_tokens(path: Path) -> frozenset[int] | None:
     if text is None:
         return None
     try:
-        if len(text) > LARGEST // 4:  # a digit is four tokens
+        if len(text) > LARGEST // 4:  # Each digit stands for four tokens.
             raise ValueError("too long")
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), bitorder="little")
     except ValueError:

@@ -84,6 +84,16 @@ def test_the_next_writer_removes_what_no_row_speaks_of(index, catalog):
     )
 
 
+def test_the_next_writer_removes_what_a_kill_left_of_a_replaced_file(index):
+    filled(index, range(3))
+    (index / "fitted").mkdir(exist_ok=True)
+    left = [index / name for name in ("index.json.0f.part", "last-run.json.0f.part", "fitted/codes.0f.part")]
+    for file in left:
+        file.write_bytes(b"left over")
+    Writer(index, SETTINGS).close()
+    assert not [file for file in left if file.exists()]
+
+
 def test_two_writers_at_once_are_refused(index):
     writer = Writer(index, SETTINGS)
     with pytest.raises(StoreError, match=r"is being written by another process - wait") as caught:

@@ -442,10 +442,11 @@ def test_pool_learns_where_things_are(tmp_path: Path) -> None:
         masks = pool.cell_masks(2)
         return float(np.mean([attention[m, mosaics[m, c]] @ masks[c] for m in range(8) for c in range(4)]))
 
-    before = inside()
+    before, loss = inside(), float(trainer._losses(2)["cells_2"].detach())
     list(trainer.fit(80))
     assert before < 0.4
     assert inside() > 0.6
+    assert float(trainer._losses(2)["cells_2"].detach()) < 0.5 * loss
 
 
 def test_first_pool_finds_what_is_like_the_text() -> None:
