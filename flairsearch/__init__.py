@@ -44,13 +44,25 @@ if TYPE_CHECKING:
     from flairsearch.model import FLAIR, load_model
     from flairsearch.records import Hit, Region, Report
     from flairsearch.scope import Scope
-    from flairsearch.terms import Terms
+    from flairsearch.terms import Example, Terms
 
-__all__ = ["FLAIR", "Engine", "FlairSearchError", "Hit", "Region", "Report", "Scope", "Terms", "load_model"]
+__all__ = [
+    "FLAIR",
+    "Engine",
+    "Example",
+    "FlairSearchError",
+    "Hit",
+    "Region",
+    "Report",
+    "Scope",
+    "Terms",
+    "load_model",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Engine": "engine",
+    "Example": "terms",
     "FlairSearchError": "errors",
     "FLAIR": "model",
     "load_model": "model",

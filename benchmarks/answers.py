@@ -1,0 +1,123 @@
+"""Do two states of the code give the same answers? Sixty queries of every kind, kept by one, compared with the other.
+
+    python -m benchmarks.answers keep INDEX val.json PHOTOS --out before.json
+    python -m benchmarks.answers compare before.json after.json
+
+The queries are made of captions (Flickr30k's annotation format) and of photos of the folder: single texts, phrases,
+exclusions, positions, least areas, filters, pictures, parts of pictures, further pages, and whole shortlists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flairsearch import Engine, Example, Scope, Terms
+
+TOLERANCE = 1e-6  # Scores may differ by this much.
+
+
+def queries(captions: list[str], photos: list[Path]) -> Iterator[tuple[str, Terms, dict[str, Any]]]:
+    """Name, what is asked for, and the other arguments of a search."""
+    text, photo = iter(captions), iter(photos)
+    for number in range(12):
+        yield f"text {number}", Terms.of(next(text)), {}
+    for word in ("dog", "red shirt", "water", "a child on a swing"):
+        yield f"word {word}", Terms.of(word), {"shortlist": "all" if word == "dog" else "auto"}
+    for number in range(4):
+        yield f"two phrases {number}", Terms.of([next(text), "a dog"]), {}
+        yield f"three phrases {number}", Terms.of([next(text), "grass", "a dog"]), {}
+    for number, without in enumerate(("ball", "snow", "person", "collar", "water", "tree")):
+        yield f"exclusion {number}", Terms.of("a dog runs", without=without), {"k": 5 + number}
+    for at in ("left", "right", "top", "bottom", "center"):
+        yield f"position {at}", Terms.of("a boy", at=at), {}
+    for area in ("2%", "10%", "30%"):
+        yield f"area {area}", Terms.of("a face", min_area=area), {}
+    folder = str(photos[0].resolve().parent)
+    one = [{"ext": "jpg"}, {"larger_than": "15kB"}, {"larger_than": "224x224"}, {"under": folder}]
+    for limits in (*one, {"since": "1960"}, {"until": "2020"}, {"under": folder, "ext": "png"}):
+        yield f"filter {limits}", Terms.of(next(text)), {"scope": Scope.of(**limits)}
+    for number in range(5):
+        yield f"picture {number}", Terms.of(picture=str(next(photo))), {}
+    for weight in (0.5, 2.0):
+        yield f"picture and text {weight}", Terms.of("in the snow", picture=Example.of(next(photo), None, weight)), {}
+    yield "part of a picture", Terms.of(picture=Example.of(next(photo), (20, 20, 150, 180))), {}
+    for offset in (10, 30, 200):
+        yield f"page at {offset}", Terms.of("two people"), {"offset": offset}
+    yield "page of phrases", Terms.of(["a man", "a bicycle"], without="helmet"), {"offset": 10}
+    yield "page of 100", Terms.of("a crowd"), {"k": 100}
+    yield "shortlist 50", Terms.of(next(text)), {"shortlist": "50"}
+    yield "min_score", Terms.of(next(text)), {"min_score": 0.2}
+
+
+def keep(args: argparse.Namespace) -> None:
+    annotations = json.loads(args.annotations.read_bytes())
+    captions = [one["caption"][0] for one in annotations[:: max(1, len(annotations) // 40)]]
+    photos = [args.photos / one["image"] for one in annotations[3 :: max(1, len(annotations) // 12)]]
+    answers = {}
+    with Engine.open(args.index, device="cpu", create=False) as engine:
+        for name, terms, rest in queries(captions, photos):
+            (hits,) = engine.search_many([terms], **{"k": 10} | rest)
+            answers[name] = [
+                {
+                    "path": hit.path,
+                    "score": hit.score,
+                    "score_global": hit.score_global,
+                    "regions": [[*region.box, region.score] for region in hit.regions],
+                    "phrases": [[phrase.text, phrase.score] for phrase in hit.phrases],
+                }
+                for hit in hits
+            ]
+    args.out.write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{len(answers)} queries, {sum(map(len, answers.values()))} hits, {sum(not one for one in answers.values())} empty"
+    )
+
+
+def numbers(hit: dict[str, Any]) -> list[float]:
+    """All scores of a hit."""
+    scores = [score for _, score in hit["phrases"]] + [region[4] for region in hit["regions"]]
+    return [hit["score"], hit["score_global"], *scores]
+
+
+def words(hit: dict[str, Any]) -> list[Any]:
+    """What of a hit must be the same to the letter: its path, phrases and boxes."""
+    return [hit["path"], [text for text, _ in hit["phrases"]], [region[:4] for region in hit["regions"]]]
+
+
+def compare(args: argparse.Namespace) -> None:
+    before, after = (json.loads(file.read_bytes()) for file in (args.before, args.after))
+    differ, furthest = [], 0.0
+    for name in before.keys() | after.keys():
+        one, other = before.get(name, []), after.get(name, [])
+        if [*map(words, one)] != [*map(words, other)] or (name in before) != (name in after):
+            differ.append(name)
+        for hit, like in zip(one, other, strict=False):
+            furthest = max([furthest, *(abs(x - y) for x, y in zip(numbers(hit), numbers(like), strict=False))])
+    hits = sum(map(len, before.values()))
+    print(f"{len(before)} queries, {hits} hits: paths, phrases and boxes differ in {len(differ)} {differ or ''}")
+    print(f"scores differ by {furthest:.2g} at most")
+    if differ or furthest > TOLERANCE:
+        raise SystemExit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Answers of two states of the code, compared.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("keep", help="Ask an index and keep the answers.")
+    verb.add_argument("index")
+    verb.add_argument("annotations", type=Path)
+    verb.add_argument("photos", type=Path)
+    verb.add_argument("--out", type=Path, required=True)
+    verb = verbs.add_parser("compare", help="Compare two files of answers.")
+    verb.add_argument("before", type=Path)
+    verb.add_argument("after", type=Path)
+    args = parser.parse_args()
+    {"keep": keep, "compare": compare}[args.verb](args)
+
+
+if __name__ == "__main__":
+    main()
