@@ -72,9 +72,8 @@ def keep(args: argparse.Namespace) -> None:
                 for hit in hits
             ]
     args.out.write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
-    print(
-        f"{len(answers)} queries, {sum(map(len, answers.values()))} hits, {sum(not one for one in answers.values())} empty"
-    )
+    empty = sum(not hits for hits in answers.values())
+    print(f"{len(answers)} queries, {sum(map(len, answers.values()))} hits, {empty} without any")
 
 
 def numbers(hit: dict[str, Any]) -> list[float]:
