@@ -31,7 +31,8 @@ from flairsearch.codec import needs_basis
 from flairsearch.ingest import COMMIT_VIEWS, ingest
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
-from flairsearch.records import Asked, Encoded, Frame, ImageFile, PoolWeights, Query, Report
+from flairsearch.records import Asked, Encoded, Frame, ImageFile, PoolWeights, Query
+from flairsearch.reports import Report
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings
 from flairsearch.store import SEGMENT_VIEWS, Writer, create_index
 from flairsearch.tokens import SegmentWriter, segment_paths

@@ -2,6 +2,7 @@
 
 The map, in the order data flow:
     errors, records, settings, tiles, clock ground: imports nothing of ours
+    reports, results                        what an indexing run says of itself; what evaluations find
     scope, terms                            which photos a query is about, what it asks for
     files -> decode -> encode -> store      WRITE, in ingest.py
     formats, watch                          HEIC, AVIF and RAW for decode; when photos change
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from flairsearch.engine import Engine
     from flairsearch.errors import FlairSearchError
     from flairsearch.model import FLAIR, load_model
-    from flairsearch.records import Hit, Region, Report
+    from flairsearch.records import Hit, Region
+    from flairsearch.reports import Report
     from flairsearch.scope import Scope
     from flairsearch.terms import Example, Terms
 
@@ -66,6 +68,7 @@ _HOMES = {
     "FlairSearchError": "errors",
     "FLAIR": "model",
     "load_model": "model",
+    "Report": "reports",
     "Scope": "scope",
     "Terms": "terms",
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flairsearch.atomic_file import atomic_write
 from flairsearch.database import Database
-from flairsearch.records import Run, Skipped
+from flairsearch.reports import Run, Skipped
 
 PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")  # of an index's bytes
 _LAST_RUN = "last-run.json"

@@ -12,7 +12,7 @@ from flairsearch.errors import UsageError
 from flairsearch.options import DeviceOption, IndexOption, ModelOption, complete_codec, complete_views
 
 if TYPE_CHECKING:
-    from flairsearch.records import Progress, Report
+    from flairsearch.reports import Progress, Report
 
 
 def index_command(
@@ -98,7 +98,7 @@ def _follow(steps: Iterator[Progress | Report]) -> Report:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from flairsearch.records import Report
+    from flairsearch.reports import Report
 
     columns = (
         TextColumn("indexing"),

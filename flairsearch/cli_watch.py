@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flairsearch.engine import Engine
-    from flairsearch.records import Report
+    from flairsearch.reports import Report
 
 RETRY = 5.0  # seconds after a run that could not be made: another process writes, the disk is full
 ROOTS = 60.0  # seconds after which the index is asked for its folders again

@@ -18,7 +18,8 @@ from flairsearch.clock import Clock
 from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader, verify
-from flairsearch.records import Asked, Damage, Hit, Picture, Progress, Query, Report, Status
+from flairsearch.records import Asked, Damage, Hit, Picture, Query
+from flairsearch.reports import Progress, Report, Status
 from flairsearch.scope import Scope, is_text
 from flairsearch.settings import IndexSettings, check_device, check_views, index_folder, may_have_gpu
 from flairsearch.store import Writer, create_index, open_settings, undo_replacement

@@ -20,10 +20,11 @@ from flairsearch.errors import FlairSearchError
 from flairsearch.fit import Fit, fit
 from flairsearch.localization import iou
 from flairsearch.locate import Locator
-from flairsearch.records import CodecRow, Encoded, Frame, PoolWeights, Query, RetrievalRow
+from flairsearch.records import Encoded, Frame, PoolWeights, Query
 from flairsearch.rerank import with_global
 from flairsearch.rerank_many import ManyTexts
 from flairsearch.rerank_torch import Reranker
+from flairsearch.results import CodecRow, RetrievalRow
 from flairsearch.retrieval import best_ranks, measure, rerank_views, topk_texts
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from flairsearch.records import Encoded, Frame, Query, SegmentationRow
+from flairsearch.records import Encoded, Frame, Query
+from flairsearch.results import SegmentationRow
 from flairsearch.segmentation import Confusion, MaskedPhotos, label, patch_cosine, read_mask
 
 

@@ -20,9 +20,10 @@ from flairsearch.errors import FlairSearchError
 from flairsearch.gallery import PlacedGallery
 from flairsearch.localization import Boxes
 from flairsearch.locate import Locator
-from flairsearch.records import Encoded, Frame, PoolWeights, Query, RegionRow, Truth
+from flairsearch.records import Encoded, Frame, PoolWeights, Query
 from flairsearch.region import find_boxes, find_heat
 from flairsearch.rerank_many import ManyTexts
+from flairsearch.results import RegionRow, Truth
 from flairsearch.shelf import Shelf
 
 TOP = localization.PAGE  # views of a text whose rank is kept

@@ -7,7 +7,8 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from flairsearch.records import ImageFile, Known, Skipped
+from flairsearch.records import ImageFile, Known
+from flairsearch.reports import Skipped
 
 RAW_NAMES = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))  # of cameras
 EXTENSIONS = RAW_NAMES.union(

@@ -22,7 +22,8 @@ from flairsearch.catalog import Catalog
 from flairsearch.collage import Mosaics, cell_boxes, make_mosaics, make_pastes, plan_mosaics, plan_pastes, shuffle
 from flairsearch.errors import UsageError
 from flairsearch.reader import PIECE, Reader
-from flairsearch.records import Encoded, Frame, ImageFile, Picture, Truth
+from flairsearch.records import Encoded, Frame, ImageFile, Picture
+from flairsearch.results import Truth
 from flairsearch.settings import IndexSettings
 
 _BATCH = 32  # pictures encoded at once

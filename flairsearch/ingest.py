@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from flairsearch import decode, files
 from flairsearch.errors import UsageError
 from flairsearch.fitting import MakeBank, drop_lost, fit_views
-from flairsearch.records import Damage, Encoded, Frame, ImageFile, Picture, Progress, Report, Run, Skipped
+from flairsearch.records import Damage, Encoded, Frame, ImageFile, Picture
+from flairsearch.reports import Progress, Report, Run, Skipped
 from flairsearch.settings import IndexSettings
 from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer

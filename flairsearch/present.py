@@ -11,7 +11,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flairsearch.records import Frame, Hit, Phrase, Region, Report, Run, Skipped, Status
+from flairsearch.records import Frame, Hit, Phrase, Region
+from flairsearch.reports import Report, Run, Skipped, Status
 
 if TYPE_CHECKING:  # JSON and paths need no rich
     from rich.console import RenderableType
@@ -213,7 +214,7 @@ def to_video_line(count: int) -> str:
 
 
 def status_to_json(status: Status) -> str:
-    """One line: the fields of records.Status, paths as they are."""
+    """One line: the fields of reports.Status, paths as they are."""
     return escape(json.dumps(asdict(status), ensure_ascii=False))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.records import RetrievalRow, Shortlist, ShortlistRow
+from flairsearch.results import RetrievalRow, Shortlist, ShortlistRow
 
 KS = (1, 5, 10)
 TOPS = (10, 100)

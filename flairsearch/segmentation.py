@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flairsearch.errors import UsageError
-from flairsearch.records import Encoded, Frame, SegmentationRow
+from flairsearch.records import Encoded, Frame
+from flairsearch.results import SegmentationRow
 
 VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

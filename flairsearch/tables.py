@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flairsearch.localization import PAGE, PAGE_LEVEL
-from flairsearch.records import CodecRow, RegionRow, RetrievalRow, SegmentationRow, ShortlistRow
+from flairsearch.results import CodecRow, RegionRow, RetrievalRow, SegmentationRow, ShortlistRow
 
 Row = CodecRow | RegionRow | RetrievalRow | SegmentationRow | ShortlistRow
 

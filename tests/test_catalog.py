@@ -7,7 +7,8 @@ import pytest
 from flairsearch import catalog as catalog_module
 from flairsearch.catalog import Catalog, Changeset, NewView
 from flairsearch.errors import StoreError
-from flairsearch.records import Frame, ImageFile, Known, Skipped
+from flairsearch.records import Frame, ImageFile, Known
+from flairsearch.reports import Skipped
 
 FRAME = Frame(640, 480, 80.0, 0.0, 560.0, 480.0)
 ROOT = "/photos"

@@ -25,7 +25,8 @@ from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
 from flairsearch.model import ModelConfig, load_model
 from flairsearch.rebuild import rebuild
-from flairsearch.records import Hit, Progress, Report
+from flairsearch.records import Hit
+from flairsearch.reports import Progress, Report
 from flairsearch.terms import Example, Terms
 
 

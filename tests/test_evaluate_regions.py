@@ -17,9 +17,10 @@ from flairsearch.evaluate_regions import regions
 from flairsearch.gallery import PlacedGallery
 from flairsearch.localization import iou
 from flairsearch.locate import Locator
-from flairsearch.records import Encoded, Frame, Picture, PoolWeights, RegionRow, Truth
+from flairsearch.records import Encoded, Frame, Picture, PoolWeights
 from flairsearch.region import find_boxes, find_heat
 from flairsearch.rerank_many import ManyTexts
+from flairsearch.results import RegionRow, Truth
 
 NAMES = [name for name in COLOURS if name != "black"]
 SIDE = SIZE // GRID

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from flairsearch.files import compare, walk
-from flairsearch.records import ImageFile, Known, Skipped
+from flairsearch.records import ImageFile, Known
+from flairsearch.reports import Skipped
 
 
 def make(folder, *paths):

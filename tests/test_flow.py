@@ -18,7 +18,7 @@ from PIL import Image
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader
-from flairsearch.records import Report
+from flairsearch.reports import Report
 
 ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
 

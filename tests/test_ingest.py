@@ -12,7 +12,7 @@ from flairsearch.catalog import Catalog
 from flairsearch.errors import UsageError
 from flairsearch.ingest import ingest
 from flairsearch.reader import Reader
-from flairsearch.records import Progress, Report, Skipped
+from flairsearch.reports import Progress, Report, Skipped
 from flairsearch.store import Writer, create_index
 
 SETTINGS = fake_settings()

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from flairsearch import present
-from flairsearch.records import Frame, Hit, Phrase, Region, Report, Skipped
+from flairsearch.records import Frame, Hit, Phrase, Region
+from flairsearch.reports import Report, Skipped
 
 REGIONS = (Region((40, 60, 90, 120), 0.61234567), Region((0, 0, 10, 10), 0.25))
 HEAT, FRAME = np.zeros((4, 4), np.float32), Frame(200, 150, 0, 0, 200, 150)

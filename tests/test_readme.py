@@ -28,7 +28,7 @@ import pytest
 from command import Run
 
 from flairsearch import Engine, Hit, Report, Scope, Terms, cli
-from flairsearch.records import Status
+from flairsearch.reports import Status
 
 ROOT = Path(__file__).parents[1]
 README, CLI, PYTHON, HTTP = (ROOT / name for name in ("README.md", "docs/cli.md", "docs/python.md", "docs/http.md"))

@@ -12,7 +12,7 @@ from fake import fake_engine, paint_red
 from flairsearch import present
 from flairsearch.census import PARTS
 from flairsearch.engine import Engine
-from flairsearch.records import Run, Skipped, Status
+from flairsearch.reports import Run, Skipped, Status
 
 STATUS = Status(
     folder="/i",

@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 
 from flairsearch import tables
-from flairsearch.records import RegionRow, RetrievalRow, SegmentationRow, Shortlist, ShortlistRow
+from flairsearch.results import RegionRow, RetrievalRow, SegmentationRow, Shortlist, ShortlistRow
 
 RETRIEVAL = RetrievalRow("full", "text to image", {1: 0.20664, 5: 0.5, 10: 1.0}, 1234.56, 6)
 SHORTLIST = ShortlistRow("global", 10, (Shortlist("1,000", 700), Shortlist("1%", 7)), (1.0, 0.43999))

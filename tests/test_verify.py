@@ -10,7 +10,7 @@ from fake import DIM, PATCHES, FakeEncoder, fake_engine, paint_red
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.reader import Reader
-from flairsearch.records import Report
+from flairsearch.reports import Report
 from flairsearch.settings import IndexSettings
 
 COUNT = 9
