@@ -31,6 +31,7 @@ from flairsearch.encode import Encoder
 from flairsearch.engine import Engine
 from flairsearch.files import walk
 from flairsearch.model import FLAIR, ModelConfig, load_model
+from flairsearch.paths import cache_folder
 from flairsearch.records import ImageFile, Picture
 
 RANDOM = "random-vit-b-16"
@@ -40,8 +41,8 @@ def random_model() -> None:
     """Random weights of the big configuration, in the cache."""
     torch.manual_seed(0)
     config = ModelConfig.from_json(weights.big_config())
-    weights.cache_folder().mkdir(parents=True, exist_ok=True)
-    target = weights.cache_folder() / f"{RANDOM}.safetensors"
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    target = cache_folder() / f"{RANDOM}.safetensors"
     weights.save(FLAIR(config).flair_state(), config.to_json(), RANDOM, target)
 
 

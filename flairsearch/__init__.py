@@ -2,6 +2,7 @@
 
 The map, in the order data flow:
     errors, records, settings, tiles, clock ground: imports nothing of ours
+    paths, dates, arrays                    where indexes live; dates as numbers; long arrays in parts
     reports, results                        what an indexing run says of itself; what evaluations find
     scope, terms                            which photos a query is about, what it asks for
     files -> decode -> encode -> store      WRITE, in ingest.py

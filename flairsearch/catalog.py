@@ -35,7 +35,7 @@ class NewView:
     row: int
     checksum: int
     frame: Frame
-    taken: int | None = None  # the photo's date, scope.clock_seconds
+    taken: int | None = None  # the photo's date, dates.clock_seconds
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def index_command(
     """Index folders of photos, or bring the index up to date."""
     from flairsearch.cli_watch import keep_watching, on_stop
     from flairsearch.engine import Engine
+    from flairsearch.paths import index_folder
     from flairsearch.rebuild import rebuild as rebuild_index
-    from flairsearch.settings import index_folder
     from flairsearch.watch import check_installed
 
     folder = index_folder(index)

@@ -108,7 +108,8 @@ def _run(question: Question, how: _Show, index: str, model: str | None, device: 
 
 def _ask_server(question: Question, index: str) -> Answer | None:
     """None where no server runs for the index."""
-    from flairsearch.settings import SERVER_RECORD, index_folder
+    from flairsearch.paths import index_folder
+    from flairsearch.settings import SERVER_RECORD
 
     folder = index_folder(index)
     if not (folder / SERVER_RECORD).is_file():
@@ -198,7 +199,8 @@ def _say(question: Question, answer: Answer, index: str, limits: str) -> None:
 
 def _say_unseen(words: Iterable[str], index: str) -> None:
     if several := ", ".join(repr(word) for word in words):
-        from flairsearch.settings import IndexSettings, index_folder
+        from flairsearch.paths import index_folder
+        from flairsearch.settings import IndexSettings
 
         model = IndexSettings.load(index_folder(index)).model
         typer.echo(f"note: {model} was trained on no text with {several}; the hits do not know that word", err=True)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from flairsearch import formats
+from flairsearch.dates import clock_seconds
 from flairsearch.errors import PictureError, UsageError
 from flairsearch.formats import Opened
 from flairsearch.records import Box, Frame, Picture
 from flairsearch.records import ImageFile as File
-from flairsearch.scope import clock_seconds
 from flairsearch.settings import tile_count
 from flairsearch.tiles import lay_tiles, most_tiles
 
@@ -258,7 +258,7 @@ def _read_exif(load: Callable[[], Image.Exif], tag: int, more: bool = False) -> 
 
 
 def _taken(opened: Opened) -> int | None:
-    """When, as the first of its EXIF's dates that makes sense has it, or of its file's: scope.clock_seconds."""
+    """When, as the first of its EXIF's dates that makes sense has it, or of its file's: dates.clock_seconds."""
 
     def around() -> Image.Exif:
         exif = Image.Exif()

@@ -20,6 +20,7 @@ from flairsearch.atomic_file import atomic_write
 from flairsearch.errors import UsageError
 from flairsearch.folding import LAYER_NORM_EPS, Folding
 from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model, run_image_tower
+from flairsearch.paths import cache_folder
 from flairsearch.records import Encoded, Picture, PoolWeights, Query
 
 _BANK_TEXTS = 64  # encoded at once
@@ -153,7 +154,7 @@ class Encoder:
         """The texts of bank.py. Their vectors stay in the user's cache: a large text tower takes minutes for them."""
         chosen = bank.texts()
         name = f"{self.weights_hash[:16]}-{zlib.crc32('|'.join(chosen).encode()):08x}.f32"
-        file = weights.cache_folder().with_name("banks") / name
+        file = cache_folder().with_name("banks") / name
         with suppress(OSError):
             kept = np.fromfile(file, np.uint8)  # f32[T, D], then their CRC-32
             vectors, crc = kept[:-4], kept[-4:].tobytes()

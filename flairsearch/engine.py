@@ -17,11 +17,12 @@ from flairsearch.catalog import Catalog
 from flairsearch.clock import Clock
 from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.paths import index_folder
 from flairsearch.reader import Reader, verify
 from flairsearch.records import Asked, Damage, Hit, Picture, Query
 from flairsearch.reports import Progress, Report, Status
 from flairsearch.scope import Scope, is_text
-from flairsearch.settings import IndexSettings, check_device, check_views, index_folder, may_have_gpu
+from flairsearch.settings import IndexSettings, check_device, check_views, may_have_gpu
 from flairsearch.store import Writer, create_index, open_settings, undo_replacement
 
 if TYPE_CHECKING:

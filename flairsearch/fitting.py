@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.arrays import chunks
 from flairsearch.catalog import Catalog, Changeset
 from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
@@ -64,7 +65,7 @@ def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterato
     if known is None:
         chosen = ids[np.linspace(0, len(ids) - 1, min(SAMPLE_VIEWS, len(ids))).astype(np.int64)]
         bank, parts = make_bank(None), []
-        for piece in _pieces(chosen, _PIECE):
+        for piece in chunks(chosen, _PIECE):
             parts.append(_score(reader, catalog, bank, piece))
             yield 0
         chosen, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -78,9 +79,9 @@ def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterato
     if len(missing):
         drop_kept(reader, known)
         bank, done = make_bank(known.texts[known.asked]), len(ids) - len(missing)
-        for rows in _pieces(missing, _ROWS):
+        for rows in chunks(missing, _ROWS):
             parts = []
-            for piece in _pieces(rows, _PIECE):
+            for piece in chunks(rows, _PIECE):
                 parts.append(_score(reader, catalog, bank, piece))
                 done += len(piece)
                 yield done
@@ -97,7 +98,3 @@ def _score(
     scores = bank.score(reader.encoded(views))
     finite = np.isfinite(scores).all(1)
     return views[finite], scores[finite]
-
-
-def _pieces(views: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    yield from (views[i : i + size] for i in range(0, len(views), size))

@@ -7,7 +7,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from flairsearch.settings import ONE_VIEW, Device, index_folder
+from flairsearch.paths import index_folder
+from flairsearch.settings import ONE_VIEW, Device
 
 
 def complete_index(incomplete: str) -> list[str]:

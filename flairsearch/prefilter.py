@@ -9,8 +9,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.arrays import places_in
 from flairsearch.records import Candidates
-from flairsearch.scope import places_in
 
 
 class Prefilter:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.arrays import places_in
 from flairsearch.basis import Basis
 from flairsearch.cache import Cache
 from flairsearch.catalog import Catalog, State
 from flairsearch.codec import Codec, Coordinates, make_codec
 from flairsearch.errors import StoreError
 from flairsearch.records import Damage, Encoded
-from flairsearch.scope import places_in
 from flairsearch.settings import IndexSettings, tile_count
 from flairsearch.tokens import Segment, checksums
 from flairsearch.views import ViewColumns

@@ -13,8 +13,8 @@ from flairsearch import weights
 from flairsearch.catalog import Catalog
 from flairsearch.engine import Engine
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.paths import index_folder
 from flairsearch.reports import Progress, Report
-from flairsearch.settings import index_folder
 from flairsearch.store import open_settings, replace_index
 
 

@@ -78,7 +78,7 @@ class Picture:
 
     pixels: NDArray[np.uint8]  # [S, S, 3] RGB, upright
     frame: Frame
-    taken: int | None = None  # when, as its EXIF says: scope.clock_seconds
+    taken: int | None = None  # when, as its EXIF says: dates.clock_seconds
 
 
 @dataclass(frozen=True)

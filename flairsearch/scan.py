@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.arrays import places_in
 from flairsearch.records import Candidates
-from flairsearch.scope import places_in
 
 HEAD = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
 _AT_LEAST, _TIMES = 16384, 4  # so many views, or so many times those asked for, are looked at whole

@@ -12,7 +12,7 @@ TABLES = (
     CREATE TABLE contents (
         id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
         hash BLOB NOT NULL UNIQUE,
-        taken INTEGER -- scope.clock_seconds; null: not said, the file's time has to do
+        taken INTEGER -- dates.clock_seconds; null: not said, the file's time has to do
     )
     """,
     """

@@ -1,7 +1,4 @@
-"""Which photos a query is about: their folder, date, size and kind; and how people write dates and sizes.
-
-A date is what a clock on the wall shows, as cameras write it: no zone. As a number: `clock_seconds`.
-"""
+"""Which photos a query is about: their folder, date, size and kind; and how people write sizes."""
 
 from __future__ import annotations
 
@@ -9,22 +6,11 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime
 
+from flairsearch.dates import parse_date
 from flairsearch.errors import UsageError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-_DATES = {
-    "%Y": timedelta(days=366),
-    "%Y-%m": timedelta(days=31),
-    "%Y-%m-%d": timedelta(days=1),
-    "%Y-%m-%dT%H:%M": timedelta(minutes=1),
-    "%Y-%m-%dT%H:%M:%S": timedelta(seconds=1),
-}
 _SIDES = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
 _BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")
 MOST_ENDINGS = 100  # of files' names; SQLite takes a bounded number of conditions
@@ -72,40 +58,6 @@ class Scope:
             size if isinstance(size, tuple) else None,
             parse_extensions([ext] if isinstance(ext, str) else ext),
         )
-
-
-def places_in(ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
-    """ids i64[N], some i64[n], both ascending -> where in `ids` those are that it has, ascending."""
-    some = some[: int(some.searchsorted(ids[-1:], "right").sum())]  # the others are larger than all
-    places = ids.searchsorted(some)
-    there: NDArray[np.int64] = places[ids[places] == some]
-    return there
-
-
-def clock_seconds(moment: datetime) -> int:
-    """Seconds from 1970 to a moment without a zone, as if no clock ever was put forward or back."""
-    return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(seconds=1)
-
-
-def from_clock(seconds: int) -> datetime:
-    """The moment of such a number. Raises OverflowError."""
-    return datetime(1970, 1, 1) + timedelta(seconds=seconds)
-
-
-def parse_date(text: str, option: str) -> tuple[datetime, datetime]:
-    """A year, month, day, minute or second -> its first moment, and the first one after it. Raises UsageError."""
-    for form, length in _DATES.items():
-        try:
-            first = datetime.strptime(text.strip().replace(" ", "T"), form)
-            after = first + length
-        except (ValueError, OverflowError):
-            continue
-        if form == "%Y":
-            after = after.replace(month=1, day=1)
-        elif form == "%Y-%m":
-            after = after.replace(day=1)
-        return first, after
-    raise UsageError(f"--{option} {text!r} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00")
 
 
 def parse_size(text: str) -> int | tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Settings of an index (saved with it) and where indexes live."""
+"""Settings of an index, saved with it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import json
 import os
 import re
 import sys
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
-
-import platformdirs
 
 from flairsearch.atomic_file import atomic_write
 from flairsearch.errors import StoreError, UsageError
 
 FORMAT_VERSION = 3  # 1: the catalogue did not carry the number; 2: no dates (database.py brings them up to date)
-DEFAULT_INDEX = "default"
 SERVER_RECORD = "server.json"  # in the folder of an index that is served: where, by which process
 DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate.py: flairsearch eval --codecs
 EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors
@@ -100,35 +96,3 @@ def may_have_gpu() -> bool:
     if sys.platform == "linux":
         return any(os.path.exists(f"/dev/{device}") for device in ("nvidiactl", "nvidia0", "dxg", "kfd", "nvhost-gpu"))
     return True
-
-
-def index_folder(index: str | Path | None = None) -> Path:
-    """--index as a path; else $FLAIRSEARCH_HOME/NAME; else ./indexes/NAME; else the user's data folder.
-
-    Raises UsageError when no index can be there.
-    """
-    place = os.fspath(index or DEFAULT_INDEX)
-    try:
-        folder = _index_folder(place, isinstance(index, Path))
-        place = str(folder)
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(folder / "index.json")
-    except (OSError, ValueError) as error:  # a name too long, a folder that may not be looked into, or is gone
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{place!a} is no place for an index ({reason}) - give another: --index FOLDER") from None
-    return folder
-
-
-def _index_folder(text: str, is_path: bool) -> Path:
-    if is_path or os.sep in text or text.startswith("."):
-        return _absolute(text)
-    home = os.environ.get("FLAIRSEARCH_HOME")
-    if home:
-        return _absolute(home) / text
-    if Path("indexes").is_dir():
-        return _absolute("indexes") / text
-    return Path(platformdirs.user_data_path("flairsearch")) / "indexes" / text
-
-
-def _absolute(text: str) -> Path:
-    return Path(os.path.expanduser(text)).absolute()

@@ -15,7 +15,7 @@ from flairsearch.atomic_file import atomic_write
 from flairsearch.decode import MAX_BYTES, open_upright
 from flairsearch.errors import PictureError
 from flairsearch.originals import opened
-from flairsearch.weights import cache_folder
+from flairsearch.paths import cache_folder
 
 MOST_BYTES = 1_000_000_000  # of all that are kept
 KEPT = 0.8  # of that, when some are thrown away: those not looked at for longest

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
 
 from flairsearch.architecture import LARGEST, check_tensors, expected_tensors
 from flairsearch.atomic_file import atomic_path
 from flairsearch.errors import WeightsError
+from flairsearch.paths import cache_folder
 from flairsearch.tensors import Tensors, check_file, read_header
 
 if TYPE_CHECKING:
@@ -52,11 +52,6 @@ class WeightsFile:
 
 
 # -- names -> files
-
-
-def cache_folder() -> Path:
-    """Where imported models live: $FLAIRSEARCH_CACHE, else the platform's user cache folder."""
-    return Path(os.environ.get("FLAIRSEARCH_CACHE") or platformdirs.user_cache_path("flairsearch")) / "models"
 
 
 def bundled_file() -> Path:

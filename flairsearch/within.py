@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
-from flairsearch.scope import Scope, clock_seconds, from_clock
+from flairsearch.dates import clock_seconds, from_clock
+from flairsearch.scope import Scope
 
 _FURTHEST = 2**63 - 1  # the largest number SQLite knows
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flairsearch import decode as decoding
+from flairsearch.dates import clock_seconds
 from flairsearch.decode import Failed, Loaded, content_hash, decode, load_all, open_upright, read_bytes
 from flairsearch.errors import PictureError
 from flairsearch.records import Frame, ImageFile
-from flairsearch.scope import clock_seconds
 
 ORIENTATION = 0x0112
 TURNED = {  # what a camera does to an upright picture before it writes that orientation

@@ -14,11 +14,11 @@ from raw_files import make_dng
 
 from flairsearch import decode as decoding
 from flairsearch import formats
+from flairsearch.dates import clock_seconds
 from flairsearch.decode import Failed, Loaded, decode, load_all, open_upright
 from flairsearch.errors import PictureError
 from flairsearch.formats import AVIF, HEIF, RAW, find_kind, missing
 from flairsearch.records import Frame, ImageFile
-from flairsearch.scope import clock_seconds
 
 DATE = 0x9003
 WHEN = clock_seconds(datetime(2001, 5, 17, 14))
