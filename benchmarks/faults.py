@@ -48,27 +48,27 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
 
-from flairsearch import ingest, reader, store
+from flairsearch import ingest, reader, repair  # noqa: F401 - likewise: Engine imports two of them late
+from flairsearch.agreement import create_index, open_settings
 from flairsearch.cache import is_whole
 from flairsearch.catalog import Catalog
 from flairsearch.database import Database
 from flairsearch.decode import content_hash
 from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, StoreError, UsageError
+from flairsearch.limits import STORE_LIMITS, IngestLimits, StoreLimits
 from flairsearch.reader import Reader
 from flairsearch.settings import FORMAT_VERSION, IndexSettings
-from flairsearch.store import Writer, create_index, open_settings
+from flairsearch.store import Writer
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = 65534
 SOFT = 5.0
 LITTER = "left over"
 NEAR = {"fp16": 0.01, "int8": 0.03, "q2": 0.1}  # how far a score may be from that of the formula
-SMALL = {  # several commits, pieces and segments of a dozen photos
-    ingest: {"BATCH": 2, "COMMIT_VIEWS": 2},
-    store: {"PIECE": 2, "SEGMENT_VIEWS": 5, "LEVELS": (4, 8), "MERGE": 2, "BASIS_VIEWS": 8},
-    reader: {"PIECE": 2},
-}
+# Limits that make several commits, pieces and segments of a dozen photos.
+SMALL_STORE = StoreLimits(piece_views=2, segment_views=5, levels=(4, 8), merge_segments=2, basis_views=8)
+SMALL_BATCHES = IngestLimits(batch=2, commit_views=2)
 
 
 # -- the child: every change on disk is an event
@@ -237,9 +237,7 @@ PLAIN_OPEN, PLAIN_FSYNC = io.open, os.fsync
 
 def watch() -> None:
     """From here on this process counts."""
-    for module, values in SMALL.items():
-        for name, value in values.items():
-            setattr(module, name, value)
+    reader.PIECE = 2  # Readers read in small pieces, too.
     io.open, os.fsync = watched_open, watched_fsync
     sys.addaudithook(on_audit)
     watch_sqlite()
@@ -283,20 +281,21 @@ class Encoder(FakeEncoder):
         return [replace(query, u=SOFT * query.vector[None], c=soft) for query in super().encode_texts(texts)]
 
 
-def open_engine(index: Path, codec: str = "fp16") -> Engine:
+def open_engine(index: Path, codec: str = "fp16", **limits: StoreLimits | IngestLimits) -> Engine:
     if not (index / "index.json").exists():
         try:
             create_index(index, replace(fake_settings(), codec=codec))
         except OSError as error:  # as Engine.open has it
             raise StoreError(f"{index} cannot be made ({error.strerror})") from None
-    engine = Engine(index, open_settings(index), Path("fake"), "cpu")
+    engine = Engine(index, open_settings(index), Path("fake"), "cpu", **limits)
     engine.__dict__["encoder"] = engine.__dict__["texts"] = Encoder()
     return engine
 
 
 def obey(job: dict) -> None:
     """One command, as a job names it."""
-    with open_engine(Path(job["index"]), job.get("made", "fp16")) as engine:
+    small = {"store_limits": SMALL_STORE, "ingest_limits": SMALL_BATCHES}
+    with open_engine(Path(job["index"]), job.get("made", "fp16"), **small) as engine:
         match job["do"]:
             case "open":
                 engine.search("red")
@@ -456,7 +455,7 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
     for number, count, _ in state.segments:
         live = int((state.views.segment == number).sum())
-        seen.empty_rows += count - live if live < (1 - store.DEAD_SHARE) * count else 0
+        seen.empty_rows += count - live if live < (1 - STORE_LIMITS.dead_share) * count else 0
     stored: dict[str, list[int]] = {}
     hashes = catalog.content_hashes(reader.views.content.tolist())
     tokens = reader.encoded(reader.views.id).tokens if len(reader) else []

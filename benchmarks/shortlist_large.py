@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.flickr import FRAME, Annotations
 from flairsearch import Engine
+from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog
 from flairsearch.fitted import CODES_AT, Fitted
 from flairsearch.fitting import fit_views
@@ -29,7 +30,7 @@ from flairsearch.reader import Reader
 from flairsearch.records import Asked, Encoded, ImageFile, Query
 from flairsearch.scan import CodeScan, heads_of
 from flairsearch.settings import IndexSettings
-from flairsearch.store import Writer, create_index
+from flairsearch.store import Writer
 
 BATCH = 1024
 

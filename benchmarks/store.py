@@ -26,19 +26,21 @@ from pathlib import Path
 
 import numpy as np
 
+from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog, Changeset, NewView
 from flairsearch.codec import needs_basis
-from flairsearch.ingest import COMMIT_VIEWS, ingest
+from flairsearch.ingest import EncoderCalls, ingest
+from flairsearch.limits import INGEST_LIMITS, STORE_LIMITS
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Encoded, Frame, ImageFile, PoolWeights, Query
 from flairsearch.reports import Report
 from flairsearch.settings import DEFAULT_CODEC, IndexSettings
-from flairsearch.store import SEGMENT_VIEWS, Writer, create_index
+from flairsearch.store import Writer
 from flairsearch.tokens import SegmentWriter, segment_paths
 
 PATCHES, HEADS = 196, 4
-REAL = 4 * COMMIT_VIEWS  # views that go all the way
+REAL = 4 * INGEST_LIMITS.commit_views  # views that go all the way
 FOLDER = 1000  # files in one
 FRAME = Frame(4000, 3000, 0, 0, 4000, 3000)
 MIB = 1 << 20
@@ -91,7 +93,7 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
     real, figures = min(REAL, args.views), {}
     with _writer(index, settings) as writer:
         writer.catalog.add_root(str(work / "photos"))
-        encoded = _tokens(rng, COMMIT_VIEWS, args.dim)
+        encoded = _tokens(rng, INGEST_LIMITS.commit_views, args.dim)
         if needs_basis(args.codec):  # its first views come in another codec: have the basis first
             _append(writer, rng, files[:512], Encoded(*(c[:512] for c in _columns(encoded))))
             writer.fit(np.eye(args.dim, dtype=np.float32))
@@ -99,7 +101,7 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
         done = writer.catalog.counts()[1]
         first = done
         while done < real:
-            some = files[done : min(done + COMMIT_VIEWS, real)]
+            some = files[done : min(done + INGEST_LIMITS.commit_views, real)]
             _append(writer, rng, some, Encoded(*(c[: len(some)] for c in _columns(encoded))))
             done += len(some)
         figures["append, encoded by the codec: views/s"] = (real - first) / (time.perf_counter() - began)
@@ -151,12 +153,12 @@ def _fill(
 ) -> dict[str, float]:
     """Copies of the bytes there are, in segments as compaction makes them; and the same bytes as a plain file."""
     reader = writer.reader()
-    rows = reader.coded(reader.views.id[:COMMIT_VIEWS])
+    rows = reader.coded(reader.views.id[: INGEST_LIMITS.commit_views])
     ((label, codec),) = reader.codecs.items()
     seconds, count, folder = 0.0, len(files) - done, writer.catalog
     segments = writer_folder(writer)
     while done < len(files):
-        some = files[done : done + SEGMENT_VIEWS]
+        some = files[done : done + STORE_LIMITS.segment_views]
         hashes = [rng.bytes(32) for _ in some]
         unit = rng.standard_normal((len(some), codec.dim), np.float32)
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -341,7 +343,7 @@ def scan(work: Path) -> dict[str, float]:
     settings = IndexSettings.load(index)
     with Peak() as peak, _writer(index, settings) as writer:
         began = time.perf_counter()
-        report = next(step for step in ingest(writer, [], settings, _never, _never) if isinstance(step, Report))
+        report = next(step for step in ingest(writer, [], EncoderCalls(_never, _never)) if isinstance(step, Report))
         seconds = time.perf_counter() - began
     assert (report.unchanged, report.added, report.removed) == (writer_count(index), 0, 0), report
     began = time.perf_counter()

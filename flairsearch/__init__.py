@@ -13,7 +13,9 @@ The map, in the order data flow:
     shortlist, scan, fit, fitted, fitting   the prefilter by fitted vectors, and how these are made
     model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
     text -> tensors, tokenizer, folding     a query's text in numpy: the file of weights mapped, no torch
-    store                                   one Writer; reader: one state of the index, for any number of processes
+    store, compaction, garbage              one Writer; segments written anew; files that no row names removed
+    limits                                  how much is written at once, and when segments are written anew
+    reader, verify, repair                  one state of the index; its checksums; damaged views from their photos
     codec, basis, tokens                    tokens to bytes, and their files
     catalog, schema, within, database       what exists, its tables, a scope as SQL, their formats
     census                                  what a person asks of an index: flairsearch status
@@ -27,7 +29,7 @@ The map, in the order data flow:
     evaluate -> retrieval                   scores of all pairs or by codec, ranks and recall;
     evaluate_regions, shelf -> localization boxes and maps against true boxes;
     evaluate_masks -> segmentation          and against masks
-    engine, rebuild, agreement              the facade: Engine; an index made anew; whether index and model agree
+    engine, rebuild, agreement              the facade: Engine; an index made anew; an index made, opened, replaced
     present, draw, terminal, tables         hits as text, as pictures, as those of a terminal; measurements
     question -> remote                      a query with all its conditions; asked of a server that runs
     web, wire, guard, pages, originals      SERVE: routes, their JSON, what is refused, the page in static/, photos;

@@ -11,24 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flairsearch import weights
-from flairsearch.agreement import check_weights, new_settings
+from flairsearch.agreement import check_weights, create_index, new_settings, open_settings, undo_replacement
 from flairsearch.cache import drop_damaged
 from flairsearch.catalog import Catalog
 from flairsearch.clock import Clock
 from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.limits import INGEST_LIMITS, STORE_LIMITS, IngestLimits, StoreLimits
 from flairsearch.paths import index_folder
-from flairsearch.reader import Reader, verify
-from flairsearch.records import Asked, Damage, Hit, Picture, Query
+from flairsearch.reader import Reader
+from flairsearch.records import Asked, Hit, Picture, Query
 from flairsearch.reports import Progress, Report, Status
 from flairsearch.scope import Scope, is_text
 from flairsearch.settings import IndexSettings, check_device, check_views, may_have_gpu
-from flairsearch.store import Writer, create_index, open_settings, undo_replacement
+from flairsearch.store import Writer
+from flairsearch.verify import Damage, verify
 
 if TYPE_CHECKING:
     import numpy as np
 
     from flairsearch.encode import Encoder
+    from flairsearch.ingest import EncoderCalls
     from flairsearch.query import Searcher
     from flairsearch.rerank_many import ManyTexts
     from flairsearch.terms import Terms
@@ -42,8 +45,18 @@ ATTEMPTS = 20  # at an answer from one state, while others write
 class Engine:
     """Make one with `Engine.open`. Heavy libraries are imported when the first photo or query needs them."""
 
-    def __init__(self, folder: Path, settings: IndexSettings, model: str | Path, device: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: IndexSettings,
+        model: str | Path,
+        device: str,
+        *,
+        store_limits: StoreLimits = STORE_LIMITS,
+        ingest_limits: IngestLimits = INGEST_LIMITS,
+    ) -> None:
         self.folder, self.settings = folder, settings
+        self._store_limits, self._ingest_limits = store_limits, ingest_limits
         self._model, self._device = model, device
         self._catalog = Catalog(folder)
         self._opened: Searcher | None = None
@@ -113,13 +126,7 @@ class Engine:
         several = [folders] if isinstance(folders, str | Path) else folders
         with self._writing() as writer:
             yield from ingest(
-                writer,
-                [os.fspath(folder) for folder in several],
-                self.settings,
-                lambda pictures: self.encoder.encode_pictures(pictures),  # the model is loaded when it is needed
-                lambda: self.encoder.token_metric,
-                exclude,
-                self._make_bank,
+                writer, [os.fspath(folder) for folder in several], self._encoder_calls(), exclude, self._ingest_limits
             )
 
     def forget(self, path: str | Path) -> int:
@@ -169,14 +176,14 @@ class Engine:
         Of the files that can be made again, damaged ones are removed.
         """
         drop_damaged(self.folder / "prefilter")
-        yield from verify(Reader(self.folder, self.settings, self._catalog), self._catalog)
+        yield from verify(Reader(self.folder, self.settings, self._catalog), self._catalog, self._store_limits)
 
     def repair(self, damage: Sequence[Damage]) -> list[Damage]:
         """Encode damaged views again from their photos. Returns those whose photo is gone or has changed."""
-        from flairsearch.ingest import repair
+        from flairsearch.repair import repair
 
         with self._writing() as writer:
-            return list(repair(writer, damage, self.settings, lambda pictures: self.encoder.encode_pictures(pictures)))
+            return list(repair(writer, damage, self._encoder_calls().encode, self._ingest_limits))
 
     def move_root(self, old: str | Path, new: str | Path) -> None:
         """The same photos are in another folder now (a disk that moved); nothing is encoded again.
@@ -193,7 +200,7 @@ class Engine:
     @contextmanager
     def _writing(self, settings: IndexSettings | None = None) -> Iterator[Writer]:
         """The writer, and one line for a disk that is full or read-only."""
-        writer = Writer(self.folder, settings or self.settings)
+        writer = Writer(self.folder, settings or self.settings, self._store_limits)
         try:
             yield writer
         except OSError as error:
@@ -203,6 +210,14 @@ class Engine:
             ) from error
         finally:
             writer.close()
+
+    def _encoder_calls(self) -> EncoderCalls:
+        """What indexing asks of the model, which is loaded when it is first asked."""
+        from flairsearch.ingest import EncoderCalls
+
+        return EncoderCalls(
+            lambda pictures: self.encoder.encode_pictures(pictures), lambda: self.encoder.token_metric, self._make_bank
+        )
 
     def _make_bank(self, vectors: np.ndarray | None) -> ManyTexts:
         from flairsearch.rerank_many import ManyTexts

@@ -11,19 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch import decode, files
+from flairsearch.arrays import chunks
 from flairsearch.errors import UsageError
 from flairsearch.fitting import MakeBank, drop_lost, fit_views
-from flairsearch.records import Damage, Encoded, Frame, ImageFile, Picture
+from flairsearch.limits import INGEST_LIMITS, IngestLimits
+from flairsearch.records import Encoded, ImageFile, Picture
 from flairsearch.reports import Progress, Report, Run, Skipped
-from flairsearch.settings import IndexSettings
 from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer
 
-BATCH = 32  # views a step of the model, and photos at most
-COMMIT_VIEWS = 2048  # A commit follows so many views at the latest: a power cut loses no more.
-COMMIT_SECONDS = 60.0  # A commit follows so many seconds at the latest: a power cut loses no more.
-
 EncodePictures = Callable[[Sequence[Picture]], Encoded]
+
+
+@dataclass(frozen=True)
+class EncoderCalls:
+    """What an indexing run asks of the model, which may load when it is first asked."""
+
+    encode: EncodePictures
+    metric: Callable[[], NDArray[np.float32]]  # encode.Encoder.token_metric, asked when a basis is to be fitted
+    make_bank: MakeBank | None = None  # what fitted vectors are fitted to; without it there are none
 
 
 @dataclass
@@ -50,16 +56,12 @@ class _Work:
 def ingest(
     writer: Writer,
     folders: Sequence[str],
-    settings: IndexSettings,
-    encode: EncodePictures,
-    metric: Callable[[], NDArray[np.float32]],
+    encoder: EncoderCalls,
     exclude: Sequence[str] = (),
-    make_bank: MakeBank | None = None,
+    limits: IngestLimits = INGEST_LIMITS,
 ) -> Iterator[Progress | Report]:
     """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is a Report.
 
-    `metric` is asked for (encode.Encoder.token_metric) when the index has views enough to fit its codec to.
-    `make_bank` makes what the fitted vectors are fitted to; without it there are none.
     Whatever was committed stays when the run is cut off, and a KeyboardInterrupt commits what is encoded first.
     Raises UsageError when a folder was never there.
     """
@@ -68,7 +70,7 @@ def ingest(
     drop_lost(writer.reader())
     yield Progress(0, len(work.fresh), len(work.skipped))
     try:
-        yield from _read(writer, work, settings, encode, metric)
+        yield from _read(writer, work, encoder, limits)
         gone = [image for images in work.gone.values() for image in images]
         writer.remove_images(gone)
         work.removed = len(gone)
@@ -76,14 +78,14 @@ def ingest(
         writer.commit()
     writer.catalog.census.replace_skipped(work.skipped)
     if writer.wants_basis:
-        writer.fit(metric())
+        writer.fit(encoder.metric())
     if writer.has_basis:
         for _ in writer.compact(dead_too=False):
             pass
     if writer.catalog.counts()[1]:
         reader = writer.reader()
-        if make_bank is not None:
-            for _ in fit_views(reader, make_bank):
+        if encoder.make_bank is not None:
+            for _ in fit_views(reader, encoder.make_bank):
                 yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
             reader = writer.reader()
         Shortlist(reader)  # so that the first query finds both made
@@ -129,29 +131,24 @@ def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _read(
-    writer: Writer,
-    work: _Work,
-    settings: IndexSettings,
-    encode: EncodePictures,
-    metric: Callable[[], NDArray[np.float32]],
-) -> Iterator[Progress]:
+def _read(writer: Writer, work: _Work, encoder: EncoderCalls, limits: IngestLimits) -> Iterator[Progress]:
     """Decode ahead, encode in batches, hand to the writer; commit every so often."""
     if not work.fresh:
         return
-    batch = _Batch(writer, work, encode)
+    batch = _Batch(writer, work, encoder.encode, limits.batch)
     last_commit = time.monotonic()
-    loader = decode.load_all(work.fresh, settings.views, settings.image_size, writer.hashes)
+    loader = decode.load_all(work.fresh, writer.settings.views, writer.settings.image_size, writer.hashes)
     for done, loaded in enumerate(loader, 1):
         if isinstance(loaded, decode.Failed):
             work.skipped.append(Skipped(loaded.file.absolute, loaded.reason))
         else:
             batch.add(loaded)
-        if writer.pending >= COMMIT_VIEWS or (writer.pending and time.monotonic() - last_commit > COMMIT_SECONDS):
+        waited = time.monotonic() - last_commit
+        if writer.pending >= limits.commit_views or (writer.pending and waited > limits.commit_seconds):
             writer.commit()
             last_commit = time.monotonic()
             if writer.wants_basis:
-                writer.fit(metric())
+                writer.fit(encoder.metric())
         yield Progress(done, len(work.fresh), len(work.skipped))
     batch.flush()
 
@@ -159,8 +156,9 @@ def _read(
 class _Batch:
     """Photos that were read, until there are views enough for a step of the model. A photo's views stay together."""
 
-    def __init__(self, writer: Writer, work: _Work, encode: EncodePictures) -> None:
-        self._writer, self._work, self._encode = writer, work, encode
+    def __init__(self, writer: Writer, work: _Work, encode: EncodePictures, size: int) -> None:
+        """size: views that a step of the model takes at most, and photos."""
+        self._writer, self._work, self._encode, self._size = writer, work, encode, size
         self._photos: list[decode.Loaded] = []
         self._hashes: set[bytes] = set()
         self._views: list[tuple[bytes, Picture]] = []
@@ -169,19 +167,19 @@ class _Batch:
         """One more photo; those before it are handed to the writer when its views would be too many."""
         known = loaded.hash in self._writer.hashes or loaded.hash in self._hashes  # its twin is in this very batch
         pictures = () if known else loaded.pictures or ()
-        if len(self._views) + len(pictures) > BATCH:
+        if len(self._views) + len(pictures) > self._size:
             self.flush()
         self._photos.append(loaded)
         self._hashes.add(loaded.hash)
         self._views += [(loaded.hash, picture) for picture in pictures]
-        if max(len(self._views), len(self._photos)) >= BATCH:
+        if max(len(self._views), len(self._photos)) >= self._size:
             self.flush()
 
     def flush(self) -> None:
         """Encode, and hand to the writer."""
         if self._views:
             pictures = [picture for _, picture in self._views]
-            encoded = _encode_all(self._encode, pictures)
+            encoded = _encode_all(self._encode, pictures, self._size)
             frames, dates = [p.frame for p in pictures], [p.taken for p in pictures]
             self._writer.add_views([digest for digest, _ in self._views], frames, encoded, dates)
         for loaded in self._photos:
@@ -189,9 +187,9 @@ class _Batch:
         self._photos, self._hashes, self._views = [], set(), []
 
 
-def _encode_all(encode: EncodePictures, pictures: Sequence[Picture]) -> Encoded:
-    """No more than BATCH at once."""
-    parts = [encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+def _encode_all(encode: EncodePictures, pictures: Sequence[Picture], size: int) -> Encoded:
+    """No more than `size` at once."""
+    parts = [encode(some) for some in chunks(pictures, size)]
     if len(parts) == 1:
         return parts[0]
     return Encoded(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Encoded)))
@@ -210,40 +208,3 @@ def _record(writer: Writer, work: _Work, loaded: decode.Loaded) -> None:
     else:
         writer.add_image(file, loaded.hash)
         work.added += 1
-
-
-def repair(
-    writer: Writer, damage: Sequence[Damage], settings: IndexSettings, encode: EncodePictures
-) -> Iterator[Damage]:
-    """Encode damaged views again from their photos; yields those whose photo is gone or has changed."""
-    of_content: dict[int, list[Damage]] = {}
-    for one in damage:
-        of_content.setdefault(one.content, []).append(one)
-    hashes = writer.catalog.content_hashes(sorted(of_content))
-    views: list[int] = []
-    pictures: list[Picture] = []
-    for content, several in of_content.items():  # each photo is decoded once
-        again = _decode_again(several[0].paths, hashes[content], settings)
-        frames = writer.catalog.frames([one.view for one in several])
-        for one in several:
-            picture = again.get(frames[one.view])
-            if picture is None:
-                yield one
-                continue
-            views.append(one.view)
-            pictures.append(picture)
-            if len(views) == BATCH:
-                writer.replace_views(views, encode(pictures))
-                views, pictures = [], []
-    if views:
-        writer.replace_views(views, encode(pictures))
-
-
-def _decode_again(paths: Sequence[str], digest: bytes, settings: IndexSettings) -> dict[Frame, Picture]:
-    """The views, by their frames, of the first of these files that still has the bytes it had; else none."""
-    there = [path for path in paths if os.path.isfile(path)]
-    candidates = [ImageFile(os.path.dirname(path), os.path.basename(path), 0, 0) for path in there]
-    for loaded in decode.load_all(candidates, settings.views, settings.image_size, ()):
-        if isinstance(loaded, decode.Loaded) and loaded.hash == digest and loaded.pictures:
-            return {picture.frame: picture for picture in loaded.pictures}
-    return {}

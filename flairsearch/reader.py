@@ -1,8 +1,8 @@
-"""One committed state of an index: its views, every segment of it open, its prefilter; and what is damaged in it."""
+"""One committed state of an index: its views, every segment of it open, its prefilter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
@@ -18,7 +18,7 @@ from flairsearch.cache import Cache
 from flairsearch.catalog import Catalog, State
 from flairsearch.codec import Codec, Coordinates, make_codec
 from flairsearch.errors import StoreError
-from flairsearch.records import Damage, Encoded
+from flairsearch.records import Encoded
 from flairsearch.settings import IndexSettings, tile_count
 from flairsearch.tokens import Segment, checksums
 from flairsearch.views import ViewColumns
@@ -237,25 +237,3 @@ class Reader:
 
     def _positions(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self.views.id, views).astype(np.int64)
-
-
-def verify(reader: Reader, catalog: Catalog) -> Iterator[tuple[int, int, list[Damage]]]:
-    """Compare every byte with the checksums: yields (views done, views in all, what is damaged among them)."""
-    total = len(reader) + len(reader.lost.id)
-    done = len(reader.lost.id)
-    yield done, total, _name(catalog, reader.lost.id, reader.lost.content)
-    for start in range(0, len(reader), PIECE):
-        views = reader.views.id[start : start + PIECE]
-        sums = catalog.checksums(views.tolist())
-        if catalog.generation() != reader.generation:
-            raise StoreError("another process has written the index meanwhile - run flairsearch verify again")
-        bad = views[reader.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
-        done += len(views)
-        yield done, total, _name(catalog, bad, reader.contents(bad))
-
-
-def _name(catalog: Catalog, views: NDArray[np.int64], contents: NDArray[np.int64]) -> list[Damage]:
-    """Damaged views with the photos that need them."""
-    paths = catalog.images_of(np.unique(contents).tolist())
-    found: Sequence[tuple[int, int]] = list(zip(views.tolist(), contents.tolist(), strict=True))
-    return [Damage(view, content, tuple(path for _, path in paths.get(content, []))) for view, content in found]

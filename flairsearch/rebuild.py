@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from flairsearch import weights
+from flairsearch.agreement import open_settings, replace_index
 from flairsearch.catalog import Catalog
 from flairsearch.engine import Engine
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.paths import index_folder
 from flairsearch.reports import Progress, Report
-from flairsearch.store import open_settings, replace_index
 
 
 def rebuild(

@@ -223,12 +223,3 @@ class Answer:
     unseen: tuple[str, ...] = ()  # words that the model was not trained on
     warnings: tuple[str, ...] = ()  # one line each: what of the index cannot be searched
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the work
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A view whose bytes are not those that were written."""
-
-    view: int  # id
-    content: int  # id
-    paths: tuple[str, ...]  # of the photos that need it, absolute

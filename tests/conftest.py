@@ -9,8 +9,8 @@ from command import run  # noqa: F401 - a fixture
 from fake import fake_settings
 from hypothesis import settings
 
+from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog
-from flairsearch.store import create_index
 
 pytest_plugins = ["browsed"]
 settings.register_profile("day", max_examples=15, deadline=None)

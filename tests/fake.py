@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from flairsearch.agreement import create_index
 from flairsearch.engine import Engine
 from flairsearch.records import Encoded, PoolWeights, Query
 from flairsearch.settings import IndexSettings
-from flairsearch.store import create_index
 
 SIZE, GRID, DIM = 64, 8, 4  # pixels, patches along a side, embedding: red, green, blue, and one for the pool's bias
 PATCHES = GRID * GRID
@@ -133,11 +133,11 @@ def fake_settings(views="squash", codec="fp16"):
     return IndexSettings("fake", FakeEncoder.weights_hash, SIZE, PATCHES, DIM, views, codec)
 
 
-def fake_engine(folder, views="squash", encoder=None, codec="fp16"):
-    """An Engine on an index for the fake encoder; the index is made when it is not there."""
+def fake_engine(folder, views="squash", encoder=None, codec="fp16", **limits):
+    """An Engine on an index for the fake encoder; the index is made when it is not there. limits: Engine's own."""
     folder = Path(folder)
     if not (folder / "index.json").exists():
         create_index(folder, fake_settings(views, codec))
-    engine = Engine(folder, IndexSettings.load(folder), Path("fake"), "cpu")
+    engine = Engine(folder, IndexSettings.load(folder), Path("fake"), "cpu", **limits)
     engine.__dict__["encoder"] = engine.__dict__["texts"] = encoder or FakeEncoder()
     return engine

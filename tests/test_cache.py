@@ -9,10 +9,11 @@ import pytest
 from fake import fake_engine, fake_settings, paint_red
 from test_store import filled
 
+from flairsearch.agreement import create_index
 from flairsearch.cache import Cache, checksum, drop_damaged, is_whole
 from flairsearch.catalog import Catalog
 from flairsearch.reader import Reader
-from flairsearch.store import Writer, create_index
+from flairsearch.store import Writer
 
 SETTINGS = fake_settings()
 

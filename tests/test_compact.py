@@ -11,17 +11,20 @@ import pytest
 from fake import DIM, PATCHES, FakeEncoder, fake_engine, fake_settings, paint, paint_red
 from test_store import FRAME, add, digest, encoded, files
 
+from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog
 from flairsearch.codec import AVERAGE_BITS, needs_basis
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.limits import IngestLimits, StoreLimits
 from flairsearch.query import Searcher
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Encoded, ImageFile, PoolWeights, Query
 from flairsearch.settings import IndexSettings
-from flairsearch.store import Writer, create_index
+from flairsearch.store import Writer
 
 SETTINGS = fake_settings()
 METRIC = np.eye(DIM, dtype=np.float32)
+SMALL = StoreLimits(basis_views=12)
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 
 
@@ -49,9 +52,9 @@ def write(index, numbers, codec="fp16", removed=()):
     writer.close()
 
 
-def compact(index, codec="fp16", steps=None):
-    """(done, total) of each step; cut off after `steps` of them."""
-    writer = Writer(index, replace(SETTINGS, codec=codec))
+def compact(index, codec="fp16", steps=None, **limits):
+    """(done, total) of each step; cut off after `steps` of them. limits: those of StoreLimits."""
+    writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(**limits))
     try:
         if needs_basis(codec) and not writer.has_basis:
             writer.fit(METRIC)
@@ -153,15 +156,15 @@ def test_views_of_several_codecs_come_in_any_order(index, catalog):
 # -- dead views
 
 
-def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 15)  # no two of them fit into one
+def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
     write(index, range(100))
     write(index, range(100, 130))
     write(index, range(130, 140), removed=[*range(1, 91), 105])
     before = Reader(index, SETTINGS, catalog)
     tokens, known = all_tokens(before), catalog.known(1)
     size = sum(file.stat().st_size for file in (index / "segments").iterdir())
-    assert compact(index) == [(10, 10)]  # of the first segment; the second has one dead view of thirty
+    # Of the first segment; the second has one dead view of thirty. No two segments fit into one.
+    assert compact(index, segment_views=15) == [(10, 10)]
     after = Reader(index, SETTINGS, catalog)
     assert after.views.id.tolist() == before.views.id.tolist()
     assert after.views.content.tolist() == before.views.content.tolist()
@@ -172,7 +175,7 @@ def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog, monke
     row = 2 * PATCHES * DIM + 4 * PATCHES + 2 * DIM
     assert sum(file.stat().st_size for file in (index / "segments").iterdir()) == size - 90 * row
     check_checksums(index, catalog)
-    assert compact(index) == []
+    assert compact(index, segment_views=15) == []
     assert digest(0) not in catalog.hashes()
     assert digest(104) in catalog.hashes()
     write(index, [0])  # a photo of a dead view comes back: encoded anew, under a new id
@@ -210,13 +213,12 @@ def test_compaction_makes_one_of_small_segments(index, catalog):
         ([20, 1, 1], [20, 2]),
     ],
 )
-def test_no_segment_grows_too_large(index, catalog, monkeypatch, sizes, expected):
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 8)
+def test_no_segment_grows_too_large(index, catalog, sizes, expected):
     first = 0
     for size in sizes:
         write(index, range(first, first + size))
         first += size
-    compact(index)
+    compact(index, segment_views=8)
     assert [int(count) for _, count, _ in catalog.segments()] == expected
     reader = Reader(index, SETTINGS, catalog)
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(first)).tokens)
@@ -224,11 +226,10 @@ def test_no_segment_grows_too_large(index, catalog, monkeypatch, sizes, expected
 
 
 @pytest.mark.parametrize(("dead", "expected"), [(0, False), (20, False), (21, True), (99, True), (100, True)])
-def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, monkeypatch, dead, expected):
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 1)
+def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, dead, expected):
     write(index, range(100))
     write(index, [100], removed=range(1, dead + 1))
-    assert bool(compact(index)) == expected
+    assert bool(compact(index, segment_views=1)) == expected
     assert ("000001.tokens" not in files(index)) == expected
     reader = Reader(index, SETTINGS, catalog)
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(dead, 101)).tokens)
@@ -326,43 +327,39 @@ def test_bits_are_within_the_budget(index, catalog):
 # -- compaction that is stopped, and readers meanwhile
 
 
-def test_a_compaction_that_was_stopped_goes_on(index, catalog, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 4)
-    monkeypatch.setattr("flairsearch.store.PIECE", 3)
+def test_a_compaction_that_was_stopped_goes_on(index, catalog):
     for start, end in ((0, 4), (4, 8), (8, 10), (10, 13), (13, 15)):
         write(index, range(start, end))
-    assert compact(index, "int8", steps=2) == [(4, 15), (8, 15)]
+    assert compact(index, "int8", steps=2, segment_views=4, piece_views=3) == [(4, 15), (8, 15)]
     assert sorted(set(labels(catalog))) == ["fp16", "int8"]
     reader = Reader(index, SETTINGS, catalog)
     assert (len(reader), reader.damage) == (15, [])
     np.testing.assert_allclose(all_tokens(reader), encoded(range(15)).tokens, atol=0.02)
     check_checksums(index, catalog)
-    assert compact(index, "int8") == [(2, 7), (5, 7), (7, 7)]
+    assert compact(index, "int8", segment_views=4, piece_views=3) == [(2, 7), (5, 7), (7, 7)]
     assert set(labels(catalog)) == {"int8"}
     assert len(files(index)) == 2 * len(labels(catalog))
     assert Reader(index, SETTINGS, catalog).views.id.tolist() == list(range(1, 16))
     check_checksums(index, catalog)
 
 
-def test_a_change_to_a_basis_that_was_stopped_goes_on_in_the_same_basis(index, catalog, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 5)
+def test_a_change_to_a_basis_that_was_stopped_goes_on_in_the_same_basis(index, catalog):
     for start in range(0, 20, 5):
         write(index, range(start, start + 5))
-    compact(index, "q4", steps=2)
+    compact(index, "q4", steps=2, segment_views=5)
     assert sorted(labels(catalog)) == ["fp16", "fp16", "q4:000001", "q4:000001"]
-    compact(index, "q4")
+    compact(index, "q4", segment_views=5)
     assert set(labels(catalog)) == {"q4:000001"}
 
 
 @pytest.mark.parametrize("codec", ["fp16", "q2"])
-def test_open_readers_go_on_during_and_after(index, catalog, monkeypatch, codec):
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 8)
+def test_open_readers_go_on_during_and_after(index, catalog, codec):
     for start in range(0, 15, 5):
         write(index, range(start, start + 5))
     write(index, range(15, 20), removed=[1, 2, 3, 11, 12, 13])
     left = [3, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19]
     old, expected = Reader(index, SETTINGS, catalog), encoded(left)
-    writer = Writer(index, replace(SETTINGS, codec=codec))
+    writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(segment_views=8))
     if codec == "q2":
         writer.fit(METRIC)
     steps = 0
@@ -378,8 +375,7 @@ def test_open_readers_go_on_during_and_after(index, catalog, monkeypatch, codec)
     np.testing.assert_array_equal(np.concatenate(list(old.all_pooled())), expected.pooled)
 
 
-def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, monkeypatch, subtests):
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 7)
+def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, subtests):
     for number, (damage, codec) in enumerate(itertools.product(("bit", "cut", "missing"), ("fp16", "int8", "q2"))):
         with subtests.test(f"{damage}, {codec}"), made(tmp_path / str(number)) as (index, catalog):
             write(index, range(10))
@@ -392,7 +388,7 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, mon
             with pytest.raises(
                 StoreError, match=r"(segment 2 are damaged|000002.tokens (has|is) .*) - run flairsearch verify --repair"
             ) as error:
-                compact(index, codec)
+                compact(index, codec, segment_views=7)
             assert "\n" not in str(error.value)
             whole = Reader(index, SETTINGS, catalog)
             assert whole.damage == [] if damage == "bit" else len(whole.damage) == 1
@@ -402,7 +398,7 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, mon
             error = np.abs(all_tokens(reader).astype(float) - encoded([*range(3, 10), *range(13, 20)]).tokens)
             assert error[:7].max() <= LARGEST[codec]
             assert error[7:].max() == 0
-            assert compact(index, codec)[-1] == (7, 7)
+            assert compact(index, codec, segment_views=7)[-1] == (7, 7)
             assert set(labels(catalog)) == {"q2:000001" if codec == "q2" else codec}
 
 
@@ -446,7 +442,7 @@ def test_a_flipped_bit_spoils_no_basis(index, catalog):
     writer = Writer(index, replace(SETTINGS, codec="q4"))
     writer.fit(METRIC)
     others = encoded([0, 1, 2, 3, 5, 6, 7, 8, 9]).tokens.reshape(-1, DIM).astype(float)
-    np.testing.assert_allclose(writer._codec.basis.mean, others.mean(0), atol=1e-5)
+    np.testing.assert_allclose(writer._target.codec.basis.mean, others.mean(0), atol=1e-5)
     writer.close()
     file.unlink()
     writer = Writer(index, replace(SETTINGS, codec="q4"))
@@ -563,10 +559,9 @@ def codecs_of(engine):
     return {label for _, _, label in engine._catalog.state().segments}
 
 
-def test_a_new_index_begins_in_int8_and_gets_its_basis_when_there_are_views_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
+def test_a_new_index_begins_in_int8_and_gets_its_basis_when_there_are_views_enough(tmp_path):
     encoder = Photos()
-    with fake_engine(tmp_path / "index", encoder=encoder, codec="q2") as engine:
+    with fake_engine(tmp_path / "index", encoder=encoder, codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(11))
         assert (codecs_of(engine), encoder.metrics) == ({"int8"}, 0)
         before = scores(engine)
@@ -586,12 +581,15 @@ def test_a_new_index_begins_in_int8_and_gets_its_basis_when_there_are_views_enou
         assert all(found == [] for _, _, found in engine.verify())
 
 
-def test_a_first_run_over_many_photos_fits_once_on_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 4)
-    monkeypatch.setattr("flairsearch.ingest.COMMIT_VIEWS", 8)
+def test_a_first_run_over_many_photos_fits_once_on_the_way(tmp_path):
     encoder = Photos()
-    with fake_engine(tmp_path / "index", encoder=encoder, codec="q4") as engine:
+    with fake_engine(
+        tmp_path / "index",
+        encoder=encoder,
+        codec="q4",
+        store_limits=SMALL,
+        ingest_limits=IngestLimits(batch=4, commit_views=8),
+    ) as engine:
         add_photos(tmp_path, engine, range(40))
         assert (codecs_of(engine), encoder.metrics) == ({"q4:000001"}, 1)
         assert len(scores(engine)) == engine.status().images == 40
@@ -602,10 +600,9 @@ def test_a_first_run_over_many_photos_fits_once_on_the_way(tmp_path, monkeypatch
         assert error.mean() < 0.15  # the colours are still there, in the view that was int8 and in the others
 
 
-def test_forgetting_below_the_limit_keeps_the_basis(tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
+def test_forgetting_below_the_limit_keeps_the_basis(tmp_path):
     encoder = Photos()
-    with fake_engine(tmp_path / "index", encoder=encoder, codec="q2") as engine:
+    with fake_engine(tmp_path / "index", encoder=encoder, codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(12))
         for number in range(8):
             engine.forget(tmp_path / "photos" / f"{number:03d}.png")
@@ -616,17 +613,16 @@ def test_forgetting_below_the_limit_keeps_the_basis(tmp_path, monkeypatch):
         assert len(scores(engine)) == 6
 
 
-def test_fitting_that_was_cut_off_is_done_again(tmp_path, monkeypatch):
+def test_fitting_that_was_cut_off_is_done_again(tmp_path):
     """The basis is there, nothing is written in it yet: as after a kill."""
-    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2") as engine:
+    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(11))
     settings = IndexSettings.load(tmp_path / "index")
     writer = Writer(tmp_path / "index", settings)
     writer.fit(METRIC)
     writer.close()
     (tmp_path / "index" / "codecs" / "000002.part").write_bytes(b"half")
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2") as engine:
+    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
         assert len(scores(engine)) == 11
         add_photos(tmp_path, engine, [11])
         (label,) = codecs_of(engine)
@@ -634,15 +630,14 @@ def test_fitting_that_was_cut_off_is_done_again(tmp_path, monkeypatch):
         assert len(scores(engine)) == 12
 
 
-def test_a_lost_basis_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2") as engine:
+def test_a_lost_basis_is_one_line(tmp_path):
+    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(12))
     file = tmp_path / "index" / "codecs" / "000001.npz"
     data = file.read_bytes()
     for damage in (None, data[:-5], b""):
         file.unlink() if damage is None else file.write_bytes(damage)
-        with fake_engine(tmp_path / "index", encoder=Photos()) as engine:
+        with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
             assert engine.search("red") == []
             (line,) = set(engine.damage())
             assert line.startswith(f"{file} is ")
@@ -651,19 +646,18 @@ def test_a_lost_basis_is_one_line(tmp_path, monkeypatch):
                 engine.add()
             assert codecs_of(engine) == {"q2:000001"}
     file.write_bytes(data)
-    with fake_engine(tmp_path / "index", encoder=Photos()) as engine:
+    with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
         assert len(engine.search("red", k=20)) == 12
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "flipped"])
-def test_after_a_damaged_basis_all_is_repaired_and_a_new_one_is_fitted(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2") as engine:
+def test_after_a_damaged_basis_all_is_repaired_and_a_new_one_is_fitted(tmp_path, damage):
+    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(14))
         before = scores(engine)
         known = catalog_images(engine)
     damage_basis(tmp_path / "index" / "codecs" / "000001.npz", damage)
-    with fake_engine(tmp_path / "index", encoder=Photos()) as engine:
+    with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
         damaged = [one for _, _, some in engine.verify() for one in some]
         assert len(damaged) == 14
         assert engine.repair(damaged) == []
@@ -683,14 +677,13 @@ def test_after_a_damaged_basis_all_is_repaired_and_a_new_one_is_fitted(tmp_path,
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 @pytest.mark.parametrize("fresh", [1, 20])
-def test_photos_are_added_while_a_basis_is_damaged(tmp_path, monkeypatch, damage, fresh):
+def test_photos_are_added_while_a_basis_is_damaged(tmp_path, damage, fresh):
     """A new basis is fitted to what can be read. No view that is written in the old one is ever read in it."""
-    monkeypatch.setattr("flairsearch.store.BASIS_VIEWS", 12)
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2") as engine:
+    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(14))
         old = set(scores(engine))
     damage_basis(tmp_path / "index" / "codecs" / "000001.npz", damage)
-    with fake_engine(tmp_path / "index", encoder=Photos()) as engine:
+    with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
         report = add_photos(tmp_path, engine, range(20, 20 + fresh))
         assert report.added == fresh
         damaged = [one for _, _, some in engine.verify() for one in some]

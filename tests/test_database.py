@@ -19,13 +19,13 @@ from fake import DIM, PATCHES, FakeEncoder, exif_of, expected_score, fake_engine
 from PIL import Image
 
 from flairsearch import engine as engine_module
+from flairsearch.agreement import create_index, open_settings
 from flairsearch.catalog import Catalog
 from flairsearch.database import Database
 from flairsearch.engine import Engine
 from flairsearch.errors import StoreError
 from flairsearch.scope import Scope
 from flairsearch.settings import FORMAT_VERSION, IndexSettings
-from flairsearch.store import create_index, open_settings
 
 SCRIPT = Path(__file__).with_name("format1.sql")
 HITS = [

@@ -17,6 +17,7 @@ from PIL import Image
 
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.limits import IngestLimits
 from flairsearch.reader import Reader
 from flairsearch.reports import Report
 
@@ -249,16 +250,14 @@ INDEXING = """
     import sys
     import time
     from fake import FakeEncoder, fake_engine
-    from flairsearch import ingest
-
-    ingest.BATCH, ingest.COMMIT_VIEWS = 2, 4
+    from flairsearch.limits import IngestLimits
 
     class Slow(FakeEncoder):
         def encode_pictures(self, pictures):
             time.sleep(0.004)
             return super().encode_pictures(pictures)
 
-    with fake_engine(sys.argv[1], encoder=Slow()) as engine:
+    with fake_engine(sys.argv[1], encoder=Slow(), ingest_limits=IngestLimits(batch=2, commit_views=4)) as engine:
         sys.stdout.write("open\\n")
         sys.stdout.flush()
         for step in engine.adding(sys.argv[2]):
@@ -313,11 +312,10 @@ FULL = """
     import resource
     import sys
     from fake import fake_engine
-    from flairsearch import ingest
     from flairsearch.errors import StoreError
+    from flairsearch.limits import IngestLimits
 
-    ingest.BATCH, ingest.COMMIT_VIEWS = 4, 8
-    with fake_engine(sys.argv[1]) as engine:
+    with fake_engine(sys.argv[1], ingest_limits=IngestLimits(batch=4, commit_views=8)) as engine:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
         try:
             engine.add(sys.argv[2])
@@ -346,8 +344,7 @@ def test_a_full_disk_is_one_line_and_the_index_still_opens(tmp_path, photos, lim
     assert verify(index, photos) == 13
 
 
-def test_ctrl_c_keeps_what_was_encoded(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 3)
+def test_ctrl_c_keeps_what_was_encoded(tmp_path, photos):
 
     class Impatient(FakeEncoder):
         batches = 0
@@ -358,7 +355,10 @@ def test_ctrl_c_keeps_what_was_encoded(tmp_path, photos, monkeypatch):
                 raise KeyboardInterrupt
             return super().encode_pictures(pictures)
 
-    with fake_engine(tmp_path / "index", encoder=Impatient()) as engine, pytest.raises(KeyboardInterrupt):
+    with (
+        fake_engine(tmp_path / "index", encoder=Impatient(), ingest_limits=IngestLimits(batch=3)) as engine,
+        pytest.raises(KeyboardInterrupt),
+    ):
         engine.add(photos)
     assert verify(tmp_path / "index", photos) == 6
     with fake_engine(tmp_path / "index") as engine:

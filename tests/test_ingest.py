@@ -8,12 +8,14 @@ import pytest
 from fake import DIM, SIZE, FakeEncoder, fake_engine, fake_settings, paint, paint_red
 
 from flairsearch import decode
+from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog
 from flairsearch.errors import UsageError
-from flairsearch.ingest import ingest
+from flairsearch.ingest import EncoderCalls, ingest
+from flairsearch.limits import INGEST_LIMITS, IngestLimits, StoreLimits
 from flairsearch.reader import Reader
 from flairsearch.reports import Progress, Report, Skipped
-from flairsearch.store import Writer, create_index
+from flairsearch.store import Writer
 
 SETTINGS = fake_settings()
 
@@ -31,23 +33,17 @@ class Index:
         self.encoded += len(pictures)
         return self.encode(pictures)
 
-    def steps(self, *folders, exclude=()):
+    def steps(self, *folders, exclude=(), limits=INGEST_LIMITS):
         self.read, self.encoded = [], 0
         writer = Writer(self.folder, SETTINGS)
         try:
-            yield from ingest(
-                writer,
-                [str(folder) for folder in folders],
-                SETTINGS,
-                self._encode,
-                lambda: FakeEncoder().token_metric,
-                exclude,
-            )
+            encoder = EncoderCalls(self._encode, lambda: FakeEncoder().token_metric)
+            yield from ingest(writer, [str(folder) for folder in folders], encoder, exclude, limits)
         finally:
             writer.close()
 
-    def add(self, *folders, exclude=()):
-        *_, report = self.steps(*folders, exclude=exclude)
+    def add(self, *folders, exclude=(), limits=INGEST_LIMITS):
+        *_, report = self.steps(*folders, exclude=exclude, limits=limits)
         return report
 
     def images(self):
@@ -273,12 +269,11 @@ def test_a_known_folder_that_is_gone_or_empty_removes_nothing(index, photos, tmp
 
 
 @pytest.mark.parametrize("batches", [0, 1, 3])
-def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, monkeypatch, batches):
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 4)
+def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, batches):
     photos = tmp_path / "photos"
     for number in range(20):
         paint(photos / f"{number:02d}.png", [("red", (0, 0, 3 * number + 1, 5))])
-    index.add(photos)
+    index.add(photos, limits=IngestLimits(batch=4))
     paint(photos / "00.png", [("blue", (0, 0, 5, 5))])
     (photos / "01.png").unlink()
     for number in range(20, 40):
@@ -293,29 +288,26 @@ def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, 
 
     index.encode = stop
     with pytest.raises(KeyboardInterrupt):
-        index.add()
+        index.add(limits=IngestLimits(batch=4))
     done = 4 * batches
     assert len(index.images()) == 20 + done  # new ones come first; nothing is gone in a run that was cut off
     index.encode = encode
-    report = index.add()
+    report = index.add(limits=IngestLimits(batch=4))
     assert report == Report(added=20 - done, updated=1, removed=1, unchanged=18 + done)
     assert len(index.read) == index.encoded == 21 - done
 
 
-def test_a_run_whose_reader_stops_listening_keeps_what_was_encoded(index, photos, monkeypatch):
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 2)
-    steps = index.steps(photos)
+def test_a_run_whose_reader_stops_listening_keeps_what_was_encoded(index, photos):
+    steps = index.steps(photos, limits=IngestLimits(batch=2))
     while next(steps).done < 4:
         pass
     steps.close()
     assert len(index.images()) == 4
-    assert index.add() == Report(added=1, unchanged=4)
+    assert index.add(limits=IngestLimits(batch=2)) == Report(added=1, unchanged=4)
 
 
-def test_commits_come_every_so_many_views(index, photos, monkeypatch):
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 2)
-    monkeypatch.setattr("flairsearch.ingest.COMMIT_VIEWS", 2)
-    steps = index.steps(photos)
+def test_commits_come_every_so_many_views(index, photos):
+    steps = index.steps(photos, limits=IngestLimits(batch=2, commit_views=2))
     seen = []
     while not isinstance(step := next(steps), Report):
         seen.append((step.done, index.ask("counts")[0]))
@@ -323,15 +315,16 @@ def test_commits_come_every_so_many_views(index, photos, monkeypatch):
     assert index.ask("counts") == (5, 5)
 
 
-def test_a_content_that_comes_back_while_small_segments_merge_is_found(tmp_path, monkeypatch):
+def test_a_content_that_comes_back_while_small_segments_merge_is_found(tmp_path):
     """a.png changes, its view is nobody's, a merge could drop it; then b.png gets the bytes that a.png had."""
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 1)
-    monkeypatch.setattr("flairsearch.ingest.COMMIT_VIEWS", 1)
-    monkeypatch.setattr("flairsearch.store.MERGE", 2)
     photos = tmp_path / "photos"
     for number, name in enumerate("abcdefgh", 3):
         paint_red(photos / f"{name}.png", number)
-    with fake_engine(tmp_path / "index") as engine:
+    with fake_engine(
+        tmp_path / "index",
+        ingest_limits=IngestLimits(batch=1, commit_views=1),
+        store_limits=StoreLimits(merge_segments=2),
+    ) as engine:
         engine.add(photos)
         bytes_of_a = (photos / "a.png").read_bytes()
         for number, name in enumerate("acdefg", 30):
@@ -422,16 +415,15 @@ def test_a_small_square_is_found_in_its_tile(tiled):
         assert [count > 0 for count in red[1:]] == inside
 
 
-def test_steps_of_the_model_are_as_large_as_ever_and_no_photo_is_split(tmp_path, spotted, monkeypatch):
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 12)
-    monkeypatch.setattr("flairsearch.ingest.COMMIT_VIEWS", 7)
+def test_steps_of_the_model_are_as_large_as_ever_and_no_photo_is_split(tmp_path, spotted):
+    limits = IngestLimits(batch=12, commit_views=7)
     for views, steps, segments in (("tiles:4", [10, 10], [10, 10]), ("tiles:9", [10] * 4, [10] * 4)):
-        with fake_engine(tmp_path / views, views, Looking()) as engine:
+        with fake_engine(tmp_path / views, views, Looking(), ingest_limits=limits) as engine:
             engine.add(spotted)
             assert engine.encoder.steps == steps
             assert [count for _, count, _ in engine._catalog.segments()] == segments
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 4)  # a photo has more views than a step may
-    with fake_engine(tmp_path / "small", "tiles:4", Looking()) as engine:
+    limits = IngestLimits(batch=4, commit_views=7)  # a photo has more views than a step may
+    with fake_engine(tmp_path / "small", "tiles:4", Looking(), ingest_limits=limits) as engine:
         engine.add(spotted)
         assert engine.encoder.steps == [4, 1] * 4
         assert [count for _, count, _ in engine._catalog.segments()] == [10, 10]
@@ -439,10 +431,9 @@ def test_steps_of_the_model_are_as_large_as_ever_and_no_photo_is_split(tmp_path,
             assert stored(engine) == stored(other)
 
 
-def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotted, monkeypatch):
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 3)
+def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotted):
     for stop in range(8):
-        with fake_engine(tmp_path / f"{stop}", "tiles:4", Looking()) as engine:
+        with fake_engine(tmp_path / f"{stop}", "tiles:4", Looking(), ingest_limits=IngestLimits(batch=3)) as engine:
             encode, left = engine.encoder.encode_pictures, [None] * stop
 
             def cut(pictures, encode=encode, left=left):
@@ -510,12 +501,11 @@ def test_a_damaged_tile_is_made_again_as_it_was(tiled, spotted, kind, monkeypatc
     assert damaged(tiled) == []
 
 
-def test_a_lost_segment_of_tiles_is_made_again(tiled, spotted, monkeypatch):
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 3)
+def test_a_lost_segment_of_tiles_is_made_again(tiled, spotted):
     before = stored(tiled)
     (tiled.folder / "segments" / "000001.tokens").unlink()
     (spotted / "three.png").unlink()
-    with fake_engine(tiled.folder, encoder=Looking()) as engine:
+    with fake_engine(tiled.folder, encoder=Looking(), ingest_limits=IngestLimits(batch=3)) as engine:
         left = engine.repair(damaged(engine))
         assert {Path(one.paths[0]).stem for one in left} == {"three"}
         assert len(left) == 5
@@ -542,7 +532,7 @@ def test_a_photo_whose_tiles_lie_elsewhere_is_not_repaired_with_them(tiled, spot
         assert [one.view for one in damaged(engine)] == [2]
 
 
-def test_a_photo_that_comes_back_after_half_a_compaction_has_all_its_views(tiled, spotted, monkeypatch):
+def test_a_photo_that_comes_back_after_half_a_compaction_has_all_its_views(tiled, spotted):
     """Its views lie in two segments; only one of them has gone when the run is cut off."""
     before = stored(tiled)
     file = tiled.folder / "segments" / "000001.tokens"
@@ -553,10 +543,10 @@ def test_a_photo_that_comes_back_after_half_a_compaction_has_all_its_views(tiled
     assert tiled.repair(damaged(tiled)) == []  # into a segment of their own
     (spotted / "one.png").rename(spotted.parent / "away.png")
     tiled.add()
-    monkeypatch.setattr("flairsearch.store.SEGMENT_VIEWS", 1)  # one segment after the other
-    steps = tiled.compact()
-    next(steps)
-    steps.close()
+    with fake_engine(tiled.folder, store_limits=StoreLimits(segment_views=1)) as engine:
+        steps = engine.compact()  # one segment after the other
+        next(steps)
+        steps.close()
     assert [count for _, count, _ in tiled._catalog.segments()] == [2, 14]
     (spotted.parent / "away.png").rename(spotted / "one.png")
     tiled.encoder.steps.clear()

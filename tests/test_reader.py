@@ -11,11 +11,12 @@ import pytest
 from fake import DIM, PATCHES, fake_engine, fake_settings, paint_red
 from test_store import FRAME, add, digest, encoded, filled
 
+from flairsearch.agreement import create_index
 from flairsearch.cache import Cache
 from flairsearch.catalog import Catalog, Changeset
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded, ImageFile
-from flairsearch.store import Writer, create_index
+from flairsearch.store import Writer
 from flairsearch.tokens import RowFile
 
 SETTINGS = fake_settings()

@@ -18,13 +18,14 @@ from test_fitting import small as small  # a fixture
 from test_store import encoded, filled
 
 from flairsearch import shortlist
+from flairsearch.agreement import create_index
 from flairsearch.cache import drop_damaged, drop_leftovers, is_whole
 from flairsearch.fit import Fit
 from flairsearch.fitted import Fitted
 from flairsearch.fitting import drop_lost
 from flairsearch.reader import Reader
 from flairsearch.shortlist import Shortlist
-from flairsearch.store import Writer, create_index
+from flairsearch.store import Writer
 
 SETTINGS, N, WIDTH = fake_settings(), 60, 70  # more numbers than the scan's heads
 FIT = a_fit(0, WIDTH, DIM)

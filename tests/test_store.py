@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from fake import DIM, PATCHES, fake_settings
 
+from flairsearch.agreement import create_index, replace_index
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError
-from flairsearch.reader import Reader, verify
+from flairsearch.limits import STORE_LIMITS, StoreLimits
+from flairsearch.reader import Reader
 from flairsearch.records import Encoded, Frame, ImageFile
 from flairsearch.settings import IndexSettings
-from flairsearch.store import MERGE, Writer, create_index, replace_index
+from flairsearch.store import Writer
+from flairsearch.verify import verify
 
 SETTINGS = fake_settings()
+MERGE = STORE_LIMITS.merge_segments
 FRAME = Frame(10, 10, 0.0, 0.0, 10.0, 10.0)
 
 
@@ -41,8 +45,8 @@ def files(folder):
     return sorted(path.name for path in (folder / "segments").iterdir())
 
 
-def filled(index, *batches):
-    writer = Writer(index, SETTINGS)
+def filled(index, *batches, limits=STORE_LIMITS):
+    writer = Writer(index, SETTINGS, limits)
     for numbers in batches:
         add(writer, numbers)
         writer.commit()
@@ -167,8 +171,8 @@ def test_sizes_count_every_file_once(index, catalog):
 # -- many small commits become few segments
 
 
-def commit_each(index, numbers, settings=SETTINGS):
-    writer = Writer(index, settings)
+def commit_each(index, numbers, limits=STORE_LIMITS):
+    writer = Writer(index, SETTINGS, limits)
     for number in numbers:
         add(writer, [number])
         writer.commit()
@@ -197,13 +201,12 @@ def test_small_commits_become_few_segments(index, catalog):
         check_all(index, catalog, range(count))
 
 
-def test_segments_of_a_size_become_one_of_the_next(index, catalog, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.LEVELS", (3, 9))
-    monkeypatch.setattr("flairsearch.store.MERGE", 3)
+def test_segments_of_a_size_become_one_of_the_next(index, catalog):
+    limits = StoreLimits(levels=(3, 9), merge_segments=3)
     rows, most = 0, 0
     for number in range(60):
         before = {n for n, _, _ in catalog.segments()}
-        commit_each(index, [number])
+        commit_each(index, [number], limits)
         rows += sum(count for n, count, _ in catalog.segments() if n not in before)
         most = max(most, len(catalog.segments()))
     assert most <= 10
@@ -212,11 +215,10 @@ def test_segments_of_a_size_become_one_of_the_next(index, catalog, monkeypatch):
     check_all(index, catalog, range(60))
 
 
-def test_large_segments_are_left_alone(index, catalog, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.LEVELS", (3, 5))
-    monkeypatch.setattr("flairsearch.store.MERGE", 2)
+def test_large_segments_are_left_alone(index, catalog):
+    limits = StoreLimits(levels=(3, 5), merge_segments=2)
     for number in range(6):
-        filled(index, range(5 * number, 5 * number + 5))
+        filled(index, range(5 * number, 5 * number + 5), limits=limits)
     assert [count for _, count, _ in catalog.segments()] == [5] * 6
     check_all(index, catalog, range(30))
 

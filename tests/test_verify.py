@@ -9,6 +9,7 @@ from fake import DIM, PATCHES, FakeEncoder, fake_engine, paint_red
 
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError, UsageError
+from flairsearch.limits import IngestLimits, StoreLimits
 from flairsearch.reader import Reader
 from flairsearch.reports import Report
 from flairsearch.settings import IndexSettings
@@ -206,10 +207,14 @@ def test_repair_in_a_basis(tmp_path, photos):
 
 def test_pieces_and_many_views(tmp_path, monkeypatch):
     monkeypatch.setattr("flairsearch.reader.PIECE", 4)
-    monkeypatch.setattr("flairsearch.ingest.BATCH", 3)
     for number in range(1, 12):
         paint_red(tmp_path / "photos" / f"{number:02d}.png", number)
-    with fake_engine(tmp_path / "index", encoder=Counting()) as engine:
+    with fake_engine(
+        tmp_path / "index",
+        encoder=Counting(),
+        store_limits=StoreLimits(piece_views=4),
+        ingest_limits=IngestLimits(batch=3),
+    ) as engine:
         engine.add(tmp_path / "photos")
         file = segment(engine, 1, "tokens")
         bad = [1, 2, 4, 5, 6, 9, 11]

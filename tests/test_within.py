@@ -18,13 +18,13 @@ from PIL import Image
 from test_fitting import BankEncoder
 
 from flairsearch import fitting, query
+from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog, Changeset, NewView
 from flairsearch.dates import clock_seconds
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.records import Frame, ImageFile
 from flairsearch.scope import Scope
-from flairsearch.store import create_index
 
 ROOTS = ("/photos", "/photos/inner", "/photos2", "/other disk/ü", "/a")
 FOLDERS = ("", "sub/", "sub/deep/", "sub2/", "SUB/", "s%b/", "s_b/", "sub./", "sub0/")
