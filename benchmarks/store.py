@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from flairsearch.agreement import create_index
-from flairsearch.catalog import Catalog, Changeset, NewView
+from flairsearch.catalog import Catalog
+from flairsearch.changeset import Changeset, NewView
 from flairsearch.codec import needs_basis
 from flairsearch.ingest import EncoderCalls, ingest
 from flairsearch.limits import INGEST_LIMITS, STORE_LIMITS

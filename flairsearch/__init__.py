@@ -17,7 +17,8 @@ The map, in the order data flow:
     limits                                  how much is written at once, and when segments are written anew
     reader, verify, repair                  one state of the index; its checksums; damaged views from their photos
     codec, basis, tokens                    tokens to bytes, and their files
-    catalog, schema, within, database       what exists, its tables, a scope as SQL, their formats
+    catalog, changeset, within              what exists; what one commit changes of it; a scope as SQL
+    database, schema, migrations            catalog.sqlite opened; its tables; older formats
     census                                  what a person asks of an index: flairsearch status
     rerank_numpy, rerank_torch              rerank's path for few views, and the reference for all devices
     rerank_cpu, rerank_triton, residence    its two fused paths; segments that stay on the GPU

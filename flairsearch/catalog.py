@@ -6,45 +6,23 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.census import Census
-from flairsearch.database import Database
+from flairsearch.changeset import Changeset, Place, apply, move_views
+from flairsearch.database import Database, select_in
 from flairsearch.errors import StoreError, UsageError
-from flairsearch.records import Frame, ImageFile, Known
+from flairsearch.records import Frame, Known
 from flairsearch.schema import LIVE
 from flairsearch.scope import Scope, is_text
 from flairsearch.views import ViewColumns
 from flairsearch.within import date_of, image_condition
-
-_PIECE = 500  # values of a statement
-
-
-@dataclass(frozen=True)
-class NewView:
-    """A view written to the segment of this commit."""
-
-    hash: bytes  # of its content
-    row: int
-    checksum: int
-    frame: Frame
-    taken: int | None = None  # the photo's date, dates.clock_seconds
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a view is written anew."""
-
-    view: int
-    row: int
-    checksum: int
 
 
 @dataclass(frozen=True)
@@ -55,20 +33,6 @@ class SegmentViews:
     row: NDArray[np.int64]
     checksum: NDArray[np.int64]
     live: NDArray[np.bool_]  # some image still has its content
-
-
-@dataclass
-class Changeset:
-    """Everything one commit changes."""
-
-    segment: tuple[int, int, str] | None = None  # number, count, codec
-    views: list[NewView] = field(default_factory=list)
-    added: list[tuple[ImageFile, bytes]] = field(default_factory=list)
-    updated: list[tuple[int, ImageFile, bytes]] = field(default_factory=list)  # image id, file as it is now
-    removed: list[int] = field(default_factory=list)  # image ids
-
-    def __bool__(self) -> bool:
-        return bool(self.segment or self.views or self.added or self.updated or self.removed)
 
 
 @dataclass(frozen=True)
@@ -89,6 +53,7 @@ class Catalog:
         self.census = Census(folder, self._database)
 
     def close(self) -> None:
+        """Its connections."""
         self._database.close()
 
     @contextmanager
@@ -108,6 +73,7 @@ class Catalog:
             return _root_ids(connection)
 
     def add_root(self, path: str) -> int:
+        """The id of a root, which is new or known."""
         with self._database.write() as connection:
             if path not in _root_ids(connection):
                 connection.execute("INSERT INTO roots (path) VALUES (?)", (path,))
@@ -137,7 +103,7 @@ class Catalog:
         """Image ids -> their content hashes."""
         query = "SELECT images.id, hash FROM images JOIN contents ON contents.id = content WHERE images.id IN"
         with self._database.read() as connection:
-            return dict(_select(connection, query, images))
+            return dict(select_in(connection, query, images))
 
     def views_in(self, scope: Scope) -> NDArray[np.int64]:
         """Views of contents that some image in scope has, i64[n], ascending.
@@ -173,7 +139,7 @@ class Catalog:
         with self._database.read() as connection:
             asked = image_condition(scope or Scope(), _root_ids(connection) if scope else {})
             query = f"{query} WHERE {asked.sql} AND content IN"
-            for content, image, root, path in _select(connection, query, contents, asked.values):
+            for content, image, root, path in select_in(connection, query, contents, asked.values):
                 result.setdefault(content, []).append((image, os.path.join(root, path)))
         for found in result.values():
             found.sort()
@@ -183,7 +149,7 @@ class Catalog:
         """View ids -> frames."""
         query = f"SELECT id, {_FRAME_OF_VIEW} FROM views WHERE id IN"
         with self._database.read() as connection:
-            return {view: Frame(*frame) for view, *frame in _select(connection, query, views)}
+            return {view: Frame(*frame) for view, *frame in select_in(connection, query, views)}
 
     def views_at(self, path: str) -> list[int]:
         """Views of the image at an absolute path; empty when it is not in the index, where all names are text."""
@@ -214,7 +180,7 @@ class Catalog:
             "SELECT images.id, taken, mtime_ns FROM images JOIN contents ON contents.id = content WHERE images.id IN"
         )
         with self._database.read() as connection:
-            return {image: date_of(taken, saved) for image, taken, saved in _select(connection, query, images)}
+            return {image: date_of(taken, saved) for image, taken, saved in select_in(connection, query, images)}
 
     def images_below(self, path: str) -> list[int]:
         """Images whose absolute path is `path` or lies below it."""
@@ -237,6 +203,7 @@ class Catalog:
         return self.state(with_views=False).segments
 
     def generation(self) -> int:
+        """A number that every commit changes."""
         with self._database.read() as connection:
             return _generation(connection)
 
@@ -258,11 +225,12 @@ class Catalog:
     def checksums(self, views: Sequence[int]) -> dict[int, int]:
         """View ids -> CRC-32 of their bytes."""
         with self._database.read() as connection:
-            return dict(_select(connection, "SELECT id, checksum FROM views WHERE id IN", views))
+            return dict(select_in(connection, "SELECT id, checksum FROM views WHERE id IN", views))
 
     def content_hashes(self, contents: Sequence[int]) -> dict[int, bytes]:
+        """Content ids -> their hashes."""
         with self._database.read() as connection:
-            return dict(_select(connection, "SELECT id, hash FROM contents WHERE id IN", contents))
+            return dict(select_in(connection, "SELECT id, hash FROM contents WHERE id IN", contents))
 
     def segment_views(self, segment: int) -> SegmentViews:
         """All views of a segment, by row; those of images that are gone too."""
@@ -277,14 +245,7 @@ class Catalog:
         Those views' contents lose all their views, in other segments too: none comes back with a part of them.
         """
         with self._write() as connection:
-            if segment:
-                connection.execute("INSERT INTO segments (id, count, codec) VALUES (?, ?, ?)", segment)
-                move = 'UPDATE views SET segment = ?, "row" = ?, checksum = ? WHERE id = ?'
-                connection.executemany(move, [(segment[0], p.row, p.checksum, p.view) for p in places])
-            for number in emptied:
-                gone = "DELETE FROM views WHERE content IN (SELECT content FROM views WHERE segment = ?)"
-                connection.execute(gone, (number,))
-                connection.execute("DELETE FROM segments WHERE id = ?", (number,))
+            move_views(connection, segment, places, emptied)
 
     def move_root(self, old: str, new: str) -> None:
         """The same folder is somewhere else now. Raises StoreError when `old` is not known or `new` is."""
@@ -302,28 +263,9 @@ class Catalog:
         """Apply a whole changeset in one transaction; its segment files must be durable already."""
         roots = self.roots()
         with self._write() as connection:
-            if change.segment:
-                connection.execute("INSERT INTO segments (id, count, codec) VALUES (?, ?, ?)", change.segment)
-            hashes = {h for _, h in change.added} | {h for _, _, h in change.updated} | {v.hash for v in change.views}
-            contents = _content_ids(connection, hashes, {v.hash: v.taken for v in change.views if v.taken is not None})
-            if change.views:
-                assert change.segment
-                rows = [_view_row(view, contents, change.segment[0]) for view in change.views]
-                connection.executemany(
-                    f'INSERT INTO views (content, segment, "row", checksum, {_FRAME}) VALUES ({_marks(10)})', rows
-                )
-            connection.executemany("DELETE FROM images WHERE id = ?", [(image,) for image in change.removed])
-            updated = [(*_image_row(file, contents[digest], roots), image) for image, file, digest in change.updated]
-            connection.executemany(
-                "UPDATE images SET root = ?, path = ?, size = ?, mtime_ns = ?, content = ? WHERE id = ?", updated
-            )
-            added = [_image_row(file, contents[digest], roots) for file, digest in change.added]
-            connection.executemany(
-                f"INSERT INTO images (root, path, size, mtime_ns, content) VALUES ({_marks(5)})", added
-            )
+            apply(connection, change, roots)
 
 
-_FRAME = 'width, height, "left", top, "right", bottom'  # columns, as Frame has them; what is no column is an error
 _FRAME_OF_VIEW = "views.width, views.height, views.left, views.top, views.right, views.bottom"
 
 
@@ -342,40 +284,3 @@ def _generation(connection: sqlite3.Connection) -> int:
 
 def _root_ids(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute("SELECT path, id FROM roots"))
-
-
-def _content_ids(connection: sqlite3.Connection, hashes: set[bytes], taken: dict[bytes, int]) -> dict[bytes, int]:
-    """Ids of contents, new ones made; and the dates of those that were decoded just now."""
-    query = "SELECT hash, id FROM contents WHERE hash IN"
-    found: dict[bytes, int] = dict(_select(connection, query, sorted(hashes)))
-    fresh = sorted(hashes - found.keys())
-    connection.executemany("INSERT INTO contents (hash, taken) VALUES (?, ?)", [(h, taken.get(h)) for h in fresh])
-    found |= dict(_select(connection, query, fresh))
-    # Contents whose views had gone: an older flairsearch did not look for a date.
-    back = [(taken[h], found[h]) for h in taken.keys() - set(fresh)]
-    connection.executemany("UPDATE contents SET taken = ? WHERE id = ?", back)
-    return found
-
-
-def _view_row(view: NewView, contents: dict[bytes, int], segment: int) -> tuple[float, ...]:
-    return contents[view.hash], segment, view.row, view.checksum, *astuple(view.frame)
-
-
-def _image_row(file: ImageFile, content: int, roots: dict[str, int]) -> tuple[int | str, ...]:
-    return roots[file.root], file.path, file.size, file.mtime_ns, content
-
-
-def _select(
-    connection: sqlite3.Connection, query: str, wanted: Sequence[object], before: Sequence[object] = ()
-) -> Iterator[Any]:
-    """Rows of a query that ends with IN, for all that are wanted: SQLite takes a bounded number of values at once.
-
-    before: values of the marks before IN.
-    """
-    for start in range(0, len(wanted), _PIECE):
-        some = wanted[start : start + _PIECE]
-        yield from connection.execute(f"{query} ({_marks(len(some))})", (*before, *some))
-
-
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)

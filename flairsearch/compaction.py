@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.arrays import chunks
-from flairsearch.catalog import Catalog, Place, SegmentViews
+from flairsearch.catalog import Catalog, SegmentViews
+from flairsearch.changeset import Place
 from flairsearch.codec import Codec
 from flairsearch.errors import StoreError
 from flairsearch.garbage import remove_garbage

@@ -1,18 +1,22 @@
-"""catalog.sqlite, opened: durable, one line for what SQLite complains of, and older formats brought up to date."""
+"""catalog.sqlite, opened: durable, one line for what SQLite complains of, and refused where its format is newer."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from flairsearch.arrays import chunks
 from flairsearch.errors import StoreError
+from flairsearch.migrations import migrate
 from flairsearch.schema import TABLES
 from flairsearch.settings import FORMAT_VERSION
 
+_MOST_VALUES = 500  # values of one statement
 PATIENCE = 30.0  # seconds for another process's lock
 
 
@@ -132,16 +136,7 @@ class Database:
                 f"{self._path} has format {found}, older than this flairsearch - open it once where it can be written"
             )
         with self.write() as connection:  # two may come here at once
-            for number in range(_format(connection), FORMAT_VERSION):
-                _STEPS[number](connection)
-            _run(connection, f"PRAGMA user_version = {FORMAT_VERSION}")
-
-
-# What brings a catalogue of format N to N + 1, in one transaction. Each has a test on a catalogue of its time.
-_STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {
-    1: lambda connection: None,  # format 2 keeps its number in the catalogue too
-    2: lambda connection: _run(connection, "ALTER TABLE contents ADD COLUMN taken INTEGER"),
-}
+            migrate(connection, _format(connection))
 
 
 def _run(connection: sqlite3.Connection, *statements: str) -> None:
@@ -176,3 +171,19 @@ def _format(connection: sqlite3.Connection) -> int:
 def _quote(path: Path) -> str:
     """A path inside an SQLite URI."""
     return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def select_in(
+    connection: sqlite3.Connection, query: str, wanted: Sequence[object], before: Sequence[object] = ()
+) -> Iterator[Any]:
+    """Rows of a query that ends with IN, for all that are wanted: SQLite takes a bounded number of values at once.
+
+    before: values of the marks before IN.
+    """
+    for some in chunks(wanted, _MOST_VALUES):
+        yield from connection.execute(f"{query} ({marks(len(some))})", (*before, *some))
+
+
+def marks(count: int) -> str:
+    """The marks of a statement that stand for values."""
+    return ", ".join("?" * count)

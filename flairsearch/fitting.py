@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.arrays import chunks
-from flairsearch.catalog import Catalog, Changeset
+from flairsearch.catalog import Catalog
+from flairsearch.changeset import Changeset
 from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
 from flairsearch.reader import Reader

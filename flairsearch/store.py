@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from flairsearch.atomic_file import atomic_path
 from flairsearch.basis import fit_basis
-from flairsearch.catalog import Catalog, Changeset, NewView, Place
+from flairsearch.catalog import Catalog
+from flairsearch.changeset import Changeset, NewView, Place
 from flairsearch.codec import AVERAGE_BITS, needs_basis
 from flairsearch.compaction import Compactor, Target
 from flairsearch.errors import StoreError

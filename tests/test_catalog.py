@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from flairsearch import catalog as catalog_module
-from flairsearch.catalog import Catalog, Changeset, NewView
+from flairsearch.catalog import Catalog
+from flairsearch.changeset import Changeset, NewView
 from flairsearch.errors import StoreError
 from flairsearch.records import Frame, ImageFile, Known
 from flairsearch.reports import Skipped

@@ -13,7 +13,8 @@ from test_store import FRAME, add, digest, encoded, filled
 
 from flairsearch.agreement import create_index
 from flairsearch.cache import Cache
-from flairsearch.catalog import Catalog, Changeset
+from flairsearch.catalog import Catalog
+from flairsearch.changeset import Changeset
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded, ImageFile
 from flairsearch.store import Writer

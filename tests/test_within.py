@@ -19,7 +19,8 @@ from test_fitting import BankEncoder
 
 from flairsearch import fitting, query
 from flairsearch.agreement import create_index
-from flairsearch.catalog import Catalog, Changeset, NewView
+from flairsearch.catalog import Catalog
+from flairsearch.changeset import Changeset, NewView
 from flairsearch.dates import clock_seconds
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
