@@ -6,7 +6,7 @@ The map, in the order data flow:
     reports, results                        what an indexing run says of itself; what evaluations find
     scope, terms                            which photos a query is about, what it asks for
     files -> decode -> encode -> store      WRITE, in ingest.py
-    formats, watch                          HEIC, AVIF and RAW for decode; when photos change
+    loading, formats, watch                 many decoded at once; HEIC, AVIF and RAW; when photos change
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
     asking, grouping, answer                its other steps: Terms -> Asked, views -> photos, photos -> hits
     locate, region                          what a part of a view scores alone; heat, boxes

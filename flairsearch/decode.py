@@ -1,17 +1,14 @@
-"""File -> upright RGB picture(s) and their frames, with limits on hostile input; many at once, ahead of the model."""
+"""File -> upright RGB picture(s) and their frames, with limits on hostile input."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice, product
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +19,8 @@ from flairsearch.dates import clock_seconds
 from flairsearch.errors import PictureError, UsageError
 from flairsearch.formats import Opened
 from flairsearch.records import Box, Frame, Picture
-from flairsearch.records import ImageFile as File
 from flairsearch.settings import tile_count
-from flairsearch.tiles import lay_tiles, most_tiles
+from flairsearch.tiles import lay_tiles
 
 MAX_BYTES = 1 << 30  # of a file
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses a little more than this
@@ -49,69 +45,11 @@ _STAMP = re.compile(
 _YEARS = range(1826, 2200)  # since there are photos; other dates are of no clock
 _THIN = 16  # sides' ratio up to which the crop is made as the reference makes it, to the last bit
 _DRAFT = 2  # JPEG: decode at the smallest scale that still is this many times the wanted side
-_AHEAD = 64  # views decoded ahead of the consumer, or eight photos a thread
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """One file as read: its content hash, and its views unless the content was known already."""
-
-    file: File
-    hash: bytes
-    pictures: tuple[Picture, ...] | None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """One file that could not be decoded."""
-
-    file: File
-    reason: str
 
 
 def content_hash(data: bytes) -> bytes:
     """16 bytes that name a file's content (BLAKE2b)."""
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def load_all(
-    files: Iterable[File], views: str, size: int, known: Collection[bytes], workers: int = 0
-) -> Iterator[Loaded | Failed]:
-    """Read and decode files in threads, in order, a bounded number ahead of the consumer.
-
-    `known` holds content hashes that need no decoding. Memory: about 100 views ahead, or a photo's for each thread.
-    """
-    workers = workers or min(8, os.cpu_count() or 1)
-    count = max(workers, max(_AHEAD, 8 * workers) // (1 + most_tiles(tile_count(views))))
-    ahead: deque[Future[Loaded | Failed]] = deque()
-    todo = iter(files)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        ahead.extend(pool.submit(_load, file, views, size, known) for file in islice(todo, count))
-        while ahead:
-            result = ahead.popleft().result()
-            ahead.extend(pool.submit(_load, file, views, size, known) for file in islice(todo, 1))
-            yield result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _load(file: File, views: str, size: int, known: Collection[bytes]) -> Loaded | Failed:
-    try:
-        if lacking := _missing(file.absolute):
-            return Failed(file, lacking)
-        data = read_bytes(file.absolute)
-        digest = content_hash(data)
-        return Loaded(file, digest, None if digest in known else decode(data, views, size))
-    except PictureError as error:
-        return Failed(file, str(error))
-
-
-def _missing(path: str) -> str | None:
-    try:
-        return formats.missing(path)
-    except OSError:  # reading it says it
-        return None
 
 
 def read_bytes(path: str) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch import decode
+from flairsearch import loading
 from flairsearch.annotations import LABELLED, Annotations
 from flairsearch.bank import phrases
 from flairsearch.box_annotations import BoxAnnotations
@@ -190,9 +190,9 @@ def _choose(owner: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 def load_pictures(folder: Path, names: Sequence[str], views: str, size: int) -> Iterator[Picture]:
     """The views of annotated photos, a bounded number ahead. Raises UsageError when one cannot be read."""
     files = (ImageFile(str(folder), name, 0, 0) for name in names)
-    for loaded in decode.load_all(files, views, size, ()):
-        if not isinstance(loaded, decode.Loaded) or not loaded.pictures:
-            reason = loaded.reason if isinstance(loaded, decode.Failed) else "it has no view"
+    for loaded in loading.load_all(files, views, size, ()):
+        if not isinstance(loaded, loading.Loaded) or not loaded.pictures:
+            reason = loaded.reason if isinstance(loaded, loading.Failed) else "it has no view"
             raise UsageError(
                 f"{loaded.file.absolute} cannot be used ({reason}) - repair it, or take it out of the annotations"
             )

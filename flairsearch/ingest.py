@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch import decode, files
+from flairsearch import files, loading
 from flairsearch.arrays import chunks
 from flairsearch.errors import UsageError
 from flairsearch.fitting import MakeBank, drop_lost, fit_views
@@ -137,9 +137,9 @@ def _read(writer: Writer, work: _Work, encoder: EncoderCalls, limits: IngestLimi
         return
     batch = _Batch(writer, work, encoder.encode, limits.batch)
     last_commit = time.monotonic()
-    loader = decode.load_all(work.fresh, writer.settings.views, writer.settings.image_size, writer.hashes)
+    loader = loading.load_all(work.fresh, writer.settings.views, writer.settings.image_size, writer.hashes)
     for done, loaded in enumerate(loader, 1):
-        if isinstance(loaded, decode.Failed):
+        if isinstance(loaded, loading.Failed):
             work.skipped.append(Skipped(loaded.file.absolute, loaded.reason))
         else:
             batch.add(loaded)
@@ -159,11 +159,11 @@ class _Batch:
     def __init__(self, writer: Writer, work: _Work, encode: EncodePictures, size: int) -> None:
         """size: views that a step of the model takes at most, and photos."""
         self._writer, self._work, self._encode, self._size = writer, work, encode, size
-        self._photos: list[decode.Loaded] = []
+        self._photos: list[loading.Loaded] = []
         self._hashes: set[bytes] = set()
         self._views: list[tuple[bytes, Picture]] = []
 
-    def add(self, loaded: decode.Loaded) -> None:
+    def add(self, loaded: loading.Loaded) -> None:
         """One more photo; those before it are handed to the writer when its views would be too many."""
         known = loaded.hash in self._writer.hashes or loaded.hash in self._hashes  # its twin is in this very batch
         pictures = () if known else loaded.pictures or ()
@@ -195,7 +195,7 @@ def _encode_all(encode: EncodePictures, pictures: Sequence[Picture], size: int) 
     return Encoded(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Encoded)))
 
 
-def _record(writer: Writer, work: _Work, loaded: decode.Loaded) -> None:
+def _record(writer: Writer, work: _Work, loaded: loading.Loaded) -> None:
     """One image whose content has views now: changed, moved or new."""
     file = loaded.file
     image = work.changed.get((file.root, file.path))

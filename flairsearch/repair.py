@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from flairsearch import decode
+from flairsearch import loading
 from flairsearch.ingest import EncodePictures
 from flairsearch.limits import INGEST_LIMITS, IngestLimits
 from flairsearch.records import Frame, ImageFile, Picture
@@ -45,7 +45,7 @@ def _decode_again(paths: Sequence[str], digest: bytes, settings: IndexSettings) 
     """The views, by their frames, of the first of these files that still has the bytes it had; else none."""
     there = [path for path in paths if os.path.isfile(path)]
     candidates = [ImageFile(os.path.dirname(path), os.path.basename(path), 0, 0) for path in there]
-    for loaded in decode.load_all(candidates, settings.views, settings.image_size, ()):
-        if isinstance(loaded, decode.Loaded) and loaded.hash == digest and loaded.pictures:
+    for loaded in loading.load_all(candidates, settings.views, settings.image_size, ()):
+        if isinstance(loaded, loading.Loaded) and loaded.hash == digest and loaded.pictures:
             return {picture.frame: picture for picture in loaded.pictures}
     return {}

@@ -13,11 +13,12 @@ from PIL import Image, features
 from raw_files import make_dng
 
 from flairsearch import decode as decoding
-from flairsearch import formats
+from flairsearch import formats, loading
 from flairsearch.dates import clock_seconds
-from flairsearch.decode import Failed, Loaded, decode, load_all, open_upright
+from flairsearch.decode import decode, open_upright
 from flairsearch.errors import PictureError
 from flairsearch.formats import AVIF, HEIF, RAW, find_kind, missing
+from flairsearch.loading import Failed, Loaded, load_all
 from flairsearch.records import Frame, ImageFile
 
 DATE = 0x9003
@@ -209,7 +210,7 @@ def test_without_the_extra_the_reason_says_what_to_install(tmp_path, monkeypatch
         open_upright(data)
     assert str(caught.value) == f"the picture: {reason}"
     read = []
-    monkeypatch.setattr(decoding, "read_bytes", lambda path: read.append(path) or save("JPEG"))
+    monkeypatch.setattr(loading, "read_bytes", lambda path: read.append(path) or save("JPEG"))
     found, other = load_all([ImageFile(str(tmp_path), one, 0, 0) for one in (name, f"really{name}")], "squash", 8, ())
     assert found == Failed(ImageFile(str(tmp_path), name, 0, 0), reason)
     assert isinstance(other, Loaded)  # by its content it is a JPEG

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake import DIM, SIZE, FakeEncoder, fake_engine, fake_settings, paint, paint_red
 
-from flairsearch import decode
+from flairsearch import decode, loading
 from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog
 from flairsearch.errors import UsageError
@@ -26,8 +26,8 @@ class Index:
     def __init__(self, folder, monkeypatch):
         self.folder, self.read, self.encoded, self.encode = folder, [], 0, FakeEncoder().encode_pictures
         create_index(folder, SETTINGS)
-        read_bytes = decode.read_bytes
-        monkeypatch.setattr(decode, "read_bytes", lambda path: self.read.append(path) or read_bytes(path))
+        read_bytes = loading.read_bytes
+        monkeypatch.setattr(loading, "read_bytes", lambda path: self.read.append(path) or read_bytes(path))
 
     def _encode(self, pictures):
         self.encoded += len(pictures)
@@ -478,7 +478,7 @@ def test_forgotten_photos_take_all_their_views_with_them(tiled, spotted):
 def test_a_damaged_tile_is_made_again_as_it_was(tiled, spotted, kind, monkeypatch):
     """Each view of a photo in turn, and several at once: its own bytes come back, from one decoding."""
     before, decoded, decode_once = stored(tiled), [], decode.decode
-    monkeypatch.setattr(decode, "decode", lambda *given: decoded.append(1) or decode_once(*given))
+    monkeypatch.setattr(loading, "decode", lambda *given: decoded.append(1) or decode_once(*given))
     file = tiled.folder / "segments" / f"000001.{kind}"
     whole = file.read_bytes()
     stride, names = len(whole) // 20, list(before)
