@@ -11,7 +11,8 @@ The map, in the order data flow:
     asking, grouping, answer                its other steps: Terms -> Asked, views -> photos, photos -> hits
     locate, region                          what a part of a view scores alone; heat, boxes
     shortlist, scan, fit, fitted, fitting   the prefilter by fitted vectors, and how these are made
-    model, convtower, architecture, weights FLAIR, its image tower for small models, and its files
+    model, convtower, architecture          FLAIR, its image tower for small models, its tensors
+    weights, published                      its files: names, ours, published ones
     text -> tensors, tokenizer, folding     a query's text in numpy: the file of weights mapped, no torch
     store, compaction, garbage              one Writer; segments written anew; files that no row names removed
     limits                                  how much is written at once, and when segments are written anew

@@ -1,7 +1,6 @@
 """Model names -> checkpoint files (bundled, user's cache, hub), and the safe import of foreign checkpoints.
 
-A model of ours is a safetensors file whose metadata carries `config` (JSON) and `name`. Nothing is ever unpickled
-but tensors, and the one numpy scalar that the published optimizer state holds.
+A model of ours is a safetensors file whose metadata carries `config` (JSON) and `name`.
 """
 
 from __future__ import annotations
@@ -9,15 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +22,7 @@ from flairsearch.architecture import LARGEST, check_tensors, expected_tensors
 from flairsearch.atomic_file import atomic_path
 from flairsearch.errors import WeightsError
 from flairsearch.paths import cache_folder
+from flairsearch.published import read_published
 from flairsearch.tensors import Tensors, check_file, read_header
 
 if TYPE_CHECKING:
@@ -36,10 +34,6 @@ HUB_REPOSITORY = "xiaorui638/flair"
 PUBLISHED = ("flair-merged30m", "flair-yfcc15m-recap", "flair-cc12m-recap", "flair-cc3m-recap")  # best first
 _BIG_CONFIG = "vit-b-16-flair.json"
 _OURS = frozenset({"config", "name", "hash"})  # metadata of our files
-_DAMAGE = (  # what torch raises on a pickle with a wrong byte somewhere
-    *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
-    *(struct.error, MemoryError, OverflowError),
-)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -55,6 +49,7 @@ class WeightsFile:
 
 
 def bundled_file() -> Path:
+    """The model that comes with the package."""
     return Path(str(resources.files("flairsearch") / "models" / f"{BUNDLED}.safetensors"))
 
 
@@ -220,7 +215,7 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     target = cache_folder() / f"{name}.safetensors"
     seen = None
     if path.suffix == ".pt":
-        state, config = _read_published(path), big_config()
+        state, config = read_published(path), big_config()
     elif target.is_file() and _metadata(path).keys() >= _OURS and _same(path, target):
         return WeightsFile(name, target)
     else:
@@ -271,32 +266,3 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
         return dict(load_file(path)), config
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged ({error}) - copy or download it again") from None
-
-
-def _read_published(path: Path) -> dict[str, Tensor]:
-    """{epoch, name, state_dict, optimizer, scaler} -> the state dict's tensors, without `module.`."""
-    import _codecs
-
-    import numpy as np
-    import torch
-
-    allowed: list[Any] = [
-        (import_module("numpy._core.multiarray").scalar, "numpy.core.multiarray.scalar"),
-        np.dtype,
-        type(np.dtype("float64")),
-        _codecs.encode,
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"{path} holds more than tensors and was not opened - use the published file or a .safetensors"
-        ) from None
-    except _DAMAGE as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} is damaged or no checkpoint ({first}) - download it again") from None
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise WeightsError(f"{path} holds no state_dict of tensors - use a published FLAIR checkpoint")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}

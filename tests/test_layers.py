@@ -59,6 +59,7 @@ HOMES = {  # third-party library -> the modules that may import it
         "rerank_triton",
         "residence",
         "weights",
+        "published",
     },
     "triton": {"rerank_triton"},
     "typer": {module for module in MODULES if module.startswith("cli")} | {"options"},
@@ -70,7 +71,7 @@ COMFORT = {"pillow_heif", "rawpy", "textual_image", "watchfiles"}  # an extra ea
 LAZY = {
     "filelock": {"store"},
     "ftfy": {"tokenizer"},
-    "torch": {"weights", "rerank", "rerank_triton", "residence"},
+    "torch": {"weights", "published", "rerank", "rerank_triton", "residence"},
     "pillow_heif": {"formats"},
     "rawpy": {"formats"},
     "rich": {"cli_store", "cli_index", "cli_query", "cli_output"},
