@@ -1,12 +1,11 @@
 """A safetensors file, memory-mapped: what is asked for is read, as float32; no torch.
 
-Format: eight bytes, the length of a JSON header; the header (type, shape and place of each tensor, and metadata); data.
+The safetensors package reads and checks the header. Its tensors are copies and numpy has no bfloat16, so data are
+mapped here: the package has made sure that the tensors follow each other without a gap up to the file's end.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -14,28 +13,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from flairsearch.errors import WeightsError
 
 F32 = NDArray[np.float32]
-_LARGEST_HEADER = 100 << 20  # bytes
-_TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}  # numpy has no bfloat16: upper halves of float32
+_TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}  # A bfloat16 number is the upper half of a float32.
+_MOST_TEXT = 200  # An error message quotes at most this many characters of the package's own message.
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and the byte where data begin. Raises WeightsError when the file is none, or not there."""
-    check_file(path)
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(_LARGEST_HEADER, path.stat().st_size):
-                raise ValueError("header longer than the file")
-            header = json.loads(stream.read(length))
-        if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
-            raise ValueError("its header is no object")
-        return header, 8 + length
-    except (OSError, ValueError, RecursionError, struct.error) as error:
-        raise WeightsError(f"{path} is not a safetensors file ({error}) - copy or download it again") from None
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a file's header carries. Raises WeightsError when it is no safetensors file, or not there."""
+    return dict(_open(path).metadata() or {})
 
 
 def check_file(path: Path) -> None:
@@ -48,41 +37,44 @@ def check_file(path: Path) -> None:
         raise WeightsError(f"no model file at {str(path)!r} - check the path, or see 'flairsearch models list'")
 
 
+def _open(path: Path) -> Any:
+    """The package's handle of a file whose header is sound."""
+    check_file(path)
+    try:
+        with path.open("rb"):  # The package says of a file that may not be read that it is not there.
+            return safe_open(path, "np")
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror or error}) - check its permissions") from None
+    except SafetensorError as error:
+        what = ascii(str(error)[:_MOST_TEXT])[1:-1]
+        raise WeightsError(f"{path} is not a safetensors file ({what}) - copy or download it again") from None
+
+
 class Tensors(Mapping[str, F32]):
     """Each tensor by its name, f32 of its shape; a float32 one is the file itself, mapped."""
 
     def __init__(self, path: Path) -> None:
-        """Raises WeightsError when the file is no safetensors file, or cut."""
-        self._path = path
-        header, start = read_header(path)
-        try:
-            data = np.memmap(path, np.uint8, "r", start) if path.stat().st_size > start else np.zeros(0, np.uint8)
-        except OSError as error:
-            raise WeightsError(f"{path} cannot be read ({error.strerror or error}) - check its permissions") from None
-        self._stored = {
-            name: self._map(name, place, data.view(np.ndarray))
-            for name, place in header.items()
-            if name != "__metadata__"
-        }
-
-    def _map(self, name: str, place: Any, data: NDArray[np.uint8]) -> NDArray[Any]:
-        """A tensor as it is stored; its place in the header is no more to be trusted than the rest."""
-        try:
-            kind, shape, (first, end) = _TYPES[place["dtype"]], tuple(place["shape"]), place["data_offsets"]
-            whole = [*shape, first, end]
-            if not all(type(number) is int and number >= 0 for number in whole):
-                raise ValueError("no whole numbers")
-            if not first <= end <= len(data) or end - first != prod(shape) * np.dtype(kind).itemsize:
-                raise ValueError("cut")
-            return data[first:end].view(kind).reshape(shape)
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"{name[:100]!a}: {error}"
-            raise WeightsError(f"{self._path} is damaged ({what}) - copy or download it again") from None
+        """Raises WeightsError when the file is no safetensors file, or holds anything but floating point numbers."""
+        header = _open(path)
+        self._stored: dict[str, NDArray[Any]] = {}
+        data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        end = len(data)
+        for name in reversed(header.offset_keys()):
+            place = header.get_slice(name)
+            try:
+                kind, shape = np.dtype(_TYPES[place.get_dtype()]), tuple(place.get_shape())
+                start = end - prod(shape) * kind.itemsize
+                self._stored[name] = data[start:end].view(kind).reshape(shape)
+            except (KeyError, ValueError) as error:  # ValueError: a shape of nothing that is too large for numpy
+                what = f"{name[:100]!a}: {error}"
+                raise WeightsError(f"{path} is damaged ({what}) - copy or download it again") from None
+            end = start
 
     def __getitem__(self, name: str) -> F32:
         return _as_f32(self._stored[name])
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor, of which nothing is read."""
         return self._stored[name].shape
 
     def rows(self, name: str, which: NDArray[np.int64]) -> F32:

@@ -23,7 +23,7 @@ from flairsearch.atomic_file import atomic_path
 from flairsearch.errors import WeightsError
 from flairsearch.paths import cache_folder
 from flairsearch.published import read_published
-from flairsearch.tensors import Tensors, check_file, read_header
+from flairsearch.tensors import Tensors, check_file, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ def describe(path: Path) -> tuple[str, str]:
 
     Raises WeightsError when it is missing, or not ours.
     """
-    metadata = _metadata(path)
+    metadata = read_metadata(path)
     if not metadata.keys() >= _OURS:
         raise WeightsError(f"{path} carries no model configuration - import it: flairsearch models import {path}")
     expected_tensors(metadata["config"])
@@ -157,7 +157,7 @@ def seen_tokens(path: Path) -> frozenset[int] | None:
 
     Raises WeightsError when the list is damaged.
     """
-    text = _metadata(path).get("seen")
+    text = read_metadata(path).get("seen")
     if text is None:
         return None
     try:
@@ -216,7 +216,7 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     seen = None
     if path.suffix == ".pt":
         state, config = read_published(path), big_config()
-    elif target.is_file() and _metadata(path).keys() >= _OURS and _same(path, target):
+    elif target.is_file() and read_metadata(path).keys() >= _OURS and _same(path, target):
         return WeightsFile(name, target)
     else:
         state, config = _read_safetensors(path)
@@ -251,17 +251,11 @@ def _zero() -> Tensor:
     return torch.zeros(())
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors header, read without any tensor."""
-    header, _ = read_header(path)
-    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = _metadata(path).get("config") or big_config()
+    config = read_metadata(path).get("config") or big_config()
     try:
         return dict(load_file(path)), config
     except (SafetensorError, OSError) as error:

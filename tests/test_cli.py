@@ -344,7 +344,7 @@ def test_a_cold_query_loads_nothing_heavy(made_home: Path, monkeypatch: pytest.M
         assert done.returncode == 0
         assert "png" in done.stdout
         loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
-        heavy = {"torch", "open_clip", "numba", "faiss", "PIL", "safetensors", "huggingface_hub", "ftfy", "fastapi"}
+        heavy = {"torch", "open_clip", "numba", "faiss", "PIL", "huggingface_hub", "ftfy", "fastapi"}
         assert not (heavy | {"filelock", "pydantic"}) & loaded
         assert ("rich" in loaded) == (options == ("-v",))
 

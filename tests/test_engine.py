@@ -451,7 +451,7 @@ with Engine.open(folder, device="cpu", create=False) as engine:
     hits = engine.search("a red ball", 3)
     many = engine.search(Terms.of(["red", "a dog"], without="blue", at="left"), 3)
 new = sorted(path for path, changed in files().items() if before.get(path) != changed)
-heavy = {"torch", "open_clip", "faiss", "numba", "PIL", "safetensors", "huggingface_hub", "ftfy"}
+heavy = {"torch", "open_clip", "faiss", "numba", "PIL", "huggingface_hub", "ftfy"}
 print(json.dumps([[hit.path for hit in hits], sorted(heavy & set(sys.modules)), new]))
 """
 
@@ -484,7 +484,7 @@ def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         engine.forget(paths[0])
     again, loaded, made = first_query(tmp_path / "index")  # makes what it takes, but for what only the model makes
-    assert not {"torch", "open_clip", "safetensors"} & set(loaded)
+    assert not {"torch", "open_clip"} & set(loaded)
     assert made
     assert len(again) == 3
     assert again[:2] == paths[1:]

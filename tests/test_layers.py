@@ -46,7 +46,7 @@ HOMES = {  # third-party library -> the modules that may import it
     "rawpy": {"formats"},
     "regex": {"tokenizer"},
     "rich": {"present", "tables", "cli_store", "cli_index", "cli_query", "cli_output", "terminal"},
-    "safetensors": {"weights"},
+    "safetensors": {"tensors", "weights"},
     "starlette": {"web"},
     "textual_image": {"terminal"},
     "torch": {

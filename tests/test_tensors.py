@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from flairsearch.errors import WeightsError
-from flairsearch.tensors import Tensors, check_file, read_header
+from flairsearch.tensors import Tensors, check_file, read_metadata
 
 TYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
 SHAPES = [(), (1,), (7,), (0,), (3, 0, 5), (2, 3), (4, 1, 5), (5, 3, 2, 2)]
@@ -32,6 +32,12 @@ def write(path: Path, header: Any, data: bytes = b"", length: int | None = None)
 
 def place(kind: Any = "F32", shape: Any = (2, 3), offsets: Any = (0, 24)) -> dict[str, Any]:
     return {"dtype": kind, "shape": shape, "data_offsets": offsets}
+
+
+def data_start(path: Path) -> int:
+    """The byte of a whole file where its tensors begin."""
+    (length,) = struct.unpack("<Q", path.read_bytes()[:8])
+    return 8 + int(length)
 
 
 def refusal(path: Path) -> str:
@@ -83,12 +89,10 @@ def test_equals_the_library(saved: tuple[Path, dict[str, torch.Tensor]]) -> None
         found["nothing"]
 
 
-def test_header_equals_the_librarys(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
-    header, start = read_header(saved[0])
+def test_metadata_equals_the_librarys(saved: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
     with safe_open(saved[0], "pt") as theirs:
-        assert header.pop("__metadata__") == theirs.metadata()
-        assert set(header) == set(theirs.keys())
-    assert max(one["data_offsets"][1] for one in header.values()) == saved[0].stat().st_size - start
+        assert read_metadata(saved[0]) == theirs.metadata() == {"name": "x", "config": "{}"}
+    assert read_metadata(write(tmp_path / "none", {})) == {}
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -137,6 +141,7 @@ def test_data_anywhere_in_the_file(tmp_path: Path, subtests: pytest.Subtests) ->
 def test_files_with_nothing_in_them(tmp_path: Path) -> None:
     assert dict(Tensors(write(tmp_path / "a", {}))) == {}
     assert dict(Tensors(write(tmp_path / "b", {"__metadata__": {"a": "b"}}))) == {}
+    assert dict(Tensors(write(tmp_path / "n", {"__metadata__": None}))) == {}
     assert Tensors(write(tmp_path / "c", {"t": place(shape=[0, 4], offsets=[0, 0])}))["t"].shape == (0, 4)
 
 
@@ -211,7 +216,6 @@ def test_places_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
             finally:
                 tracemalloc.stop()
             assert "x.safetensors" in message
-            assert "bad one" in message
             np.testing.assert_array_equal(Tensors(write(folder / "y", good, data))["good"].ravel(), np.arange(6))
 
 
@@ -239,7 +243,6 @@ HEADERS: dict[str, bytes] = {
     "deep in a place": b'{"t": {"dtype": "F32", "data_offsets": [0, 0], "shape": ' + b"[" * 99_999,
     "metadata as a list": b'{"__metadata__": []}',
     "metadata as a text": b'{"__metadata__": "config"}',
-    "metadata of null": b'{"__metadata__": null}',
 }  # fmt: skip
 
 
@@ -276,7 +279,7 @@ def test_a_length_that_reaches_over_the_end(tmp_path: Path) -> None:
 
 def test_files_cut_anywhere(saved: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
     whole = saved[0].read_bytes()
-    _, start = read_header(saved[0])
+    start = data_start(saved[0])
     rng = np.random.default_rng(0)
     for size in {*range(12), start - 1, start, start + 1, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()}:
         (tmp_path / "cut").write_bytes(whole[:size])
@@ -287,7 +290,7 @@ def test_headers_with_wrong_bytes(tmp_path: Path) -> None:
     """Tensors that lie in the file, or one line; nothing else."""
     save_file({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4).half()}, tmp_path / "x", {"k": "v"})
     whole, rng, refused = (tmp_path / "x").read_bytes(), np.random.default_rng(0), 0
-    _, start = read_header(tmp_path / "x")
+    start = data_start(tmp_path / "x")
     for _ in range(700):
         some = bytearray(whole)
         for at in rng.integers(8, start, rng.integers(1, 4)):
@@ -323,7 +326,7 @@ def test_it_needs_no_torch(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
     code = (
         "import sys; from pathlib import Path; from flairsearch.tensors import Tensors\n"
         "print(sum(tensor.size for tensor in Tensors(Path(sys.argv[1])).values()))\n"
-        "assert not {'torch', 'safetensors'} & set(sys.modules)\n"
+        "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code, saved[0]], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
