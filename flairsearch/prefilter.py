@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.arrays import places_in
+from flairsearch.cache import is_whole
 from flairsearch.records import Candidates
 
 
@@ -23,28 +24,29 @@ class Prefilter:
     @staticmethod
     def build(ids: NDArray[np.int64], dim: int, pooled: Iterable[NDArray[np.float16]]) -> Prefilter:
         """pooled: unit vectors f16[n, D] of the views `ids`, in their order, in pieces."""
-        index = _empty(dim)
+        index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         for piece in pooled:
             index.add(np.ascontiguousarray(piece, np.float32))
         return Prefilter(ids, index)
 
-    @staticmethod
-    def write(path: Path, count: int, dim: int, pooled: Iterable[NDArray[np.float16]]) -> None:
-        """The file of `build(...)` for `count` vectors, without having them in memory. Raises OSError."""
+    def save(self, path: Path) -> None:
+        """Write the file that `load` maps. Raises OSError."""
         with path.open("wb") as stream:
-            stream.write(_head(count, dim))
-            for piece in pooled:
-                stream.write(np.ascontiguousarray(piece, "<f2").data)
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
 
     @staticmethod
     def load(path: Path, ids: NDArray[np.int64], dim: int) -> Prefilter | None:
-        """None when the file is not a prefilter of these views."""
-        if not _is_of(path, len(ids), dim):
-            return None
+        """None when the file is not a prefilter of these views, or not what was written: FAISS believes what it reads.
+
+        The file's name carries its CRC-32 (cache.py).
+        """
         try:
-            return Prefilter(ids, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
-        except RuntimeError:
+            if not is_whole(path):
+                return None
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except (OSError, RuntimeError):
             return None
+        return Prefilter(ids, index) if (index.ntotal, index.d) == (len(ids), dim) else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -76,26 +78,3 @@ def _only(chosen: NDArray[np.int64], total: int) -> faiss.SearchParameters:
     mask[chosen] = True
     selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # type: ignore[call-arg, arg-type]
     return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-
-
-def _empty(dim: int) -> faiss.IndexScalarQuantizer:
-    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-
-
-def _is_of(path: Path, count: int, dim: int) -> bool:
-    """Whether head and size are those of `count` vectors, byte by byte: FAISS believes what it reads there."""
-    head = _head(count, dim)
-    try:
-        with path.open("rb") as stream:
-            return stream.read(len(head)) == head and path.stat().st_size == len(head) + 2 * dim * count
-    except OSError:
-        return False
-
-
-def _head(count: int, dim: int) -> bytes:
-    """What comes before the vectors, f16[N, D], in FAISS's file.
-
-    As of an empty index, but for the count (bytes 8 to 15) and, at its end, the number of bytes that follow.
-    """
-    head: bytes = faiss.serialize_index(_empty(dim)).tobytes()
-    return head[:8] + count.to_bytes(8, "little") + head[16:-8] + (2 * dim * count).to_bytes(8, "little")

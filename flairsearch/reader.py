@@ -1,4 +1,4 @@
-"""One committed state of an index: its views, every segment of it open, its prefilter."""
+"""One committed state of an index: its views, and every segment of it open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +15,12 @@ from flairsearch.arrays import places_in
 from flairsearch.basis import Basis
 from flairsearch.cache import Cache
 from flairsearch.catalog import Catalog, State
-from flairsearch.codec import Codec, Coordinates, make_codec
+from flairsearch.codec import Codec, make_codec
 from flairsearch.errors import StoreError
 from flairsearch.records import Encoded
 from flairsearch.settings import IndexSettings, tile_count
 from flairsearch.tokens import Segment, checksums
 from flairsearch.views import ViewColumns
-
-if TYPE_CHECKING:
-    from flairsearch.prefilter import Prefilter
 
 PIECE = 256  # views a read
 ATTEMPTS = 20  # at opening a whole state, while others write
@@ -89,26 +85,6 @@ class Reader:
 
     def __len__(self) -> int:
         return len(self.views.id)
-
-    def prefilter(self) -> Prefilter:
-        """From its file, memory-mapped; else made from the pooled vectors, and kept for the next one to open it."""
-        from flairsearch.prefilter import Prefilter
-
-        if not self.damage:
-            found = self._kept_prefilter()
-            if found is None:
-                with suppress(OSError), self.cache.writing("faiss") as path:
-                    Prefilter.write(path, len(self), self.dim, self.all_pooled())
-                found = self._kept_prefilter()
-            if found is not None:
-                return found
-        return Prefilter.build(self.views.id, self.dim, self.all_pooled())
-
-    def _kept_prefilter(self) -> Prefilter | None:
-        from flairsearch.prefilter import Prefilter
-
-        file = self.cache.find("faiss")
-        return Prefilter.load(file, self.views.id, self.dim) if file else None
 
     def all_pooled(self) -> Iterator[NDArray[np.float16]]:
         """Unit global vectors f16[n, D] of all views, in the order of their ids, in pieces."""
@@ -178,15 +154,6 @@ class Reader:
         order = np.argsort(self.views.segment[positions], kind="stable")
         for start, stop, segment, rows in self._stretches(positions[order]):
             yield segment.number, segment.tokens.rows, order[start:stop], rows
-
-    def tokens(self, views: NDArray[np.int64]) -> Iterator[Coordinates]:
-        """View ids i64[K] of one codec -> its coordinates [n, P, C] in the same order, in pieces.
-
-        A piece is good until the next one is asked for.
-        """
-        if len(views):
-            codec = self._codec_of(views)
-            yield from (codec.decode(rows) for rows in self.rows(views))
 
     def rows(self, views: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         """View ids i64[K] of one codec -> their bytes u8[n, stride] in the same order, in pieces.

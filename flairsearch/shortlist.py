@@ -37,7 +37,7 @@ class Shortlist:
     def _rest(self) -> Prefilter:
         """Of those without; FAISS is imported when there are any."""
         if self._fit is None:
-            return self._reader.prefilter()
+            return open_prefilter(self._reader)
         from flairsearch.prefilter import Prefilter
 
         without = self._without
@@ -77,6 +77,30 @@ class Shortlist:
             rest = self._rest.search(mean, max(count // 2, count - len(near.views)), among).views
         unknown, left = np.full(len(rest), np.inf, np.float32), max(0, count - len(rest))
         return Candidates(np.concatenate([rest, near.views[:left]]), np.concatenate([unknown, near.scores[:left]]))
+
+
+def open_prefilter(reader: Reader) -> Prefilter:
+    """Of all views: from its file, memory-mapped; else made from the pooled vectors, and kept for the next opening.
+
+    While it is made it is in memory, 2 D bytes a view. Only an index without a fit needs it.
+    """
+    from flairsearch.prefilter import Prefilter
+
+    found = _kept_prefilter(reader)
+    if found is not None:
+        return found
+    made = Prefilter.build(reader.views.id, reader.dim, reader.all_pooled())
+    if not reader.damage:
+        with suppress(OSError), reader.cache.writing("faiss") as path:
+            made.save(path)
+    return _kept_prefilter(reader) or made
+
+
+def _kept_prefilter(reader: Reader) -> Prefilter | None:
+    from flairsearch.prefilter import Prefilter
+
+    file = None if reader.damage else reader.cache.find("faiss")
+    return Prefilter.load(file, reader.views.id, reader.dim) if file else None
 
 
 def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from flairsearch.agreement import create_index
 from flairsearch.cache import Cache, checksum, drop_damaged, is_whole
 from flairsearch.catalog import Catalog
 from flairsearch.reader import Reader
+from flairsearch.shortlist import open_prefilter
 from flairsearch.store import Writer
 
 SETTINGS = fake_settings()
@@ -192,7 +193,7 @@ def test_an_older_catalogue_put_back_finds_no_cache_of_the_future_it_will_not_ha
     for number in range(ahead):
         filled(index, range(10 + number, 11 + number))
     catalog = Catalog(index)
-    Reader(index, SETTINGS, catalog).prefilter()
+    open_prefilter(Reader(index, SETTINGS, catalog))
     catalog.close()
     for path in [*index.glob("*.sqlite*"), *(index / "segments").iterdir()]:
         path.unlink()

@@ -239,7 +239,7 @@ def verify(index, photos):
         for path in catalog.known(number):
             (view,) = catalog.views_at(f"{root}/{path}")
             patches = int(Path(path).stem)
-            tokens = next(reader.tokens(np.asarray([view])))[0]
+            tokens = reader.encoded(np.asarray([view])).tokens[0]
             assert (tokens[:, 0] == 1).sum() == patches
     images = catalog.counts()[0]
     catalog.close()

@@ -15,6 +15,7 @@ from flairsearch.limits import STORE_LIMITS, StoreLimits
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded, Frame, ImageFile
 from flairsearch.settings import IndexSettings
+from flairsearch.shortlist import open_prefilter
 from flairsearch.store import Writer
 from flairsearch.verify import verify
 
@@ -84,7 +85,7 @@ def test_the_next_writer_removes_what_no_row_speaks_of(index, catalog):
     assert files(index) == live
     filled(index, range(3, 5))
     np.testing.assert_array_equal(
-        next(Reader(index, SETTINGS, catalog).tokens(np.arange(1, 6))), encoded(range(5)).tokens
+        Reader(index, SETTINGS, catalog).encoded(np.arange(1, 6)).tokens, encoded(range(5)).tokens
     )
 
 
@@ -138,7 +139,7 @@ def test_an_index_that_may_not_be_written(open_folder, as_user):
     with as_user():
         catalog = Catalog(index)
         reader = Reader(index, SETTINGS, catalog)
-        np.testing.assert_array_equal(next(reader.tokens(reader.views.id)), encoded(range(3)).tokens)
+        np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(3)).tokens)
         catalog.close()
         with pytest.raises(StoreError, match="cannot be written") as caught:
             Writer(index, SETTINGS)
@@ -268,7 +269,7 @@ def test_readers_of_before_a_merge_keep_their_state(index, catalog):
     for count, reader in enumerate(readers, 1):
         np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(count)).tokens)
         np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), encoded(range(count)).pooled)
-        assert len(reader.prefilter()) == count
+        assert len(open_prefilter(reader)) == count
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "cut"])
