@@ -476,6 +476,10 @@ def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         engine.add()  # nothing new
     assert first_query(tmp_path / "index") == (expected, [], [])
+    shutil.rmtree(tmp_path / "index" / "prefilter")
+    with Engine.open(tmp_path / "index", device="cpu") as engine:
+        engine.add()  # nothing new, but the caches are gone
+    assert first_query(tmp_path / "index") == (expected, [], [])
     (tmp_path / "photos" / "0.png").unlink()
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         engine.add()
