@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from flairsearch.locate import patch_cosine
 from flairsearch.records import Encoded, Frame, Query
 from flairsearch.results import SegmentationRow
-from flairsearch.segmentation import Confusion, MaskedPhotos, label, patch_cosine, read_mask
+from flairsearch.segmentation import Confusion, MaskedPhotos, label, read_mask
 
 
 def segmentation(
@@ -22,7 +23,7 @@ def segmentation(
     confusion = Confusion(masked.classes)
     masks = iter(masked.masks)
     for encoded, frames in pieces:
-        similarity = patch_cosine(encoded, vectors)
+        similarity = patch_cosine(encoded.tokens, encoded.shift, vectors)
         grid = round(similarity.shape[2] ** 0.5)
         for one, frame in zip(similarity, frames, strict=True):
             mask = read_mask(masked.folder / next(masks), frame, len(masked.classes))

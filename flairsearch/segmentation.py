@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flairsearch.errors import UsageError
-from flairsearch.records import Encoded, Frame
+from flairsearch.records import Frame
 from flairsearch.results import SegmentationRow
 
 VOC = (
@@ -100,18 +100,6 @@ def read_mask(file: Path, frame: Frame, classes: int) -> Mask:
     if (strange := mask[(mask > classes) & (mask != 255)]).size:
         raise UsageError(f"{file} has a pixel of class {strange[0]}, of {classes} - name them all: --classes FILE")
     return mask
-
-
-def patch_cosine(encoded: Encoded, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cosine of each local token L = s (x + r) with each of C text vectors f32[C, D]: f32[N, C, P].
-
-    s is above 0, so it does not count.
-    """
-    local = encoded.tokens.astype(np.float32) + encoded.shift.astype(np.float32)[..., None]
-    local /= np.maximum(np.linalg.norm(local, axis=2, keepdims=True), 1e-12)
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    cosine: NDArray[np.float32] = unit @ local.swapaxes(1, 2)
-    return cosine
 
 
 def label(similarity: NDArray[np.float32], frame: Frame) -> Iterator[tuple[slice, Mask]]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fake import COLOURS, GRID, SIZE, FakeEncoder, expected_score
 from PIL import Image
-from random_flair import SMALL, oracle_image, oracle_text, pool_flair, random_flair
+from random_flair import SMALL, oracle_image, oracle_text, pool_flair, random_flair, save_flair
 from torch.nn import functional as F
 
 from flairsearch.decode import decode
-from flairsearch.locate import Locator
+from flairsearch.encode import Encoder
+from flairsearch.locate import Locator, patch_cosine
 from flairsearch.model import FLAIR, LAYER_NORM_EPS
-from flairsearch.records import Encoded, Frame, PoolWeights, Query
+from flairsearch.records import Encoded, Frame, Picture, PoolWeights, Query
 from flairsearch.region import find_boxes, find_heat, inside
 from flairsearch.rerank_torch import Reranker
 
@@ -105,6 +107,26 @@ def test_similarity_is_the_cosine_of_local_tokens(patches: int, dim: int, heads:
     expected = F.cosine_similarity(local, text.double(), dim=-1).numpy()
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-3  # half a step of fp16 at 4, over so many dimensions
+
+
+def test_patch_cosine_is_that_of_local_tokens(tmp_path: Path) -> None:
+    """The model's own local tokens, not those that are stored."""
+    encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
+    pixels = np.random.default_rng(0).integers(256, size=(3, 48, 48, 3), dtype=np.uint8)
+    encoded = encoder.encode_pictures([Picture(one, Frame(48, 48, 0, 0, 48, 48)) for one in pixels])
+    queries = encoder.encode_texts(["a dog", "snow"])
+    with torch.inference_mode():
+        _, local = encoder._model.encode_image(encoder._normalise(pixels))
+    texts = torch.from_numpy(np.stack([query.vector for query in queries]))
+    expected = torch.nn.functional.cosine_similarity(local[:, None], texts[None, :, None], dim=-1).numpy()
+    found = patch_cosine(encoded.tokens, encoded.shift, texts.numpy())
+    assert found == pytest.approx(expected, abs=2e-3)  # tokens are float16
+
+
+def test_patch_cosine_of_nothing() -> None:
+    nothing = Encoded(*(np.zeros(shape, np.float16) for shape in ((1, 4), (1, 9, 4), (1, 9), (1, 9))))
+    assert (patch_cosine(nothing.tokens, nothing.shift, np.ones((2, 4), np.float32)) == 0).all()
+    assert (patch_cosine(nothing.tokens, nothing.shift, np.zeros((2, 4), np.float32)) == 0).all()
 
 
 def test_similarity_of_a_models_own_tokens() -> None:

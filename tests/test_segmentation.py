@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake import COLOURS, GRID, PATCHES, SIZE, FakeEncoder
+from fake import COLOURS, GRID, SIZE, FakeEncoder
 from PIL import Image
-from random_flair import random_flair, save_flair
 
 from flairsearch import gallery, segmentation
-from flairsearch.encode import Encoder
 from flairsearch.errors import UsageError
 from flairsearch.evaluate_masks import segmentation as evaluate
-from flairsearch.records import Encoded, Frame, Picture
-from flairsearch.segmentation import VOC, Confusion, label, patch_cosine, read_mask, read_voc
+from flairsearch.records import Frame
+from flairsearch.segmentation import VOC, Confusion, label, read_mask, read_voc
 
 CLASSES = ("red", "green", "blue")
 FRAME = Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)
@@ -153,27 +151,6 @@ def test_labels_are_a_loop(monkeypatch: pytest.MonkeyPatch, subtests: pytest.Sub
                 bands = list(label(similarity, frame))
             assert [rows.start for rows, _ in bands] == list(range(frame.height))
             assert (np.concatenate([found for _, found in bands]) == whole).all()
-
-
-def test_patch_cosine_is_that_of_local_tokens(tmp_path: Path) -> None:
-    """The model's own local tokens, not those that are stored."""
-    import torch
-
-    encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
-    pixels = np.random.default_rng(0).integers(256, size=(3, 48, 48, 3), dtype=np.uint8)
-    encoded = encoder.encode_pictures([Picture(one, Frame(48, 48, 0, 0, 48, 48)) for one in pixels])
-    queries = encoder.encode_texts(["a dog", "snow"])
-    with torch.inference_mode():
-        _, local = encoder._model.encode_image(encoder._normalise(pixels))
-    texts = torch.from_numpy(np.stack([query.vector for query in queries]))
-    expected = torch.nn.functional.cosine_similarity(local[:, None], texts[None, :, None], dim=-1).numpy()
-    assert patch_cosine(encoded, texts.numpy()) == pytest.approx(expected, abs=2e-3)  # tokens are float16
-
-
-def test_patch_cosine_of_nothing() -> None:
-    nothing = Encoded(*(np.zeros(shape, np.float16) for shape in ((1, 4), (1, PATCHES, 4), (1, PATCHES), (1, PATCHES))))
-    assert (patch_cosine(nothing, np.ones((2, 4), np.float32)) == 0).all()
-    assert (patch_cosine(nothing, np.zeros((2, 4), np.float32)) == 0).all()
 
 
 def test_vocs_own_classes(voc: Path) -> None:
