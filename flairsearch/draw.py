@@ -239,9 +239,10 @@ def _blend(picture: Image.Image, phrases: Sequence[Phrase]) -> Image.Image:
     """The picture under the largest heat of all phrases, and darker where none of their views reaches."""
     heat, seen = np.zeros(picture.size[::-1], np.float32), np.zeros(picture.size[::-1], np.bool_)
     for phrase in phrases:
-        left, top, right, bottom = _reach(phrase.frame, picture.size)
+        view = _resized(phrase.frame, picture.size)
+        left, top, right, bottom = view.to_pixels(0, 0, 1, 1)
         part = np.s_[top:bottom, left:right]
-        heat[part] = np.maximum(heat[part], _spread(phrase, picture.size, (left, top, right, bottom)))
+        heat[part] = np.maximum(heat[part], _spread(phrase, view, (left, top, right, bottom)))
         seen[part] = True
     level = (heat * 255 + 0.5).astype(np.uint8)
     anchors, levels = np.array(_WARM), np.linspace(0, 1, 256)
@@ -254,30 +255,23 @@ def _blend(picture: Image.Image, phrases: Sequence[Phrase]) -> Image.Image:
     return Image.composite(Image.fromarray(table[level]), picture, opacity)
 
 
-def _reach(frame: Frame, size: tuple[int, int]) -> Box:
-    """The part of the drawn picture that a view shows."""
-    left, top, right, bottom = _edges(frame, size)
-    return Frame(*size, 0, 0, 1, 1).to_pixels(left, top, right, bottom)
-
-
-def _edges(frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Where a view's sides lie on the drawn picture, pixels with fractions."""
+def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Where a view lies on the drawn picture."""
     across, down = size[0] / frame.width, size[1] / frame.height
-    return frame.left * across, frame.top * down, frame.right * across, frame.bottom * down
+    return Frame(*size, frame.left * across, frame.top * down, frame.right * across, frame.bottom * down)
 
 
-def _spread(phrase: Phrase, size: tuple[int, int], part: Box) -> NDArray[np.float32]:
+def _spread(phrase: Phrase, view: Frame, part: Box) -> NDArray[np.float32]:
     """The phrase's heat on that part of the drawn picture: f32[height, width], 0 (the mean or less) to 1 (its most)."""
     left, top, right, bottom = part
     raised = np.zeros((1, 1), np.float32) if phrase.heat is None else np.nan_to_num(phrase.heat.astype(np.float32))
     raised = np.maximum(raised - raised.mean(), 0)
     if not raised.any():
         return np.zeros((bottom - top, right - left), np.float32)
-    x0, y0, x1, y1 = _edges(phrase.frame, size)
     rows, columns = raised.shape
-    across, down = columns / (x1 - x0), rows / (y1 - y0)
-    cells = [(left - x0) * across, (top - y0) * down, (right - x0) * across, (bottom - y0) * down]
-    cells = [min(max(cell, 0.0), float(most)) for cell, most in zip(cells, (columns, rows) * 2, strict=True)]
+    cells = [
+        min(max(edge, 0.0), 1.0) * most for edge, most in zip(view.to_view(part), (columns, rows) * 2, strict=True)
+    ]
     wanted = (right - left, bottom - top)
     smooth = Image.fromarray(raised / raised.max()).resize(wanted, Image.Resampling.BICUBIC, (*cells,))
     return np.asarray(smooth, np.float32).clip(0, 1)

@@ -40,7 +40,7 @@ Place = Callable[[Encoded, Frame, Query], Placed]
 def place(locator: Locator, encoded: Encoded, frame: Frame, query: Query) -> Placed:
     """Where a search says that a text is, in one view: its heat, and its best region's box."""
     heat, found = locator.find(encoded, frame, query)
-    return np.maximum(heat, 0), _to_view(np.array(found[0].box, np.float64), frame)
+    return np.maximum(heat, 0), np.array(frame.to_view(found[0].box))
 
 
 def place_by(values_of: Callable[[Encoded, Query], Heat], encoded: Encoded, _: Frame, query: Query) -> Placed:
@@ -115,8 +115,8 @@ def _rank(
 def _pair(truth: Truth, best: NDArray[np.int64], frames: Sequence[Frame]) -> _Pairs:
     """best i64[K, T]: the first views of each text -> the right ones of them, and the given ones."""
     places: dict[tuple[int, int], list[Boxes]] = {}
-    for view, thing, box in zip(truth.view.tolist(), truth.thing.tolist(), truth.box, strict=True):
-        places.setdefault((view, thing), []).append(_to_view(box, frames[view]))
+    for view, thing, box in zip(truth.view.tolist(), truth.thing.tolist(), truth.box.tolist(), strict=True):
+        places.setdefault((view, thing), []).append(np.array(frames[view].to_view(box)))
     asked = truth.asked.tolist()
     ranks = dict.fromkeys(map(tuple, truth.given.tolist()), TOP)
     given = set(ranks)
@@ -132,14 +132,6 @@ def _pair(truth: Truth, best: NDArray[np.int64], frames: Sequence[Frame]) -> _Pa
         np.array([key in given for key in keys]),
         [np.stack(places[view, asked[text]]) for view, text in keys],
     )
-
-
-def _to_view(box: Boxes, frame: Frame) -> Boxes:
-    """Pixels -> view coordinates; Frame.to_view for boxes that need not be whole pixels."""
-    corner = np.array([frame.left, frame.top] * 2)
-    extent = np.array([frame.right - frame.left, frame.bottom - frame.top] * 2)
-    moved: Boxes = (box - corner) / extent
-    return moved
 
 
 def _wrong_texts(truth: Truth, pairs: _Pairs) -> NDArray[np.int64] | None:

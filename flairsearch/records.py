@@ -6,6 +6,7 @@ Boxes are (left, top, right, bottom) in pixels of the upright original, half-ope
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,8 +61,8 @@ class Frame:
         y1 = min(max(round(self.top + bottom * high), y0 + 1), self.height)
         return x0, y0, x1, y1
 
-    def to_view(self, box: Box) -> tuple[float, float, float, float]:
-        """Pixels of the original -> view coordinates; may lie outside 0..1 where the view does not reach."""
+    def to_view(self, box: Sequence[float]) -> tuple[float, float, float, float]:
+        """Edges in pixels of the original -> view coordinates; outside of 0..1 where the view does not reach."""
         wide, high = self.right - self.left, self.bottom - self.top
         left, top, right, bottom = box
         return (
