@@ -7,19 +7,17 @@ it is linear, so that a query is scored on the coefficients: only the logits of 
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import isqrt
 from pathlib import Path
-from tokenize import TokenError
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.errors import StoreError
+from flairsearch.npz import Layout, load_arrays, save_arrays
 
 WIDTHS = (8, 4, 2)  # bits a number can have besides none: a byte holds a whole number of them
 # Mean squared error of the best uniform quantiser of a Gaussian of variance 1, and its step (Max, IRE 1960).
@@ -27,11 +25,13 @@ _ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}
 _STEP = {2: 0.9957, 4: 0.3352, 8: 0.0308}
 _VIEWS = 16  # looked at together in a fit
 _ALIKE = 0.02  # this much of a frequency's variance is taken to be as in the mean of all frequencies
-# What numpy and zipfile raise on a file that is damaged; RuntimeError: encrypted, or packed in a way they do not know.
-NO_ARRAYS = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, OverflowError),
-    *(BadZipFile, TokenError, zlib.error),
-)
+_LAYOUT: Layout = {
+    "mean": (np.float32, "D"),
+    "forward": (np.float32, "D C"),
+    "inverse": (np.float32, "C D"),
+    "step": (np.float32, "F C"),
+    "counts": (np.uint16, "3 F"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,45 +50,27 @@ class Basis:
 
     def save(self, path: Path) -> None:
         """Numbers only, in numpy's own format; durable, and whole or not at all, is the caller's care."""
-        with path.open("wb") as stream:
-            np.savez(
-                stream,
-                mean=self.mean,
-                forward=self.forward,
-                inverse=self.inverse,
-                step=self.step,
-                counts=self.counts,
-            )
+        save_arrays(path, {name: getattr(self, name) for name in _LAYOUT})
 
     @staticmethod
     def load(path: Path) -> Basis:
         """Raises StoreError when the file is missing, damaged, or from before format 2."""
         todo = "run flairsearch verify --repair, or index --rebuild"
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                basis = Basis(*(arrays[name] for name in ("mean", "forward", "inverse", "step", "counts")))
+            basis = Basis(**load_arrays(path, _LAYOUT))
+            if not basis._is_sound():
+                raise ValueError("its arrays do not fit")
         except FileNotFoundError:
             raise StoreError(f"{path} is missing - {todo}") from None
-        except NO_ARRAYS as error:
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StoreError(f"{path} is damaged ({what}) - {todo}") from None
-        if not basis._is_sound():
-            raise StoreError(f"{path} is damaged (its arrays do not fit) - {todo}")
+        except ValueError as error:
+            raise StoreError(f"{path} is damaged ({error}) - {todo}") from None
         return basis
 
     def _is_sound(self) -> bool:
-        """Shapes, types, finite numbers, counts that are whole bytes."""
-        arrays = (self.mean, self.forward, self.inverse, self.step, self.counts)
-        dim, (channels, frequencies) = self.mean.size, (len(np.atleast_1d(a)) for a in (self.inverse, self.step))
-        shapes = [(dim,), (dim, channels), (channels, dim), (frequencies, channels), (3, frequencies)]
-        if [array.shape for array in arrays] != shapes or not dim * channels * frequencies:
-            return False
-        if [array.dtype for array in arrays] != [np.float32] * 4 + [np.uint16]:
-            return False
-        finite = all(np.isfinite(array).all() for array in arrays) and bool((self.step > 0).all())
+        """Whether steps are above 0, and counts are whole bytes and no more than there are channels."""
         whole = not (self.counts[1] % 2).any() and not (self.counts[2] % 4).any()
         used = self.counts.astype(np.int64).sum(0).max()
-        return finite and whole and 0 < used <= channels
+        return bool((self.step > 0).all()) and whole and 0 < used <= len(self.inverse)
 
     @cached_property
     def cosines(self) -> NDArray[np.float32]:

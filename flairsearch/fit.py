@@ -12,17 +12,15 @@ E[z | s_I] = E[z] + cov(z, s_I) cov(s_I)^-1 (s_I - E[s_I]), means and covariance
 
 from __future__ import annotations
 
-import io
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.basis import NO_ARRAYS
+from flairsearch.npz import Layout, load_arrays, save_arrays
 
 WIDTH = 512  # numbers a view
 ASKED = 900  # texts of the bank that every view is asked for
@@ -51,8 +49,8 @@ class Fit:
     def crc(self) -> int:
         """CRC-32 of its numbers: codes are those of one fit."""
         value = 0
-        for array in self._arrays():
-            value = zlib.crc32(np.ascontiguousarray(array).data, value)
+        for name in _LAYOUT:
+            value = zlib.crc32(np.ascontiguousarray(getattr(self, name)).data, value)
         return value
 
     @cached_property
@@ -70,39 +68,34 @@ class Fit:
         near = _kernel(_unit(text[None]), self._directions)[0]
         return np.append(near @ self.lift, np.float32(1)) * self.steps
 
-    def _arrays(self) -> tuple[NDArray[Any], ...]:
-        return self.texts, self.asked, self.gather, self.offset, self.lift, self.steps
-
     def save(self, path: Path) -> None:
-        with path.open("wb") as stream:
-            np.savez(stream, **dict(zip(_NAMES, self._arrays(), strict=True)))  # type: ignore[arg-type]
+        """Numbers only, in numpy's own format; durable, and whole or not at all, is the caller's care."""
+        save_arrays(path, {name: getattr(self, name) for name in _LAYOUT})
 
     @staticmethod
     def load(path: Path, dim: int) -> Fit | None:
-        """None when the file is no fit for texts of D dimensions; nothing in it is executed."""
+        """None when the file is no fit for texts of D dimensions."""
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                fit = Fit(*(arrays[name] for name in _NAMES))
-        except (OSError, *NO_ARRAYS):
+            fit = Fit(**load_arrays(path, _LAYOUT))
+        except (OSError, ValueError):
             return None
         return fit if fit._is_sound(dim) else None
 
     def _is_sound(self, dim: int) -> bool:
-        """Shapes, types, finite numbers, places that are there."""
-        arrays, (bank, width, asked) = (
-            self._arrays(),
-            (len(np.atleast_1d(a)) for a in (self.texts, self.steps, self.asked)),
-        )
-        shapes = [(bank, dim), (asked,), (asked, width), (width,), (bank, width - 1), (width,)]
-        if [array.shape for array in arrays] != shapes or not bank * width * asked:
-            return False
-        if [array.dtype for array in arrays] != [np.float32, np.int64, *[np.float32] * 4]:
-            return False
-        there = 0 <= self.asked.min() <= self.asked.max() < bank
-        return bool(there and (self.steps > 0).all() and all(np.isfinite(array).all() for array in arrays))
+        """Whether dimensions are those asked for, steps are above 0, and the texts asked for are in the bank."""
+        fits = self.texts.shape[1] == dim and self.lift.shape[1] == len(self.steps) - 1
+        there = 0 <= self.asked.min() <= self.asked.max() < len(self.texts)
+        return bool(fits and there and (self.steps > 0).all())
 
 
-_NAMES = ("texts", "asked", "gather", "offset", "lift", "steps")
+_LAYOUT: Layout = {
+    "texts": (np.float32, "B D"),
+    "asked": (np.int64, "I"),
+    "gather": (np.float32, "I W"),
+    "offset": (np.float32, "W"),
+    "lift": (np.float32, "B V"),
+    "steps": (np.float32, "W"),
+}
 
 
 def fit(texts: F32, scores: F32, width: int = WIDTH, asked: int = ASKED) -> Fit:

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ def a_folder_for_the_fit(folder: Path) -> None:
 
 
 def a_fit_of_other_dims(folder: Path) -> None:
-    Fit(np.zeros((8, DIM + 1), np.float32), *a_fit()._arrays()[1:]).save(folder / "map.npz")
+    replace(a_fit(), texts=np.zeros((8, DIM + 1), np.float32)).save(folder / "map.npz")
 
 
 def a_file_for_the_folder(folder: Path) -> None:

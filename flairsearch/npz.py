@@ -1,0 +1,52 @@
+"""Arrays in a file of numpy's own format, checked when they are read: nothing in a file is executed or believed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+# A layout gives the type and the sides of each array: `"D C"` are two sides, and a letter is the same size everywhere.
+Layout = Mapping[str, tuple[DTypeLike, str]]
+# numpy and zipfile raise these on a damaged file; RuntimeError is a file that is encrypted, or packed in another way.
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, OverflowError),
+    *(BadZipFile, TokenError, zlib.error),
+)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write the file that `load_arrays` reads; that it is there whole or not at all is the caller's care."""
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def load_arrays(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
+    """The arrays that a layout names, all numbers finite.
+
+    Raises FileNotFoundError, or ValueError with one line that says what is wrong with the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in layout}
+    except FileNotFoundError:
+        raise
+    except _DAMAGE as error:
+        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+    sizes: dict[str, int] = {}
+    for name, (kind, sides) in layout.items():
+        expected = [int(side) if side.isdigit() else sizes.get(side) for side in sides.split()]
+        shape = arrays[name].shape
+        fits = len(shape) == len(expected) and all(
+            size in (None, real) for size, real in zip(expected, shape, strict=True)
+        )
+        if arrays[name].dtype != kind or not fits or not arrays[name].size or not np.isfinite(arrays[name]).all():
+            raise ValueError("its arrays do not fit")
+        sizes |= dict(zip(sides.split(), shape, strict=True))
+    return arrays
