@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from flairsearch.errors import StoreError
 from flairsearch.npz import Layout, load_arrays, save_arrays
 
+BASIS_SAMPLE_VIEWS = 300  # A basis is fitted to at most this many views, some 60,000 tokens.
 WIDTHS = (8, 4, 2)  # bits a number can have besides none: a byte holds a whole number of them
 # Mean squared error of the best uniform quantiser of a Gaussian of variance 1, and its step (Max, IRE 1960).
 _ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}

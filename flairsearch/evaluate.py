@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.basis import fit_basis
+from flairsearch.basis import BASIS_SAMPLE_VIEWS, fit_basis
 from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
 from flairsearch.errors import FlairSearchError
-from flairsearch.fit import Fit, fit
+from flairsearch.fit import FIT_SAMPLE_VIEWS, Fit, fit
 from flairsearch.localization import iou
 from flairsearch.locate import Locator
 from flairsearch.records import Encoded, Frame, PoolWeights, Query
@@ -33,8 +33,6 @@ GROUP = 2048  # texts folded at once
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 TOP = 10
 RESAMPLES = 2000  # of the bootstrap
-FITTED_VIEWS = 2000  # that fitted vectors are fitted to, as in an index
-SAMPLE_VIEWS = 300  # and no more are looked at: some 60,000 tokens
 _BATCH = 32
 _ENCODED = 256  # texts through the text tower at once
 _TEXTS = 64  # scored at once
@@ -94,7 +92,7 @@ class _FittedVectors:
     def __init__(self, bank: Sequence[Query], weights: PoolWeights, device: str, views: int) -> None:
         self._bank, self._weights, self._device = bank, weights, device
         self._texts = ManyTexts(bank, weights, device)
-        self._sample, self._wanted = [np.zeros((0, len(bank)), np.float32)], min(views, FITTED_VIEWS)
+        self._sample, self._wanted = [np.zeros((0, len(bank)), np.float32)], min(views, FIT_SAMPLE_VIEWS)
         self._codes: list[NDArray[np.int8]] = []
         self._fit: Fit | None = None
 
@@ -157,7 +155,7 @@ def compare_codecs(
 ) -> Iterator[CodecRow]:
     """Every codec on these views, fp16 first. `right` bool[N, T]: which views answer which text; None: nobody knows."""
     count, patches, dim = encoded.tokens.shape
-    sample = encoded.tokens[:: max(1, count // SAMPLE_VIEWS)][:SAMPLE_VIEWS]
+    sample = encoded.tokens[:: max(1, count // BASIS_SAMPLE_VIEWS)][:BASIS_SAMPLE_VIEWS]
     exact: _Ranked | None = None
     for name in CODECS:
         basis = fit_basis(sample, metric, AVERAGE_BITS[name]) if name in AVERAGE_BITS else None

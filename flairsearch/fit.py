@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from flairsearch.npz import Layout, load_arrays, save_arrays
 
+FIT_SAMPLE_VIEWS = 2000  # A fit is made from the scores of at most this many views, each of all the bank's texts.
 WIDTH = 512  # numbers a view
 ASKED = 900  # texts of the bank that every view is asked for
 _KERNEL = 2.0

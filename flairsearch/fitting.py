@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from flairsearch.arrays import chunks
 from flairsearch.catalog import Catalog
 from flairsearch.changeset import Changeset
-from flairsearch.fit import fit
+from flairsearch.fit import FIT_SAMPLE_VIEWS, fit
 from flairsearch.fitted import Fitted
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 from flairsearch.shortlist import drop_kept, last_places
 
-SAMPLE_VIEWS = 2000  # that are asked for the whole bank
 _PIECE = 32  # views read at once
 _ROWS = 512  # views a write
 
@@ -64,7 +63,7 @@ def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterato
     fitted, ids = Fitted(reader.folder, reader.dim), reader.views.id
     known = fitted.fit()
     if known is None:
-        chosen = ids[np.linspace(0, len(ids) - 1, min(SAMPLE_VIEWS, len(ids))).astype(np.int64)]
+        chosen = ids[np.linspace(0, len(ids) - 1, min(FIT_SAMPLE_VIEWS, len(ids))).astype(np.int64)]
         bank, parts = make_bank(None), []
         for piece in chunks(chosen, _PIECE):
             parts.append(_score(reader, catalog, bank, piece))

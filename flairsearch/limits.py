@@ -15,7 +15,6 @@ class StoreLimits:
     merge_segments: int = 8  # This many segments of one size class become one segment.
     dead_share: float = 0.2  # Compaction rewrites a segment with a larger share of rows that no image needs.
     basis_views: int = 256  # An index of this many views is large enough to fit a basis to.
-    sample_views: int = 300  # A basis is fitted to no more views, which have some 60,000 tokens.
 
     def level(self, views: int) -> int:
         """The size class of a segment: 0 for the small segments of single commits."""

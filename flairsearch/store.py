@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.atomic_file import atomic_path
-from flairsearch.basis import fit_basis
+from flairsearch.basis import BASIS_SAMPLE_VIEWS, fit_basis
 from flairsearch.catalog import Catalog
 from flairsearch.changeset import Changeset, NewView, Place
 from flairsearch.codec import AVERAGE_BITS, needs_basis
@@ -155,8 +155,8 @@ class Writer:
         self.commit()
         name = self.settings.codec
         reader = self.reader()
-        every = max(1, len(reader) // self._limits.sample_views)
-        chosen = reader.views.id[::every][: self._limits.sample_views]
+        every = max(1, len(reader) // BASIS_SAMPLE_VIEWS)
+        chosen = reader.views.id[::every][:BASIS_SAMPLE_VIEWS]
         checksums = self.catalog.checksums(chosen.tolist())
         chosen = chosen[~reader.damaged(chosen, np.array([checksums[view] for view in chosen.tolist()], np.int64))]
         if not len(chosen):

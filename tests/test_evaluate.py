@@ -96,7 +96,7 @@ def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
 
 def test_fitted_scores_are_near_the_exact_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fitted to the first views, which are asked the whole bank; the others ten of its twelve texts."""
-    monkeypatch.setattr(evaluate, "FITTED_VIEWS", 50)
+    monkeypatch.setattr(evaluate, "FIT_SAMPLE_VIEWS", 50)
     monkeypatch.setattr(evaluate, "fit", partial(evaluate.fit, asked=10))
     encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
     texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dog", "car", "hat", "sky")]

@@ -83,7 +83,7 @@ class Counting:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Thresholds, and one thread: work so small is slower in several."""
-    for name, value in (("EXHAUSTIVE_VIEWS", 10), ("SAMPLE_VIEWS", 20), ("_PIECE", 7), ("_ROWS", 14)):
+    for name, value in (("EXHAUSTIVE_VIEWS", 10), ("FIT_SAMPLE_VIEWS", 20), ("_PIECE", 7), ("_ROWS", 14)):
         monkeypatch.setattr(fitting, name, value)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

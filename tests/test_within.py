@@ -249,7 +249,7 @@ def some_folders(album: Album, rng: random.Random, scope: Scope) -> Scope:
 def test_random_scopes_in_searches(tmp_path: Path, fitted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole rankings; and ten hits wherever there are ten photos, of a shortlist of ten."""
     if fitted:
-        for name, value in (("EXHAUSTIVE_VIEWS", 10), ("SAMPLE_VIEWS", 40)):
+        for name, value in (("EXHAUSTIVE_VIEWS", 10), ("FIT_SAMPLE_VIEWS", 40)):
             monkeypatch.setattr(fitting, name, value)
     album, rng = make_album(tmp_path, BankEncoder() if fitted else FakeEncoder()), random.Random(8)
     monkeypatch.setattr(query, "EXHAUSTIVE_VIEWS", 20)
