@@ -161,8 +161,6 @@ def slices(rows: Tensor, count: int) -> Callable[[int], Tensor]:
 
 
 def measure(name: str, args: argparse.Namespace, encoded: Encoded, copied: float) -> None:
-    from flairsearch.rerank_triton import top
-
     basis = None
     if name in AVERAGE_BITS:
         root = np.random.default_rng(1).normal(size=(args.dim, args.dim)).astype(np.float32)
@@ -187,7 +185,7 @@ def measure(name: str, args: argparse.Namespace, encoded: Encoded, copied: float
             shares = f"{stored / copied:.1%} | {stored / copied / 2:.1%}"
             print(f"| {queries} | {count:,} | {rate:,.0f} | {stored / 1e9:,.0f} | {shares} | {error:.1e} |")
         if queries == 1 and name in AVERAGE_BITS:
-            took = seconds(lambda _, pool=pool: top(pool.scores(codec, resident)[:, 0], 10))  # type: ignore[misc]
+            took = seconds(lambda _, pool=pool: pool.scores(codec, resident)[:, 0].topk(10))  # type: ignore[misc]
             exhaustive = f"1 query, exhaustive, {len(resident):,} views and their top 10: {took * 1e3:.1f} ms"
     print(exhaustive, flush=True)
 

@@ -95,11 +95,6 @@ def cover(truth: Boxes, grid: int) -> NDArray[np.float64]:
     return covered * grid**2
 
 
-def best_grid_iou(truth: Boxes, grid: int) -> float:
-    """The IoU that the best rectangle of whole patches has with one of the true boxes [M, 4]."""
-    return best_iou(best_grid_box(truth, grid), truth)
-
-
 def best_grid_box(truth: Boxes, grid: int) -> Boxes:
     """The rectangle of whole patches [4] that has the largest IoU with one of the true boxes [M, 4].
 

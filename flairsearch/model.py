@@ -12,10 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +23,6 @@ from flairsearch.architecture import check_config, check_tensors
 from flairsearch.convtower import ConvTower, Stage
 from flairsearch.errors import WeightsError
 from flairsearch.folding import LAYER_NORM_EPS, Folding
-from flairsearch.records import PoolWeights
 from flairsearch.tokenizer import unseen_words
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of RGB in [0, 1]
@@ -256,17 +253,6 @@ class FLAIR(nn.Module):
             if name.startswith(("visual_proj.", "logit_"))
         }
         return Folding(pool, self.config.pool_heads, self.config.score)
-
-    def fold(self, text: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """text f[T, D] -> u f32[T, H, D], c f32[T, H]: Folding.fold."""
-        return self.folding.fold(text.detach().float().cpu().numpy())
-
-    def token_metric(self) -> NDArray[np.float32]:
-        """f32[D, D]: Folding.token_metric."""
-        return self.folding.token_metric()
-
-    def pool_weights(self) -> PoolWeights:
-        return self.folding.weights
 
 
 def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -308,18 +308,6 @@ def _padded(count: int, unit: int) -> int:
     return -(-count // unit) * unit
 
 
-def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """scores f32[n] -> the k largest, falling, and their places i64; of equal ones the first place comes first."""
-    import torch
-
-    k = min(k, len(scores))
-    if not k:
-        return scores[:0], torch.zeros(0, dtype=torch.int64, device=scores.device)
-    places = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]
-    order = scores[places].sort(descending=True, stable=True).indices[:k]
-    return scores[places[order]], places[order]
-
-
 # -- rows on their way to the device
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, note
 from hypothesis import strategies as st
 from random_flair import pool_flair
@@ -132,9 +131,9 @@ def check_scores(name: str, heads: int) -> None:
     """Against float64 of the same decoded tokens: 1e-5 relative, far inside what a codec itself costs."""
     codec, rows = make(name, 9, 49, 64)
     model = pool_flair(64, heads)
-    weights = codec.fold_weights(model.pool_weights())
+    weights = codec.fold_weights(model.folding.weights)
     text = np.random.default_rng(3).normal(size=(2, 64)).astype(np.float32)
-    folded = [codec.fold(Query("", t, u, c)) for t, u, c in zip(text, *model.fold(torch.from_numpy(text)), strict=True)]
+    folded = [codec.fold(Query("", t, u, c)) for t, u, c in zip(text, *model.folding.fold(text), strict=True)]
     u, c = np.stack([q.u for q in folded]), np.stack([q.c for q in folded])
 
     def project(mixed: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_equals_float64(
     names: Sequence[str], views: int, patches: int, heads: int, size: int, queries: int, seed: int
 ) -> None:
     model = pool_flair(heads * size, heads)
-    weights, asked = model.pool_weights(), ask(model, queries)
+    weights, asked = model.folding.weights, ask(model, queries)
     for name in names:
         note(name)
         codec, rows = make(name, views, patches, heads * size, seed)
@@ -80,7 +80,7 @@ def test_equals_the_compiled_path(subtests: pytest.Subtests) -> None:
     for name in CODECS:
         with subtests.test(name):
             codec, rows = make(name, 50, 49, 64)
-            weights, parts = codec.fold_weights(model.pool_weights()), stacked(codec, ask(model, 3))
+            weights, parts = codec.fold_weights(model.folding.weights), stacked(codec, ask(model, 3))
             found = rerank_numpy.score(codec, rows, weights, *parts)
             compiled = rerank_cpu.score(codec, rows, rerank_cpu.project_with(weights), *parts)
             np.testing.assert_allclose(found, compiled, rtol=0, atol=EXACT)
@@ -99,7 +99,7 @@ def test_fp16_scores_as_the_description_says(patches: int, dim: int, heads: int)
     codec = make_codec("fp16", patches, dim)
     rows = codec.encode(Encoded(tokens[:, 0], tokens, flat, flat))
     asked = ask(model, 4)
-    found = rerank_numpy.score(codec, rows, codec.fold_weights(model.pool_weights()), *stacked(codec, asked))
+    found = rerank_numpy.score(codec, rows, codec.fold_weights(model.folding.weights), *stacked(codec, asked))
     expected = [oracle_pool(model, torch.from_numpy(query.vector), local)[0] for query in asked]
     np.testing.assert_allclose(found, np.stack(expected, 1), rtol=0, atol=2e-3)
 
@@ -114,7 +114,7 @@ def test_fp16_scores_as_the_description_says(patches: int, dim: int, heads: int)
 def test_extreme_logits(names: Sequence[str], bias: float) -> None:
     """The zero key has all, or nothing; no number is too large, and no warning comes."""
     model = pool_flair(64, 4)
-    weights = model.pool_weights()
+    weights = model.folding.weights
     for name in names:
         note(name)
         codec, rows = make(name, 3, 49, 64)
@@ -167,7 +167,7 @@ def test_numpy_scores_the_first_few_and_no_more(name: str, monkeypatch: pytest.M
     codec, rows = make(name, 60, 9, 32)
     model = pool_flair(32, 4)
     asked = ask(model, 2)
-    expected = in_float64(codec, rows, model.pool_weights(), asked)
+    expected = in_float64(codec, rows, model.folding.weights, asked)
     assert "numba" in sys.modules
     monkeypatch.setattr(rerank, "_FEW", 130)
 
@@ -175,10 +175,10 @@ def test_numpy_scores_the_first_few_and_no_more(name: str, monkeypatch: pytest.M
         yield from (rows[:10], rows[10:10], rows[10:60])
 
     counted = Counted(monkeypatch)
-    with_numba = RowReranker(codec, model.pool_weights()).score(pieces(), asked)
+    with_numba = RowReranker(codec, model.folding.weights).score(pieces(), asked)
     assert (counted.numpy, counted.compiled) == ([], [10, 0, 50])  # numba is there: it is never worse
     monkeypatch.delitem(sys.modules, "numba")
-    reranker = RowReranker(codec, model.pool_weights())
+    reranker = RowReranker(codec, model.folding.weights)
     np.testing.assert_allclose(reranker.score(pieces(), asked), expected, rtol=0, atol=EXACT)
     assert counted.numpy == [10, 0, 50]
     counted.numpy.clear()

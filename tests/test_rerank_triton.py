@@ -22,7 +22,7 @@ from flairsearch.records import Encoded, PoolWeights, Query
 
 pytest.importorskip("triton", reason="triton is not installed")
 from flairsearch import rerank_triton
-from flairsearch.rerank_triton import attend, stream, top
+from flairsearch.rerank_triton import attend, stream
 
 pytestmark = pytest.mark.interpreter
 GPU = torch.cuda.is_available()
@@ -66,7 +66,7 @@ def codec_of(name: str, patches: int, dim: int) -> Codec:
 def queries_of(model: FLAIR, count: int) -> list[Query]:
     torch.manual_seed(count)
     text = 2 * torch.randn(count, model.config.embed_dim)
-    u, c = model.fold(text)
+    u, c = model.folding.fold(text.float().numpy())
     return [Query("", t.numpy(), *folded) for t, *folded in zip(text, u, c, strict=True)]
 
 
@@ -122,7 +122,7 @@ def check(name: str, views: int, patches: int, dim: int, queries: int, heads: in
     assert ((share > 0) & (share <= 1)).all()
     assert np.abs(unfolded(codec, mixed, share) - expected).max() <= 2e-3 * np.abs(expected).max()
 
-    weights, folded = model.pool_weights(), codec.fold_weights(model.pool_weights())
+    weights, folded = model.folding.weights, codec.fold_weights(model.folding.weights)
     found, right = scores_of(folded, asked, mixed, share), scores_of(weights, asked, expected, whole)
     least = 0.5 * dim**-0.5  # half a cosine of random vectors: one score alone can be near 0
     assert np.abs(found - right).max() <= 1e-3 * max(least, np.abs(right).max())
@@ -282,16 +282,6 @@ class TestKernels:
         close = 1e-6 * float(np.abs(mixed).max())  # sums of large numbers that leave small ones, in another order
         assert np.allclose(again[0], mixed, rtol=1e-5, atol=close)
         assert np.allclose(again[1], share, rtol=1e-5)
-
-
-@both
-def test_top(device: str) -> None:
-    scores = torch.tensor([0.5, 0.25, 0.75, 0.5, -1.0, 0.5, 0.75], device=device)
-    for k in (0, 1, 2, 3, 4, 6, 7, 9):
-        values, places = top(scores, k)
-        assert places.tolist() == [2, 6, 0, 3, 5, 1, 4][:k]
-        assert values.tolist() == scores[places].tolist()
-    assert len(top(scores[:0], 3)[0]) == 0
 
 
 def overwritten(pieces: list[np.ndarray]):

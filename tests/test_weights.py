@@ -469,11 +469,11 @@ def test_the_score_says_how_much_the_global_token_counts(sizes: ModelConfig, tmp
         path = save_flair(random_flair(replace(sizes, score=score)), tmp_path / f"{score}.safetensors")
         model = load_model(path)
         assert model.config.score == score
-        shares[score] = model.pool_weights().global_share
+        shares[score] = model.folding.weights.global_share
     assert shares == {"flair": 0.0, "sum": 0.5}
     config = {name: size for name, size in json.loads(sizes.to_json()).items() if name != "score"}
     save_file(dict(random_flair(sizes).flair_state()), tmp_path / "silent.safetensors", {"config": json.dumps(config)})
-    assert load_model(tmp_path / "silent.safetensors").pool_weights().global_share == 0
+    assert load_model(tmp_path / "silent.safetensors").folding.weights.global_share == 0
     expected = [architecture.expected_tensors(replace(sizes, score=score).to_json()) for score in shares]
     assert expected[0] == expected[1] == architecture.expected_tensors(json.dumps(config))
 
