@@ -22,7 +22,8 @@ The map, in the order data flow:
     database, schema, migrations            catalog.sqlite opened; its tables; older formats
     census                                  what a person asks of an index: flairsearch status
     rerank_numpy, rerank_torch              rerank's path for few views, and the reference for all devices
-    rerank_cpu, rerank_triton, residence    its two fused paths; segments that stay on the GPU
+    rerank_cpu -> numba_kernels             its fused path on a processor,
+    rerank_triton -> triton_kernels         and that on a GPU; residence: segments that stay there
     rerank_many                             exact scores of thousands of texts
     compiled, vectors, scan_loops           what compiled loops need, and those of scan
     views, cache                            what can be made again: columns of a state, files by generation

@@ -61,7 +61,7 @@ HOMES = {  # third-party library -> the modules that may import it
         "weights",
         "published",
     },
-    "triton": {"rerank_triton"},
+    "triton": {"rerank_triton", "triton_kernels"},
     "typer": {module for module in MODULES if module.startswith("cli")} | {"options"},
     "uvicorn": {"serving"},
     "watchfiles": {"watch"},
