@@ -41,6 +41,7 @@ class Codec(ABC):
 
     @property
     def spatial(self) -> NDArray[np.float32] | None:
+        """The transform from frequencies to patches, f32[F, P]; None where coordinates are over patches."""
         return None
 
     @abstractmethod
@@ -203,6 +204,7 @@ def _numbers_of_byte(width: int) -> NDArray[np.float32]:
 
 
 def needs_basis(name: str) -> bool:
+    """Whether a codec of that name codes in a basis of the index's own."""
     return name in AVERAGE_BITS
 
 

@@ -97,6 +97,7 @@ class _FittedVectors:
         self._fit: Fit | None = None
 
     def add(self, encoded: Encoded) -> None:
+        """The next views: of the sample, until that is whole and fitted to; then their codes are kept."""
         scores = self._texts.score(encoded)
         if self._fit is not None:
             self._codes.append(self._fit.codes(scores))

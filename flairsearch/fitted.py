@@ -78,6 +78,7 @@ class Fitted:
             fit.save(part)
 
     def remove(self) -> None:
+        """The fit and all codes go."""
         if self._folder.is_dir() and not self._folder.is_symlink():
             shutil.rmtree(self._folder)
         else:

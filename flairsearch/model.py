@@ -68,6 +68,7 @@ class ModelConfig:
         return replace(config, conv_stages=tuple((e, k, c, n, s) for e, k, c, n, s in config.conv_stages))
 
     def to_json(self) -> str:
+        """The text that `from_json` reads."""
         return json.dumps(asdict(self))
 
 

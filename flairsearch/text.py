@@ -40,6 +40,7 @@ class TextEncoder:
 
     @property
     def pool_weights(self) -> PoolWeights:
+        """The pool's value and output side, for re-ranking."""
         return self.folding.weights
 
     def encode_texts(self, texts: Sequence[str]) -> list[Query]:

@@ -221,7 +221,9 @@ def import_file(path: Path, name: str | None = None) -> WeightsFile:
     else:
         state, config = _read_safetensors(path)
         seen = seen_tokens(path)
-    state.setdefault("logit_bias", _zero())
+    import torch
+
+    state.setdefault("logit_bias", torch.zeros(()))
     check_tensors({key: tuple(tensor.shape) for key, tensor in state.items()}, expected_tensors(config), str(path))
     odd = [key for key, tensor in state.items() if tensor.is_sparse or not tensor.is_floating_point()]
     if odd:
@@ -243,12 +245,6 @@ def _same(one: Path, other: Path) -> bool:
 def big_config() -> str:
     """The configuration of the published models, JSON."""
     return (resources.files("flairsearch") / "models" / _BIG_CONFIG).read_text(encoding="utf-8")
-
-
-def _zero() -> Tensor:
-    import torch
-
-    return torch.zeros(())
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
