@@ -27,7 +27,8 @@ The map, in the order data flow:
     rerank_many                             exact scores of thousands of texts
     compiled, vectors, scan_loops           what compiled loops need, and those of scan
     views, cache                            what can be made again: columns of a state, files by generation
-    annotations, box_annotations, bank      captions of photos, boxes, and texts for photos without any
+    annotations, annotation_files           captions of photos; files of annotations, read within limits
+    box_annotations, box_formats, bank      boxes, their formats, and texts for photos without any
     gallery, collage                        MEASURE: what is asked, on photos, mosaics of them, photos on photos;
     evaluate -> retrieval                   scores of all pairs or by codec, ranks and recall;
     evaluate_regions, shelf -> localization boxes and maps against true boxes;

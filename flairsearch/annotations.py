@@ -17,21 +17,29 @@ The root is --photos, or follows from where the annotation file lies.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from flairsearch.annotation_files import (
+    Broken,
+    as_list,
+    check_path,
+    check_text,
+    field,
+    find_photos,
+    id_of,
+    parse,
+    parse_lines,
+)
 from flairsearch.errors import UsageError
 
 LABELLED = "labelled"  # the format in which all photos of a text are right
-MAX_BYTES = 1 << 30  # of an annotation file
 _ENDS = re.compile(r"\n|</s>|\.")
 
-_T = TypeVar("_T")
 _Row = tuple[int | str, str, list[str]]  # what names the photo, its path as the set has it, captions
 _Open = Callable[[Any, Path], tuple[list[Any], Callable[[Any], _Row]]]  # parsed file, its path -> rows, how to read one
 
@@ -46,10 +54,6 @@ class Annotations:
     captions: tuple[str, ...]
     owner: tuple[int, ...]  # of each caption: the number of its photo
     empty: int  # captions that were left out
-
-
-class Broken(ValueError):
-    """Content that is not what its format promises."""
 
 
 class _Format(NamedTuple):
@@ -119,26 +123,6 @@ class _Collected:
 # -- the file
 
 
-def parse_lines(file: Path) -> list[Any]:
-    """A JSON value a line."""
-    rows: list[Any] = parse(file, lambda text: [json.loads(line) for line in text.split("\n") if line.strip()])
-    return rows
-
-
-def parse(file: Path, read: Callable[[str], Any] = json.loads) -> Any:
-    """JSON, and nothing but JSON: nothing in it is executed."""
-    try:
-        if not os.path.isfile(file):
-            raise Broken("is not there")
-        if file.stat().st_size > MAX_BYTES:
-            raise Broken(f"is larger than {MAX_BYTES >> 20} MiB")
-        return read(file.read_text(encoding="utf-8-sig"))
-    except Broken:
-        raise
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, a NUL in the name
-        raise Broken(f"cannot be read as JSON ({error})") from None
-
-
 def _recognise(data: Any) -> str:
     if isinstance(data, list) and data and isinstance(data[0], dict):
         if "conversations" in data[0]:
@@ -165,52 +149,6 @@ def _find_folder(file: Path, photos: Path | None, form: str, paths: Sequence[str
     split = file.stem.removeprefix("captions_") if file.stem.startswith("captions_") else "val2017"
     below = FORMATS[form].photos.format(split=split)
     return find_photos([*(root / below for root in roots), *roots], paths)
-
-
-def find_photos(places: Sequence[Path], paths: Sequence[str]) -> Path:
-    """The first of the folders that holds the first photo. Raises UsageError when any photo is missing there."""
-    found = next((place for place in places if os.path.isfile(place / paths[0])), places[0])
-    missing = [path for path in paths if not os.path.isfile(found / path)]
-    if missing:
-        raise UsageError(
-            f"{len(missing):,} of {len(paths):,} annotated photos are missing, the first is {found / missing[0]} - "
-            "give the folder that their paths start from: --photos DIR"
-        )
-    return found
-
-
-# -- what a row may hold
-
-
-def field(row: Any, name: str, kind: type[_T]) -> _T:
-    value = row.get(name) if isinstance(row, dict) else None
-    if not isinstance(value, kind):
-        raise Broken(f"{name!r} is {'missing' if value is None else f'no {kind.__name__}'}")
-    return value
-
-
-def id_of(row: Any, name: str) -> int | str:
-    return field(row, name, str) if isinstance(row, dict) and isinstance(row.get(name), str) else field(row, name, int)
-
-
-def check_path(path: str) -> None:
-    """Raises Broken when it could lead out of the photos' folder."""
-    pure = PurePath(path)
-    if pure.is_absolute() or pure.drive or ".." in pure.parts:
-        raise Broken(f"{path[:200]!r} leads out of the photos' folder")
-    if not pure.name or "\0" in path:
-        raise Broken(f"{path[:200]!r} is no path of a photo")
-    check_text(path)
-
-
-def check_text(text: Any) -> str:
-    try:
-        if not isinstance(text, str):
-            raise Broken(f"a caption is no text but {type(text).__name__}")
-        text.encode()
-    except UnicodeEncodeError:
-        raise Broken(f"{text[:200]!a} is no valid Unicode") from None
-    return text
 
 
 def join_sentences(text: str) -> str:
@@ -286,12 +224,6 @@ def _open_dci(data: Any, file: Path) -> tuple[list[Any], Callable[[Any], _Row]]:
     return [name for split in data for name in field(data, split, list)] if isinstance(data, dict) else as_list(
         data
     ), read
-
-
-def as_list(data: Any) -> list[Any]:
-    if not isinstance(data, list):
-        raise Broken("is no list")
-    return data
 
 
 FORMATS = {

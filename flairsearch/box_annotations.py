@@ -14,33 +14,25 @@ root (--photos, or the file's folder or the one above it) in images/SPLIT, SPLIT
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flairsearch.annotations import (
+from flairsearch.annotation_files import (
     Broken,
-    as_list,
-    check_path,
-    check_text,
-    field,
     find_photos,
-    id_of,
     parse,
     parse_lines,
 )
+from flairsearch.box_formats import CROWDS, OPENERS, BoxedImage, BoxRow, open_refs, pixels_of, recognise
 from flairsearch.errors import UsageError
 
 BOX_FORMATS = ("instances", "mdetr", "refs", "labelled")
 _OF_CLASSES = ("instances", "labelled")  # formats with a text for each class, whatever photo it is in
 PROMPT = "a photo of a {}"
-LARGEST = 1 << 20  # side of a photo, pixels
 _PICKLES = (".p", ".pkl", ".pickle")
-_CROWDS = "crowds"
 _SPLIT = re.compile(r"(?:train|val|test)\d{4}")
 
 Box = tuple[float, float, float, float]
@@ -69,24 +61,6 @@ class BoxAnnotations:
     notes: tuple[str, ...]  # what was left out
 
 
-class _Image(NamedTuple):
-    path: str
-    width: int
-    height: int
-    words: str = ""
-
-
-class _Row(NamedTuple):
-    """What an annotation says."""
-
-    image: _Image
-    texts: list[str]
-    box: Any
-
-
-_Opened = tuple[list[Any], Callable[[Any], _Row | str | None]]  # rows of a parsed file, how to read one
-
-
 class _Collected:
     """Rows, one after the other."""
 
@@ -96,9 +70,9 @@ class _Collected:
         self.things: dict[str, int] = {}
         self.places: list[Place] = []
         self.rows: list[tuple[int, int]] = []  # photo, thing
-        self.left_out = {_CROWDS: 0, "boxes without area inside their photo": 0, "empty expressions": 0}
+        self.left_out = {CROWDS: 0, "boxes without area inside their photo": 0, "empty expressions": 0}
 
-    def add(self, row: _Row | str | None) -> None:
+    def add(self, row: BoxRow | str | None) -> None:
         """A row; or what it is instead, which is counted; or nothing."""
         if row is None:
             return
@@ -143,13 +117,13 @@ def read_boxes(
     collected, number = _Collected(), 0
     try:
         data = _open(file)
-        form = form or _recognise(data)
+        form = form or recognise(data)
         if form != "refs" and (instances or split):
             raise Broken(f"is {form}, which has its boxes and no parts: --instances and --split belong to refs")
         if form == "refs":
-            rows, read = _open_refs(data, instances or file.with_name("instances.json"), split or "val")
+            rows, read = open_refs(data, instances or file.with_name("instances.json"), split or "val")
         else:
-            rows, read = _OPENERS[form](data, prompt)
+            rows, read = OPENERS[form](data, prompt)
         for number, row in enumerate(rows, 1):  # noqa: B007 - the number is for the error
             collected.add(read(row))
     except Broken as error:
@@ -214,135 +188,13 @@ def _open(file: Path) -> Any:
     return parse(file)
 
 
-def _recognise(data: Any) -> str:
-    if isinstance(data, list) and data and isinstance(data[0], dict) and "boxes" in data[0]:
-        return "labelled"
-    if isinstance(data, list) and data and isinstance(data[0], dict) and "sentences" in data[0]:
-        return "refs"
-    if isinstance(data, dict) and isinstance(images := data.get("images"), list):
-        if images and isinstance(images[0], dict) and "caption" in images[0]:
-            return "mdetr"
-        if "categories" in data:
-            return "instances"
-    raise Broken("holds no boxes in any known format (boxes can be made as well: --mosaics N, --paste N)")
-
-
-# -- what a row may hold
-
-
-def _clip(values: Any, image: _Image) -> Box | None:
+def _clip(values: Any, image: BoxedImage) -> Box | None:
     """[left, top, width, height] -> what of it is inside; None where nothing is."""
     if not isinstance(values, list) or len(values) != 4:
         raise Broken("'bbox' is no list of four numbers")
-    left, top, width, height = (_number(value) for value in values)
+    left, top, width, height = (pixels_of(value) for value in values)
     if width < 0 or height < 0:
         raise Broken(f"a box of {width:g} x {height:g} pixels")
     right, bottom = min(left + width, image.width), min(top + height, image.height)
     left, top = max(left, 0.0), max(top, 0.0)
     return (left, top, right, bottom) if left < right and top < bottom else None
-
-
-def _number(value: Any) -> float:
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:
-        pass
-    raise Broken(f"{str(value)[:50]!r} in 'bbox' is no number of pixels")
-
-
-def _images(data: Any, words: bool = False) -> dict[int | str, _Image]:
-    found = {}
-    for row in field(data, "images", list):
-        path, width, height = field(row, "file_name", str), field(row, "width", int), field(row, "height", int)
-        check_path(path)
-        if not (0 < width <= LARGEST and 0 < height <= LARGEST):
-            raise Broken(f"{path[:200]!r} of {str(width)[:20]} x {str(height)[:20]} pixels")
-        found[id_of(row, "id")] = _Image(path, width, height, check_text(field(row, "caption", str)) if words else "")
-    return found
-
-
-def _image(row: Any, images: dict[int | str, _Image]) -> _Image:
-    if (number := id_of(row, "image_id")) not in images:
-        raise Broken(f"image_id {number!r} is none of the images")
-    return images[number]
-
-
-# -- the formats
-
-
-def _open_instances(data: Any, prompt: str) -> _Opened:
-    images = _images(data)
-    names = {id_of(row, "id"): check_text(field(row, "name", str)) for row in field(data, "categories", list)}
-
-    def read(row: Any) -> _Row | str:
-        if isinstance(row, dict) and row.get("iscrowd"):
-            return _CROWDS
-        if (category := id_of(row, "category_id")) not in names:
-            raise Broken(f"category_id {category!r} is none of the categories")
-        return _Row(_image(row, images), [prompt.replace("{}", names[category])], row.get("bbox"))
-
-    return field(data, "annotations", list), read
-
-
-def _open_mdetr(data: Any, _: str) -> _Opened:
-    images = _images(data, words=True)
-
-    def read(row: Any) -> _Row:
-        image = _image(row, images)
-        return _Row(image, [image.words], row.get("bbox"))
-
-    return field(data, "annotations", list), read
-
-
-def _open_labelled(data: Any, prompt: str) -> _Opened:
-    rows = []
-    for row in as_list(data):
-        path, size = field(row, "image", str), field(row, "size", list)
-        check_path(path)
-        if len(size) != 2 or not all(type(side) is int and 0 < side <= LARGEST for side in size):
-            raise Broken(f"{path[:200]!r} of {str(size)[:40]} pixels")
-        image = _Image(path, *size)
-        rows += [(image, one) for one in (field(row, "boxes", list) if "boxes" in row else [])]
-
-    def read(placed: tuple[_Image, Any]) -> _Row:
-        image, one = placed
-        box = field(one, "box", list)
-        if len(box) != 4:
-            raise Broken("'box' is no list of four numbers")
-        left, top, right, bottom = (_number(value) for value in box)
-        name = check_text(field(one, "label", str))
-        return _Row(image, [prompt.replace("{}", name)], [left, top, right - left, bottom - top])
-
-    return rows, read
-
-
-_OPENERS = {"instances": _open_instances, "mdetr": _open_mdetr, "labelled": _open_labelled}
-
-
-def _open_refs(data: Any, file: Path, split: str) -> _Opened:
-    refs = as_list(data)
-    splits = {field(ref, "split", str) for ref in refs if isinstance(ref, dict) and "split" in ref}
-    if splits and split not in splits:
-        raise Broken(f"has no part {split!r} but {', '.join(sorted(splits)[:8])[:200]!r}: --split NAME")
-    try:
-        boxes = parse(file)
-        images = _images(boxes)
-        rows = {id_of(row, "id"): row for row in field(boxes, "annotations", list)}
-    except Broken as error:
-        raise Broken(f"its boxes should be in {file}, but: {error}; name another file: --instances FILE") from None
-
-    def read(ref: Any) -> _Row | None:
-        if splits and field(ref, "split", str) != split:
-            return None
-        if (number := id_of(ref, "ann_id")) not in rows:
-            raise Broken(f"ann_id {number!r} is none of {file.name}'s annotations")
-        sentences = [_sentence(one) for one in field(ref, "sentences", list)]
-        return _Row(_image(ref, images), sentences, rows[number].get("bbox"))
-
-    return refs, read
-
-
-def _sentence(row: Any) -> str:
-    """As the set itself uses it: cleaned, where that was done."""
-    return check_text(field(row, "sent" if isinstance(row, dict) and "sent" in row else "raw", str))
