@@ -30,9 +30,9 @@ The map, in the order data flow:
     annotations, annotation_files           captions of photos; files of annotations, read within limits
     box_annotations, box_formats, bank      boxes, their formats, and texts for photos without any
     gallery, collage                        MEASURE: what is asked, on photos, mosaics of them, photos on photos;
-    evaluate -> retrieval                   scores of all pairs or by codec, ranks and recall;
+    evaluate -> retrieval, codec_comparison scores of all pairs, ranks and recall; by codec;
     evaluate_regions, shelf -> localization boxes and maps against true boxes;
-    evaluate_masks -> segmentation          and against masks
+    segmentation                            and against masks
     engine, rebuild, agreement              the facade: Engine; an index made anew; an index made, opened, replaced
     present, draw, terminal, tables         hits as text, as pictures, as those of a terminal; measurements
     question -> remote                      a query with all its conditions; asked of a server that runs

@@ -150,11 +150,12 @@ def _most(views: str | None) -> int | None:
 
 
 def _show_codecs(encoder: Encoder, found: Gallery, json: bool) -> None:
-    from flairsearch import evaluate, gallery, tables
+    from flairsearch import gallery, tables
+    from flairsearch.codec_comparison import compare_codecs
 
     encoded = gallery.join(follow(found.encoded, "views", found.views, _views))
     queries, weights = encoder.encode_texts(found.texts), encoder.pool_weights
-    rows = evaluate.compare_codecs(encoded, queries, found.right, weights, encoder.token_metric, encoder.device)
+    rows = compare_codecs(encoded, queries, found.right, weights, encoder.token_metric, encoder.device)
     show(rows, tables.to_codec_table, json)
 
 

@@ -109,8 +109,7 @@ def show_segmentation(places: Places, model: str | None, device: str, json: bool
     if places.photos or places.form or places.mosaics or places.paste or places.instances:
         raise UsageError("--segmentation needs no option of annotation files - give it a folder laid out as VOC's")
     from flairsearch import gallery, tables
-    from flairsearch.evaluate_masks import segmentation
-    from flairsearch.segmentation import read_voc
+    from flairsearch.segmentation import read_voc, segmentation
     from flairsearch.settings import check_views
 
     views = check_views(places.views, tiles=False)

@@ -1,41 +1,24 @@
-"""Scores of all pairs of views and texts; and what a codec costs and loses.
-
-Of a codec: bytes, recall, the exact top 10, boxes, speed - each against fp16. The rule for the default: the smallest
-codec whose R@10 stays within 0.5 points of fp16's, on photos and on mosaics, and whose top 10 holds at least 95 % of
-fp16's.
-"""
+"""Scores of all pairs of views and texts, and what retrieval finds by them."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.basis import BASIS_SAMPLE_VIEWS, fit_basis
-from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
+from flairsearch.arrays import chunks
 from flairsearch.errors import FlairSearchError
 from flairsearch.fit import FIT_SAMPLE_VIEWS, Fit, fit
-from flairsearch.localization import iou
-from flairsearch.locate import Locator
-from flairsearch.records import Encoded, Frame, PoolWeights, Query
-from flairsearch.rerank import with_global
+from flairsearch.records import Encoded, PoolWeights, Query
 from flairsearch.rerank_many import ManyTexts
-from flairsearch.rerank_torch import Reranker
-from flairsearch.results import CodecRow, RetrievalRow
-from flairsearch.retrieval import best_ranks, measure, rerank_views, topk_texts
+from flairsearch.results import RetrievalRow
+from flairsearch.retrieval import measure, rerank_views, topk_texts
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token
 FITTED = "fitted"  # and that of an index: scores predicted from fitted vectors (fit.py)
 GROUP = 2048  # texts folded at once
-CODECS = ("fp16", "int8", "q4", "q2", "q1")
-TOP = 10
-RESAMPLES = 2000  # of the bootstrap
-_BATCH = 32
 _ENCODED = 256  # texts through the text tower at once
-_TEXTS = 64  # scored at once
 
 
 class PairScores:
@@ -97,7 +80,6 @@ class _FittedVectors:
         self._fit: Fit | None = None
 
     def add(self, encoded: Encoded) -> None:
-        """The next views: of the sample, until that is whole and fitted to; then their codes are kept."""
         scores = self._texts.score(encoded)
         if self._fit is not None:
             self._codes.append(self._fit.codes(scores))
@@ -119,9 +101,8 @@ class _FittedVectors:
 def encode_in_groups(encode: Callable[[Sequence[str]], list[Query]], texts: Sequence[str]) -> Iterator[list[Query]]:
     """Texts -> queries, each text once, GROUP at once; of them, a batch at once goes through the model."""
     once = list(dict.fromkeys(texts))
-    for start in range(0, len(once), GROUP):
-        group = once[start : start + GROUP]
-        yield [query for i in range(0, len(group), _ENCODED) for query in encode(group[i : i + _ENCODED])]
+    for group in chunks(once, GROUP):
+        yield [query for some in chunks(group, _ENCODED) for query in encode(some)]
 
 
 def retrieval(
@@ -144,85 +125,3 @@ def retrieval(
         yield from measure(f"rerank {rerank:,} views a text", rerank_views(scores.exact, near, rerank), right)
     if topk:
         yield from measure(f"top {topk:,} texts an image", topk_texts(scores.exact, near, topk), right)
-
-
-def compare_codecs(
-    encoded: Encoded,
-    queries: Sequence[Query],
-    right: NDArray[np.bool_] | None,
-    weights: PoolWeights,
-    metric: NDArray[np.float32],
-    device: str = "cpu",
-) -> Iterator[CodecRow]:
-    """Every codec on these views, fp16 first. `right` bool[N, T]: which views answer which text; None: nobody knows."""
-    count, patches, dim = encoded.tokens.shape
-    sample = encoded.tokens[:: max(1, count // BASIS_SAMPLE_VIEWS)][:BASIS_SAMPLE_VIEWS]
-    exact: _Ranked | None = None
-    for name in CODECS:
-        basis = fit_basis(sample, metric, AVERAGE_BITS[name]) if name in AVERAGE_BITS else None
-        codec = make_codec(name, patches, dim, basis)
-        found = _rank(codec, encoded, queries, weights, exact, device)
-        exact = exact or found
-        hits = exact_hits = None
-        if right is not None:
-            hits, exact_hits = best_ranks(found.scores, right), best_ranks(exact.scores, right)
-        overlap = np.mean([len(np.intersect1d(a, b)) for a, b in zip(found.top.T, exact.top.T, strict=True)])
-        yield CodecRow(
-            name,
-            codec.stride,
-            None if hits is None else {k: float((hits < k).mean()) for k in (1, 5, 10)},
-            None if hits is None or exact_hits is None else _interval(hits < TOP, exact_hits < TOP),
-            float(overlap) / len(exact.top),
-            float(iou(np.array(found.boxes, float), np.array(exact.boxes, float)).mean()),
-            found.speed,
-        )
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    scores: NDArray[np.float32]  # [N, T]
-    top: NDArray[np.int64]  # [10, T]
-    boxes: list[tuple[int, int, int, int]]  # of fp16's top 10 of every text
-    speed: float
-
-
-def _rank(
-    codec: Codec,
-    encoded: Encoded,
-    queries: Sequence[Query],
-    weights: PoolWeights,
-    exact: _Ranked | None,
-    device: str,
-) -> _Ranked:
-    rows = codec.encode(encoded)
-    reranker = Reranker(codec.fold_weights(weights), device, spatial=codec.spatial)
-    folded = [codec.fold(query) for query in queries]
-    began = time.perf_counter()
-    scores = np.concatenate(
-        [_score(codec, reranker, rows[i : i + _BATCH], folded) for i in range(0, len(rows), _BATCH)]
-    )
-    texts = np.stack([query.vector for query in queries])
-    scores = with_global(scores, encoded.pooled, texts, weights.global_share)
-    speed = scores.size / (time.perf_counter() - began)
-    top = np.argsort(-scores, axis=0, kind="stable")[:TOP]
-    boxes, locator, frame = [], Locator(weights), Frame(1000, 1000, 0, 0, 1000, 1000)
-    for query, views in zip(queries, (exact.top if exact else top).T, strict=True):
-        kept = codec.restore_all(rows[views], encoded.pooled[views])
-        boxes += [locator.find(kept.only(i), frame, query)[1][0].box for i in range(len(views))]
-    return _Ranked(scores, top, boxes, speed)
-
-
-def _score(codec: Codec, reranker: Reranker, rows: NDArray[np.uint8], queries: Sequence[Query]) -> NDArray[np.float32]:
-    """Rows u8[n, stride] -> scores f32[n, T]; decoded once for all texts."""
-    pieces = [codec.decode(rows)]
-    parts = [reranker.score_many(pieces, queries[i : i + _TEXTS]) for i in range(0, len(queries), _TEXTS)]
-    return np.concatenate(parts, axis=1)
-
-
-def _interval(found: NDArray[np.bool_], exact: NDArray[np.bool_]) -> tuple[float, float]:
-    """95 % interval of the mean of found - exact over the texts, paired bootstrap."""
-    differences = found.astype(np.float64) - exact
-    rng = np.random.default_rng(0)
-    means = [differences[rng.integers(len(differences), size=len(differences))].mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flairsearch.errors import UsageError
-from flairsearch.records import Frame
+from flairsearch.locate import patch_cosine
+from flairsearch.records import Encoded, Frame, Query
 from flairsearch.results import SegmentationRow
 
 VOC = (
@@ -152,3 +153,23 @@ class Confusion:
         if not total:
             raise UsageError("the masks hold no pixel of any class - give masks of the classes that are asked for")
         return SegmentationRow(float(np.mean(seen)), float(both.sum() / total), iou)
+
+
+def segmentation(
+    pieces: Iterable[tuple[Encoded, list[Frame]]], texts: Sequence[Query], masked: MaskedPhotos
+) -> SegmentationRow:
+    """Views of the photos, in order, and a text for each class -> one row.
+
+    Raises UsageError when a mask cannot be used.
+    """
+    vectors = np.stack([text.vector for text in texts])
+    confusion = Confusion(masked.classes)
+    masks = iter(masked.masks)
+    for encoded, frames in pieces:
+        similarity = patch_cosine(encoded.tokens, encoded.shift, vectors)
+        grid = round(similarity.shape[2] ** 0.5)
+        for one, frame in zip(similarity, frames, strict=True):
+            mask = read_mask(masked.folder / next(masks), frame, len(masked.classes))
+            for rows, found in label(one.reshape(-1, grid, grid), frame):
+                confusion.add(mask[rows], found)
+    return confusion.row()

@@ -15,7 +15,7 @@ from flairsearch.errors import StoreError, UsageError
 
 FORMAT_VERSION = 3  # 1: the catalogue did not carry the number; 2: no dates (migrations.py brings them up to date)
 SERVER_RECORD = "server.json"  # in the folder of an index that is served: where, by which process
-DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate.py: flairsearch eval --codecs
+DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of codec_comparison.py: flairsearch eval --codecs
 EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors
 
 ONE_VIEW = ("squash", "center")  # policies of one view a photo; besides them tiles:N

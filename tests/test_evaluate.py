@@ -136,29 +136,3 @@ def test_modes_in_order() -> None:
         assert (row.recall, row.mean_rank, row.median_rank) == (full.recall, full.mean_rank, full.median_rank)
     ranks = best_ranks(scores.exact, right)
     assert rows[0].recall == {k: float(np.mean(ranks < k)) for k in (1, 5, 10)}
-
-
-@pytest.mark.parametrize("score", ["flair", "sum"])
-def test_codecs_are_compared_with_fp16(tmp_path: Path, score: str) -> None:
-    model = random_flair(replace(SMALL, score=score))
-    encoder = Encoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
-    encoded = encoder.encode_pictures([Picture(pixels, FRAME) for pixels in random_pictures(40, 48)])
-    texts = [*TEXTS[:4], *(f"{number} things" for number in range(20))]
-    queries = encoder.encode_texts(texts)
-    right = np.arange(40)[:, None] == np.random.default_rng(1).integers(40, size=24)
-    rows = list(evaluate.compare_codecs(encoded, queries, right, encoder.pool_weights, encoder.token_metric))
-    assert [row.codec for row in rows] == list(evaluate.CODECS)
-    assert [row.bytes for row in rows] == sorted((row.bytes for row in rows), reverse=True)
-    first = rows[0]
-    assert (first.overlap, first.box_iou, first.difference) == (1.0, 1.0, (0.0, 0.0))
-    exact = PairScores(40, texts, [queries], encoder.pool_weights, "cpu", queries)
-    exact.add(encoded)
-    ranks = [best_ranks(scores, right) for scores in (exact.exact, 2 * exact.exact - exact.prefilters[GLOBAL])]
-    recalls = [{k: float((some < k).mean()) for k in (1, 5, 10)} for some in ranks]
-    assert first.recall == recalls[0]
-    assert recalls[0] != recalls[1]  # of a sum, the conditioned cosine alone ranks otherwise
-    assert rows[1].overlap > 0.9
-    nobody_knows = next(
-        iter(evaluate.compare_codecs(encoded, queries, None, encoder.pool_weights, np.eye(32, dtype="f4")))
-    )
-    assert (nobody_knows.recall, nobody_knows.difference) == (None, None)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from flairsearch import gallery, segmentation
 from flairsearch.errors import UsageError
-from flairsearch.evaluate_masks import segmentation as evaluate
 from flairsearch.records import Frame
 from flairsearch.segmentation import VOC, Confusion, label, read_mask, read_voc
+from flairsearch.segmentation import segmentation as evaluate
 
 CLASSES = ("red", "green", "blue")
 FRAME = Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)
