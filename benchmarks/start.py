@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -37,29 +36,26 @@ def main() -> None:
     args = parser.parse_args()
     if args.published:
         _time_text(args.rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        served = Path(folder) / "served"
-        shutil.copytree(args.index, served)  # an index of its own: the server is found beside it
-        server = subprocess.Popen(
-            [*_flairsearch("serve"), "--index", str(served), "--port", "0"], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            ready = server.stderr.readline() if server.stderr else ""
-            if not ready.startswith("http"):
-                raise SystemExit(f"the server did not start: {ready}")
-            _compare(args.index, served, args.rounds)
-        finally:
-            server.terminate()
-            server.wait()
+    server = subprocess.Popen(
+        [*_flairsearch("serve"), "--index", str(args.index), "--port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        ready = server.stderr.readline() if server.stderr else ""
+        if not ready.startswith("http"):
+            raise SystemExit(f"the server did not start: {ready}")
+        _compare(args.index, ready.strip(), args.rounds)
+    finally:
+        server.terminate()
+        server.wait()
 
 
-def _compare(index: Path, served: Path, rounds: int) -> None:
+def _compare(index: Path, address: str, rounds: int) -> None:
     commands = {
         "python": [sys.executable, "-c", "pass"],
         "flairsearch --help": _flairsearch("--help"),
         "query, cold": [*_flairsearch("query"), QUERY, "--index", str(index)],
-        "query, through a server": [*_flairsearch("query"), QUERY, "--index", str(served)],
-        "query --paths, through a server": [*_flairsearch("query"), QUERY, "--paths", "--index", str(served)],
+        "query, through a server": [*_flairsearch("query"), QUERY, "--server", address],
+        "query --paths, through a server": [*_flairsearch("query"), QUERY, "--paths", "--server", address],
         "import torch, open_clip": [sys.executable, "-c", "import torch, open_clip"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}

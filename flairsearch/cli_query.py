@@ -14,12 +14,14 @@ from flairsearch.clock import Clock, age_of_process
 from flairsearch.errors import UsageError
 from flairsearch.options import (
     DeviceOption,
+    GivenIndexOption,
     IndexOption,
     ModelOption,
     PlaceOption,
     TextsArgument,
     WithoutOption,
 )
+from flairsearch.paths import DEFAULT_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +47,10 @@ class _Show:
 
 def query_command(
     texts: TextsArgument = None,
-    index: IndexOption = "default",
+    index: GivenIndexOption = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", envvar="FLAIRSEARCH_SERVER", help="Ask this flairsearch serve instead.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many photos.")] = 10,
     image: Annotated[str | None, typer.Option(metavar="FILE", help="Look for what this picture shows.")] = None,
     box: Annotated[str | None, typer.Option(metavar="L,T,R,B", help="The part of it that is meant, pixels.")] = None,
@@ -73,7 +78,7 @@ def query_command(
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Find photos, and the place in each; through the server of this index, where one runs."""
+    """Find photos, and the place in each."""
     from flairsearch.question import Question
     from flairsearch.scope import Scope
     from flairsearch.terms import Terms
@@ -84,43 +89,46 @@ def query_command(
     scope = Scope.of(under, since, until, larger_than, ext or ())
     question = Question(terms, k, shortlist, min_score, scope)
     how = _Show(json, paths, null, logits, thumbnails, overlay, heat, open_best)
-    answer, shown = _run(question, how, index, model, device)
+    if server:
+        local = {"index": index, "model": model, "device": device != "auto", "heat": overlay is not None and heat}
+        _check_remote([name for name, value in local.items() if value])
+        answer = _ask_server(question, server)
+    else:
+        answer = _ask_here(question, index, model, device)
+    shown = _show_hits(answer, how)
     limits = {"under": under, "since": since, "until": until, "larger-than": larger_than, "ext": ",".join(ext or ())}
-    _say(question, answer, index, " ".join(f"--{name} {value}" for name, value in limits.items() if value))
+    place = None if server else index or DEFAULT_INDEX
+    _say(question, answer, place, " ".join(f"--{name} {value}" for name, value in limits.items() if value))
     if verbose:
         _say_how_many(answer, bool(scope))
     if timings:
         _say_timings({"start": start, **answer.seconds, "show": shown})
 
 
-def _run(question: Question, how: _Show, index: str, model: str | None, device: str) -> tuple[Answer, float]:
-    """The answer, shown, and how long showing it took."""
-    alone = model is not None or device != "auto" or (how.overlay is not None and how.heat)  # heat stays in a server
-    answer = (None if alone else _ask_server(question, index)) or _ask_here(question, index, model, device)
+def _show_hits(answer: Answer, how: _Show) -> float:
+    """Prints the hits, draws and opens them as asked; -> the seconds it took."""
     clock = Clock()
     with clock.part("show"):
         drawn = [_draw(hit, how.overlay / _name(hit), how.heat) for hit in answer.hits] if how.overlay else []
         _print(answer.hits, how)
         if how.open_best and answer.hits:
             _open(str(next(filter(None, drawn[:1]), answer.hits[0].path)))
-    return answer, clock.seconds["show"]
+    return clock.seconds["show"]
 
 
-def _ask_server(question: Question, index: str) -> Answer | None:
-    """None where no server runs for the index."""
-    from flairsearch.paths import index_folder
-    from flairsearch.settings import SERVER_RECORD
+def _check_remote(local: Sequence[str]) -> None:
+    """local: options that were given and only a query on this machine can follow. Raises UsageError on any."""
+    if local:
+        raise UsageError(f"--{local[0]} does not go with --server (or FLAIRSEARCH_SERVER) - leave out one of them")
 
-    folder = index_folder(index)
-    if not (folder / SERVER_RECORD).is_file():
-        return None
+
+def _ask_server(question: Question, url: str) -> Answer:
     from flairsearch.remote import Server
 
-    server = Server.find(folder)
-    return None if server is None else server.search(question)
+    return Server.at(url, os.environ.get("FLAIRSEARCH_TOKEN")).search(question)
 
 
-def _ask_here(question: Question, index: str, model: str | None, device: str) -> Answer:
+def _ask_here(question: Question, index: str | None, model: str | None, device: str) -> Answer:
     from flairsearch.engine import Engine
 
     # A GPU takes longer to start than it saves one query.
@@ -188,8 +196,8 @@ def _example(image: str | None, box: str | None, weight: float) -> Example | Non
     return None if image is None else Example.of(image, box, weight)
 
 
-def _say(question: Question, answer: Answer, index: str, limits: str) -> None:
-    """What there is to know besides the hits. limits: the options that leave photos out."""
+def _say(question: Question, answer: Answer, index: str | None, limits: str) -> None:
+    """What there is to know besides the hits. index: None when a server answered. limits: options that narrow."""
     _say_unseen(answer.unseen, index)
     for warning in answer.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -197,12 +205,12 @@ def _say(question: Question, answer: Answer, index: str, limits: str) -> None:
         _say_nothing(answer, question.terms, limits)
 
 
-def _say_unseen(words: Iterable[str], index: str) -> None:
+def _say_unseen(words: Iterable[str], index: str | None) -> None:
     if several := ", ".join(repr(word) for word in words):
         from flairsearch.paths import index_folder
         from flairsearch.settings import IndexSettings
 
-        model = IndexSettings.load(index_folder(index)).model
+        model = "the server's model" if index is None else IndexSettings.load(index_folder(index)).model
         typer.echo(f"note: {model} was trained on no text with {several}; the hits do not know that word", err=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from contextlib import suppress
@@ -13,6 +12,7 @@ import typer
 
 from flairsearch.errors import UsageError
 from flairsearch.options import DeviceOption, IndexOption
+from flairsearch.settings import check_token
 
 if TYPE_CHECKING:
     import socket
@@ -73,14 +73,9 @@ def _serve(
     api = web.Api(service, Thumbnails())
     port = listener.getsockname()[1]
     url = serving.url_of(host, port)
-    record = serving.Record(port, serving.reached_at(host), os.getpid(), api.server, token)
-    stopped = threading.Event()
-    keeper = threading.Thread(target=record.keep, args=(lambda: service.folder, stopped), daemon=True)
     page = url if token is None else f"{url}/?token={quote(token, safe='')}"
 
     def ready() -> None:
-        record.save(service.folder)
-        keeper.start()
         typer.echo(page, err=True)
         if open_page:
             _open_page(page)
@@ -88,10 +83,6 @@ def _serve(
     try:
         serving.Server(web.create_app(api, host, token, names), ready).run(sockets=[listener])
     finally:
-        stopped.set()
-        if keeper.is_alive():
-            keeper.join()
-        record.remove(service.folder)
         api.close()
         service.close()
 
@@ -99,8 +90,8 @@ def _serve(
 def _check_token(token: str | None, is_here: bool, host: str) -> None:
     if token is None and not is_here:
         raise UsageError(f"anybody who reaches {host} could look at the photos - give a token: --token TEXT")
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
-        raise UsageError("the token has letters that headers cannot carry - use plain letters and digits")
+    if token is not None:
+        check_token(token)
 
 
 def _open_page(url: str) -> None:
@@ -111,5 +102,5 @@ def _open_page(url: str) -> None:
 
 
 def _stop(*_: object) -> NoReturn:
-    """As Ctrl-C does: the record goes, answers under way are finished."""
+    """As Ctrl-C does: answers under way are finished."""
     raise KeyboardInterrupt

@@ -51,9 +51,11 @@ def _fitting(words: Sequence[str], incomplete: str) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
 
-IndexOption = Annotated[
-    str, typer.Option("--index", help="Name or folder of the index.", autocompletion=complete_index)
-]
+_INDEX = typer.Option(
+    "--index", help="Name or folder of the index.", autocompletion=complete_index, show_default="default"
+)
+IndexOption = Annotated[str, _INDEX]
+GivenIndexOption = Annotated[str | None, _INDEX]  # None tells that no index was named.
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", help="Model name, .safetensors or published .pt file.", autocompletion=complete_model),

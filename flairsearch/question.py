@@ -13,6 +13,8 @@ from flairsearch.terms import Terms
 if TYPE_CHECKING:
     from flairsearch.engine import Engine
 
+MOST_HITS = 200  # One answer over HTTP holds at most this many hits.
+
 
 @dataclass(frozen=True)
 class Question:

@@ -1,107 +1,150 @@
-"""A server that runs for an index (`flairsearch serve`): found by the record beside the index, asked over HTTP.
-
-It has the model and the index open, so that an answer takes no start. Only standard libraries: this is the short way.
-"""
+"""A query sent to a running `flairsearch serve` over HTTP, with the standard library alone, which loads quickly."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
-from flairsearch.errors import PictureError
-from flairsearch.present import from_dict
-from flairsearch.question import Question
+from flairsearch.errors import FlairSearchError, PictureError, UsageError
+from flairsearch.present import escape, from_dict
+from flairsearch.question import MOST_HITS, Question
 from flairsearch.records import Answer, Hit
-from flairsearch.settings import SERVER_RECORD
+from flairsearch.scope import is_text
+from flairsearch.settings import check_token
 from flairsearch.terms import Example, Terms
 
-MOST_HITS = 200  # hits that one request gives
-_PATIENCE = 300.0  # A server has so many seconds for an answer.
-_KNOCK = 1.0  # A server has so many seconds to say that it is there.
-_LARGEST_RECORD = 10_000  # bytes
-_LARGEST = 64 << 20  # bytes of an answer
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where who listens everywhere is met
+PATIENCE = 300.0  # A server has this many seconds for all pages of an answer.
+_SILENCE = 120.0  # A connection on which nothing arrives for this many seconds is given up.
+_LARGEST = 64 << 20  # A page of an answer has at most this many bytes.
+_WRONG = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # Reading nonsense raises one of these.
 
 
-class _Unanswered(Exception):
-    """Nobody there, or nobody who can answer this."""
+class ServerError(FlairSearchError):
+    """The server gives no answer to the query."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where one listens."""
+    """Where a server listens, and the token it wants."""
 
+    url: str  # as the user wrote it
     host: str
-    port: int
+    port: int | None
+    secure: bool
     token: str | None
 
     @staticmethod
-    def find(folder: Path) -> Server | None:
-        """The one that runs for the index in this folder; None when none does, or it does not say so at once."""
-        found: list[Server | None] = []
-        knock = Thread(target=lambda: found.append(_find(folder)), daemon=True)  # who drips bytes is never late
-        knock.start()
-        knock.join(_KNOCK)
-        return found[0] if found else None
+    def at(url: str, token: str | None) -> Server:
+        """Raises UsageError when the URL is not http(s)://HOST[:PORT], or no header can carry the token."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        if not host or not url.isprintable() or " " in url or parts.scheme not in ("http", "https"):
+            raise UsageError(f"--server {url!a} is no address of a server - give one like http://127.0.0.1:8421")
+        if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+            raise UsageError(
+                f"--server {parts.scheme}://{host} with more than host and port - "
+                "leave the rest out, and set FLAIRSEARCH_TOKEN to the token"
+            )
+        return Server(url, host, port, parts.scheme == "https", None if token is None else check_token(token))
 
-    def search(self, question: Question) -> Answer | None:
-        """The answer; None when there is none after all: what a server refuses is asked, and explained, here.
+    def search(self, question: Question, page: int = MOST_HITS, patience: float = PATIENCE) -> Answer:
+        """The answer, asked for in pages of at most `page` hits; patience: seconds for all of them.
 
-        Raises PictureError when the query's picture cannot be read.
+        Raises ServerError when there is none, and PictureError when the query's picture cannot be read.
         """
-        if question.k < 1:
-            return None
         picture = _read(question.terms.pictures)
-        answer = Answer()
-        while len(answer.hits) < question.k:
-            page = [("k", str(min(MOST_HITS, question.k - len(answer.hits)))), ("offset", str(len(answer.hits)))]
-            target = f"/api/v1/search?{urlencode([*question.parameters(), *page])}"
+        found: list[Answer | ServerError] = []
+
+        def ask() -> None:
             try:
-                found = self._request("GET" if picture is None else "POST", target, picture)
+                found.append(self._search(question, page, picture))
+            except ServerError as error:
+                found.append(error)
+
+        asking = Thread(target=ask, daemon=True)  # No timeout of a socket ends a server that sends byte after byte.
+        asking.start()
+        asking.join(patience)
+        answer = found[0] if found else self._no_answer(f"not within {patience:.0f} s")
+        if isinstance(answer, ServerError):
+            raise answer
+        return answer
+
+    def _search(self, question: Question, page: int, picture: bytes | None) -> Answer:
+        answer = Answer()
+        while True:
+            count = min(page, question.k - len(answer.hits))
+            parameters = [*question.parameters(), ("k", str(count)), ("offset", str(len(answer.hits)))]
+            found = self._request(f"/api/v1/search?{urlencode(parameters)}", picture)
+            try:
                 hits = [_named(from_dict(one), question.terms) for one in found["hits"]]
                 answer = Answer(
                     (*answer.hits, *hits),
                     int(found["in_scope"]),
                     int(found["ranked"]),
                     tuple(map(str, found["unseen"])),
-                    tuple(map(str, found["warnings"])),
+                    tuple(escape(str(warning)) for warning in found["warnings"]),
                     {"server": answer.seconds.get("server", 0.0) + float(found["seconds"])},
                 )
-            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, _Unanswered):
-                return None
-            if found.get("next") is None or not hits:
-                break
-        return answer
+                ended = found["next"] is None
+            except _WRONG:
+                raise self._stranger("its answer holds no hits") from None
+            if len(hits) > count or (not ended and len(hits) < count):
+                raise self._stranger(f"it sent {len(hits)} hits where {count} were asked for")
+            if ended or len(answer.hits) == question.k:
+                return answer
 
-    def _request(
-        self, method: str, target: str, body: bytes | None = None, patience: float = _PATIENCE
-    ) -> dict[str, Any]:
-        """Raises _Unanswered, OSError, ValueError or RecursionError when there is no answer that can be read."""
+    def _request(self, target: str, picture: bytes | None) -> dict[str, Any]:
+        """Raises ServerError unless JSON of an answer comes back."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        if body is not None:
+        if picture is not None:
             headers["Content-Type"] = "application/octet-stream"
+        kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
         try:
-            with closing(http.client.HTTPConnection(self.host, self.port, timeout=patience)) as connection:
-                connection.request(method, target, body, headers)
+            with closing(kind(self.host, self.port, timeout=_SILENCE)) as connection:
+                connection.request("GET" if picture is None else "POST", target, picture, headers)
                 response = connection.getresponse()
-                found = json.loads(response.read(_LARGEST))
+                body = response.read(_LARGEST + 1)
         except http.client.HTTPException as error:
-            raise _Unanswered from error
-        if response.status != 200 or not isinstance(found, dict):
-            raise _Unanswered
+            raise self._stranger(type(error).__name__) from None
+        except (OSError, ValueError) as error:  # ValueError: a host's name that cannot be looked up.
+            raise self._no_answer(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
+        if len(body) > _LARGEST:
+            raise self._stranger(f"it sent more than {_LARGEST >> 20} MiB")
+        try:
+            found = json.loads(body, parse_float=_finite, parse_constant=_finite)
+            refusal = None if response.status == 200 else " ".join(str(found["error"]).split())[:500]
+        except _WRONG:
+            raise self._stranger(f"it answered {response.status} without JSON of ours") from None
+        if response.status == 401:
+            raise ServerError(f"{self.url} wants its token, or another one - set FLAIRSEARCH_TOKEN to it")
+        if refusal is not None:
+            raise ServerError(f"{self.url} refuses the query: {refusal}")
+        if not isinstance(found, dict):
+            raise self._stranger("its answer is no object")
         return found
+
+    def _no_answer(self, reason: str) -> ServerError:
+        return ServerError(f"{self.url} does not answer ({reason}) - start flairsearch serve there, or omit --server")
+
+    def _stranger(self, reason: str) -> ServerError:
+        return ServerError(f"{self.url} is no flairsearch server ({reason}) - check the address given as --server")
 
 
 def _named(hit: Hit, terms: Terms) -> Hit:
-    """With the name of the query's picture, which the server has not been told."""
+    """With the name of the query's picture, which the server has not been told. Raises ValueError on a path of none."""
+    if "\0" in hit.path or not is_text(hit.path):
+        raise ValueError("no file has that name")
     names = [*terms.texts, *(os.path.basename(picture.path) for picture in terms.pictures)]
     phrases = tuple(replace(phrase, text=name) for phrase, name in zip(hit.phrases, names, strict=True))
     return replace(hit, phrases=phrases)
@@ -121,18 +164,9 @@ def _read(pictures: Sequence[Example]) -> bytes | None:
     return None
 
 
-def _find(folder: Path) -> Server | None:
-    try:
-        with (folder / SERVER_RECORD).open("rb") as stream:
-            record = json.loads(stream.read(_LARGEST_RECORD))
-        host, port, name, token = (record.get(key) for key in ("host", "port", "server", "token"))
-        if not (isinstance(host, str) and type(port) is int and 0 < port < 65536 and isinstance(name, str)):
-            return None
-        if record.get("index") != os.path.realpath(folder):  # a copy of an index that is served
-            return None
-        found = Server(_ANY.get(host, host), port, token if isinstance(token, str) else None)
-        # Without the token: after a server was killed, somebody else may have its port.
-        health = replace(found, token=None)._request("GET", "/api/v1/health", patience=_KNOCK)
-    except (OSError, ValueError, AttributeError, RecursionError, _Unanswered):
-        return None
-    return found if health.get("server") == name else None  # or the port is another's by now
+def _finite(text: str) -> float:
+    """A number of JSON; raises ValueError on NaN and on what is too large."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("no finite number")
+    return number

@@ -1,67 +1,22 @@
-"""A server's life: its socket, uvicorn around the app, and the record by which the command line finds it."""
+"""A server's life: its socket, and uvicorn around the app."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flairsearch import remote
-from flairsearch.atomic_file import atomic_write
 from flairsearch.errors import UsageError
 from flairsearch.guard import HEADERS, MOST_HEADERS, MOST_URL, App, is_wildcard
-from flairsearch.settings import SERVER_RECORD
 
 BACKLOG = 256  # connections that nobody has taken yet
-LOOK = 3.0  # seconds between looks at whether the record is still there
 GRACE = 5  # seconds for answers under way when it stops
 MOST_HEAD = 2 * (MOST_URL + MOST_HEADERS)  # bytes of a request's first line and headers: the guard says what is wrong
 HEAD_SECONDS = 30.0  # for them to arrive
-
-
-@dataclass(frozen=True)
-class Record:
-    """Where a running server is reached."""
-
-    port: int
-    host: str  # an address, or name, that reaches it from this machine
-    pid: int
-    server: str  # as /health says it
-    token: str | None
-
-    def save(self, folder: Path) -> None:
-        """Readable by its user alone. An index on read-only media has none; that of another that answers stays."""
-        if self._is_in(folder) or remote.Server.find(folder) is not None:
-            return
-        content = json.dumps({**asdict(self), "index": os.path.realpath(folder)}) + "\n"
-        with suppress(OSError), atomic_write(folder / SERVER_RECORD, durable=False, mode=0o600) as stream:
-            stream.write(content.encode())
-
-    def keep(self, folder: Callable[[], Path], stopped: threading.Event) -> None:
-        """Saves it until then: `index --rebuild` takes it away, and so does another server that was there before."""
-        while not stopped.wait(LOOK):
-            self.save(folder())
-
-    def remove(self, folder: Path) -> None:
-        """Unless another server has put its own there."""
-        if self._is_in(folder):
-            with suppress(OSError):
-                (folder / SERVER_RECORD).unlink()
-
-    def _is_in(self, folder: Path) -> bool:
-        try:
-            return bool(json.loads((folder / SERVER_RECORD).read_text(encoding="utf-8"))["server"] == self.server)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -74,16 +29,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"{host}:{port} cannot be listened on ({reason}) - give another --port or --host") from None
 
 
-def reached_at(host: str) -> str:
-    """The address that reaches a server bound to `host` from this machine."""
-    if not is_wildcard(host):
-        return host
-    return "::1" if ":" in host else "127.0.0.1"
-
-
 def url_of(host: str, port: int) -> str:
-    """For people and browsers."""
-    name = reached_at(host)
+    """The address that people and browsers of this machine use."""
+    name = host
+    if is_wildcard(host):
+        name = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
@@ -115,7 +65,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            await asyncio.to_thread(self._ready)  # which may knock at this very server
+            self._ready()
 
 
 class _Patient(H11Protocol):

@@ -14,7 +14,6 @@ from flairsearch.atomic_file import atomic_write
 from flairsearch.errors import StoreError, UsageError
 
 FORMAT_VERSION = 3  # 1: the catalogue did not carry the number; 2: no dates (migrations.py brings them up to date)
-SERVER_RECORD = "server.json"  # in the folder of an index that is served: where, by which process
 DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of codec_comparison.py: flairsearch eval --codecs
 EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors
 
@@ -89,6 +88,13 @@ def check_device(device: str) -> str:
     if device.split(":")[0] not in get_args(Device):
         raise UsageError(f"no device {device!r} - use one of {', '.join(get_args(Device))}")
     return device
+
+
+def check_token(token: str) -> str:
+    """Raises UsageError when no header can carry the token of a server."""
+    if not (token.isascii() and token.isprintable() and token.strip() == token and token):
+        raise UsageError("the token has letters that headers cannot carry - use plain letters and digits")
+    return token
 
 
 def may_have_gpu() -> bool:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +28,7 @@ from flairsearch.guard import FREE, App, Guard, Message, Receive, Send
 from flairsearch.metrics import CONTENT_TYPE, Metrics
 from flairsearch.originals import Original, PhotoGone, disposition, open_original, opened
 from flairsearch.pages import Page, read_pages
-from flairsearch.remote import MOST_HITS
+from flairsearch.question import MOST_HITS
 from flairsearch.service import Busy, Service, Stopped
 from flairsearch.terms import Example
 from flairsearch.thumbnails import Thumbnails
@@ -52,7 +51,6 @@ class Api:
 
     def __init__(self, service: Service, thumbnails: Thumbnails) -> None:
         self.service, self.thumbnails = service, thumbnails
-        self.server = secrets.token_hex(16)  # names this process
         self.metrics = Metrics(service)
         self._pages = read_pages()
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pictures")
@@ -131,7 +129,7 @@ class Api:
 
     async def health(self) -> Response:
         """That the server answers; needs no token."""
-        return _json({"status": "ok", "server": self.server})
+        return _json({"status": "ok"})
 
     async def show_metrics(self, request: Request) -> Response:
         """Counts, as Prometheus reads them."""

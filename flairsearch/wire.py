@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from flairsearch import present
 from flairsearch.errors import UsageError
+from flairsearch.question import MOST_HITS
 from flairsearch.records import Hit
-from flairsearch.remote import MOST_HITS
 from flairsearch.scope import Scope
 from flairsearch.service import Found, How
 from flairsearch.terms import PLACES, Example, Terms
@@ -207,7 +207,6 @@ class HealthOut(BaseModel):
     """That it answers."""
 
     status: str
-    server: str = Field(description="A random id of this process.")
 
 
 def answer_of(answer: Found, offset: int) -> dict[str, Any]:

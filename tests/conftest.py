@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from command import run  # noqa: F401 - a fixture
-from fake import fake_settings
+from fake import fake_settings, paint
 from hypothesis import settings
 
+from flairsearch import weights
 from flairsearch.agreement import create_index
 from flairsearch.catalog import Catalog
+from flairsearch.engine import Engine
 
 pytest_plugins = ["browsed"]
 settings.register_profile("day", max_examples=15, deadline=None)
@@ -67,3 +69,26 @@ def catalog(index):
     catalog = Catalog(index)
     yield catalog
     catalog.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """The one server on painted photos and the fake encoder; some photos are spoilt after they were indexed."""
+    pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
+    from served import make_index, serving_index, spoil
+
+    index = make_index(tmp_path_factory.mktemp("served"))
+    spoil(index.parent / "photos")
+    with serving_index(index) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def real_index(tmp_path_factory):
+    """A small index of the bundled model."""
+    folder = tmp_path_factory.mktemp("real")
+    for colour in ("red", "green", "blue"):
+        paint(folder / "photos" / f"{colour}.png", [("white", (8, 8, 40, 40))], colour, (96, 64))
+    with Engine.open(folder / "index", weights.BUNDLED, device="cpu") as engine:
+        engine.add(folder / "photos")
+    return folder / "index"

@@ -1,18 +1,18 @@
-"""A real server on a small index of painted photos, in this process, and raw requests to it."""
+"""A real server on a small index of painted photos and the fake encoder, in this process, and raw requests to it."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fake import COLOURS, exif_of, paint
+from fake import COLOURS, FakeEncoder, exif_of, fake_engine, paint
 
-from flairsearch import serving, web, weights
+from flairsearch import serving, web
 from flairsearch.engine import Engine
 from flairsearch.service import Service
 from flairsearch.thumbnails import Thumbnails
@@ -28,7 +28,12 @@ class Site:
     host: str
     port: int
     api: web.Api
-    photos: Path
+    index: Path
+
+    @property
+    def photos(self) -> Path:
+        """The folder of the photos that the index holds."""
+        return self.index.parent / "photos"
 
     @property
     def url(self) -> str:
@@ -65,18 +70,34 @@ def spoil(folder: Path) -> None:
     (folder / LINK).symlink_to("/etc/passwd")
 
 
+class Encoder(FakeEncoder):
+    """Reads any text: as its first colour word, and as white where it has none."""
+
+    def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+        words = [[word for word in text.lower().split() if word in COLOURS] for text in texts]
+        queries = super().encode_texts([(some or ["white"])[0] for some in words])
+        return [replace(query, text=text) for query, text in zip(queries, texts, strict=True)]
+
+
+def open_index(index: Path) -> Engine:
+    """The engine that the server has, once more."""
+    return fake_engine(index, encoder=Encoder())
+
+
 def make_index(folder: Path) -> Path:
-    """Photos below it, indexed with the bundled model; -> the index."""
+    """Photos below it, indexed; -> the index."""
     photos = paint_photos(folder / "photos")
-    with Engine.open(folder / "index", weights.BUNDLED, device="cpu") as engine:
+    with open_index(folder / "index") as engine:
         engine.add(photos)
     return folder / "index"
 
 
 @contextmanager
-def serving_index(index: Path, token: str | None = None) -> Iterator[Site]:
+def serving_index(
+    index: Path, token: str | None = None, open_engine: Callable[[Path], Engine] = open_index
+) -> Iterator[Site]:
     """A server on it, stopped at the end."""
-    service = Service.start(lambda: Engine.open(index, device="cpu", create=False))
+    service = Service.start(lambda: open_engine(index))
     api = web.Api(service, Thumbnails(index.parent / "thumbnails"))
     listener = serving.listen("127.0.0.1", 0)
     ready = threading.Event()
@@ -85,7 +106,7 @@ def serving_index(index: Path, token: str | None = None) -> Iterator[Site]:
     thread.start()
     try:
         assert ready.wait(30)
-        yield Site("127.0.0.1", listener.getsockname()[1], api, index.parent / "photos")
+        yield Site("127.0.0.1", listener.getsockname()[1], api, index)
     finally:
         server.should_exit = True
         thread.join()

@@ -41,6 +41,7 @@ NOT_RUN = {  # the beginning of a command -> why it is only parsed
     "flairsearch index --watch": "never ends",
     r"flairsearch index --index \$HOME": "cron's, in a folder that is not there",
     "flairsearch query .* --open": "opens a window",
+    "flairsearch query .* --server": "there is no server on that port; test_a_query_asks_the_server asks one",
     "flairsearch serve": "never ends; the HTTP tests start one",
     "flairsearch models pull": "downloads",
     "flairsearch index --rebuild --model flair-merged30m": "downloads",
@@ -108,6 +109,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("FLAIRSEARCH_HOME", str(work / "indexes"))
         patch.setenv("FLAIRSEARCH_CACHE", str(folder / "cache"))
         patch.delenv("FLAIRSEARCH_TOKEN", raising=False)
+        patch.delenv("FLAIRSEARCH_SERVER", raising=False)
         patch.setenv("COLUMNS", "200")
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -157,7 +159,6 @@ def server(place: Path) -> Iterator[str]:
         process.terminate()
         process.wait(20)
         process.stderr.close()
-    assert not (place / "served" / "server.json").exists()  # as docs/cli.md says
 
 
 # -- what can be typed
@@ -393,7 +394,7 @@ def test_http_fields(server: str) -> None:
     status = ask(server, "status")
     assert set(names(HTTP, "field of status")) == set(status)
     assert all(f"`{name}`" in answers for name in (*status["default"], *status["folders"][0]))
-    assert set(ask(server, "health")) == {"status", "server"}
+    assert set(ask(server, "health")) == {"status"}
 
 
 def test_http_description(server: str) -> None:
@@ -432,13 +433,11 @@ def test_http_python(server: str) -> None:
     assert len(run_python(code.replace(ADDRESS, server), HTTP, {}).splitlines()) == 3
 
 
-def test_a_query_finds_the_server(server: str, place: Path, run: Run) -> None:
-    """As docs/cli.md says; and the record is its user's alone."""
-    record = place / "served" / "server.json"
-    assert record.stat().st_mode & 0o777 == 0o600
-    asked = run("query", "a cat", "--index", "./served", "--timings", "--json")
+def test_a_query_asks_the_server(server: str, run: Run) -> None:
+    """As docs/cli.md says."""
+    asked = run("query", "a cat", "--server", server, "--timings", "--json")
     assert " server " in asked.err
-    alone = run("query", "a cat", "--index", "./served", "--timings", "--json", "--device", "cpu")
+    alone = run("query", "a cat", "--index", "./served", "--timings", "--json")
     assert " server " not in alone.err
     assert [json.loads(one)["path"] for one in asked.out.splitlines()] == [
         json.loads(one)["path"] for one in alone.out.splitlines()

@@ -1,79 +1,44 @@
-"""The command line's client against the real server, against none, and against others that answer instead."""
+"""`query --server` against the real server, against none, and against others that answer instead."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Run, settle
-from served import Site, make_index, serving_index
+from command import Run
 
-from flairsearch import engine as engines
-from flairsearch import remote, weights
+pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
+from served import Site, open_index, serving_index
+
+from flairsearch import remote
 from flairsearch.engine import Engine
-from flairsearch.errors import PictureError
-from flairsearch.present import to_dict
+from flairsearch.errors import PictureError, UsageError
+from flairsearch.present import to_dict, to_json
 from flairsearch.question import Question
 from flairsearch.records import Answer
-from flairsearch.remote import Server
+from flairsearch.remote import Server, ServerError
 from flairsearch.scope import Scope
-from flairsearch.serving import Record
-from flairsearch.settings import SERVER_RECORD as RECORD
 from flairsearch.terms import Example, Terms
 
 PHOTOS = 15  # of 13 contents
+RED = Question(Terms.of("red"))
 
 
-@dataclass(frozen=True)
-class Home:
-    """An index, its server, and where its photos are."""
-
-    index: Path
-    site: Site
-
-    @property
-    def photos(self) -> Path:
-        return self.site.photos
-
-    @property
-    def record(self) -> Record:
-        return Record(self.site.port, self.site.host, os.getpid(), self.site.api.server, None)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    index = make_index(tmp_path_factory.mktemp("remote"))
-    with serving_index(index) as site:
-        yield Home(index, site)
-
-
-@pytest.fixture
-def home(running: Home) -> Iterator[Home]:
-    """With its record in place."""
-    running.record.save(running.index)
-    yield running
-    (running.index / RECORD).unlink(missing_ok=True)
-
-
-@pytest.fixture
-def no_cold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command may not open the index itself."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("asked here, not of the server")
-
-    monkeypatch.setattr(engines.Engine, "open", refuse)
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's own server or token."""
+    monkeypatch.delenv("FLAIRSEARCH_SERVER", raising=False)
+    monkeypatch.delenv("FLAIRSEARCH_TOKEN", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture
@@ -86,16 +51,12 @@ def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "unseen_words", unseen)
 
 
-def ask_server(home: Home, question: Question) -> Answer:
-    server = Server.find(home.index)
-    assert server is not None
-    answer = server.search(question)
-    assert answer is not None
-    return answer
+def ask_server(site: Site, question: Question, page: int = remote.MOST_HITS) -> Answer:
+    return Server.at(site.url, None).search(question, page)
 
 
-def ask_here(home: Home, question: Question) -> Answer:
-    with Engine.open(home.index, device="cpu", create=False) as engine:
+def ask_here(site: Site, question: Question) -> Answer:
+    with open_index(site.index) as engine:
         return question.ask(engine)
 
 
@@ -133,7 +94,7 @@ QUESTIONS: dict[str, Callable[[Path], Question]] = {
     "text": lambda _: Question(Terms.of("a red square")),
     "phrases": lambda _: Question(Terms.of(["red", "something blue", "red"])),
     "signs": lambda _: Question(Terms.of("R&B = 100% +1; #café/犬 'it''s' \"q\"\n\t?q=x&k=9")),
-    "unseen words": lambda _: Question(Terms.of("zzyzx and a qwertyuiop", without="a xylograph")),
+    "unseen words": lambda _: Question(Terms.of("zzyzx and a red qwertyuiop", without="a xylograph")),
     "one": lambda _: Question(Terms.of("red"), k=1),
     "all": lambda _: Question(Terms.of("red"), k=1000),
     "shortlist": lambda _: Question(Terms.of("red"), shortlist="5"),
@@ -150,18 +111,18 @@ QUESTIONS: dict[str, Callable[[Path], Question]] = {
     "pixels": lambda _: Question(Terms.of("red"), scope=Scope.of(larger_than="90x60")),
     "picture": lambda photos: Question(Terms.of(picture=str(photos / "red.png"))),
     "picture with box": lambda photos: Question(
-        Terms.of("blue", picture=Example.of(photos / "red.png", (4, 8, 28, 40), 2.5), without="white")
+        Terms.of("red", picture=Example.of(photos / "red.png", (4, 8, 28, 40), 2.5), without="yellow")
     ),
     "bytes of a picture": lambda photos: Question(Terms.of(picture=Example.of((photos / "cyan.png").read_bytes()))),
 }
 
 
 @pytest.mark.usefixtures("few_words")
-def test_the_server_answers_as_the_index_does(home: Home, subtests: pytest.Subtests) -> None:
+def test_the_server_answers_as_the_index_does(served: Site, subtests: pytest.Subtests) -> None:
     for name, ask in QUESTIONS.items():
         with subtests.test(name):
-            question = ask(home.photos)
-            found, expected = ask_server(home, question), ask_here(home, question)
+            question = ask(served.photos)
+            found, expected = ask_server(served, question), ask_here(served, question)
             alike(found, expected)
             if name != "conditions":  # what they leave is the model's business
                 assert bool(found.hits) == (name not in ("no hit", "none from then", "very many bytes"))
@@ -170,63 +131,27 @@ def test_the_server_answers_as_the_index_does(home: Home, subtests: pytest.Subte
             assert 0 < found.seconds["server"] < 60
 
 
-def test_least_score_of_the_server(home: Home) -> None:
-    scores = [hit.score for hit in ask_here(home, Question(Terms.of("red"))).hits]
+def test_least_score_of_the_server(served: Site) -> None:
+    scores = [hit.score for hit in ask_here(served, RED).hits]
     limit = (scores[2] + scores[3]) / 2
     question = Question(Terms.of("red"), min_score=limit)
-    found = ask_server(home, question)
-    alike(found, ask_here(home, question))
+    found = ask_server(served, question)
+    alike(found, ask_here(served, question))
     assert len(found.hits) == 3 < len(scores)
 
 
-def test_pages_of_the_server_are_put_together(
-    home: Home, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
+def test_pages_of_the_server_are_put_together(served: Site, subtests: pytest.Subtests) -> None:
     for most, k in itertools.product((1, 4, 16), (1, 14, 300)):
         with subtests.test(f"{most} a page, {k} in all"):
             question = Question(Terms.of("something blue"), k=k)
-            expected = ask_here(home, question)
-            with monkeypatch.context() as patch:
-                patch.setattr(remote, "MOST_HITS", most)
-                found = ask_server(home, question)
-            alike(found, expected)
+            found = ask_server(served, question, most)
+            alike(found, ask_here(served, question))
             assert len(found.hits) == min(k, PHOTOS)
             assert [hit.rank for hit in found.hits] == list(range(1, len(found.hits) + 1))
 
 
-@pytest.mark.usefixtures("no_cold")
-def test_more_than_one_request_may_give(home: Home) -> None:
-    assert len(ask_server(home, Question(Terms.of("red"), k=250)).hits) == PHOTOS
-
-
-BAD: dict[str, tuple[object, ...]] = {
-    "since when": ("red", "--since", "May"),
-    "folder of nobody": ("red", "--under", "/nowhere"),
-    "shortlist": ("red", "--shortlist", "0"),
-    "k 0": ("red", "-k", "0"),
-    "k below 0": ("red", "-k", "-3"),
-    "box outside": ("--image", "photos/red.png", "--box", "0,0,999,999"),
-    "missing picture": ("--image", "photos/nothing.png"),
-    "no picture": ("--image", "page.jpg"),
-    "empty": (" ",),
-}
-
-
-def test_mistakes_end_as_they_do_without_a_server(
-    home: Home, run: Run, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
-    settle(home.index.parent, monkeypatch)
-    (home.index.parent / "page.jpg").write_bytes(b"<!doctype html>")
-    for name, arguments in BAD.items():
-        with subtests.test(name):
-            home.record.save(home.index)
-            done = run("query", *arguments, "--index", home.index)
-            (home.index / RECORD).unlink()
-            cold = run("query", *arguments, "--index", home.index)
-            assert (done.code, done.out) == (cold.code, "")
-            assert done.code == (1 if name in ("missing picture", "no picture") else 2)
-            assert done.message
-            assert cold.message
+def test_more_than_one_request_may_give(served: Site) -> None:
+    assert len(ask_server(served, Question(Terms.of("red"), k=250)).hits) == PHOTOS
 
 
 BEYOND: dict[str, Callable[[Path], Question]] = {
@@ -240,166 +165,213 @@ BEYOND: dict[str, Callable[[Path], Question]] = {
 }
 
 
-@pytest.mark.parametrize("name", BEYOND)
-def test_what_is_too_much_for_the_server_is_asked_here(home: Home, name: str) -> None:
-    """Its limits are for strangers: no mistake of who asks."""
-    question = BEYOND[name](home.photos)
-    server = Server.find(home.index)
-    assert server is not None
-    found = server.search(question)
-    if found is not None:
-        alike(found, ask_here(home, question))
+def test_what_is_too_much_for_the_server_is_refused(served: Site, subtests: pytest.Subtests) -> None:
+    for name, ask in BEYOND.items():
+        with subtests.test(name), pytest.raises(ServerError) as caught:
+            ask_server(served, ask(served.photos))
+        assert served.url in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.usefixtures("no_cold", "few_words")
-def test_the_command_asks_the_server(home: Home, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(home.index.parent, monkeypatch)
-    done = run("query", "red", "-k", "3", "--paths", "-v", "--timings", "--index", home.index)
-    assert (done.code, len(done.out.splitlines())) == (0, 3)
+# -- the command
+
+
+def test_the_command_prints_what_the_server_finds(served: Site, run: Run, tmp_path: Path) -> None:
+    """As lines of JSON, paths and pictures; and it says how many views there were."""
+    done = run("query", "red", "-k", "3", "--paths", "-v", "--timings", "--server", served.url)
+    assert done.code == 0
+    assert done.out.splitlines() == [hit.path for hit in ask_here(served, RED).hits[:3]]
     counted, timed = done.err.splitlines()
     assert counted == "13 of 13 views ranked exactly (100.0%)"
     assert "server" in timed
-    lines = run("query", "a zzyzx", "--json", "--index", home.index)
-    assert "zzyzx" in lines.err
-    assert len(lines.out.splitlines()) == 10
-    done = run("query", "red", "-k", "2", "--overlay", "drawn", "--paths", "--index", home.index)
+    lines = run("query", "red", "--json", "--server", served.url)
+    assert lines.out.splitlines() == [to_json(hit) for hit in ask_here(served, RED).hits]
+    done = run("query", "red", "-k", "2", "--overlay", tmp_path / "drawn", "--paths", "--server", served.url)
     assert done.code == 0
-    assert len(list((home.index.parent / "drawn").iterdir())) == 2
+    assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 
-def test_who_asks_for_a_model_or_heat_asks_here(home: Home, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(home.index.parent, monkeypatch)
-    monkeypatch.setattr(Server, "find", lambda _: pytest.fail("asked the server"))
-    for options in (("--model", weights.BUNDLED), ("--device", "cpu"), ("--overlay", "heat", "--heat")):
-        assert run("query", "red", "-k", "1", *options, "--index", home.index).code == 0
+@pytest.mark.usefixtures("few_words")
+def test_words_that_the_model_of_the_server_does_not_know(served: Site, run: Run) -> None:
+    done = run("query", "a zzyzx", "--paths", "--server", served.url)
+    assert done.err == "note: the server's model was trained on no text with 'zzyzx'; the hits do not know that word\n"
+
+
+def test_the_server_may_stand_in_the_environment(served: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAIRSEARCH_SERVER", served.url)
+    assert len(run("query", "red", "--paths").out.splitlines()) == 10
+    done = run("query", "red", "--index", served.index)
+    assert (done.code, done.out) == (2, "")
+    assert "--index" in done.message
+    assert "FLAIRSEARCH_SERVER" in done.message
+
+
+def test_what_cannot_be_asked_of_a_server_is_a_usage_error(run: Run, subtests: pytest.Subtests) -> None:
+    for options in (
+        ("--model", "flair-small"),
+        ("--device", "cpu"),
+        ("--index", "default"),
+        ("--heat", "--overlay", "drawn"),
+    ):
+        with subtests.test(options[0]):
+            done = run("query", "red", *options, "--server", "http://127.0.0.1:1")
+            assert (done.code, done.out) == (2, "")
+            assert f"{options[0]} does not go with --server" in done.message
+
+
+ADDRESSES = [
+    *("127.0.0.1:8421", "localhost", "ftp://127.0.0.1", "http://", "http://:8421", "http:///x", "http://[::1", "//x"),
+    *("http://127.0.0.1:x", "http://127.0.0.1:70000", "http://a b", "http://a\nb", "http://127.0.0.1\x1b", "x:y"),
+    *("http://127.0.0.1/photos", "http://127.0.0.1?token=s3cret", "http://me:s3cret@127.0.0.1", "http://h#s3cret"),
+]
+
+
+def test_addresses_that_are_none(run: Run, subtests: pytest.Subtests) -> None:
+    for address in ADDRESSES:
+        with subtests.test(repr(address)):
+            done = run("query", "red", "--server", address)
+            assert (done.code, done.out) == (2, "")
+            assert "s3cret" not in done.message
+
+
+def test_addresses_that_are_some() -> None:
+    assert Server.at("http://photos.lan/", None) == Server("http://photos.lan/", "photos.lan", None, False, None)
+    assert Server.at("HTTPS://[::1]:8421", "x") == Server("HTTPS://[::1]:8421", "::1", 8421, True, "x")
+
+
+BAD: dict[str, tuple[object, ...]] = {
+    "since when": ("red", "--since", "May"),
+    "folder of nobody": ("red", "--under", "/nowhere"),
+    "shortlist": ("red", "--shortlist", "0"),
+    "k 0": ("red", "-k", "0"),
+    "k below 0": ("red", "-k", "-3"),
+    "box outside": ("--image", "red.png", "--box", "0,0,999,999"),
+    "missing picture": ("--image", "nothing.png"),
+    "no picture": ("--image", "page.jpg"),
+    "empty": (" ",),
+}
+
+
+def test_mistakes_are_one_line(
+    served: Site, run: Run, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    """Those that are seen here end as they do without a server; what the server refuses has its words."""
+    monkeypatch.chdir(served.photos)
+    for name, arguments in BAD.items():
+        with subtests.test(name):
+            done = run("query", *arguments, "--server", served.url)
+            assert (done.code, done.out) == (2 if name in ("since when", "empty") else 1, "")
+            refused = name not in ("since when", "empty", "missing picture")
+            assert (f"{served.url} refuses the query: " in done.message) == refused
+
+
+def test_pictures_that_cannot_be_read_are_not_sent(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.png", tmp_path):
+        with pytest.raises(PictureError) as caught:
+            Server.at("http://127.0.0.1:1", None).search(Question(Terms.of(picture=str(path))))
+        assert str(path) in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_real_model_from_end_to_end(real_index: Path, run: Run, subtests: pytest.Subtests) -> None:
+    """The command prints the same, asked of the index or of its server."""
+
+    def open_real(index: Path) -> Engine:
+        return Engine.open(index, device="cpu", create=False)
+
+    picture = real_index.parent / "photos" / "blue.png"
+    queries: list[tuple[object, ...]] = [
+        ("something red",),
+        ("red", "a square", "--not", "a dog", "--min-area", "1%"),
+        ("--image", picture, "--box", "10,10,60,60"),
+    ]
+    with serving_index(real_index, open_engine=open_real) as site:
+        for query, form in itertools.product(queries, ("--json", "--paths", "--logits", "-0")):
+            with subtests.test(f"{query} {form}"):
+                here = run("query", *query, form, "--index", real_index)
+                asked = run("query", *query, form, "--server", site.url)
+                assert here.out
+                assert (asked.code, asked.err) == (here.code, here.err) == (0, "")
+                if form == "--json":  # a posted picture is decoded once more: the last digit may differ
+                    for one, other in zip(asked.out.splitlines(), here.out.splitlines(), strict=True):
+                        assert _without_numbers(json.loads(one)) == _without_numbers(json.loads(other))
+                        assert _numbers(json.loads(one)) == pytest.approx(_numbers(json.loads(other)), abs=3e-5)
+                else:
+                    assert asked.out == here.out
 
 
 # -- with a token
 
 
-def test_a_server_with_a_token(running: Home) -> None:
-    with serving_index(running.index, "secret-token") as site:
-        record = Record(site.port, site.host, os.getpid(), site.api.server, "secret-token")
-        record.save(running.index)
-        question = Question(Terms.of("red"))
-        alike(ask_server(running, question), ask_here(running, question))
-        for token in (None, "another", "", "a\nb", "é犬", "x" * 5000):
-            (running.index / RECORD).unlink()
-            replace(record, token=token).save(running.index)
-            server = Server.find(running.index)
-            assert server is None or server.search(question) is None
-        record.remove(running.index)
-    assert not (running.index / RECORD).exists()
+def test_a_server_with_a_token(served: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving_index(served.index, "secret-token") as site:
+        alike(Server.at(site.url, "secret-token").search(RED), ask_here(served, RED))
+        monkeypatch.setenv("FLAIRSEARCH_TOKEN", "secret-token")
+        assert run("query", "red", "--paths", "--server", site.url).code == 0
+        for token in (None, "another", "x" * 5000):
+            with pytest.raises(ServerError, match="wants its token"):
+                Server.at(site.url, token).search(RED)
+    for token in ("", "a\nb", "é犬"):
+        with pytest.raises(UsageError, match="token"):
+            Server.at(site.url, token)
 
 
-def test_the_token_is_for_who_has_proved_to_be_the_server(tmp_path: Path) -> None:
-    """After a server was killed its record stays, and whoever has its port now is asked who it is."""
+def test_the_token_is_sent_as_a_header_and_nowhere_else(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
 
-    def answer(connection: socket.socket, health: bytes) -> None:
+    def answer(connection: socket.socket) -> None:
         asked.append(connection.recv(65536))
-        connection.sendall(said("200 OK", health if b"/health" in asked[-1] else json.dumps(GOOD).encode()))
+        connection.sendall(said("200 OK", json.dumps(GOOD).encode()))
 
-    for name in ("another", "mine"):
-        asked.clear()
-        health = json.dumps({"status": "ok", "server": name}).encode()
-        with answering(lambda connection, health=health: answer(connection, health)) as port:
-            (tmp_path / RECORD).unlink(missing_ok=True)
-            Record(port, "127.0.0.1", os.getpid(), "mine", "s3cret").save(tmp_path)
-            server = Server.find(tmp_path)
-            assert (server is not None) == (name == "mine")
-            assert asked
-            assert not any(b"s3cret" in request or b"uthorization" in request for request in asked)
-            if server is not None:
-                assert server.search(Question(Terms.of("red"))) is not None
-                assert b"Authorization: Bearer s3cret" in asked[-1]
+    monkeypatch.setenv("FLAIRSEARCH_TOKEN", "s3cret")
+    with answering(answer) as port:
+        assert run("query", "red", "--paths", "--server", f"http://127.0.0.1:{port}").out == "/x.png\n"
+    (request,) = asked
+    assert request.count(b"s3cret") == 1
+    assert b"\r\nAuthorization: Bearer s3cret\r\n" in request
 
 
-# -- records that are none
-
-WRONG: dict[str, Any] = {
-    "nothing": b"",
-    "no JSON": b"{port: 1}",
-    "not UTF-8": b"\xff\xfe\x00",
-    "a list": [],
-    "a number": 7,
-    "null": None,
-    "empty": {},
-    "deep": b"[" * 9000,
-    "deep objects": b'{"port":' * 1200,
-    "cut": b'{"port": 8421, "host": "127.0.0.1", "serv',
-    "far too long": b'{"port": 1, "x": "' + b"x" * 10**6 + b'"}',
-    "a huge number": b'{"port": ' + b"9" * 8000 + b"}",
-    "port as text": {"port": "1"},
-    "port as truth": {"port": True},
-    "port with a fraction": {"port": 8421.0},
-    "port 0": {"port": 0},
-    "port too large": {"port": 65536},
-    "port below 0": {"port": -1},
-    "no host": {"host": None},
-    "host as a list": {"host": ["127.0.0.1"]},
-    "host of two lines": {"host": "127.0.0.1\r\nX: y"},
-    "host with a blank": {"host": "127.0.0.1 x"},
-    "host of no letters": {"host": "\ud800"},
-    "host with a zero byte": {"host": "127.0.0.1\0"},
-    "host of dots": {"host": "..."},
-    "host without end": {"host": "a" * 300},
-    "host in brackets": {"host": "[::1"},
-    "no name": {"server": None},
-    "another name": {"server": "0" * 32},
-    "name as a number": {"server": 5},
-    "empty name": {"server": ""},
-}
+# -- https
 
 
-def test_a_record_that_is_none_is_passed_over(home: Home, subtests: pytest.Subtests) -> None:
-    right = json.loads((home.index / RECORD).read_text())
-    for name, wrong in WRONG.items():
-        with subtests.test(name):
-            whole = right | wrong if isinstance(wrong, dict) and wrong else wrong
-            (home.index / RECORD).write_bytes(whole if isinstance(whole, bytes) else json.dumps(whole).encode())
-            begun = time.perf_counter()
-            assert Server.find(home.index) is None
-            assert time.perf_counter() - begun < 3
+def test_over_tls_with_a_certificate_that_is_trusted_and_without(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+    import ssl
+
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as wrapped:
+            wrapped.recv(65536)
+            wrapped.sendall(said("200 OK", json.dumps(GOOD).encode()))
+
+    with answering(answer) as port:
+        done = run("query", "red", "--paths", "--server", f"https://127.0.0.1:{port}")
+        assert (done.code, done.out) == (1, "")
+        assert "certificate" in done.message
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert run("query", "red", "--paths", "--server", f"https://127.0.0.1:{port}").out == "/x.png\n"
 
 
-def test_a_record_that_is_no_file(home: Home) -> None:
-    (home.index / RECORD).unlink()
-    assert Server.find(home.index) is None
-    (home.index / RECORD).mkdir()
-    try:
-        assert Server.find(home.index) is None
-    finally:
-        (home.index / RECORD).rmdir()
+# -- nobody, and others that answer on the port
 
 
-def test_a_record_that_may_not_be_read(open_folder: Path, as_user: Any) -> None:
-    path = open_folder / RECORD
-    path.write_text("{}")
-    path.chmod(0)
-    with as_user():
-        assert Server.find(open_folder) is None
-
-
-def test_a_record_that_came_along_with_a_copy(home: Home, tmp_path: Path) -> None:
-    """The server of another index runs, and says so truly: it knows nothing of this one."""
-    shutil.copytree(home.index, tmp_path / "copy")
-    assert Server.find(home.index) is not None
-    assert Server.find(tmp_path / "copy") is None
-
-
-def test_the_command_goes_on_where_no_server_is(home: Home, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silently, with the same answer."""
-    settle(home.index.parent, monkeypatch)
-    warm = run("query", "red", "--paths", "--index", home.index)
+def test_nobody_there(run: Run, subtests: pytest.Subtests) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = taken.getsockname()[1]
-    replace(home.record, port=dead).save(home.index)
-    cold = run("query", "red", "--paths", "--index", home.index)
-    assert (cold.code, cold.out, cold.err) == (0, warm.out, "")
-
-
-# -- others that answer on the port
+    for address in (f"http://127.0.0.1:{dead}", "http://no.such.host.invalid", f"http://{'a' * 300}.lan", "http://..."):
+        with subtests.test(address):
+            done = run("query", "red", "--server", address)
+            assert (done.code, done.out) == (1, "")
+            assert f"{address} does not answer (" in done.message
 
 
 @contextmanager
@@ -440,7 +412,6 @@ def said(status: str, body: bytes, *headers: str, length: int | None = None) -> 
     return "\r\n".join(head).encode() + body
 
 
-HEALTH = json.dumps({"status": "ok", "server": "mine"}).encode()
 HIT = {
     **{"rank": 1, "id": 1, "path": "/x.png", "score": 0.5, "score_global": 0.5, "logit": 0.1, "width_px": 9},
     **{
@@ -454,68 +425,16 @@ HIT = {
 GOOD = {"hits": [HIT], "next": None, "in_scope": 1, "ranked": 1, "unseen": [], "warnings": [], "seconds": 0.1}
 
 STRANGERS: dict[str, bytes] = {
-    "another server": said("200 OK", b'{"status": "ok", "server": "other"}'),
-    "a page": said("200 OK", b"<!doctype html>"),
-    "nothing": b"",
     "no HTTP": b"220 mail.example ESMTP\r\n",
     "bytes": bytes(range(256)),
+    "a page": said("200 OK", b"<!doctype html>"),
     "a redirect": said("302 Found", b"{}", "Location: http://127.0.0.1:1/"),
-    "forbidden": said("403 Forbidden", b'{"error": "no"}'),
-    "not found": said("404 Not Found", b'{"server": "mine"}'),
-    "its error": said("500 Internal Server Error", HEALTH),
-    "its usage error": said("400 Bad Request", b'{"error": "what is health?"}'),
     "its validation error": said("422 Unprocessable", b'{"detail": [1, 2]}'),
-    "a list": said("200 OK", b'["mine"]'),
     "null": said("200 OK", b"null"),
-    "deep": said("200 OK", b"[" * 50_000),
-    "cut": said("200 OK", HEALTH[:-5], length=1000),
     "no length": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n{}",
     "a long line": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
     "many headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n",
     "chunks that lie": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}",
-}
-
-
-def record_of(folder: Path, port: int) -> Path:
-    folder.mkdir(exist_ok=True)
-    Record(port, "127.0.0.1", os.getpid(), "mine", None).save(folder)
-    return folder
-
-
-def test_a_stranger_on_the_port_is_passed_over(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (name, content) in enumerate(STRANGERS.items()):
-        with subtests.test(name):
-
-            def answer(connection: socket.socket, content: bytes = content) -> None:
-                connection.recv(65536)
-                connection.sendall(content)
-
-            with answering(answer) as port:
-                assert Server.find(record_of(tmp_path / str(number), port)) is None
-
-
-def drip(connection: socket.socket) -> None:
-    """A byte now and then: every one of them in time."""
-    connection.recv(65536)
-    for byte in said("200 OK", HEALTH):
-        connection.sendall(bytes([byte]))
-        time.sleep(0.1)
-
-
-def hang(connection: socket.socket) -> None:
-    while connection.recv(65536):
-        pass
-
-
-@pytest.mark.parametrize("how", [hang, drip])
-def test_who_does_not_answer_at_once_is_passed_over(how: Callable[[socket.socket], None], tmp_path: Path) -> None:
-    with answering(how) as port:
-        begun = time.perf_counter()
-        assert Server.find(record_of(tmp_path, port)) is None
-        assert time.perf_counter() - begun < 2.5
-
-
-ENDS: dict[str, bytes] = {
     "nothing": b"",
     "half of the head": b"HTTP/1.1 200 OK\r\nContent-",
     "half of the body": said("200 OK", json.dumps(GOOD).encode()[:50], length=len(json.dumps(GOOD))),
@@ -539,81 +458,99 @@ ENDS: dict[str, bytes] = {
 }
 
 
-def test_a_server_that_ends_in_the_middle_has_no_answer(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (name, end) in enumerate(ENDS.items()):
+MORE = {
+    "an endless score": GOOD | {"hits": [HIT | {"score": 1e999}]},
+    "a score that is no number": GOOD | {"hits": [HIT | {"score": float("nan")}]},
+    "a path of none": GOOD | {"hits": [HIT | {"path": "/x\ud800.png"}]},
+    "a path that ends early": GOOD | {"hits": [HIT | {"path": "/x.png\0/y.png"}]},
+    "phrases of nobody": GOOD | {"hits": [HIT | {"phrases": []}]},
+    "more hits than asked for": GOOD | {"hits": [HIT] * 11},
+    "a page without end": GOOD | {"hits": [], "next": 0},
+    "pages that are not full": GOOD | {"hits": [HIT], "next": 1},
+}
+STRANGERS |= {name: said("200 OK", json.dumps(found).encode()) for name, found in MORE.items()}
+
+
+def test_a_stranger_is_one_line(run: Run, subtests: pytest.Subtests) -> None:
+    for name, content in STRANGERS.items():
         with subtests.test(name):
 
-            def answer(connection: socket.socket, end: bytes = end) -> None:
-                asked = connection.recv(65536)
-                connection.sendall(said("200 OK", HEALTH) if b"/health" in asked else end)
+            def answer(connection: socket.socket, content: bytes = content) -> None:
+                connection.recv(65536)
+                connection.sendall(content)
 
             with answering(answer) as port:
-                server = Server.find(record_of(tmp_path / str(number), port))
-                assert server is not None
-                assert server.search(Question(Terms.of("red"))) is None
+                begun = time.perf_counter()
+                done = run("query", "red", "--json", "--server", f"http://127.0.0.1:{port}")
+                assert (done.code, done.out) == (1, "")
+                assert f"http://127.0.0.1:{port} " in done.message
+                assert time.perf_counter() - begun < 5
 
 
-def test_a_server_that_ends_between_two_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_server_says_cannot_steer_the_terminal(run: Run) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        told = {"warnings": ["\x1b[2J"], "unseen": ["\x1b[2J"], "hits": [HIT | {"path": "/\x1b[2J.png"}]}
+        connection.sendall(said("200 OK", json.dumps(GOOD | told).encode()))
+
+    with answering(answer) as port:
+        done = run("query", "red", "--server", f"http://127.0.0.1:{port}")
+    assert done.code == 0
+    assert "\x1b" not in done.out + done.err
+
+
+def test_an_answer_that_is_too_large(run: Run) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(said("200 OK", b'{"hits": [', length=10**12))
+        while True:
+            connection.sendall(b" " * 1_000_000)
+
+    with answering(answer) as port:
+        done = run("query", "red", "--server", f"http://127.0.0.1:{port}")
+    assert (done.code, done.out) == (1, "")
+    assert "more than 64 MiB" in done.message
+
+
+def drip(connection: socket.socket) -> None:
+    """A byte now and then: every one of them in time."""
+    connection.recv(65536)
+    for byte in said("200 OK", json.dumps(GOOD).encode()):
+        connection.sendall(bytes([byte]))
+        time.sleep(0.1)
+
+
+def hang(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+def pages(connection: socket.socket) -> None:
+    """One full page after the other, and never the last."""
+    connection.recv(65536)
+    time.sleep(0.05)
+    connection.sendall(said("200 OK", json.dumps(GOOD | {"next": 1}).encode()))
+
+
+@pytest.mark.parametrize("how", [hang, drip, pages])
+def test_who_is_never_done_is_given_up(how: Callable[[socket.socket], None]) -> None:
+    with answering(how) as port:
+        begun = time.perf_counter()
+        with pytest.raises(ServerError, match="not within 1 s"):
+            Server.at(f"http://127.0.0.1:{port}", None).search(Question(Terms.of("red"), k=10**9), 1, patience=1.0)
+        assert time.perf_counter() - begun < 2.5
+
+
+def test_a_server_that_ends_between_two_pages() -> None:
     """Half an answer is none."""
-    monkeypatch.setattr(remote, "MOST_HITS", 1)
 
     def answer(connection: socket.socket) -> None:
-        asked = connection.recv(65536)
-        if b"/health" in asked:
-            connection.sendall(said("200 OK", HEALTH))
-        elif b"offset=0" in asked:
+        if b"offset=0" in connection.recv(65536):
             connection.sendall(said("200 OK", json.dumps(GOOD | {"next": 1}).encode()))
 
     with answering(answer) as port:
-        server = Server.find(record_of(tmp_path, port))
-        assert server is not None
-        assert server.search(Question(Terms.of("red"), k=3)) is None
-        found = server.search(Question(Terms.of("red"), k=1))
-        assert found is not None
-        assert [hit.path for hit in found.hits] == ["/x.png"]
-
-
-def test_what_the_server_refuses_is_explained_here(home: Home, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, and in the words of the command line."""
-    settle(home.index.parent, monkeypatch)
-    done = run("query", "red", "--until", "2024", "--under", "/nowhere", "--index", home.index)
-    assert done.code == 2
-    assert "/nowhere" in done.message
-
-
-def test_the_command_goes_on_when_the_server_ends(home: Home, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(home.index.parent, monkeypatch)
-    warm = run("query", "red", "--paths", "--index", home.index)
-
-    def answer(connection: socket.socket) -> None:
-        asked = connection.recv(65536)
-        if b"/health" in asked:
-            body = json.dumps({"status": "ok", "server": home.record.server}).encode()
-            connection.sendall(said("200 OK", body))
-        else:
-            connection.sendall(said("200 OK", b'{"hits": [', length=5000))
-
-    with answering(answer) as port:
-        replace(home.record, port=port).save(home.index)
-        cold = run("query", "red", "--paths", "--index", home.index)
-    assert (cold.code, cold.out, cold.err) == (0, warm.out, "")
-
-
-# -- what is sent
-
-
-def test_pictures_that_cannot_be_read_are_not_sent(home: Home, tmp_path: Path) -> None:
-    server = Server.find(home.index)
-    assert server is not None
-    for path in (tmp_path / "nothing.png", tmp_path):
-        with pytest.raises(PictureError) as caught:
-            server.search(Question(Terms.of(picture=str(path))))
-        assert str(path) in str(caught.value)
-        assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_server_that_listens_everywhere_is_met_here(home: Home) -> None:
-    replace(home.record, host="0.0.0.0").save(home.index)
-    server = Server.find(home.index)
-    assert server is not None
-    assert server.host == "127.0.0.1"
+        server = Server.at(f"http://127.0.0.1:{port}", None)
+        with pytest.raises(ServerError):
+            server.search(Question(Terms.of("red"), k=3), page=1)
+        found = server.search(Question(Terms.of("red"), k=1), page=1)
+    assert [hit.path for hit in found.hits] == ["/x.png"]

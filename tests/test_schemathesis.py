@@ -6,20 +6,11 @@ from contextlib import suppress
 
 import pytest
 
-pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
-from served import make_index, serving_index
-
 EXAMPLES = 60  # of each operation, as described; and as many that are not
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    with serving_index(make_index(tmp_path_factory.mktemp("site"))) as site:
-        yield site
-
-
 @pytest.mark.slow
-def test_the_server_is_as_described(site):
+def test_the_server_is_as_described(served):
     schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis.errors import Unsatisfiable
@@ -32,7 +23,7 @@ def test_the_server_is_as_described(site):
         described.content_type_conformance,
         described.response_schema_conformance,
     ]
-    schema = schemathesis.openapi.from_url(f"{site.url}/api/v1/openapi.json")
+    schema = schemathesis.openapi.from_url(f"{served.url}/api/v1/openapi.json")
     statuses = {}
     for found in schema.get_all_operations():
         operation = found.ok()

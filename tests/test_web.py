@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -34,39 +33,33 @@ from served import (
     PAGE,
     PIPE,
     TURNED,
-    make_index,
+    open_index,
     raw,
     request,
     serving_index,
-    spoil,
     status_of,
 )
 from starlette.testclient import TestClient
 
-from flairsearch import web, weights
+from flairsearch import web
 from flairsearch.engine import Engine
 from flairsearch.guard import MOST_BODY
 from flairsearch.rebuild import rebuild
-from flairsearch.remote import Server
 from flairsearch.scope import Scope
-from flairsearch.serving import Record
 from flairsearch.terms import Example, Terms
 
 PHOTOS, VIEWS = 15, 13  # some are the same
 API = "/api/v1"
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    index = make_index(tmp_path_factory.mktemp("site"))
-    spoil(index.parent / "photos")
-    return index
+@pytest.fixture
+def site(served):
+    return served
 
 
-@pytest.fixture(scope="module")
-def site(index):
-    with serving_index(index) as site:
-        yield site
+@pytest.fixture
+def index(served):
+    return served.index
 
 
 @pytest.fixture
@@ -106,7 +99,7 @@ def png_bytes(colour="red", size=(96, 64)):
 
 def test_a_search_is_that_of_the_engine(client, index):
     found = client.get(f"{API}/search", params={"q": "a red square", "k": 4}).json()
-    with Engine.open(index, device="cpu") as engine:
+    with open_index(index) as engine:
         expected = engine.search("a red square", 4)
     assert [(hit["id"], hit["path"]) for hit in found["hits"]] == [(hit.image, hit.path) for hit in expected]
     assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected], abs=1e-5)
@@ -130,24 +123,22 @@ def test_pages_join_without_gap_or_repeat(client):
 
 
 def test_conditions_and_scope_are_those_of_the_engine(client, index):
-    """Of some unwanted texts, those that leave something: which ones do so is the model's business."""
-    scope, left = Scope.of(larger_than="80x60", ext="png,jpg"), {}
-    with Engine.open(index, device="cpu") as engine:
-        for unwanted in ("cat", "sky", "a dog", "snow", "nothing", "blue"):
-            terms = Terms.of(["red", "green"], without=unwanted, at="left", min_area="1%")
-            left[unwanted] = engine.search(terms, 10, "all", -0.5, scope)
-    unwanted, expected = max(left.items(), key=lambda item: len(item[1]))
-    given = {"q": ["red", "green"], "not": unwanted, "at": "left", "min_area": "1%", "min_score": -0.5}
-    more = {"ext": "png,jpg", "larger_than": "80x60", "shortlist": "all"}
-    found = hits_of(client.get(f"{API}/search", params=given | more))
-    assert [hit["id"] for hit in found] == [hit.image for hit in expected]
-    assert [phrase["text"] for phrase in found[0]["phrases"]] == ["red", "green"]
+    scope, more = Scope.of(larger_than="80x60", ext="png,jpg"), {"ext": "png,jpg", "larger_than": "80x60"}
+    for texts, at in ((["red", "cyan"], []), (["red"], ["left"])):
+        with open_index(index) as engine:
+            terms = Terms.of(texts, without="blue", at=at, min_area="1%")
+            expected = engine.search(terms, 10, "all", -0.5, scope)
+        given = {"q": texts, "not": "blue", "at": at, "min_area": "1%", "min_score": -0.5, "shortlist": "all"}
+        found = hits_of(client.get(f"{API}/search", params=given | more))
+        assert [hit["id"] for hit in found] == [hit.image for hit in expected]
+        assert 0 < len(found) < len(hits_of(client.get(f"{API}/search", params={"q": texts})))
+        assert [phrase["text"] for phrase in found[0]["phrases"]] == texts
 
 
 def test_an_indexed_picture_is_looked_for(client, site, index):
     red = site.id_of("red.png")
     found = hits_of(client.get(f"{API}/search", params={"image": red, "box": "40,20,90,60", "k": 3}))
-    with Engine.open(index, device="cpu") as engine:
+    with open_index(index) as engine:
         expected = engine.search(Terms.of(picture=Example.of(site.photos / "red.png", "40,20,90,60")), 3)
     assert [hit["id"] for hit in found] == [hit.image for hit in expected]
     assert found[0]["phrases"][0]["text"] == "red.png"
@@ -157,7 +148,7 @@ def test_an_indexed_picture_is_looked_for(client, site, index):
 def test_a_posted_picture_is_looked_for(client, index, kind):
     data = png_bytes("blue")
     posted = client.post(f"{API}/search", params={"k": 3, "q": "blue"}, content=data, headers={"content-type": kind})
-    with Engine.open(index, device="cpu") as engine:
+    with open_index(index) as engine:
         expected = engine.search(Terms.of("blue", picture=Example.of(data)), 3)
     assert [hit["id"] for hit in hits_of(posted)] == [hit.image for hit in expected]
 
@@ -212,7 +203,7 @@ def test_when_too_many_wait_one_is_told_to_come_again_and_who_goes_leaves_the_qu
 def test_regions_have_heat(client, site, index):
     image = site.id_of("blue.png")
     found = client.get(f"{API}/regions/{image}", params={"q": ["red", "blue"]}).json()
-    with Engine.open(index, device="cpu") as engine:
+    with open_index(index) as engine:
         expected = engine.show(image, Terms.of(["red", "blue"]))
     assert found["path"] == expected.path
     for phrase, other in zip(found["phrases"], expected.phrases, strict=True):
@@ -223,7 +214,7 @@ def test_regions_have_heat(client, site, index):
 def test_regions_of_a_posted_picture(client, site, index):
     image, data = site.id_of("blue.png"), png_bytes("blue")
     found = client.post(f"{API}/regions/{image}", params={"box": "10,10,50,50"}, content=data).json()
-    with Engine.open(index, device="cpu") as engine:
+    with open_index(index) as engine:
         expected = engine.show(image, Terms.of(picture=Example.of(data, "10,10,50,50")))
     np.testing.assert_allclose(found["phrases"][0]["heat"], expected.phrases[0].heat, atol=1e-5)
     assert client.post(f"{API}/regions/999999", content=data).status_code == 404
@@ -295,8 +286,8 @@ def test_status_health_and_metrics(client, site):
     status = client.get(f"{API}/status").json()
     assert (status["photos"], status["views"], status["index"]) == (PHOTOS, VIEWS, "index")
     assert status["folders"] == [{"path": str(site.photos), "photos": PHOTOS}]
-    assert (status["model"], status["device"], status["skipped"]) == (weights.BUNDLED, "cpu", 0)
-    assert client.get(f"{API}/health").json() == {"status": "ok", "server": site.api.server}
+    assert (status["model"], status["device"], status["skipped"]) == ("fake", "cpu", 0)
+    assert client.get(f"{API}/health").json() == {"status": "ok"}
     client.get(f"{API}/search?q=red")
     answer = client.get(f"{API}/metrics")
     values = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
@@ -655,17 +646,14 @@ def start(index, *arguments, **environment):
 
 
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
-def test_a_server_is_found_by_its_record_and_leaves_nothing(index, tmp_path, sign):
-    own = shutil.copytree(index, tmp_path / "index")
+def test_a_server_prints_its_address_and_leaves_nothing(real_index, tmp_path, sign):
+    own = shutil.copytree(real_index, tmp_path / "index")
+    before = {path.name for path in own.iterdir()}
     process, url = start(own, "--port", "0", FLAIRSEARCH_TOKEN="s3cret")
     try:
         found = re.fullmatch(r"(http://127\.0\.0\.1:([0-9]+))/\?token=s3cret", url)
         assert found
-        record = json.loads((own / "server.json").read_text())
-        assert stat.S_IMODE((own / "server.json").stat().st_mode) == 0o600
-        assert (record["port"], record["host"]) == (int(found[2]), "127.0.0.1")
-        assert (record["pid"], record["token"]) == (process.pid, "s3cret")
-        assert httpx.get(f"{found[1]}{API}/health").json()["server"] == record["server"]
+        assert httpx.get(f"{found[1]}{API}/health").json() == {"status": "ok"}
         taken, line = start(own, "--port", found[2])
         assert taken.wait(60) == 2
         assert line.startswith(f"flairsearch: 127.0.0.1:{found[2]} cannot be listened on")
@@ -674,19 +662,7 @@ def test_a_server_is_found_by_its_record_and_leaves_nothing(index, tmp_path, sig
         process.send_signal(getattr(signal, sign))
     assert process.wait(60) in (0, 130)
     assert process.stderr.read() == "flairsearch: the server has stopped\n"
-    assert not (own / "server.json").exists()
-
-
-def test_a_record_of_another_server_stays(index, tmp_path):
-    mine, other = Record(1, "127.0.0.1", 1, "mine", None), Record(2, "127.0.0.1", 2, "other", None)
-    mine.save(tmp_path)
-    other.save(tmp_path)
-    mine.remove(tmp_path)
-    assert json.loads((tmp_path / "server.json").read_text())["server"] == "other"
-    other.remove(tmp_path)
-    other.remove(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    mine.save(tmp_path / "nowhere")
+    assert {path.name for path in own.iterdir()} - {"catalog.sqlite-wal", "catalog.sqlite-shm"} == before
 
 
 @pytest.fixture
@@ -712,7 +688,7 @@ def serve(run: Run, monkeypatch):
     signal.signal(signal.SIGTERM, terminate)
 
 
-def test_a_token_of_any_letters_is_quoted_in_the_address(index, serve):
+def test_a_token_of_any_letters_is_quoted_in_the_address(real_index, serve):
     token = "ab+c/d&e=%41#x y?z;\\\"'<>"
 
     def visit(url):
@@ -720,55 +696,29 @@ def test_a_token_of_any_letters_is_quoted_in_the_address(index, serve):
             answer = client.get(url)
             return url, answer, client.get(f"{url.partition('?')[0]}api/v1/status")
 
-    (url, visited, status), lines = serve(index, visit, "--token", token)
+    (url, visited, status), lines = serve(real_index, visit, "--token", token)
     assert lines == [url, "flairsearch: the server has stopped"]
     assert (visited.status_code, visited.headers["location"]) == (303, "/")
     assert "set-cookie" in visited.headers
     assert status.status_code == 200  # by the cookie
 
 
-def find_soon(folder):
-    """The server that runs for an index, once its record is there."""
-    end = time.monotonic() + 20
-    while (found := Server.find(folder)) is None and time.monotonic() < end:
-        time.sleep(0.05)
-    return found
-
-
-def test_an_index_made_anew_gets_the_record_of_its_server(index, serve, tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.serving.LOOK", 0.5)
-    own = shutil.copytree(index, tmp_path / "index")
+def test_an_index_made_anew_is_searched(real_index, serve, tmp_path):
+    own = shutil.copytree(real_index, tmp_path / "index")
 
     def visit(url):
-        before = Server.find(own)
-        list(rebuild(own, [], device="cpu"))
-        there = (own / "server.json").exists()
-        after = find_soon(own)
-        return before, there, after, hits_of(httpx.get(f"{url}{API}/search?q=red", timeout=60))
+        before = hits_of(httpx.get(f"{url}{API}/search?q=red", timeout=60))
+        (own.parent / "more").mkdir()
+        (own.parent / "more" / "new.png").write_bytes(png_bytes())
+        list(rebuild(own, [own.parent / "more"], device="cpu"))
+        return before, hits_of(httpx.get(f"{url}{API}/search?q=red", timeout=60))
 
-    (before, there, after, hits), _ = serve(own, visit)
-    assert before is not None
-    assert not there
-    assert after == before
-    assert hits
-    assert not list(own.glob("server.json*"))
+    (before, after), _ = serve(own, visit)
+    assert len(after) == len(before) + 1
+    assert str(own.parent / "more" / "new.png") in {hit["path"] for hit in after}
 
 
-def test_the_second_server_of_an_index_is_found_when_the_first_ends(index, serve, tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.serving.LOOK", 0.2)
-    own = shutil.copytree(index, tmp_path / "index")
-
-    def visit(url):
-        first.terminate()
-        assert first.wait(60) == 0
-        return url, find_soon(own)
-
-    first, _ = start(own, "--port", "0")
-    (url, found), _ = serve(own, visit)
-    assert url == f"http://{found.host}:{found.port}"
-
-
-def test_a_name_of_a_proxy_needs_a_token(index, serve, run: Run):
+def test_a_name_of_a_proxy_needs_a_token(real_index, serve, run: Run):
     def visit(url):
         address, _, token = url.partition("/?token=")
         headers = {"host": "photos.example", "origin": "https://photos.example", "authorization": f"Bearer {token}"}
@@ -776,55 +726,37 @@ def test_a_name_of_a_proxy_needs_a_token(index, serve, run: Run):
         ask = f"{address}{API}/search?q=red"
         return [httpx.get(ask, headers=given, timeout=60).status_code for given in (headers, others)]
 
-    assert serve(index, visit, "--name", "photos.example", "--token", "s3cret")[0] == [200, 400]
-    done = run("serve", "--index", index, "--name", "photos.example")
+    assert serve(real_index, visit, "--name", "photos.example", "--token", "s3cret")[0] == [200, 400]
+    done = run("serve", "--index", real_index, "--name", "photos.example")
     assert done.code == 2
     assert "photos.example" in done.message
     for name in ("photos.example:8443", "https://photos.example"):
-        done = run("serve", "--index", index, "--token", "s3cret", "--name", name)
+        done = run("serve", "--index", real_index, "--token", "s3cret", "--name", name)
         assert done.code == 2
         assert "without scheme and port" in done.message
 
 
-def test_the_record_of_a_server_that_answers_stays(index, serve, tmp_path):
-    """A second one of the same index neither takes its place nor takes it away; one that was killed gives way."""
-    own = shutil.copytree(index, tmp_path / "index")
-    file = own / "server.json"
-    with serving_index(own) as first:
-        Record(first.port, first.host, os.getpid(), first.api.server, None).save(own)
-        record = file.read_bytes()
-        (url, found), _ = serve(own, lambda url: (url, file.read_bytes()))
-        assert url != first.url
-        assert found == file.read_bytes() == record
-        assert Server.find(own) == Server(first.host, first.port, None)
-    assert file.read_bytes() == record  # as after a kill
-    (url, port, server), _ = serve(own, lambda url: (url, json.loads(file.read_text())["port"], Server.find(own)))
-    assert url == f"http://127.0.0.1:{port}"
-    assert server == Server("127.0.0.1", port, None)
-    assert not file.exists()
-
-
-def test_wrong_options_are_one_line(index, run: Run, monkeypatch):
-    settle(index.parent, monkeypatch)
+def test_wrong_options_are_one_line(real_index, run: Run, monkeypatch):
+    settle(real_index.parent, monkeypatch)
     for host in ("0.0.0.0", "192.168.1.2", "::", "photos.example"):
-        done = run("serve", "--index", index, "--host", host)
+        done = run("serve", "--index", real_index, "--host", host)
         assert done.code == 2
         assert "--token" in done.message
     for token in ("", "a b\n", "é"):
-        assert run("serve", "--index", index, "--token", token).code == 2
-    assert run("serve", "--index", index, "--host", "no.such.host.invalid", "--token", "x").code == 2
-    assert "is no place for an index" in run("serve", "--index", index.parent / ("a" * 300), "--port", 0).message
-    missing = run("serve", "--index", index.parent / "nothing", "--port", 0)
+        assert run("serve", "--index", real_index, "--token", token).code == 2
+    assert run("serve", "--index", real_index, "--host", "no.such.host.invalid", "--token", "x").code == 2
+    assert "is no place for an index" in run("serve", "--index", real_index.parent / ("a" * 300), "--port", 0).message
+    missing = run("serve", "--index", real_index.parent / "nothing", "--port", 0)
     assert missing.code == 1
     assert "no index" in missing.message
 
 
-def test_without_the_extra_it_says_what_to_install(index, run: Run, monkeypatch):
-    settle(index.parent, monkeypatch)
+def test_without_the_extra_it_says_what_to_install(real_index, run: Run, monkeypatch):
+    settle(real_index.parent, monkeypatch)
     monkeypatch.delitem(sys.modules, "flairsearch.web", raising=False)
     monkeypatch.delattr("flairsearch.web", raising=False)
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    done = run("serve", "--index", index, "--port", 0)
+    done = run("serve", "--index", real_index, "--port", 0)
     assert (done.code, 'pip install "flairsearch[serve]"' in done.message) == (2, True)
 
 
