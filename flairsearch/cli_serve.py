@@ -69,7 +69,7 @@ def _serve(
     from flairsearch.service import Service
     from flairsearch.thumbnails import Thumbnails
 
-    service = Service.start(lambda: Engine.open(index, device=device, create=False))
+    service = Service(lambda: Engine.open(index, device=device, create=False))
     api = web.Api(service, Thumbnails())
     port = listener.getsockname()[1]
     url = serving.url_of(host, port)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,185 +55,159 @@ class Found:
     ranked: int  # of them, exactly
     unseen: tuple[str, ...]  # words of the query that the model does not know
     warnings: tuple[str, ...]
-    seconds: float  # from the request to the answer
+    seconds: float = 0.0  # from the request to the answer
 
 
 @dataclass(frozen=True)
-class _Search:
+class _Opened:
+    """The index that is there now."""
+
+    engine: Engine
+    catalog: Catalog
+    identity: tuple[int, ...] | None  # of its files, None while they are being replaced
+
+
+@dataclass(eq=False)
+class _Request:
+    """One that waits for its turn."""
+
+
+@dataclass(eq=False)
+class _Search(_Request):
     terms: Terms
     how: How
-    answer: Future[Found]
-    began: float
-
-
-@dataclass(frozen=True)
-class _Call:
-    """Anything else that only the owner of the Engine may do."""
-
-    run: Callable[[], None]
-    how: None = None
+    found: Found | None = None  # Set when an earlier search that asked alike was answered.
+    grouped: bool = False  # Whether it was answered, or went wrong, together with others: from then on it is alone.
 
 
 class Service:
-    """Starts with `Service.start`; every method may be called from any thread."""
+    """Every method may be called from any thread; one thread of its own does all that concerns the Engine."""
 
     def __init__(self, open_engine: Callable[[], Engine]) -> None:
-        """open_engine: opens the index; called again when the index was replaced by another one."""
-        self._open = open_engine
-        self._bell = threading.Condition()
-        self._queue: deque[_Search | _Call] = deque()
-        self._stopped = False
-        self._owner = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
-        self.batches: Counter[int] = Counter()  # searches answered at once -> how often
+        """open_engine: opens the index; called again when the index was replaced by another one.
 
-    @staticmethod
-    def start(open_engine: Callable[[], Engine]) -> Service:
-        """A service whose Engine is open and has answered a query. Raises what opening and searching raise."""
-        service = Service(open_engine)
-        try:
-            service._owner.submit(service._warm).result()
-            service._dispatcher.start()
-        finally:
-            if not service._dispatcher.is_alive():
-                service._owner.shutdown(wait=False, cancel_futures=True)
-        return service
+        The Engine is open afterwards and has answered a query. Raises what opening and searching raise.
+        """
+        self._open = open_engine
+        self._lock = threading.RLock()  # Of the two below; a request that is cancelled leaves while others are put.
+        self._waiting: dict[_Request, None] = {}  # In the order of their turns.
+        self._stopped = False
+        self.batches: Counter[int] = Counter()  # searches answered at once -> how often
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        with ExitStack() as undo:
+            undo.callback(self._worker.shutdown, wait=False, cancel_futures=True)
+            self._opened = self._worker.submit(self._warm).result()
+            undo.pop_all()
 
     @property
     def waiting(self) -> int:
         """Requests that nobody works on yet."""
-        return len(self._queue)
+        return len(self._waiting)
 
     @property
     def catalog(self) -> Catalog:
         """What the index lists; it may be asked from any thread, past the queue."""
-        return self._catalog
+        return self._opened.catalog
 
     @property
     def folder(self) -> Path:
-        return self._engine.folder
+        """Where the index lies."""
+        return self._opened.engine.folder
 
     def search(self, terms: Terms, how: How) -> Future[Found]:
         """Cancel the answer to leave the queue. Raises Busy or Stopped."""
-        answer: Future[Found] = Future()
-        self._put(_Search(terms, how, answer, time.perf_counter()))
-        return answer
+        search, began = _Search(terms, how), time.perf_counter()
+        return self._put(search, lambda: replace(self._answer(search), seconds=time.perf_counter() - began))
 
     def call(self, ask: Callable[[Engine], _T]) -> Future[_T]:
         """Something else to ask the Engine, in its thread. Raises Busy or Stopped."""
-        answer: Future[_T] = Future()
-
-        def run() -> None:
-            if answer.set_running_or_notify_cancel():
-                done = self._owner.submit(lambda: ask(self._current()))
-                error = done.exception()
-                if error is None:
-                    answer.set_result(done.result())
-                else:
-                    answer.set_exception(error)
-
-        self._put(_Call(run))
-        return answer
+        return self._put(_Request(), lambda: ask(self._current()))
 
     def close(self) -> None:
-        """Who still waits gets Stopped; what the Engine does now is finished."""
-        with self._bell:
+        """Requests that still wait get Stopped; what the Engine does now is finished."""
+        with self._lock:
             self._stopped = True
-            left, self._queue = self._queue, deque()
-            self._bell.notify()
-        for one in left:
-            if isinstance(one, _Search) and one.answer.set_running_or_notify_cancel():
-                one.answer.set_exception(Stopped("the server stops - ask again later"))
-        if self._dispatcher.is_alive():
-            self._dispatcher.join()
-        self._owner.submit(self._shut)
-        self._owner.shutdown()
+            self._worker.submit(self._shut)
+        self._worker.shutdown()
 
-    # -- the queue
+    def _put(self, request: _Request, do: Callable[[], _T]) -> Future[_T]:
+        def take_turn() -> _T:
+            with self._lock:
+                self._waiting.pop(request)
+                if self._stopped:
+                    raise Stopped("the server stops - ask again later")
+            return do()
 
-    def _put(self, one: _Search | _Call) -> None:
-        with self._bell:
+        with self._lock:
             if self._stopped:
                 raise Stopped("the server stops - ask again later")
-            if len(self._queue) >= MOST_WAITING:
-                self._queue = deque(other for other in self._queue if not _is_gone(other))
-            if len(self._queue) >= MOST_WAITING:
+            if len(self._waiting) >= MOST_WAITING:
                 raise Busy(f"{MOST_WAITING} requests wait already - ask again in a second")
-            self._queue.append(one)
-            self._bell.notify()
+            self._waiting[request] = None
+            answer = self._worker.submit(take_turn)
+            answer.add_done_callback(lambda _: self._leave(request))
+            return answer
 
-    def _dispatch(self) -> None:
-        """All that wait, group by group, until the end."""
-        while True:
-            with self._bell:
-                while not self._queue and not self._stopped:
-                    self._bell.wait()
-                if self._stopped:
-                    return
-                taken, self._queue = self._queue, deque()
-            groups: dict[How, list[_Search]] = {}
-            for one in taken:
-                if isinstance(one, _Call):
-                    one.run()
-                elif one.answer.set_running_or_notify_cancel():
-                    groups.setdefault(one.how, []).append(one)
-            for how, group in groups.items():
-                self._answer(group, how)
-
-    def _answer(self, group: Sequence[_Search], how: How) -> None:
-        """Together; where that goes wrong, one by one: one query's error is no other's."""
-        done = self._owner.submit(self._search, [one.terms for one in group], how)
-        error = done.exception()
-        if error is None:
-            self.batches[len(group)] += 1
-            now = time.perf_counter()
-            for one, (hits, more, in_scope, ranked, unseen, warnings) in zip(group, done.result(), strict=True):
-                answer = Found(hits, more, in_scope, ranked, unseen, warnings, now - one.began)
-                one.answer.set_result(answer)
-        elif len(group) > 1 and isinstance(error, FlairSearchError):
-            for one in group:
-                self._answer([one], how)
-        else:
-            for one in group:
-                one.answer.set_exception(error)
+    def _leave(self, request: _Request) -> None:
+        """A request that was cancelled waits no longer; any other has gone already."""
+        with self._lock:
+            self._waiting.pop(request, None)
 
     # -- in the Engine's thread
 
-    def _warm(self) -> None:
-        self._engine = self._open()
-        self._catalog, self._identity = Catalog(self._engine.folder), _identity(self._engine.folder)
+    def _warm(self) -> _Opened:
+        engine = self._open()
         from flairsearch import rerank_cpu, scan_loops  # noqa: F401 - numba: one query alone would do without
 
-        if self._engine.status().images:
-            self._engine.search(WARM, 1)
+        if engine.status().images:
+            engine.search(WARM, 1)
+        return _Opened(engine, Catalog(engine.folder), _identity(engine.folder))
 
     def _current(self) -> Engine:
         """The Engine of the index that is there now: `index --rebuild` puts another one in its place."""
-        identity = _identity(self._engine.folder)
-        if identity is not None and identity != self._identity:
-            engine, old = self._open(), self._engine
+        old = self._opened
+        identity = _identity(old.engine.folder)
+        if identity is not None and identity != old.identity:
             # The old catalogue stays open: another thread may be asking it just now; it goes with its last user.
-            self._engine, self._catalog, self._identity = engine, Catalog(engine.folder), identity
-            old.close()
-        return self._engine
+            engine = self._open()
+            self._opened = _Opened(engine, Catalog(engine.folder), identity)
+            old.engine.close()
+        return self._opened.engine
 
-    def _search(
-        self, several: Sequence[Terms], how: How
-    ) -> list[tuple[list[Hit], bool, int, int, tuple[str, ...], tuple[str, ...]]]:
+    def _answer(self, search: _Search) -> Found:
+        """Together with all that ask alike; where that goes wrong, each alone: one query's error is no other's."""
+        if search.found is None:
+            with self._lock:
+                waiting = [other for other in self._waiting if isinstance(other, _Search)]
+            alike = [other for other in waiting if other.how == search.how and not (other.grouped or search.grouped)]
+            group = [search, *alike]
+            for one in group:
+                one.grouped = True
+            try:
+                self._search(group, search.how)
+            except FlairSearchError:
+                if len(group) == 1:
+                    raise
+                self._search([search], search.how)
+        assert search.found is not None
+        return search.found
+
+    def _search(self, group: Sequence[_Search], how: How) -> None:
         """One hit more than asked for says whether there is a next page."""
         engine = self._current()
+        several = [search.terms for search in group]
         found = engine.search_many(several, how.k + 1, how.shortlist, how.min_score, how.scope, how.offset)
         ranked, in_scope = engine.reranked, engine.in_scope
-        warnings = [tuple(engine.warnings(query)) for query in range(len(several))]
-        unseen = [tuple(engine.unseen_words(*terms.texts, *terms.without)) for terms in several]
-        return [
-            (hits[: how.k], len(hits) > how.k, in_scope, count, words, lines)
-            for hits, count, words, lines in zip(found, ranked, unseen, warnings, strict=True)
-        ]
+        for query, (search, hits) in enumerate(zip(group, found, strict=True)):
+            unseen = engine.unseen_words(*search.terms.texts, *search.terms.without)
+            warnings = tuple(engine.warnings(query))
+            more = len(hits) > how.k
+            search.found = Found(hits[: how.k], more, in_scope, ranked[query], tuple(unseen), warnings)
+        self.batches[len(group)] += 1
 
     def _shut(self) -> None:
-        self._catalog.close()
-        self._engine.close()
+        self._opened.catalog.close()
+        self._opened.engine.close()
 
 
 def _identity(folder: Path) -> tuple[int, ...] | None:
@@ -242,7 +217,3 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return catalog.st_dev, catalog.st_ino, settings.st_ino, settings.st_mtime_ns
-
-
-def _is_gone(one: _Search | _Call) -> bool:
-    return isinstance(one, _Search) and one.answer.cancelled()

@@ -97,7 +97,7 @@ def serving_index(
     index: Path, token: str | None = None, open_engine: Callable[[Path], Engine] = open_index
 ) -> Iterator[Site]:
     """A server on it, stopped at the end."""
-    service = Service.start(lambda: open_engine(index))
+    service = Service(lambda: open_engine(index))
     api = web.Api(service, Thumbnails(index.parent / "thumbnails"))
     listener = serving.listen("127.0.0.1", 0)
     ready = threading.Event()

@@ -111,7 +111,7 @@ QUESTIONS: dict[str, Callable[[Path], Question]] = {
     "pixels": lambda _: Question(Terms.of("red"), scope=Scope.of(larger_than="90x60")),
     "picture": lambda photos: Question(Terms.of(picture=str(photos / "red.png"))),
     "picture with box": lambda photos: Question(
-        Terms.of("red", picture=Example.of(photos / "red.png", (4, 8, 28, 40), 2.5), without="yellow")
+        Terms.of("red", picture=Example.of(photos / "red.png", (4, 8, 28, 40), 2.5), without="magenta")
     ),
     "bytes of a picture": lambda photos: Question(Terms.of(picture=Example.of((photos / "cyan.png").read_bytes()))),
 }

@@ -25,7 +25,7 @@ def index(tmp_path):
 @pytest.fixture
 def service(index, monkeypatch):
     monkeypatch.setattr("flairsearch.service.WARM", "red")
-    service = Service.start(lambda: fake_engine(index))
+    service = Service(lambda: fake_engine(index))
     service.batches.clear()
     yield service
     if not service._stopped:
@@ -85,6 +85,15 @@ def test_an_error_of_one_is_no_error_of_the_others(service, held):
     assert all(one.result(SECONDS).hits for one in good)
     with pytest.raises(Exception, match="not a picture"):
         bad.result(SECONDS)
+
+
+def test_a_mistake_of_ours_is_told_to_all_of_a_group(service, held):
+    several = [service.search(Terms.of("of no colour"), How()) for _ in range(3)]
+    held.set()
+    for one in several:
+        with pytest.raises(ValueError, match="unpack"):  # the fake encoder knows its colours alone
+            one.result(SECONDS)
+    assert service.batches == {}
 
 
 def test_what_nobody_foresaw_ends_a_request_and_not_the_service(service):
@@ -156,4 +165,4 @@ def test_an_index_that_cannot_be_opened_is_said_at_the_start(tmp_path):
         raise UsageError("no such index")
 
     with pytest.raises(UsageError, match="no such index"):
-        Service.start(fail)
+        Service(fail)
