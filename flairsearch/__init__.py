@@ -36,7 +36,8 @@ The map, in the order data flow:
     engine, rebuild, agreement              the facade: Engine; an index made anew; an index made, opened, replaced
     present, draw, terminal, tables         hits as text, as pictures, as those of a terminal; measurements
     question -> remote                      a query with all its conditions; asked of a server
-    web, wire, guard, pages, originals      SERVE: routes, their JSON, what is refused, the page in static/, photos;
+    web, wire, guard                        SERVE: routes, their JSON, what is refused;
+    web_errors, web_files, originals        errors as answers, the page in static/, photos as they are;
     service, thumbnails, metrics, serving   the thread that owns the Engine; small photos; counts; socket
     cli: cli_index, cli_watch, cli_query, cli_serve, cli_store, cli_models, cli_eval, cli_regions, cli_demo
     options, cli_output, demo               what several verbs have; sample photos

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 from urllib.parse import quote
 
@@ -15,7 +15,9 @@ from flairsearch.options import DeviceOption, IndexOption
 from flairsearch.settings import check_token
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Iterator
+
+    from flairsearch.web import Api
 
 EXTRA = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"}  # modules that the extra brings
 
@@ -36,55 +38,47 @@ def serve_command(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Search in the browser, and over HTTP."""
-    from flairsearch.guard import is_loopback
-
-    for given in name or ():
-        if set(given) & set(":/"):
-            raise UsageError(f"{given} is more than a name - give the host alone, without scheme and port")
-    for reached in (host, *(name or ())):
-        _check_token(token, is_loopback(reached), reached)
     try:
-        from flairsearch import serving, web  # noqa: F401
+        from flairsearch import serving, web
+        from flairsearch.guard import is_loopback
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         raise UsageError('serve needs FastAPI and uvicorn - pip install "flairsearch[serve]"') from None
+    names = name or []
+    for given in names:
+        if set(given) & set(":/"):
+            raise UsageError(f"{given} is more than a name - give the host alone, without scheme and port")
+    for reached in (host, *names):
+        _check_token(token, is_loopback(reached), reached)
     signal.signal(signal.SIGTERM, _stop)
     with serving.listen(host, port) as listener, suppress(KeyboardInterrupt):  # how it ends
-        _serve(listener, index, host, token, name or [], device, open_page)
+        url = serving.url_of(host, listener.getsockname()[1])
+        page = url if token is None else f"{url}/?token={quote(token, safe='')}"
+        with _api(index, device) as api:
+            server = serving.Server(web.create_app(api, host, token, names), lambda: _ready(page, open_page))
+            server.run(sockets=[listener])
     typer.echo("flairsearch: the server has stopped", err=True)
 
 
-def _serve(
-    listener: socket.socket,
-    index: str,
-    host: str,
-    token: str | None,
-    names: list[str],
-    device: str,
-    open_page: bool,
-) -> None:
-    from flairsearch import serving, web
+@contextmanager
+def _api(index: str, device: str) -> Iterator[Api]:
+    """What is served, on the index; closed at the end."""
     from flairsearch.engine import Engine
     from flairsearch.service import Service
     from flairsearch.thumbnails import Thumbnails
+    from flairsearch.web import Api
 
-    service = Service(lambda: Engine.open(index, device=device, create=False))
-    api = web.Api(service, Thumbnails())
-    port = listener.getsockname()[1]
-    url = serving.url_of(host, port)
-    page = url if token is None else f"{url}/?token={quote(token, safe='')}"
+    with ExitStack() as stack:
+        service = stack.enter_context(closing(Service(lambda: Engine.open(index, device=device, create=False))))
+        yield stack.enter_context(closing(Api(service, Thumbnails())))
 
-    def ready() -> None:
-        typer.echo(page, err=True)
-        if open_page:
-            _open_page(page)
 
-    try:
-        serving.Server(web.create_app(api, host, token, names), ready).run(sockets=[listener])
-    finally:
-        api.close()
-        service.close()
+def _ready(page: str, open_page: bool) -> None:
+    """Called once, when it answers."""
+    typer.echo(page, err=True)
+    if open_page:
+        _open_page(page)
 
 
 def _check_token(token: str | None, is_here: bool, host: str) -> None:

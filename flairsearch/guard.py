@@ -2,6 +2,8 @@
 
 A page of another site must not read photos through the browser of somebody who runs a server: it is told apart by
 Sec-Fetch-Site and Origin, and by the Host of a name that was pointed at this machine (DNS rebinding).
+Starlette's TrustedHostMiddleware knows names alone, and this takes any address where all are listened on; its
+RequestBodyLimitMiddleware counts one body, and this also counts all bodies together, and their time.
 """
 
 from __future__ import annotations
@@ -10,17 +12,16 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
-import json
 import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qs
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flairsearch.web_errors import fail
 
 MOST_BODY = 32_000_000  # bytes of one request
 MOST_HELD = 8 * MOST_BODY  # of all requests together
@@ -44,11 +45,8 @@ HEADERS = (
 )
 
 
-class Refused(Exception):
-    """A request that ends here."""
-
-    def __init__(self, status: int, reason: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        self.status, self.reason, self.headers = status, reason, headers
+class Refused(HTTPException):
+    """A request that ends here; a route that reads the body may meet it, too."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,9 @@ class Secret:
     def is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
 
-    def set_cookie(self) -> bytes:
-        value = f"{self.cookie}={self._derive('cookie')}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000"
-        return value.encode()
+    def set_cookie(self) -> str:
+        """The header's value."""
+        return f"{self.cookie}={self._derive('cookie')}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000"
 
     def _derive(self, what: str) -> str:
         return hmac.new(self.token.encode(), what.encode(), hashlib.sha256).hexdigest()
@@ -84,7 +82,7 @@ class Secret:
 class Guard:
     """ASGI middleware; it answers what it refuses, in the form of all errors, and adds headers to every answer."""
 
-    def __init__(self, app: App, host: str, token: str | None, names: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, host: str, token: str | None, names: Iterable[str] = ()) -> None:
         """host: what the server is bound to. names: others that it is reached by."""
         self._app, self._host = app, host
         self._secret = None if token is None else Secret(token)
@@ -93,7 +91,7 @@ class Guard:
             self._names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
         self._held = 0  # bytes of bodies in memory
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -107,14 +105,14 @@ class Guard:
         try:
             self._check(scope)
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-                receive = await self._take_body(scope, receive, held)
+                receive = self._bounded(receive, held)
             await self._app(scope, receive, send_guarded)
         except Refused as refused:
-            await _answer(send_guarded, refused)
+            await _answer(refused)(scope, receive, send_guarded)
         finally:
             self._held -= held[0]
 
-    def _check(self, scope: Message) -> None:
+    def _check(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MOST_URL:
             raise Refused(414, f"the URL is longer than {MOST_URL} bytes - ask with less")
@@ -143,7 +141,7 @@ class Guard:
             return False
         return address.is_loopback or is_wildcard(self._host)  # no name can be pointed at an address
 
-    def _check_site(self, scope: Message, headers: dict[bytes, bytes]) -> None:
+    def _check_site(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         visits = scope["path"] == "/" and headers.get(b"sec-fetch-mode") == b"navigate" and scope["method"] == "GET"
         if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and not visits:
             raise Refused(403, "asked by a page of another site - open this server's own page")
@@ -151,7 +149,7 @@ class Guard:
         if origin is not None and origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower():
             raise Refused(403, "asked by a page of another origin - open this server's own page")
 
-    def _check_token(self, scope: Message, secret: Secret) -> None:
+    def _check_token(self, scope: Scope, secret: Secret) -> None:
         """A visit with the token in its URL gets the cookie, and a URL without it.
 
         The page itself is no secret: a visit by a link from elsewhere has no cookie, but what the page then asks has.
@@ -161,58 +159,52 @@ class Guard:
             if given is None:
                 return
             if len(given) == 1 and secret.is_token(given[0]) and scope["path"] == "/":
-                raise Refused(303, "", ((b"location", b"/"), (b"set-cookie", secret.set_cookie())))
+                raise Refused(303, "", {"location": "/", "set-cookie": secret.set_cookie()})
         where = "open the address that flairsearch serve printed, or send Authorization: Bearer TOKEN"
-        raise Refused(401, f"the token is missing or wrong - {where}", ((b"www-authenticate", b"Bearer"),))
+        raise Refused(401, f"the token is missing or wrong - {where}", {"www-authenticate": "Bearer"})
 
-    async def _take_body(self, scope: Message, receive: Receive, held: list[int]) -> Receive:
-        """The whole body, counted as it comes, whatever Content-Length says -> a `receive` that gives it at once."""
-        try:
-            body = await asyncio.wait_for(self._read(receive, held), BODY_SECONDS)
-        except TimeoutError:
-            raise Refused(408, f"the body took longer than {BODY_SECONDS:.0f} s - send it again", _CLOSE) from None
-        given = [False]
+    def _bounded(self, receive: Receive, held: list[int]) -> Receive:
+        """A `receive` that counts the body as it comes, whatever Content-Length says. held: [bytes of this one]."""
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        complete = False
 
-        async def replay() -> Message:
-            if given[0]:
+        async def receive_bounded() -> Message:
+            nonlocal complete
+            if complete:
                 return await receive()
-            given[0] = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return replay
-
-    async def _read(self, receive: Receive, held: list[int]) -> bytes:
-        parts: list[bytes] = []
-        while True:
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise Refused(408, f"the body took longer than {BODY_SECONDS:.0f} s - send it again", _CLOSE) from None
             if message["type"] == "http.disconnect":
                 raise Refused(400, "the body ends too early - send all of it", _CLOSE)
-            part = message.get("body", b"")
-            held[0] += len(part)
-            self._held += len(part)
+            size = len(message.get("body", b""))
+            held[0] += size
+            self._held += size
             if held[0] > MOST_BODY:
                 raise _too_large()
             if self._held > MOST_HELD:
-                later = (*_CLOSE, (b"retry-after", b"1"))
-                raise Refused(429, "too many pictures at once - ask again in a second", later)
-            parts.append(part)
-            if not message.get("more_body", False):
-                return b"".join(parts)
+                raise Refused(429, "too many pictures at once - ask again in a second", _CLOSE | {"retry-after": "1"})
+            complete = not message.get("more_body", False)
+            return message
+
+        return receive_bounded
 
 
-_CLOSE = ((b"connection", b"close"),)
+_CLOSE = {"connection": "close"}
 
 
 def _too_large() -> Refused:
     return Refused(413, f"the body has more than {MOST_BODY / 1e6:.0f} MB - send a smaller picture", _CLOSE)
 
 
-async def _answer(send: Send, refused: Refused) -> None:
-    body = json.dumps({"error": refused.reason}).encode() if refused.reason else b""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *refused.headers]
-    headers.append((b"cache-control", b"no-store"))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _answer(refused: Refused) -> Response:
+    if refused.detail:
+        return fail(refused.status_code, refused.detail, refused.headers)
+    return Response(
+        status_code=refused.status_code, headers=dict(refused.headers or {}) | {"cache-control": "no-store"}
+    )
 
 
 def _without_port(host: str) -> str:

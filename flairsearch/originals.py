@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from flairsearch.errors import FlairSearchError
 
-PIECE = 1 << 18  # bytes sent at once
 _ENDINGS = {
     "image/jpeg": "jpg",
     "image/png": "png",
@@ -32,18 +31,13 @@ class Original:
     """An open file of a photo."""
 
     stream: BinaryIO
-    size: int  # bytes
-    mtime_ns: int
+    stat: os.stat_result
     kind: str | None  # its media type, where every browser shows it
 
-    def pieces(self) -> Iterator[bytes]:
-        """What is in it, no more than its size was; closes it."""
-        with self.stream:
-            self.stream.seek(0)
-            left = self.size
-            while left > 0 and (piece := self.stream.read(min(PIECE, left))):
-                left -= len(piece)
-                yield piece
+    def data(self) -> bytes:
+        """All of the file, no more than its size was."""
+        self.stream.seek(0)
+        return self.stream.read(self.stat.st_size)
 
 
 @contextmanager
@@ -70,7 +64,7 @@ def open_original(path: str) -> Original:
     except OSError:
         stream.close()
         raise PhotoGone("the photo cannot be read - check its disk") from None
-    return Original(stream, found.st_size, found.st_mtime_ns, kind)
+    return Original(stream, found, kind)
 
 
 def kind_of(start: bytes) -> str | None:

@@ -8,10 +8,11 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flairsearch.errors import UsageError
-from flairsearch.guard import HEADERS, MOST_HEADERS, MOST_URL, App, is_wildcard
+from flairsearch.guard import HEADERS, MOST_HEADERS, MOST_URL, is_wildcard
 
 BACKLOG = 256  # connections that nobody has taken yet
 GRACE = 5  # seconds for answers under way when it stops
@@ -40,7 +41,7 @@ def url_of(host: str, port: int) -> str:
 class Server(uvicorn.Server):
     """uvicorn around the app. `run(sockets=[...])` serves until a signal comes; it raises KeyboardInterrupt then."""
 
-    def __init__(self, app: App, ready: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
         """ready: called once, when it answers."""
         config = uvicorn.Config(
             app,

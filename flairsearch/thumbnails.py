@@ -43,7 +43,7 @@ class Thumbnails:
     def etag(self, path: str, side: int) -> str:
         """Of the photo as it is now. Raises PhotoGone."""
         with opened(path) as original:
-            return _name(path, original.size, original.mtime_ns, side)
+            return _name(path, original.stat.st_size, original.stat.st_mtime_ns, side)
 
     def get(self, path: str, side: int) -> Thumbnail:
         """The photo upright, as a JPEG whose longer side is `side` pixels at most; never larger than the photo.
@@ -51,13 +51,13 @@ class Thumbnails:
         Raises PhotoGone when there is no such file, PictureError when it is no picture.
         """
         with opened(path) as original:
-            name = _name(path, original.size, original.mtime_ns, side)
+            name = _name(path, original.stat.st_size, original.stat.st_mtime_ns, side)
             file = self._folder / name[:2] / f"{name}.jpg"
             data = _read(file)
             if data is None:
-                if original.size > MAX_BYTES:
+                if original.stat.st_size > MAX_BYTES:
                     raise PictureError(f"more than {MAX_BYTES / 1e6:.0f} MB")
-                data = shrink(b"".join(original.pieces()), side)
+                data = shrink(original.data(), side)
                 self._keep(file, data)
         return Thumbnail(data, name)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,35 +13,31 @@ from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path, Query, Security
-from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from flairsearch import wire
 from flairsearch.decode import MAX_BYTES
-from flairsearch.errors import FlairSearchError, PictureError, UsageError
-from flairsearch.guard import FREE, App, Guard, Message, Receive, Send
+from flairsearch.errors import PictureError, UsageError
+from flairsearch.guard import FREE, Guard
 from flairsearch.metrics import CONTENT_TYPE, Metrics
-from flairsearch.originals import Original, PhotoGone, disposition, open_original, opened
-from flairsearch.pages import Page, read_pages
+from flairsearch.originals import disposition, open_original, opened
 from flairsearch.question import MOST_HITS
-from flairsearch.service import Busy, Service, Stopped
+from flairsearch.service import Service
 from flairsearch.terms import Example
 from flairsearch.thumbnails import Thumbnails
+from flairsearch.web_errors import ClientGone, Door, Errors
+from flairsearch.web_files import PRIVATE, PageFiles
 
 SIDES = (256, 512)  # of thumbnails, pixels
 FULL = 65_500  # pixels: no JPEG is larger
 AT_ONCE = min(4, os.cpu_count() or 1)  # photos decoded for showing; each may take hundreds of megabytes
-GONE = 499  # the client went away: nobody reads this status but the log and the metrics
-PRIVATE = {"cache-control": "private, no-cache"}  # kept by the browser alone, which asks whether it is still so
-
-_OPTION = re.compile("flairsearch .*|--([a-z]+(?:-[a-z]+)*)", re.DOTALL)  # not those of a command that is advised
 
 _T = TypeVar("_T")
 _Id = Annotated[int, Path(ge=1, le=wire.MOST_ID, description="Id of an image: `id` of a hit.")]
-_log = logging.getLogger("flairsearch.web")
 
 
 class Api:
@@ -52,7 +46,7 @@ class Api:
     def __init__(self, service: Service, thumbnails: Thumbnails) -> None:
         self.service, self.thumbnails = service, thumbnails
         self.metrics = Metrics(service)
-        self._pages = read_pages()
+        self.files, self.errors = PageFiles(), Errors(service)
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pictures")
         self._prepared = False
 
@@ -73,7 +67,7 @@ class Api:
         answer = await _unless_gone(request, self.service.search(terms, how))
         self.metrics.seconds.observe(answer.seconds)
         found = wire.answer_of(answer, how.offset)
-        found["warnings"] = [self._plain(warning) for warning in found["warnings"]]
+        found["warnings"] = [self.errors.plain(warning) for warning in found["warnings"]]
         return _json(found)
 
     async def regions(self, request: Request, id: _Id, asked: Annotated[wire.Texts, Query()]) -> Response:
@@ -96,7 +90,7 @@ class Api:
         if asked.size is None:
             original = await self._work(request, lambda: open_original(path))
             if original.kind is not None:
-                return _send_original(request, original, path)
+                return self.files.photo(request, original, path)
             original.stream.close()
         return await self._jpeg(request, path, asked.size or FULL)
 
@@ -140,14 +134,7 @@ class Api:
         if not self._prepared:
             self._prepared = True
             threading.Thread(target=import_module, args=("flairsearch.encode",), daemon=True).start()
-        return _send_page(request, self._pages["index.html"])
-
-    async def static(self, request: Request) -> Response:
-        """A file of the page."""
-        page = self._pages.get(request.path_params["name"])
-        if page is None:
-            raise HTTPException(404, "no such file of the page")
-        return _send_page(request, page)
+        return await self.files.get_response("index.html", request.scope)
 
     # -- steps
 
@@ -178,83 +165,8 @@ class Api:
         """In a thread for pictures and files."""
         return await _unless_gone(request, self._pool.submit(do))
 
-    # -- errors
 
-    async def on_invalid(self, _: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return _fail(400, wire.in_one_line(error.errors()))
-
-    async def on_http(self, _: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        reasons = {404: "nothing is here - see /api/v1/openapi.json", 405: "no such method here - use GET"}
-        known = error.detail if "image" in error.detail or "page" in error.detail else None
-        return _fail(error.status_code, known or reasons.get(error.status_code, error.detail), error.headers)
-
-    async def on_error(self, _: Request, error: Exception) -> Response:
-        """What is known to go wrong; paths of this machine stay here."""
-        text = self._plain(str(error))
-        if isinstance(error, _ClientGone):
-            return _fail(GONE, text)
-        if isinstance(error, Busy):
-            return _fail(429, text, {"retry-after": "1"})
-        if isinstance(error, Stopped):
-            return _fail(503, text, {"retry-after": "5"})
-        for kind, status in ((PhotoGone, 410), (UsageError, 400), (PictureError, 422)):
-            if isinstance(error, kind):
-                return _fail(status, text)
-        _log.error("%s", error)
-        return _fail(503, "the index cannot be searched now - the server's log says why", {"retry-after": "5"})
-
-    async def on_bug(self, _: Request, error: Exception) -> Response:
-        """The line for it; it goes on to the door, which writes it down."""
-        return _unforeseen()
-
-    def _plain(self, text: str) -> str:
-        """One line, without where the index lies; options are called as parameters are."""
-        text = text.replace(str(self.service.folder), "the index").replace("--image FILE", "image=ID, or POST its file")
-        text = _OPTION.sub(lambda found: found[0] if found[1] is None else found[1].replace("-", "_"), text)
-        return " ".join(text.split())[:500]
-
-
-class _ClientGone(FlairSearchError):
-    """Nobody waits for the answer any more."""
-
-
-class Door:
-    """The outermost middleware: the named door where anything unforeseen becomes one line; and counts answers."""
-
-    def __init__(self, app: App, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        inner = {**scope, "method": "GET", "flairsearch.head": True} if scope["method"] == "HEAD" else scope
-        status, ended = [0], [False]
-
-        async def send_noted(message: Message) -> None:
-            status[0] = message.get("status", status[0])
-            ended[0] = message["type"] == "http.response.body" and not message.get("more_body", False)
-            await send(message)
-
-        try:
-            await self._app(inner, receive, send_noted)
-        except asyncio.CancelledError:  # the server stops, and waits no longer
-            if not status[0]:
-                await _fail(503, "the server stops - ask again later")(inner, receive, send_noted)
-        except Exception:  # the named door: one web request
-            _log.exception("%s %s", scope["method"], scope["path"])
-            if status[0] and not ended[0]:
-                raise  # half of an answer: the connection ends here
-            if not status[0]:
-                await _unforeseen()(inner, receive, send_noted)
-        finally:
-            route = getattr(inner.get("route"), "path", None) or "other"
-            self._metrics.requests.labels(route, str(status[0] or GONE)).inc()
-
-
-def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()) -> App:
+def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()) -> ASGIApp:
     """All of it: routes behind the guard, which gets the last three, behind the door."""
     app = FastAPI(
         title="flairsearch",
@@ -266,10 +178,7 @@ def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()
         redirect_slashes=False,
     )
     _add_routes(app, api, token)
-    app.add_exception_handler(RequestValidationError, api.on_invalid)
-    app.add_exception_handler(HTTPException, api.on_http)
-    app.add_exception_handler(FlairSearchError, api.on_error)
-    app.add_exception_handler(Exception, api.on_bug)
+    api.errors.add_to(app)
     return Door(Guard(app, host, token, names), api.metrics)
 
 
@@ -306,7 +215,7 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
     add("health", api.health, "Whether the server answers", _model(wire.HealthOut), ())
     add("metrics", api.show_metrics, "Metrics", {"content": {"text/plain": {"schema": {"type": "string"}}}}, (503,))
     app.add_route("/", api.index_page, methods=["GET"], include_in_schema=False)
-    app.add_route("/static/{name:path}", api.static, methods=["GET"], include_in_schema=False)
+    app.mount("/static", api.files)
 
 
 def _model(model: type) -> dict[str, Any]:
@@ -332,7 +241,7 @@ async def _unless_gone(request: Request, answer: Future[_T]) -> _T:
         await asyncio.wait((mine, gone), return_when=asyncio.FIRST_COMPLETED)
         if mine.done():
             return mine.result()
-        raise _ClientGone("the client went away")
+        raise ClientGone("the client went away")
     finally:
         mine.cancel()
         gone.cancel()
@@ -345,44 +254,11 @@ async def _hang_up(request: Request) -> None:
 
 def _read(path: str) -> bytes:
     with opened(path) as original:
-        if original.size > MAX_BYTES:
+        if original.stat.st_size > MAX_BYTES:
             raise PictureError(f"the photo has more than {MAX_BYTES / 1e6:.0f} MB")
-        return b"".join(original.pieces())
-
-
-def _send_original(request: Request, original: Original, path: str) -> Response:
-    etag = f'"{original.size:x}-{original.mtime_ns:x}"'
-    headers = {"etag": etag} | PRIVATE
-    if etag in request.headers.get("if-none-match", ""):
-        original.stream.close()
-        return Response(status_code=304, headers=headers)
-    kind = original.kind or ""
-    headers |= {
-        "content-type": kind,
-        "content-length": str(original.size),
-        "content-disposition": disposition(path, kind),
-    }
-    if "flairsearch.head" in request.scope:
-        original.stream.close()
-        return Response(headers=headers)
-    return StreamingResponse(original.pieces(), headers=headers)
-
-
-def _send_page(request: Request, page: Page) -> Response:
-    headers = {"content-type": page.kind, "etag": f'"{page.etag}"', "cache-control": "no-cache"}
-    if page.etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(page.data, headers=headers)
+        return original.data()
 
 
 def _json(found: dict[str, Any]) -> Response:
     headers = {"cache-control": "no-store"}
     return Response(json.dumps(found, allow_nan=False), media_type="application/json", headers=headers)
-
-
-def _unforeseen() -> Response:
-    return _fail(500, "this should not happen - the server's log says more")
-
-
-def _fail(status: int, reason: str, headers: Any = None) -> Response:
-    return JSONResponse({"error": reason}, status, headers=dict(headers or {}) | {"cache-control": "no-store"})

@@ -13,7 +13,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 HOMES = {  # third-party library -> the modules that may import it
     "PIL": {"decode", "draw", "formats", "segmentation", "terminal"},
     "faiss": {"prefilter"},
-    "fastapi": {"web"},
+    "fastapi": {"web", "web_errors"},
     "filelock": {"store"},
     "ftfy": {"tokenizer"},
     "huggingface_hub": {"weights"},
@@ -23,7 +23,8 @@ HOMES = {  # third-party library -> the modules that may import it
     - {*("settings", "paths", "dates", "arrays", "limits", "reports", "demo", "bank", "tables", "terms", "asking")}
     - {*("annotations", "annotation_files", "box_annotations", "box_formats", "changeset", "migrations")}
     - {*("formats", "census", "watch", "terminal", "cli_index", "cli_watch", "cli_store", "cli_models", "cli_demo")}
-    - {*("service", "thumbnails", "originals", "web", "wire", "guard", "metrics", "pages", "serving", "cli_serve")},
+    - {*("service", "thumbnails", "originals", "web", "wire", "guard", "metrics", "serving", "cli_serve")}
+    - {"web_errors", "web_files"},
     "open_clip": {"model"},
     "pillow_heif": {"formats"},
     "platformdirs": {"paths"},
@@ -33,7 +34,7 @@ HOMES = {  # third-party library -> the modules that may import it
     "regex": {"tokenizer"},
     "rich": {"present", "tables", "cli_store", "cli_index", "cli_query", "cli_output", "terminal"},
     "safetensors": {"tensors", "weights"},
-    "starlette": {"web"},
+    "starlette": {"guard", "serving", "web", "web_errors", "web_files"},
     "textual_image": {"terminal"},
     "torch": {
         "convtower",
@@ -108,7 +109,7 @@ def test_libraries_stay_at_home() -> None:
 
 
 def test_a_command_line_without_the_server_needs_none_of_its_libraries() -> None:
-    top = {"web", "wire", "metrics", "serving"}
+    top = {"guard", "web", "web_errors", "web_files", "wire", "metrics", "serving"}
     reached, todo = set(), {module for module in MODULES if module.startswith("cli")}
     while todo:
         reached |= todo

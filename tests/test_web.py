@@ -16,6 +16,7 @@ import webbrowser
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,14 +40,17 @@ from served import (
     serving_index,
     status_of,
 )
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from flairsearch import web
 from flairsearch.engine import Engine
 from flairsearch.guard import MOST_BODY
+from flairsearch.originals import open_original
 from flairsearch.rebuild import rebuild
 from flairsearch.scope import Scope
 from flairsearch.terms import Example, Terms
+from flairsearch.web_files import PageFiles
 
 PHOTOS, VIEWS = 15, 13  # some are the same
 API = "/api/v1"
@@ -239,6 +243,40 @@ def test_originals_are_sent_as_they_are(client, site):
         assert (again.status_code, again.content) == (304, b"")
 
 
+def test_parts_of_originals(client, site):
+    url, data = f"{API}/images/{site.id_of('red.png')}", (site.photos / "red.png").read_bytes()
+    part = client.get(url, headers={"range": "bytes=8-19"})
+    assert (part.status_code, part.content) == (206, data[8:20])
+    assert part.headers["content-range"] == f"bytes 8-19/{len(data)}"
+    assert part.headers["content-type"] == "image/png"
+    beyond = client.get(url, headers={"range": "bytes=999999-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(data)}")
+    error_of(beyond)
+    wrong = client.get(url, headers={"range": "bytes=x"})
+    assert wrong.status_code == 400
+    error_of(wrong)
+
+
+def test_an_original_that_is_exchanged_before_it_is_sent(tmp_path):
+    """What was checked is what is sent; and it is closed, sent or not."""
+    photo, data = tmp_path / "photo.png", png_bytes()
+    photo.write_bytes(data)
+    originals = [open_original(str(photo)) for _ in range(2)]
+    photo.unlink()
+    photo.symlink_to("/etc/passwd")
+    files = PageFiles()
+
+    async def app(scope, receive, send):
+        await files.photo(Request(scope), originals.pop(), str(photo))(scope, receive, send)
+
+    first, second = originals
+    answer = TestClient(app).get("/")
+    assert (answer.content, answer.headers["content-type"]) == (data, "image/png")
+    assert TestClient(app).get("/", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+    assert first.stream.closed
+    assert second.stream.closed
+
+
 def test_what_browsers_do_not_show_is_sent_as_jpeg(client, site):
     answer = client.get(f"{API}/images/{site.id_of(BITMAP)}")
     assert answer.headers["content-type"] == "image/jpeg"
@@ -299,14 +337,41 @@ def test_status_health_and_metrics(client, site):
     assert float(values[f'flairsearch_requests_total{{route="{API}/search",status="200"}}']) >= 1
 
 
-def test_the_page_and_its_files(client, site):
+KINDS = {
+    "index.html": "text/html; charset=utf-8",
+    "app.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+
+def test_the_page_and_its_files(client):
+    """Whatever the machine's registry of media types says."""
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert client.get("/", headers={"if-none-match": page.headers["etag"]}).status_code == 304
-    for name, expected in site.api._pages.items():
+    folder = Path(web.__file__).parent / "static"
+    files = {file.name for file in folder.iterdir()}
+    assert files >= KINDS.keys()
+    for name in files:
         answer = client.get(f"/static/{name}")
-        assert (answer.content, answer.headers["content-type"]) == (expected.data, expected.kind)
-    assert client.get("/static/nothing.js").status_code == 404
+        assert answer.content == (folder / name).read_bytes()
+        if name in KINDS:
+            assert answer.headers["content-type"] == KINDS[name]
+        assert answer.headers["cache-control"] == "no-cache"
+        again = client.get(f"/static/{name}", headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status_code, again.content, again.headers["cache-control"]) == (304, b"", "no-cache")
+        head = client.head(f"/static/{name}")
+        assert (head.status_code, head.content, head.headers["content-length"]) == (
+            200,
+            b"",
+            answer.headers["content-length"],
+        )
+    for path in ("/static/nothing.js", "/static/nothing", "/static/", "/static"):
+        missing = client.get(path)
+        assert missing.status_code == 404
+        error_of(missing)
+    assert client.post("/static/app.js").status_code == 405
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
 
 
@@ -324,9 +389,9 @@ def test_the_token_is_described_where_one_is_needed(site):
 
 
 def test_commands_that_are_advised_keep_their_options(site):
-    assert site.api._plain("--min-area is 2 - give a share") == "min_area is 2 - give a share"
+    assert site.api.errors.plain("--min-area is 2 - give a share") == "min_area is 2 - give a share"
     advice = "segments/1.tokens is short - run flairsearch verify --repair, or index --rebuild"
-    assert site.api._plain(f"{site.api.service.folder}/{advice}") == f"the index/{advice}"
+    assert site.api.errors.plain(f"{site.api.service.folder}/{advice}") == f"the index/{advice}"
 
 
 def test_long_headers_that_come_in_pieces(site):
