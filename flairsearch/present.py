@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # JSON and paths need no rich
     from rich.table import Table
     from rich.text import Text
 
+    from flairsearch.wire_answers import HitJson, RegionJson
+
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # no plain letters:
 # ends of lines, orders to a terminal, turns of the writing, halves of what is no UTF-8
 _PHRASE = 60  # columns of a phrase in the table
@@ -30,12 +32,8 @@ def to_json(hit: Hit) -> str:
     return escape(json.dumps(to_dict(hit), ensure_ascii=False))  # json leaves some of them
 
 
-def to_dict(hit: Hit) -> dict[str, Any]:
-    """One hit as JSON has it; every field is always there.
-
-    id: of the image in the index. date: ISO 8601, local, no zone, or null. weakest: the text of the phrase that the
-    photo answers least, null with one phrase.
-    """
+def to_dict(hit: Hit) -> HitJson:
+    """One hit as JSON has it; every field is always there."""
     return {
         "rank": hit.rank,
         "id": hit.image,
@@ -88,7 +86,7 @@ def _read_regions(found: Sequence[Mapping[str, Any]]) -> tuple[Region, ...]:
     return tuple(regions)
 
 
-def _regions(regions: Sequence[Region]) -> list[dict[str, object]]:
+def _regions(regions: Sequence[Region]) -> list[RegionJson]:
     return [{"box": list(region.box), "score": round(region.score, 6)} for region in regions]
 
 

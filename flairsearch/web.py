@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from flairsearch import wire
+from flairsearch import wire_answers as shapes
 from flairsearch.decode import MAX_BYTES
 from flairsearch.errors import PictureError, UsageError
 from flairsearch.guard import FREE, Guard
@@ -103,23 +104,22 @@ class Api:
     async def status(self, request: Request) -> Response:
         """What is served."""
         found, device = await _unless_gone(request, self.service.call(lambda engine: (engine.status(), engine.device)))
-        return _json(
-            {
-                "version": version("flairsearch"),
-                "index": self.service.folder.name,
-                "photos": found.images,
-                "views": found.views,
-                "bytes": found.bytes,
-                "model": found.model,
-                "codec": found.codec,
-                "views_policy": found.views_policy,
-                "generation": self.service.catalog.generation(),
-                "folders": [{"path": root, "photos": found.photos.get(root, 0)} for root in found.roots],
-                "skipped": len(found.skipped),
-                "device": device,
-                "default": {"k": 10, "shortlist": "auto", "most_k": MOST_HITS},
-            }
-        )
+        answer: shapes.StatusJson = {
+            "version": version("flairsearch"),
+            "index": self.service.folder.name,
+            "photos": found.images,
+            "views": found.views,
+            "bytes": found.bytes,
+            "model": found.model,
+            "codec": found.codec,
+            "views_policy": found.views_policy,
+            "generation": self.service.catalog.generation(),
+            "folders": [{"path": root, "photos": found.photos.get(root, 0)} for root in found.roots],
+            "skipped": len(found.skipped),
+            "device": device,
+            "default": {"k": 10, "shortlist": "auto", "most_k": MOST_HITS},
+        }
+        return _json(answer)
 
     async def health(self) -> Response:
         """That the server answers; needs no token."""
@@ -190,7 +190,9 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
     search, photo = (400, 404, 410, 422, 429, 503), (400, 404, 410, 422, 503)
 
     def add(path: str, answer: Callable[..., Any], summary: str, good: dict[str, Any], bad: tuple[int, ...]) -> None:
-        failures: dict[int | str, dict[str, Any]] = {status: {"model": wire.Failure} for status in (401, 403, *bad)}
+        failures: dict[int | str, dict[str, Any]] = {
+            status: {"model": shapes.FailureJson} for status in (401, 403, *bad)
+        }
         locked = token is not None and f"/api/v1/{path}" not in FREE
         posts = answer in (api.search_by_picture, api.regions_by_picture)
         app.add_api_route(
@@ -204,15 +206,15 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
             openapi_extra=body if posts else None,
         )
 
-    add("search", api.search, "Search by text or indexed picture", _model(wire.AnswerOut), (*search, 414))
-    add("search", api.search_by_picture, "Search by picture", _model(wire.AnswerOut), (*search, 408, 413, 414))
-    add("regions/{id}", api.regions, "Regions and heat in one photo", _model(wire.HeatHitOut), (*search, 414))
-    regions = _model(wire.HeatHitOut)
+    add("search", api.search, "Search by text or indexed picture", _model(shapes.SearchJson), (*search, 414))
+    add("search", api.search_by_picture, "Search by picture", _model(shapes.SearchJson), (*search, 408, 413, 414))
+    add("regions/{id}", api.regions, "Regions and heat in one photo", _model(shapes.HeatHitJson), (*search, 414))
+    regions = _model(shapes.HeatHitJson)
     add("regions/{id}", api.regions_by_picture, "Regions and heat of a picture", regions, (*search, 408, 413, 414))
-    add("images/{id}", api.image, "A photo", {"content": kinds}, photo)
+    add("images/{id}", api.image, "A photo", {"content": kinds}, (*photo, 416))
     add("thumbnails/{id}", api.thumbnail, "A thumbnail", {"content": jpeg}, photo)
-    add("status", api.status, "What is served", _model(wire.StatusOut), (429, 503))
-    add("health", api.health, "Whether the server answers", _model(wire.HealthOut), ())
+    add("status", api.status, "What is served", _model(shapes.StatusJson), (429, 503))
+    add("health", api.health, "Whether the server answers", _model(shapes.HealthJson), ())
     add("metrics", api.show_metrics, "Metrics", {"content": {"text/plain": {"schema": {"type": "string"}}}}, (503,))
     app.add_route("/", api.index_page, methods=["GET"], include_in_schema=False)
     app.mount("/static", api.files)
@@ -259,6 +261,6 @@ def _read(path: str) -> bytes:
         return original.data()
 
 
-def _json(found: dict[str, Any]) -> Response:
+def _json(found: Mapping[str, object]) -> Response:
     headers = {"cache-control": "no-store"}
     return Response(json.dumps(found, allow_nan=False), media_type="application/json", headers=headers)

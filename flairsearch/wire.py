@@ -1,4 +1,4 @@
-"""What travels over HTTP: parameters of requests with their limits, and the shapes of answers."""
+"""What travels over HTTP: parameters of requests with their limits, and answers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flairsearch.records import Hit
 from flairsearch.scope import Scope
 from flairsearch.service import Found, How
 from flairsearch.terms import PLACES, Example, Terms
+from flairsearch.wire_answers import HeatHitJson, HeatPhraseJson, SearchJson
 
 MOST_TEXTS, MOST_LETTERS = 8, 1000
 MOST_OFFSET = 1_000_000
@@ -112,105 +113,8 @@ class Side(BaseModel):
     )
 
 
-# -- answers, for the description alone
-
-
-class Failure(BaseModel):
-    """Any error."""
-
-    error: str = Field(description="One line: what was found, and what to do.")
-
-
-class RegionOut(BaseModel):
-    """A place in a photo."""
-
-    box: tuple[int, int, int, int] = Field(description="left, top, right, bottom: pixels of the upright photo.")
-    score: float
-
-
-class PhraseOut(BaseModel):
-    """What one phrase of the query finds in a photo."""
-
-    text: str
-    score: float
-    regions: list[RegionOut]
-
-
-class HitOut(BaseModel):
-    """A photo that answers the query."""
-
-    rank: int
-    id: int
-    path: str
-    score: float
-    score_global: float
-    logit: float
-    width_px: int
-    height_px: int
-    date: str | None = Field(description="Local time, no zone: what the camera wrote, else when the file was saved.")
-    regions: list[RegionOut]
-    phrases: list[PhraseOut]
-    weakest: str | None
-
-
-class AnswerOut(BaseModel):
-    """Hits, best first."""
-
-    hits: list[HitOut]
-    next: int | None = Field(description="The offset of the next page; null when there are no more.")
-    in_scope: int = Field(description="Views that were searched.")
-    ranked: int = Field(description="Of them, ranked exactly.")
-    unseen: list[str] = Field(description="Words that the model was never trained on.")
-    warnings: list[str]
-    seconds: float
-
-
-class HeatPhraseOut(PhraseOut):
-    """With where in the photo it is seen."""
-
-    heat: list[list[float]] = Field(description="G rows of G numbers.")
-    view: tuple[float, float, float, float] = Field(description="The part of the upright photo that the rows cover.")
-
-
-class HeatHitOut(HitOut):
-    """One photo, with heat."""
-
-    phrases: list[HeatPhraseOut]  # type: ignore[assignment]
-
-
-class FolderOut(BaseModel):
-    """A folder of photos."""
-
-    path: str
-    photos: int
-
-
-class StatusOut(BaseModel):
-    """What is served."""
-
-    version: str
-    index: str
-    photos: int
-    views: int
-    bytes: int
-    model: str
-    codec: str
-    views_policy: str
-    generation: int
-    folders: list[FolderOut]
-    skipped: int
-    device: str
-    default: dict[str, Any]
-
-
-class HealthOut(BaseModel):
-    """That it answers."""
-
-    status: str
-
-
-def answer_of(answer: Found, offset: int) -> dict[str, Any]:
-    """As AnswerOut describes it."""
+def answer_of(answer: Found, offset: int) -> SearchJson:
+    """A search's answer, as it is sent."""
     return {
         "hits": [present.to_dict(hit) for hit in answer.hits],
         "next": offset + len(answer.hits) if answer.more else None,
@@ -222,14 +126,15 @@ def answer_of(answer: Found, offset: int) -> dict[str, Any]:
     }
 
 
-def heat_of(hit: Hit) -> dict[str, Any]:
-    """As HeatHitOut describes it."""
-    found = present.to_dict(hit)
-    for shown, phrase in zip(found["phrases"], hit.phrases, strict=True):
+def heat_of(hit: Hit) -> HeatHitJson:
+    """A hit with the heat of its phrases, as it is sent."""
+    plain = present.to_dict(hit)
+    phrases: list[HeatPhraseJson] = []
+    for shown, phrase in zip(plain["phrases"], hit.phrases, strict=True):
         frame, heat = phrase.frame, [] if phrase.heat is None else phrase.heat.tolist()
-        shown["heat"] = [[round(value, 6) for value in row] for row in heat]
-        shown["view"] = [frame.left, frame.top, frame.right, frame.bottom]
-    return found
+        rows = [[round(value, 6) for value in row] for row in heat]
+        phrases.append({**shown, "heat": rows, "view": [frame.left, frame.top, frame.right, frame.bottom]})
+    return {**plain, "phrases": phrases}
 
 
 def in_one_line(errors: Sequence[Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zlib import crc32
 
 from fake import COLOURS, FakeEncoder, exif_of, fake_engine, paint
 
@@ -71,12 +72,13 @@ def spoil(folder: Path) -> None:
 
 
 class Encoder(FakeEncoder):
-    """Reads any text: as its first colour word, and as white where it has none."""
+    """Reads any text: as its first colour word, and where it has none as one of the colours of its own."""
 
     def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+        names = list(COLOURS)
         words = [[word for word in text.lower().split() if word in COLOURS] for text in texts]
-        queries = super().encode_texts([(some or ["white"])[0] for some in words])
-        return [replace(query, text=text) for query, text in zip(queries, texts, strict=True)]
+        found = [some[0] if some else names[crc32(text.encode()) % 8] for some, text in zip(words, texts, strict=True)]
+        return [replace(query, text=text) for query, text in zip(super().encode_texts(found), texts, strict=True)]
 
 
 def open_index(index: Path) -> Engine:

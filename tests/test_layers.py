@@ -24,12 +24,12 @@ HOMES = {  # third-party library -> the modules that may import it
     - {*("annotations", "annotation_files", "box_annotations", "box_formats", "changeset", "migrations")}
     - {*("formats", "census", "watch", "terminal", "cli_index", "cli_watch", "cli_store", "cli_models", "cli_demo")}
     - {*("service", "thumbnails", "originals", "web", "wire", "guard", "metrics", "serving", "cli_serve")}
-    - {"web_errors", "web_files"},
+    - {"web_errors", "web_files", "wire_answers"},
     "open_clip": {"model"},
     "pillow_heif": {"formats"},
     "platformdirs": {"paths"},
     "prometheus_client": {"metrics"},
-    "pydantic": {"wire"},
+    "pydantic": {"wire", "wire_answers"},
     "rawpy": {"formats"},
     "regex": {"tokenizer"},
     "rich": {"present", "tables", "cli_store", "cli_index", "cli_query", "cli_output", "terminal"},
@@ -49,11 +49,12 @@ HOMES = {  # third-party library -> the modules that may import it
         "published",
     },
     "triton": {"rerank_triton", "triton_kernels"},
+    "typing_extensions": {"wire_answers"},
     "typer": {module for module in MODULES if module.startswith("cli")} | {"options"},
     "uvicorn": {"serving"},
     "watchfiles": {"watch"},
 }
-SERVE = {"fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"}  # of the extra; two come with fastapi
+SERVE = {"fastapi", "prometheus_client", "pydantic", "starlette", "typing_extensions", "uvicorn"}  # Of the extra.
 COMFORT = {"pillow_heif", "rawpy", "textual_image", "watchfiles"}  # an extra each
 LAZY = {
     "filelock": {"store"},
@@ -109,7 +110,7 @@ def test_libraries_stay_at_home() -> None:
 
 
 def test_a_command_line_without_the_server_needs_none_of_its_libraries() -> None:
-    top = {"guard", "web", "web_errors", "web_files", "wire", "metrics", "serving"}
+    top = {"guard", "web", "web_errors", "web_files", "wire", "wire_answers", "metrics", "serving"}
     reached, todo = set(), {module for module in MODULES if module.startswith("cli")}
     while todo:
         reached |= todo

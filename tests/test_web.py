@@ -435,6 +435,35 @@ def test_the_description_names_every_parameter_and_answer(client):
     assert "HTTPValidationError" not in found["components"]["schemas"]
 
 
+def test_answers_are_as_they_are_described(client, site):
+    """Every field is described, every described one is there, and is of its kind."""
+    jsonschema = pytest.importorskip("jsonschema_rs", reason="needs schemathesis")
+    found = client.get(f"{API}/openapi.json").json()
+    components = found["components"]
+    for schema in components["schemas"].values():
+        if "properties" in schema:
+            schema["additionalProperties"] = False
+    red = site.id_of("red.png")
+    asked = [
+        ("search", f"search?q=red&q=blue&image={red}&k=3"),
+        ("search", "search?q=red&min_score=0.99"),
+        ("regions/{id}", f"regions/{red}?q=red&q=blue"),
+        ("status", "status"),
+        ("health", "health"),
+    ]
+    for path, target in asked:
+        answers = found["paths"][f"{API}/{path}"]["get"]["responses"]
+        wrong = f"{target}{'&' if '?' in target else '?'}k=x"
+        for status, address in (("200", target), ("400", wrong)):
+            if status in answers:
+                schema = answers[status]["content"]["application/json"]["schema"] | {"components": components}
+                answer = client.get(f"{API}/{address}")
+                assert answer.status_code == int(status)
+                jsonschema.validator_for(schema).validate(answer.json())
+                with pytest.raises(jsonschema.ValidationError):
+                    jsonschema.validator_for(schema).validate(answer.json() | {"x": 1})
+
+
 def test_no_answer_says_who_made_the_server(client):
     for path in ("/", f"{API}/health", f"{API}/search", "/nothing"):
         headers = client.get(path).headers
