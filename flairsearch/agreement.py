@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from flairsearch import weights
 from flairsearch.catalog import Catalog
 from flairsearch.codec import check_codec
-from flairsearch.errors import StoreError
+from flairsearch.errors import StoreError, UsageError
+from flairsearch.limits import STORE_LIMITS, StoreLimits
+from flairsearch.scope import is_text
 from flairsearch.settings import DEFAULT_CODEC, FORMAT_VERSION, IndexSettings, check_views
+from flairsearch.store import Writer
 
 
 def check_weights(folder: Path, settings: IndexSettings, file: weights.WeightsFile) -> None:
@@ -77,3 +82,76 @@ def undo_replacement(folder: Path) -> None:
     old = folder.with_name(f"{folder.name}.old")
     if not folder.exists() and (old / "index.json").is_file():
         old.rename(folder)
+
+
+def open_index(
+    folder: Path, model: str | Path | None, views: str | None, codec: str | None, create: bool
+) -> tuple[IndexSettings, str | Path]:
+    """The settings of an index and its model; an empty one is made when there is none and `create`.
+
+    Raises StoreError when there is no such index, or it was made with other weights or another view policy;
+    WeightsError when the model cannot be had (without `model`, not before it is needed).
+    """
+    undo_replacement(folder)
+    if create and not (folder / "index.json").exists():
+        fresh = new_settings(weights.find(model or weights.default_name()), views, codec)
+        try:
+            create_index(folder, fresh)
+        except OSError as error:
+            raise StoreError(
+                f"{folder} cannot be made ({error.strerror or error}) - give another place: --index FOLDER"
+            ) from None
+    settings = open_settings(folder)
+    if model is not None:
+        file = weights.find(model)
+        check_weights(folder, settings, file)
+        model = file.path
+    if views is not None and check_views(views) != settings.views:
+        raise StoreError(
+            f"{folder} was made with --views {settings.views}, asked for {views} - run flairsearch index --rebuild"
+        )
+    if codec is not None and check_codec(codec) != settings.codec:
+        raise StoreError(
+            f"{folder} was made with --codec {settings.codec}, asked for {codec} - "
+            f"run flairsearch compact --codec {codec}"
+        )
+    return settings, model or settings.model
+
+
+@contextmanager
+def writing(folder: Path, settings: IndexSettings, limits: StoreLimits = STORE_LIMITS) -> Iterator[Writer]:
+    """The writer; a disk that is full or read-only is a StoreError of one line."""
+    writer = Writer(folder, settings, limits)
+    try:
+        yield writer
+    except OSError as error:
+        raise StoreError(
+            f"{folder} cannot be written ({error.strerror or error}) - free space or check permissions, "
+            "then run it again: what was committed is kept"
+        ) from error
+    finally:
+        writer.close()
+
+
+def forget(writer: Writer, absolute: str) -> int:
+    """Remove an image, or all images below a folder, and its folder from those of the index. Returns how many images.
+
+    Raises UsageError when the index has neither.
+    """
+    images = writer.catalog.images_below(absolute)
+    known = absolute in writer.catalog.roots()
+    if not images and not known:
+        raise UsageError(f"{absolute} is not in the index - see 'flairsearch status' for its folders")
+    writer.remove_images(images)
+    writer.commit()
+    if known:
+        writer.catalog.remove_root(absolute)
+    return len(images)
+
+
+def check_move(old: str | Path, new: str | Path) -> None:
+    """Raises UsageError when there is no folder `new`, or a name that the index cannot keep."""
+    if not os.path.isdir(os.path.expanduser(new)):
+        raise UsageError(f"{new} is not there - give the folder where the photos are now")
+    if not (is_text(os.fspath(old)) and is_text(os.fspath(new))):
+        raise UsageError(f"{os.fspath(new)!a} is no UTF-8 - rename the folder")

@@ -16,13 +16,11 @@ from flairsearch.reader import Reader
 from flairsearch.records import Asked, Box, Encoded, Frame, Hit, Phrase, PoolWeights, Query, Ranking
 from flairsearch.region import area, inside, merge
 from flairsearch.scope import Scope
+from flairsearch.search_policy import SearchPolicy
 
 LOOKED = 4  # views of a photo that a phrase's regions come from: the best
 ALIKE = 1e-4  # scores of one text that was asked twice differ by less
 UNWANTED = 0.9  # of the photos score less with a text that is not wanted: a place that scores more shows it
-PIECE = 64  # contents whose tokens are in memory at once
-REMEMBERED = 4  # So many queries with conditions keep what was judged of them.
-MOST_REMEMBERED = 3000  # A query keeps it for at most so many hits times phrases, of some 2 kB each.
 
 _Look = tuple[Encoded, Frame]  # of one view
 
@@ -30,8 +28,8 @@ _Look = tuple[Encoded, Frame]  # of one view
 class Answerer:
     """Makes hits, in one committed state of the index."""
 
-    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights) -> None:
-        self._reader, self._catalog, self._weights = reader, catalog, weights
+    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, policy: SearchPolicy) -> None:
+        self._reader, self._catalog, self._weights, self._policy = reader, catalog, weights, policy
         self._locator = Locator(weights)
         self._judged: dict[Hashable, dict[int, list[Hit]]] = {}  # question -> content -> its hits
 
@@ -46,9 +44,10 @@ class Answerer:
         """
         judged = self._remembered(asked, limits, scope) if asked.narrows else {}
         fresh = [one for one in ranked if one.content not in judged]
-        for start in range(0, len(fresh), PIECE):
-            judged.update(self._look_at(fresh[start : start + PIECE], asked, limits, scope))
-        if sum(map(len, judged.values())) * len(asked.phrases) > MOST_REMEMBERED:
+        step = self._policy.inspection_batch
+        for start in range(0, len(fresh), step):
+            judged.update(self._look_at(fresh[start : start + step], asked, limits, scope))
+        if sum(map(len, judged.values())) * len(asked.phrases) > self._policy.max_memo_hits:
             self._judged = {key: kept for key, kept in self._judged.items() if kept is not judged}
         for one in ranked:
             yield from judged.get(one.content, ())
@@ -58,7 +57,7 @@ class Answerer:
         queries = tuple((query.text, query.vector.tobytes()) for query in (*asked.phrases, *asked.without))
         key = (queries, asked.weights, len(asked.without), asked.at, asked.min_area, limits.tobytes(), scope)
         judged = self._judged.pop(key, {})
-        if len(self._judged) >= REMEMBERED:
+        if len(self._judged) >= self._policy.max_memo_queries:
             del self._judged[next(iter(self._judged))]
         self._judged[key] = judged  # the latest last
         return judged

@@ -8,10 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flairsearch.atomic_file import atomic_write
 from flairsearch.database import Database
-from flairsearch.reports import Run, Skipped
+from flairsearch.reports import Run, Skipped, Status
+from flairsearch.settings import IndexSettings
+
+if TYPE_CHECKING:
+    from flairsearch.catalog import Catalog
 
 PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")  # of an index's bytes
 _LAST_RUN = "last-run.json"
@@ -81,3 +86,25 @@ def _part_of(path: str) -> str:
     if top.startswith("catalog.sqlite"):
         return "catalogue"
     return {"fitted": "fitted_vectors", "prefilter": "caches"}.get(top, "other")
+
+
+def status_of(folder: Path, settings: IndexSettings, catalog: Catalog) -> Status:
+    """What the index holds."""
+    images, views = catalog.counts()
+    census = catalog.census
+    photos, sizes = census.photos(), census.sizes()
+    return Status(
+        folder=str(folder),
+        model=settings.model,
+        weights_hash=settings.weights_hash,
+        views_policy=settings.views,
+        codec=settings.codec,
+        roots=tuple(sorted(photos)),
+        images=images,
+        views=views,
+        bytes=sum(sizes.values()),
+        skipped=tuple(census.skipped()),
+        photos=photos,
+        sizes=sizes,
+        last_run=census.last_run(),
+    )

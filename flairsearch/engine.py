@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from flairsearch import weights
-from flairsearch.agreement import check_weights, create_index, new_settings, open_settings, undo_replacement
+from flairsearch.agreement import (
+    check_move,
+    forget,
+    open_index,
+    writing,
+)
 from flairsearch.cache import drop_damaged
 from flairsearch.catalog import Catalog
+from flairsearch.census import status_of
 from flairsearch.clock import Clock
 from flairsearch.codec import check_codec, needs_basis
-from flairsearch.errors import StoreError, UsageError
+from flairsearch.errors import UsageError
 from flairsearch.limits import INGEST_LIMITS, STORE_LIMITS, IngestLimits, StoreLimits
+from flairsearch.model_source import ModelSource
 from flairsearch.paths import index_folder
 from flairsearch.reader import Reader
-from flairsearch.records import Asked, Hit, Picture, Query
+from flairsearch.records import Asked, Hit
 from flairsearch.reports import Progress, Report, Status
-from flairsearch.scope import Scope, is_text
-from flairsearch.settings import IndexSettings, check_device, check_views, may_have_gpu
+from flairsearch.scope import Scope
+from flairsearch.search_policy import DEFAULT_POLICY, SearchPolicy
+from flairsearch.settings import IndexSettings, check_device
 from flairsearch.store import Writer
 from flairsearch.verify import Damage, verify
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from flairsearch.encode import Encoder
     from flairsearch.ingest import EncoderCalls
+    from flairsearch.prompt_banks import PromptBanks
     from flairsearch.query import Searcher
-    from flairsearch.rerank_many import ManyTexts
     from flairsearch.terms import Terms
     from flairsearch.text import TextEncoder
 
@@ -54,16 +59,18 @@ class Engine:
         *,
         store_limits: StoreLimits = STORE_LIMITS,
         ingest_limits: IngestLimits = INGEST_LIMITS,
+        policy: SearchPolicy = DEFAULT_POLICY,
     ) -> None:
-        self.folder, self.settings = folder, settings
+        """store_limits, ingest_limits, policy: thresholds, which tests make small."""
+        self.folder, self.settings, self._policy = folder, settings, policy
         self._store_limits, self._ingest_limits = store_limits, ingest_limits
-        self._model, self._device = model, device
+        self._model = ModelSource(folder, settings, model, device)
         self._catalog = Catalog(folder)
         self._opened: Searcher | None = None
-        self.in_scope = 0  # views that the last search was about,
-        self.reranked: list[int] = []  # and how many of them it ranked exactly, for each of its texts
-        self.passed_over: list[int] = []  # photos that may fulfil its conditions, and were not looked at
-        self.clock = Clock()  # of the parts of all its searches
+        self.in_scope = 0  # The number of views that the last search was about.
+        self.reranked: list[int] = []  # How many of them each text of the last search ranked exactly.
+        self.passed_over: list[int] = []  # Photos that may meet its conditions, and were not looked at.
+        self.clock = Clock()  # The times of the parts of all searches.
 
     @staticmethod
     def open(
@@ -82,30 +89,8 @@ class Engine:
         """
         folder = index_folder(index)
         check_device(device)
-        undo_replacement(folder)
-        if create and not (folder / "index.json").exists():
-            fresh = new_settings(weights.find(model or weights.default_name()), views, codec)
-            try:
-                create_index(folder, fresh)
-            except OSError as error:
-                raise StoreError(
-                    f"{folder} cannot be made ({error.strerror or error}) - give another place: --index FOLDER"
-                ) from None
-        settings = open_settings(folder)
-        if model is not None:
-            file = weights.find(model)
-            check_weights(folder, settings, file)
-            model = file.path
-        if views is not None and check_views(views) != settings.views:
-            raise StoreError(
-                f"{folder} was made with --views {settings.views}, asked for {views} - run flairsearch index --rebuild"
-            )
-        if codec is not None and check_codec(codec) != settings.codec:
-            raise StoreError(
-                f"{folder} was made with --codec {settings.codec}, asked for {codec} - "
-                f"run flairsearch compact --codec {codec}"
-            )
-        return Engine(folder, settings, model or settings.model, device)
+        settings, known = open_index(folder, model, views, codec, create)
+        return Engine(folder, settings, known, device)
 
     # -- write
 
@@ -133,15 +118,7 @@ class Engine:
         """Remove an image, or all images below a folder; the photos stay. Returns how many."""
         absolute = os.path.abspath(os.path.expanduser(path))
         with self._writing() as writer:
-            images = writer.catalog.images_below(absolute)
-            known = absolute in writer.catalog.roots()
-            if not images and not known:
-                raise UsageError(f"{absolute} is not in the index - see 'flairsearch status' for its folders")
-            writer.remove_images(images)
-            writer.commit()
-            if known:
-                writer.catalog.remove_root(absolute)
-            return len(images)
+            return forget(writer, absolute)
 
     def compact(self, codec: str | None = None) -> Iterator[tuple[int, int]]:
         """Give back the room of photos that are gone and, with `codec`, write all views in it.
@@ -161,14 +138,10 @@ class Engine:
 
     def refit(self) -> Iterator[tuple[int, int]]:
         """Make the fitted vectors anew, from the stored tokens: (views done, views in all)."""
-        from flairsearch.fitted import Fitted
-        from flairsearch.fitting import fit_views
+        from flairsearch.fitting import refit_views
 
         with self._writing() as writer:
-            Fitted(self.folder, self.settings.dim).remove()
-            reader = writer.reader()
-            for done in fit_views(reader, self._make_bank):
-                yield done, len(reader)
+            yield from refit_views(writer.reader(), self._make_bank)
 
     def verify(self) -> Iterator[tuple[int, int, list[Damage]]]:
         """Compare every stored byte with its checksum: (views done, views in all, damaged ones), piece by piece.
@@ -190,26 +163,12 @@ class Engine:
 
         Raises UsageError when there is no folder `new`, StoreError when `old` is not one of the index.
         """
-        if not os.path.isdir(os.path.expanduser(new)):
-            raise UsageError(f"{new} is not there - give the folder where the photos are now")
-        if not (is_text(os.fspath(old)) and is_text(os.fspath(new))):
-            raise UsageError(f"{os.fspath(new)!a} is no UTF-8 - rename the folder")
+        check_move(old, new)
         with self._writing() as writer:
             writer.catalog.move_root(*(os.path.abspath(os.path.expanduser(path)) for path in (old, new)))
 
-    @contextmanager
-    def _writing(self, settings: IndexSettings | None = None) -> Iterator[Writer]:
-        """The writer, and one line for a disk that is full or read-only."""
-        writer = Writer(self.folder, settings or self.settings, self._store_limits)
-        try:
-            yield writer
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder} cannot be written ({error.strerror or error}) - free space or check permissions, "
-                "then run it again: what was committed is kept"
-            ) from error
-        finally:
-            writer.close()
+    def _writing(self, settings: IndexSettings | None = None) -> AbstractContextManager[Writer]:
+        return writing(self.folder, settings or self.settings, self._store_limits)
 
     def _encoder_calls(self) -> EncoderCalls:
         """What indexing asks of the model, which is loaded when it is first asked."""
@@ -219,11 +178,12 @@ class Engine:
             lambda pictures: self.encoder.encode_pictures(pictures), lambda: self.encoder.token_metric, self._make_bank
         )
 
-    def _make_bank(self, vectors: np.ndarray | None) -> ManyTexts:
-        from flairsearch.rerank_many import ManyTexts
+    @property
+    def _make_bank(self) -> PromptBanks:
+        from flairsearch.fitting import FitPolicy
+        from flairsearch.prompt_banks import PromptBanks
 
-        queries = self.encoder.bank() if vectors is None else self.encoder.fold(vectors)
-        return ManyTexts(queries, self.encoder.pool_weights, self.encoder.device)
+        return PromptBanks(self, FitPolicy(exhaustive_views=self._policy.exhaustive_views))
 
     # -- read
 
@@ -286,13 +246,13 @@ class Engine:
 
     def warnings(self, query: int = 0) -> list[str]:
         """One line each: what of the index, or of the last search's n-th query, nobody looked at."""
-        lines, over = [*self.damage()], self.passed_over[query]
-        if over:
-            lines.append(
-                f"only the photos that answer best were judged by the conditions, {over:,} others were not looked at - "
-                "a smaller scope reaches them"
-            )
-        return lines
+        if not (others := self.passed_over[query]):
+            return self.damage()
+        return [
+            *self.damage(),
+            f"only the photos that answer best were judged by the conditions, {others:,} others were not looked at - "
+            "a smaller scope reaches them",
+        ]
 
     def unseen_words(self, *texts: str) -> list[str]:
         """The words of texts, each once, that the model was never trained on: what it makes of them is a guess."""
@@ -314,59 +274,30 @@ class Engine:
     def _ask(self, several: Sequence[str | Terms]) -> list[Asked]:
         from flairsearch.asking import fold
 
-        def look(pictures: list[Picture], names: list[str]) -> list[Query]:  # torch is imported when there are any
-            return self.encoder.encode_examples(pictures, names)
-
         with self.clock.part("encode"):
-            return fold(several, self.texts, look, self.settings.image_size)
+            # The encoder, and torch with it, is loaded when a query has pictures.
+            return fold(
+                several, self.texts, lambda *some: self.encoder.encode_examples(*some), self.settings.image_size
+            )
 
     def status(self) -> Status:
         """What the index holds."""
-        images, views = self._catalog.counts()
-        s, census = self.settings, self._catalog.census
-        photos, sizes = census.photos(), census.sizes()
-        return Status(
-            folder=str(self.folder),
-            model=s.model,
-            weights_hash=s.weights_hash,
-            views_policy=s.views,
-            codec=s.codec,
-            roots=tuple(sorted(photos)),
-            images=images,
-            views=views,
-            bytes=sum(sizes.values()),
-            skipped=tuple(census.skipped()),
-            photos=photos,
-            sizes=sizes,
-            last_run=census.last_run(),
-        )
+        return status_of(self.folder, self.settings, self._catalog)
 
     @cached_property
     def encoder(self) -> Encoder:
         """Of pictures, and of thousands of texts; the model is loaded in torch."""
-        from flairsearch.encode import Encoder
-
-        return Encoder(str(self._weights_file), self._device)
+        return self._model.encoder()
 
     @cached_property
     def texts(self) -> TextEncoder:
         """Of a query's texts; torch is not imported."""
-        from flairsearch.text import TextEncoder
-
-        return TextEncoder(self._weights_file)
-
-    @cached_property
-    def _weights_file(self) -> Path:
-        file = weights.find(self._model, download=False)
-        check_weights(self.folder, self.settings, file)
-        return file.path
+        return self._model.texts()
 
     @cached_property
     def device(self) -> str:
         """Where queries are ranked. Without a GPU nobody asks torch."""
-        if self._device == "cpu" or (self._device == "auto" and not may_have_gpu()):
-            return "cpu"
-        return self.encoder.device
+        return self._model.device_without_torch() or self.encoder.device
 
     def _searcher(self) -> Searcher:
         """The searcher of the newest committed state; another process may have written since."""
@@ -374,7 +305,7 @@ class Engine:
 
         if self._opened is None or self._opened.reader.generation != self._catalog.generation():
             reader = Reader(self.folder, self.settings, self._catalog)
-            self._opened = Searcher(reader, self._catalog, self.texts.pool_weights, self.device)
+            self._opened = Searcher(reader, self._catalog, self.texts.pool_weights, self.device, self._policy)
         return self._opened
 
     def close(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,19 @@ from flairsearch.records import Encoded
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 from flairsearch.shortlist import drop_kept, last_places
 
-_PIECE = 32  # views read at once
-_ROWS = 512  # views a write
+
+@dataclass(frozen=True)
+class FitPolicy:
+    """The thresholds of making fitted vectors."""
+
+    exhaustive_views: int = EXHAUSTIVE_VIEWS
+    """An index of at most this number of views has no fitted vectors."""
+    sample_views: int = FIT_SAMPLE_VIEWS
+    """This number of views, evenly spaced, are scored for the whole bank."""
+    read_views: int = 32
+    """The tokens of this number of views are in memory at once."""
+    write_views: int = 512
+    """The codes of this number of views are written at once."""
 
 
 class Bank(Protocol):
@@ -33,7 +45,17 @@ class Bank(Protocol):
         ...
 
 
-MakeBank = Callable[[NDArray[np.float32] | None], Bank]  # of texts known by their vectors; None: of bank.texts()
+class MakeBank(Protocol):
+    """Makes banks, and says from how many views on they are wanted."""
+
+    @property
+    def policy(self) -> FitPolicy:
+        """The thresholds of making fitted vectors."""
+        ...
+
+    def __call__(self, vectors: NDArray[np.float32] | None) -> Bank:
+        """The bank of the texts with these vectors f32[T, D]; None: of all texts of bank.py."""
+        ...
 
 
 def fit_views(reader: Reader, make_bank: MakeBank) -> Iterator[int]:
@@ -42,12 +64,19 @@ def fit_views(reader: Reader, make_bank: MakeBank) -> Iterator[int]:
     Damaged ones get none (flairsearch verify names them): their scores would stay when they are repaired.
     For the one writer of the index. What was done stays when the run is cut off. Raises OSError.
     """
-    if len(reader) > EXHAUSTIVE_VIEWS:
+    if len(reader) > make_bank.policy.exhaustive_views:
         with closing(Catalog(reader.folder)) as catalog:
             before = Fitted(reader.folder, reader.dim).size()
             yield from _fit_views(reader, catalog, make_bank)
             if Fitted(reader.folder, reader.dim).size() != before:
                 catalog.commit(Changeset())  # who has this state open looks at the index again
+
+
+def refit_views(reader: Reader, make_bank: MakeBank) -> Iterator[tuple[int, int]]:
+    """Every view gets its vector anew; yields (views done, views in all). For the one writer. Raises OSError."""
+    Fitted(reader.folder, reader.dim).remove()
+    for done in fit_views(reader, make_bank):
+        yield done, len(reader)
 
 
 def drop_lost(reader: Reader) -> None:
@@ -60,12 +89,12 @@ def drop_lost(reader: Reader) -> None:
 
 
 def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterator[int]:
-    fitted, ids = Fitted(reader.folder, reader.dim), reader.views.id
+    fitted, ids, policy = Fitted(reader.folder, reader.dim), reader.views.id, make_bank.policy
     known = fitted.fit()
     if known is None:
-        chosen = ids[np.linspace(0, len(ids) - 1, min(FIT_SAMPLE_VIEWS, len(ids))).astype(np.int64)]
+        chosen = ids[np.linspace(0, len(ids) - 1, min(policy.sample_views, len(ids))).astype(np.int64)]
         bank, parts = make_bank(None), []
-        for piece in chunks(chosen, _PIECE):
+        for piece in chunks(chosen, policy.read_views):
             parts.append(_score(reader, catalog, bank, piece))
             yield 0
         chosen, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -79,9 +108,9 @@ def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterato
     if len(missing):
         drop_kept(reader, known)
         bank, done = make_bank(known.texts[known.asked]), len(ids) - len(missing)
-        for rows in chunks(missing, _ROWS):
+        for rows in chunks(missing, policy.write_views):
             parts = []
-            for piece in chunks(rows, _PIECE):
+            for piece in chunks(rows, policy.read_views):
                 parts.append(_score(reader, catalog, bank, piece))
                 done += len(piece)
                 yield done

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,44 +12,13 @@ from flairsearch.catalog import Catalog
 from flairsearch.clock import Clock
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.grouping import Grouped
+from flairsearch.ranker import Ranked, Ranker
 from flairsearch.reader import Reader
-from flairsearch.records import Asked, Candidates, Hit, PoolWeights, Query
-from flairsearch.rerank import RowReranker, fused_on_gpu, with_global
+from flairsearch.records import Asked, Hit, PoolWeights
 from flairsearch.scope import Scope
-from flairsearch.settings import EXHAUSTIVE_VIEWS
+from flairsearch.scorer import Scorer
+from flairsearch.search_policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.shortlist import Shortlist
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from flairsearch.residence import Resident
-
-MUCH_THE_SAME = 2  # scores of all queries for all their candidates may be so many times those that are needed
-ENOUGH = 5  # Where hits may be left out for what they show, the best 5 k contents are looked at first.
-MORE = 4  # While those do not give k hits, four times as many are looked at.
-FEWEST, MOST_ASKED = 20, 1000  # views that say what a text usually scores
-MOST_LOOKED = 1000  # contents whose regions are looked at
-
-# The shortlist of `auto` grows until no view outside of it is likely to be among the k best.
-SURE = 3.0  # The k-th best score is to be so many standard deviations above the next view's predicted one.
-FIRST = 4  # The shortlist begins with so many times k views.
-GROWTH = 1.3  # Each step makes the shortlist so many times as long.
-MOST, MOST_SHARE = 2000, 0.02  # The shortlist ends at this number of views, and at this share of all.
-
-
-def shortlist_size(shortlist: str | int, views: int) -> int:
-    """`auto`, `all` or a number -> how many views are re-ranked at most. Raises UsageError on anything else."""
-    if shortlist == "all" or (shortlist == "auto" and views <= EXHAUSTIVE_VIEWS):
-        return views
-    if shortlist == "auto":
-        return min(MOST + int(MOST_SHARE * views), views)
-    try:
-        number = int(shortlist)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UsageError(f"shortlist {shortlist!r} is no size - use auto, all, or a number of views")
-    return min(number, views)
 
 
 @dataclass(frozen=True)
@@ -67,28 +34,26 @@ class _Page:
     def end(self) -> int:
         return self.offset + self.k
 
-    @property
-    def most(self) -> int:
-        """Contents that are looked at, at most, where some may be left out for what they show,"""
-        return max(self.end, MOST_LOOKED)
-
-    @property
-    def enough(self) -> int:
-        """and so many are made sure first."""
-        return min(ENOUGH * self.end, self.most)
-
 
 class Searcher:
     """One committed state of the index, ready for queries."""
 
-    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, device: str) -> None:
-        self.reader, self._catalog, self._weights, self._device = reader, catalog, weights, device
-        self._shortlist, self._answerer = Shortlist(reader), Answerer(reader, catalog, weights)
+    def __init__(
+        self,
+        reader: Reader,
+        catalog: Catalog,
+        weights: PoolWeights,
+        device: str,
+        policy: SearchPolicy = DEFAULT_POLICY,
+    ) -> None:
+        self.reader, self._catalog, self._policy = reader, catalog, policy
+        self._scorer = Scorer(reader, weights, device)
+        self._ranker = Ranker(reader, Shortlist(reader), self._scorer, policy)
+        self._answerer = Answerer(reader, catalog, weights, policy)
         self.clock = Clock()
-        self.in_scope = 0  # views, of the last search
-        self.reranked: list[int] = []  # of them, of each of its queries
-        self.passed_over: list[int] = []  # photos that nobody looked at though they may fulfil a query's conditions
-        self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
+        self.in_scope = 0  # The number of views that the last search was about.
+        self.reranked: list[int] = []  # How many of them each query of the last search ranked exactly.
+        self.passed_over: list[int] = []  # Images that nobody looked at though they may meet a query's conditions.
 
     def search(
         self,
@@ -122,102 +87,25 @@ class Searcher:
         page = _Page(k, offset, min_score, scope)
         among = self.reader.readable(self._catalog.views_in(scope)) if scope else None
         self.in_scope = len(self.reader if among is None else among)
-        size = shortlist_size(shortlist, self.in_scope)
-        if shortlist == "auto":
-            size = min(max(size, FIRST * page.end), self.in_scope)  # who asks for thousands gets them
-        least = [0 if shortlist != "auto" else page.most if asked.narrows else page.end for asked in several]
-        with self.clock.part("shortlist"):
-            found = [self._candidates(asked, size, among, few) for asked, few in zip(several, least, strict=True)]
-        grows = shortlist == "auto" and size < self.in_scope and self._shortlist.predicts
-        with self.clock.part("rank"):
-            if grows:
-                ranked = [
-                    self._grow(asked, candidates, page.enough if asked.narrows else page.end)
-                    for asked, candidates in zip(several, found, strict=True)
-                ]
-            else:
-                ranked = self._score_lists([self.reader.beside(candidates.views) for candidates in found], several)
+        ranked = self._ranker.rank_many(several, page.end, shortlist, among, self.clock)
         self.reranked, self.passed_over = [], []
-        return [
-            self._answer(asked, grouped, page, candidates if grows and asked.narrows else None)
-            for asked, grouped, candidates in zip(several, ranked, found, strict=True)
-        ]
+        return [self._answer(asked, one, page) for asked, one in zip(several, ranked, strict=True)]
 
-    def _candidates(self, asked: Asked, size: int, among: np.ndarray | None, least: int) -> Candidates:
-        """The shortlist of so many views; a longer one while they are of fewer photos than `least`."""
-        if size >= self.in_scope:
-            everything = np.asarray(self.reader.views.id if among is None else among)
-            return Candidates(everything, np.zeros(len(everything), np.float32))
-        while True:
-            found = self._shortlist.search(asked.vectors, size, among, asked.shares)
-            if size >= self.in_scope or len(np.unique(self.reader.contents(found.views))) >= least:
-                return found
-            size = min(2 * size, self.in_scope)
-
-    def _score_lists(self, lists: list[np.ndarray], several: Sequence[Asked]) -> list[Grouped]:
-        """View ids of each query, in the order on disk -> their photos with exact scores."""
-        together = lists[0] if len(lists) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
-        if len(together) * len(lists) > MUCH_THE_SAME * sum(map(len, lists)):
-            return [self._score_one(views, asked) for views, asked in zip(lists, several, strict=True)]
-        of_all = self._score(together, [phrase for asked in several for phrase in asked.phrases])
-        ends = np.cumsum([len(asked.phrases) for asked in several])
-        parts = np.split(of_all, ends[:-1], axis=1) if several else []
-        return [
-            self._group(views, part[np.searchsorted(together, views)], asked)
-            for views, part, asked in zip(lists, parts, several, strict=True)
-        ]
-
-    def _score_one(self, views: np.ndarray, asked: Asked) -> Grouped:
-        return self._group(views, self._score(views, asked.phrases), asked)
-
-    def _group(self, views: np.ndarray, parts: np.ndarray, asked: Asked) -> Grouped:
-        return Grouped.of(views, self.reader.contents(views), parts, asked.shares)
-
-    def _grow(self, asked: Asked, candidates: Candidates, k: int, known: Grouped | None = None) -> Grouped:
-        """Candidates with predicted scores, best first -> those photos ranked until the k best are sure.
-
-        Sure: the next one's prediction, moved by the mean error of those ranked so far and SURE deviations of it, does
-        not reach the k-th best. Errors are taken to be of one kind along the list; the benchmark shows how that holds.
-        A photo is predicted to score what its best candidate does. known: what was ranked for fewer.
-        """
-        contents = self.reader.contents(candidates.views)
-        first = np.sort(np.unique(contents, return_index=True)[1])
-        contents, lead, predicted = contents[first], candidates.views[first], candidates.scores[first]
-        unknown = int(np.isinf(predicted).sum())
-        done, count = 0, min(len(lead), unknown + max(FIRST * k, 2))
-        views, parts = np.zeros(0, np.int64), np.zeros((0, len(asked.phrases)), np.float32)
-        if known is not None:
-            views, parts, done = known.views, known.parts, len(known.contents)
-            count = max(count, done)
-        while True:
-            some = self.reader.beside(lead[done:count])
-            views, parts = np.concatenate([views, some]), np.concatenate([parts, self._score(some, asked.phrases)])
-            grouped = self._group(views, parts, asked)
-            if count == len(lead):
-                return grouped
-            exact = grouped.scores[np.searchsorted(grouped.contents, contents[:count])]
-            errors = exact[unknown:] - predicted[unknown:count]
-            best = grouped.scores[grouped.best(k)]
-            if len(best) >= k and predicted[count] + errors.mean() + SURE * errors.std() < best[k - 1]:
-                return grouped
-            done, count = count, min(len(lead), int(GROWTH * count) + 1)
-
-    def _answer(self, asked: Asked, grouped: Grouped, page: _Page, candidates: Candidates | None) -> list[Hit]:
-        """Photos with exact scores -> the hits of the page.
-
-        candidates: of which more are ranked while too many are left out for what they show; None: of no more.
-        """
+    def _answer(self, asked: Asked, ranked: Ranked, page: _Page) -> list[Hit]:
+        """Photos with exact scores -> the hits of the page; more are ranked while conditions leave too many out."""
+        grouped, policy = ranked.images, self._policy
         with self.clock.part("regions"):
             limits = self._limits(asked)
-        enough = page.most if candidates is None else page.enough
+        most = policy.inspected(page.end)
+        enough = most if ranked.more is None else policy.verified(page.end)
         while True:
             with self.clock.part("regions"):
                 hits, passed_over = self._look(asked, grouped, page, limits, enough)
-            if candidates is None or not passed_over or enough >= page.most:
+            if ranked.more is None or not passed_over or enough >= most:
                 break
-            enough = min(MORE * enough, page.most)
+            enough = min(policy.verify_growth * enough, most)
             with self.clock.part("rank"):
-                grouped = self._grow(asked, candidates, enough, grouped)
+                grouped = self._ranker.rank_until_stable(asked, ranked.more, enough, grouped)
         self.reranked.append(len(grouped.views))
         self.passed_over.append(passed_over)
         return hits
@@ -240,7 +128,7 @@ class Searcher:
             found += self._answerer.hits(rankings, asked, limits, page.scope)
             if len(found) >= page.end or len(good) < wanted or wanted >= most:
                 break
-            done, wanted = len(good), min(MORE * wanted, most)
+            done, wanted = len(good), min(self._policy.verify_growth * wanted, most)
         complete = not asked.narrows or len(found) >= page.end or len(good) < len(best)  # the others score too little
         found.sort(key=_order)
         hits = _ranked(found[page.offset : page.end], page)
@@ -269,52 +157,11 @@ class Searcher:
         The UNWANTED quantile of each text's scores, of views spread evenly over the index; NaN where these are too few.
         """
         ids = self.reader.views.id
-        if not asked.without or len(ids) < FEWEST:
+        if not asked.without or len(ids) < self._policy.min_background_views:
             return np.full(len(asked.without), np.nan, np.float32)
-        scores = self._condition(ids[_sample_places(len(ids))], asked.without)  # a place has no global token
+        places = evenly_spaced(len(ids), self._policy.max_background_views)
+        scores = self._scorer.condition(ids[places], asked.without)  # A place in an image has no global token.
         return np.asarray(np.quantile(scores, UNWANTED, axis=0), np.float32)
-
-    def _score(self, views: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
-        """View ids i64[K] -> exact scores f32[K, Q]."""
-        conditioned, share = self._condition(views, queries), self._weights.global_share
-        if not share or not queries:
-            return conditioned
-        vectors = np.stack([query.vector for query in queries])
-        return with_global(conditioned, self.reader.pooled(views), vectors, share)
-
-    def _condition(self, views: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
-        """View ids i64[K] -> exact conditioned cosines f32[K, Q], codec by codec."""
-        scores = np.empty((len(views), len(queries)), np.float32)
-        for label, here in self.reader.by_codec(views):
-            reranker = self._rerankers[label]
-            if self._resident is None:
-                scores[here] = reranker.score(self.reader.rows(views[here]), queries)
-            else:
-                order, rows = self._there(views[here], self._resident)
-                scores[here[order]] = reranker.score_there(rows, queries)
-        return scores
-
-    @cached_property
-    def _resident(self) -> Resident | None:
-        """The segments that stay on the GPU, of all codecs; gone with this state of the index."""
-        if not fused_on_gpu(self._device):
-            return None
-        from flairsearch.residence import Resident
-
-        return Resident(self._device)
-
-    def _there(self, views: np.ndarray, resident: Resident) -> tuple[np.ndarray, Iterator[Tensor]]:
-        """View ids i64[K] of one codec -> an order of them i64[K], segment by segment, and so their rows on the GPU.
-
-        Segments that are there already come first, before others take their room.
-        """
-        parts = sorted(self.reader.by_segment(views), key=lambda part: part[0] not in resident)
-        pieces = (
-            piece
-            for number, segment, places, wanted in parts
-            for piece in resident.rows(number, segment, wanted, self.reader.rows(views[places]))
-        )
-        return np.concatenate([places for _, _, places, _ in parts]), pieces
 
     def show(self, path: str, asked: Asked) -> Hit | None:
         """The hit of the image at an absolute path, whatever it shows; None when there is none in this state.
@@ -327,15 +174,15 @@ class Searcher:
         views = self.reader.readable(views)  # without those of a newer state
         if not len(views):
             return None
-        ranking = self._score_one(views, asked).ranking(0)
+        ranking = self._ranker.rank(views, asked).ranking(0)
         hits = self._answerer.hits([ranking], asked, np.zeros(0, np.float32))
         return next((replace(hit, rank=1) for hit in hits if hit.path == path), None)  # not a twin of it
 
 
-def _sample_places(views: int) -> np.ndarray:
-    """Which of N views are asked what a text usually scores: their places i64[min(N, MOST_ASKED)], evenly spaced."""
-    count = min(views, MOST_ASKED)
-    return np.arange(count) * views // max(1, count)
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Places i64[min(count, most)] of `count` things, evenly spaced."""
+    chosen = min(count, most)
+    return np.arange(chosen) * count // max(1, chosen)
 
 
 def _ranked(hits: Sequence[Hit], page: _Page) -> list[Hit]:

@@ -18,9 +18,10 @@ from flairsearch.arrays import places_in
 from flairsearch.records import Candidates
 
 HEAD = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
-_AT_LEAST, _TIMES = 16384, 4  # so many views, or so many times those asked for, are looked at whole
-_PIECE = 32768  # views that a thread takes at a time
-_SAMPLED = 16384  # scores, for a bound that lets enough through
+MIN_REFINED = 16384  # The whole codes of at least this number of views are read.
+REFINE_FACTOR = 4  # The whole codes of at least this factor times the views asked for are read.
+SAMPLED_SCORES = 16384  # This number of scores estimate the bound that lets enough views through.
+_PIECE = 32768  # A thread takes this number of views at a time.
 
 F32 = NDArray[np.float32]
 _Number = TypeVar("_Number", np.int8, np.float32)
@@ -43,7 +44,15 @@ class CodeScan:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def search(self, features: F32, count: int, among: NDArray[np.int64] | None = None) -> Candidates:
+    def search(
+        self,
+        features: F32,
+        count: int,
+        among: NDArray[np.int64] | None = None,
+        *,
+        min_refined: int = MIN_REFINED,
+        sampled_scores: int = SAMPLED_SCORES,
+    ) -> Candidates:
         """features f32[W] -> the `count` views of largest inner product with their codes; ties by view id.
 
         among: view ids i64[n], ascending: no others are looked at.
@@ -53,7 +62,7 @@ class CodeScan:
         count = min(count, len(self) if chosen is None else len(chosen))
         if not count:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        some = self._likely(features, max(_AT_LEAST, _TIMES * count), chosen)
+        some = self.likely(features, max(min_refined, REFINE_FACTOR * count), chosen, sampled_scores)
         scores = self._whole(features, some)
         best = np.arange(len(some))
         if count < len(some):
@@ -61,15 +70,21 @@ class CodeScan:
         best = best[np.argsort(-scores[best], kind="stable")][:count]  # places ascend, and ids with them
         return Candidates(self._ids[some[best]], scores[best])
 
-    def _likely(self, features: F32, count: int, chosen: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    def likely(
+        self,
+        features: F32,
+        count: int,
+        chosen: NDArray[np.int64] | None = None,
+        sampled_scores: int = SAMPLED_SCORES,
+    ) -> NDArray[np.int64]:
         """Which of the N, or of those chosen, are the `count` best by their heads, or some more; ascending."""
         total = len(self) if chosen is None else len(chosen)
         if count >= total:
             return np.arange(total) if chosen is None else chosen
         query, scores = heads_of(features[None])[0], np.empty(total, np.float32)
 
-        _multiply(self._heads, chosen, 0, query, scores, _PIECE)
-        sample = scores[:: max(1, len(scores) // _SAMPLED)]
+        multiply_codes(self._heads, chosen, 0, query, scores, _PIECE)
+        sample = scores[:: max(1, len(scores) // sampled_scores)]
         place = min(len(sample) - 1, int(1.1 * count * len(sample) / len(scores)) + 32)
         some = np.flatnonzero(scores >= -np.partition(-sample, place)[place])
         if len(some) < count:  # neighbours were too much alike for the sample
@@ -79,7 +94,7 @@ class CodeScan:
     def _whole(self, features: F32, some: NDArray[np.int64]) -> F32:
         """Inner products of whole codes."""
         scores = np.empty(len(some), np.float32)
-        _multiply(self._rows, self._places[some], self._start, features, scores, _PIECE // 16)
+        multiply_codes(self._rows, self._places[some], self._start, features, scores, _PIECE // 16)
         return scores
 
 
@@ -91,7 +106,7 @@ def heads_of(codes: NDArray[_Number]) -> NDArray[_Number]:
     return heads
 
 
-def _multiply(
+def multiply_codes(
     rows: NDArray[np.int8], places: NDArray[np.int64] | None, start: int, features: F32, scores: F32, size: int
 ) -> None:
     """scores[i] = rows[places[i], start : start + W] . features, places None: all in a row; in pieces of that size.

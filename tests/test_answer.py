@@ -12,11 +12,13 @@ import pytest
 from fake import COLOURS, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
 from test_query import mosaic
 
-from flairsearch import answer, grouping, query, region
+from flairsearch import answer, grouping, region
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
+from flairsearch.reader import Reader
 from flairsearch.records import Hit, Query
 from flairsearch.scope import Scope
+from flairsearch.search_policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.terms import Example, Terms
 
 BIG = 256  # pixels along a side of photos with tiles: a patch of the whole is 32, one of a tile of tiles:4 is 19
@@ -26,9 +28,9 @@ def names(hits: Sequence[Hit]) -> list[str]:
     return [Path(hit.path).stem for hit in hits]
 
 
-def indexed(folder: Path, views: str = "squash", encoder: Any = None) -> Engine:
+def indexed(folder: Path, views: str = "squash", encoder: Any = None, policy: SearchPolicy = DEFAULT_POLICY) -> Engine:
     """With all that is in folder/photos."""
-    engine = fake_engine(folder / "index", views, encoder)
+    engine = fake_engine(folder / "index", views, encoder, policy=policy)
     engine.add(folder / "photos")
     return engine
 
@@ -41,7 +43,7 @@ def fill(folder: Path, count: int = 30, size: int = SIZE) -> None:
 
 def oracle(engine: Engine, queries: Sequence[Query], weights: Sequence[float]) -> dict[str, tuple[float, list[float]]]:
     """Each photo's score, and that of each phrase, of all of its views as they are stored."""
-    reader = engine._searcher().reader
+    reader = Reader(engine.folder, engine.settings, engine._catalog)
     ids = reader.views.id
     pool = FakeEncoder().pool_weights
     scores = np.stack([by_hand.score(reader.encoded(ids).tokens, query, pool) for query in queries], 1)
@@ -310,7 +312,6 @@ def test_k_is_filled_from_further_down(tmp_path: Path, k: int, shortlist: str | 
 
 @pytest.mark.parametrize("most", [5, 8, 40, 1000])
 def test_no_more_photos_are_looked_at_than_that(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query, "MOST_LOOKED", most)
     for area in range(1, 61):
         paint_red(tmp_path / "photos" / f"{area:02d}.png", area)
     seen: list[int] = []
@@ -321,7 +322,7 @@ def test_no_more_photos_are_looked_at_than_that(tmp_path: Path, most: int, monke
         return hits(self, ranked, *rest)
 
     monkeypatch.setattr(answer.Answerer, "hits", look)
-    with indexed(tmp_path) as engine:
+    with indexed(tmp_path, policy=SearchPolicy(max_inspected_images=most)) as engine:
         found = engine.search(Terms.of("red", at="bottom"), 2)
         assert found == []
         assert len(seen) == len(set(seen)) == min(most, 60)
@@ -364,14 +365,14 @@ def test_regions_of_tiles_are_in_pixels_of_the_photo_and_one_thing_is_one_region
 
 
 @pytest.mark.parametrize("shortlist", ["auto", "all"])
-def test_k_photos_though_one_has_many_views(tmp_path: Path, shortlist: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k_photos_though_one_has_many_views(tmp_path: Path, shortlist: str) -> None:
     """`auto` starts with views of a single photo; nothing predicts scores."""
-    for name, value in (("EXHAUSTIVE_VIEWS", 5), ("MOST", 8), ("MOST_SHARE", 0.0), ("FIRST", 1)):
-        monkeypatch.setattr(query, name, value)
+    few = SearchPolicy(exhaustive_views=5, max_auto_views=8, max_auto_share=0.0, initial_factor=1)
     paint(tmp_path / "photos" / "best.png", background="red", size=(BIG, BIG))
     for number in range(1, 8):
         paint(tmp_path / "photos" / f"{number}.png", [("red", (0, 0, BIG, 30 * number))], size=(BIG, BIG))
-    with indexed(tmp_path, "tiles:9") as engine:
+    indexed(tmp_path, "tiles:9").close()  # With the default policy, so that nothing predicts scores.
+    with fake_engine(tmp_path / "index", "tiles:9", policy=few) as engine:
         views = engine.status().views // 8
         assert views >= 10
         for k in (1, 2, 5, 8, 20):
@@ -410,12 +411,12 @@ def test_a_lost_segment_with_phrases_and_conditions(tmp_path: Path) -> None:
         assert {*names(engine.search(Terms.of("red", without="blue", at="top"), 12))} <= set(names(hits))
 
 
-def test_pieces_of_the_winners_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_the_winners_make_no_difference(tmp_path: Path) -> None:
     for number in range(11):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     with indexed(tmp_path, "tiles:4") as engine:
         expected = [(hit.path, hit.score, hit.regions) for hit in engine.search(Terms.of(["red", "blue"]), 11)]
-        monkeypatch.setattr(answer, "PIECE", 3)
+    with fake_engine(tmp_path / "index", "tiles:4", policy=SearchPolicy(inspection_batch=3)) as engine:
         assert [(h.path, h.score, h.regions) for h in engine.search(Terms.of(["red", "blue"]), 11)] == expected
 
 

@@ -24,14 +24,16 @@ from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError
 from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
-from flairsearch.fitting import drop_lost, fit_views
+from flairsearch.fitting import FitPolicy, drop_lost, fit_views
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded, PoolWeights, Query
 from flairsearch.rerank_many import ManyTexts
+from flairsearch.search_policy import SearchPolicy
 from flairsearch.shortlist import last_places
 from flairsearch.store import Writer
 
 SETTINGS, TEXTS, SOFT = fake_settings(), 40, 1.0
+FEW = SearchPolicy(exhaustive_views=10)
 Codes = dict[int, list[int]]
 
 
@@ -64,7 +66,9 @@ class SumEncoder(BankEncoder):
 
 
 class Counting:
-    """The real bank, and how many views were asked."""
+    """The real bank with small thresholds, and how many views were asked."""
+
+    policy = FitPolicy(exhaustive_views=10, sample_views=20, read_views=7, write_views=14)
 
     def __init__(self, encoder: BankEncoder | None = None) -> None:
         self._encoder, self.views, self.made = encoder or BankEncoder(), 0, 0
@@ -81,10 +85,8 @@ class Counting:
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Thresholds, and one thread: work so small is slower in several."""
-    for name, value in (("EXHAUSTIVE_VIEWS", 10), ("FIT_SAMPLE_VIEWS", 20), ("_PIECE", 7), ("_ROWS", 14)):
-        monkeypatch.setattr(fitting, name, value)
+def one_thread() -> Iterator[None]:
+    """One thread: work so small is slower in several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -436,19 +438,19 @@ def test_indexing_after_a_backup_was_put_back(tmp_path: Path, turn: int) -> None
     photos, index = tmp_path / "photos", tmp_path / "index"
     for area in range(1, 16):
         paint_red(photos / f"{area}.png", area)
-    with fake_engine(index, encoder=BankEncoder()) as engine:
+    with fake_engine(index, encoder=BankEncoder(), policy=FEW) as engine:
         engine.add(photos)
     put_back = saved(index)
     for area in range(16, 24):
         paint_red(photos / f"{area}.png", area)
-    with fake_engine(index, encoder=BankEncoder()) as engine:
+    with fake_engine(index, encoder=BankEncoder(), policy=FEW) as engine:
         engine.add()
     lost = codes(index)
     assert list(lost) == list(range(1, 24))
     put_back()
     for area in range(16, 24):
         paint_red(photos / f"{area}.png", area + 40)
-    with fake_engine(index, encoder=BankEncoder()) as engine:
+    with fake_engine(index, encoder=BankEncoder(), policy=FEW) as engine:
         engine.add()
     found = codes(index)
     (index / "fitted" / "codes").unlink()
@@ -465,7 +467,7 @@ def test_indexing_makes_them(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for area in range(1, 21):
         paint_red(photos / f"{area}.png", area)
-    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=FEW) as engine:
         assert engine.add(photos).added == 20
         assert len(codes(tmp_path / "index")) == 20
         made = sorted(path.name.split(".")[-1] for path in (tmp_path / "index" / "prefilter").iterdir())
@@ -480,7 +482,7 @@ def test_indexing_makes_them(tmp_path: Path) -> None:
 def test_a_disk_that_takes_no_codes_is_one_line_and_costs_no_photo(tmp_path: Path) -> None:
     for area in range(1, 21):
         paint_red(tmp_path / "photos" / f"{area}.png", area)
-    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=FEW) as engine:
         engine.add(tmp_path / "photos")
         (tmp_path / "index" / "fitted" / "codes").unlink()
         (tmp_path / "index" / "fitted" / "codes").mkdir()

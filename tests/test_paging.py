@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from fake import SIZE, fake_engine, paint, paint_red
 from test_fitting import BankEncoder
 from test_query import mosaic
 
-from flairsearch import answer, fitting, query
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.records import Hit
 from flairsearch.scope import Scope
+from flairsearch.search_policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.terms import Terms
 
 AREAS = [5, 40, 1, 23, 64, 12, 40, 31, 40, 5, 5, 64, 2, 33, 40, 17]  # red patches; many tie
@@ -186,19 +187,18 @@ def test_what_was_judged_for_a_page_is_not_judged_for_the_next(
     assert len(looked) > judged
 
 
-def test_what_is_remembered_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded(engine: Engine) -> None:
     judged = engine._searcher()._answerer._judged
     judged.clear()
     for text in ("red", "green", "blue", "white", "black", "red"):
         engine.search(Terms.of(text, at="left"), 5)
-    assert len(engine._searcher()._answerer._judged) == answer.REMEMBERED
+    assert len(engine._searcher()._answerer._judged) == DEFAULT_POLICY.max_memo_queries
     engine.search(Terms.of("red", at="left"), 5)
     engine.search(Terms.of("a red thing", at="left"), 5)  # "red" was asked for later than others, and stays
     assert any(key[0][0][0] == "red" for key in engine._searcher()._answerer._judged)
-    monkeypatch.setattr(answer, "MOST_REMEMBERED", 4)
-    hits = engine.search(Terms.of("red", at="left"), 5)
-    assert len(hits) == 5
-    assert not any(key[0][0][0] == "red" for key in engine._searcher()._answerer._judged)
+    with fake_engine(engine.folder, policy=SearchPolicy(max_memo_hits=4)) as forgetful:
+        assert len(forgetful.search(Terms.of("red", at="left"), 5)) == 5
+        assert not forgetful._searcher()._answerer._judged
 
 
 def test_hits_that_are_remembered_cannot_be_written_into(engine: Engine) -> None:
@@ -210,23 +210,19 @@ def test_hits_that_are_remembered_cannot_be_written_into(engine: Engine) -> None
 # -- a shortlist that grows from page to page
 
 
-def shrink(monkeypatch: pytest.MonkeyPatch, **thresholds: int) -> None:
-    """So that a hundred photos are many: constants of query.py by name."""
-    for module in (query, fitting):
-        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
-    for name, value in {"MOST_SHARE": 0, **thresholds}.items():
-        monkeypatch.setattr(query, name, value)
+def shrunk(**thresholds: int) -> SearchPolicy:
+    """So that a hundred photos are many."""
+    return SearchPolicy(**{"exhaustive_views": 20, "max_auto_share": 0, **thresholds})
 
 
-def test_pages_of_a_fitted_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_a_fitted_index(tmp_path: Path) -> None:
     """Thresholds made small: each page is as `all` has it, though each ranks other views."""
-    shrink(monkeypatch, MOST=45, FIRST=4)
+    policy = shrunk(max_auto_views=45)
     for number in range(120):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     shutil.copy(tmp_path / "photos" / "7.png", tmp_path / "photos" / "again.png")
-    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
-        assert engine._searcher()._shortlist.predicts
         for text in ("red", "blue", "white"):
             whole = engine.search(text, 200, "all")
             assert len(whole) == 121
@@ -238,12 +234,12 @@ def test_pages_of_a_fitted_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert engine.search(text, 5, offset=121) == []
 
 
-def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path) -> None:
     """Few of many photos fulfil the conditions: however many are asked for at once, those are found."""
-    shrink(monkeypatch, MOST=110, FIRST=1, ENOUGH=2, MORE=2)
+    policy = shrunk(max_auto_views=110, initial_factor=1, verify_factor=2, verify_growth=2)
     for number in range(120):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
-    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
         for asked in (Terms.of("red", at=["left", "top"]), Terms.of("blue", without="white", at="right")):
             whole = engine.search(asked, 200, "all")
@@ -254,19 +250,20 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path, monkeypatch: p
             for k in (1, 4):
                 check([hit for page in range(12 // k) for hit in engine.search(asked, k, offset=k * page)], whole[:12])
                 assert engine.passed_over == [0]
-        monkeypatch.setattr(query, "MOST_LOOKED", 20)  # and no more are looked at
+    at_most_20 = replace(policy, max_inspected_images=20)
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=at_most_20) as engine:
         hits = engine.search(Terms.of("red", at=["left", "top"], min_area="20%"), 15)
         assert len(hits) < 15
         assert engine.passed_over == [100]
         assert 20 <= engine.reranked[0] < 110
 
 
-def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink(monkeypatch, MOST=60, FIRST=1, ENOUGH=2, MORE=2)
+def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path) -> None:
+    policy = shrunk(max_auto_views=60, initial_factor=1, verify_factor=2, verify_growth=2)
     for number in range(80):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     asked = Terms.of("red", at=["left", "top"], min_area="5%")
-    with fake_engine(tmp_path / "index", "tiles:4", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", "tiles:4", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
         whole = engine.search(asked, 100, "all")
         assert len(whole) > 12

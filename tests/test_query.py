@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import permutations, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +16,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_fitting import BankEncoder, SumEncoder
 
-from flairsearch import fitting, grouping, query
+from flairsearch import grouping
 from flairsearch.clock import Clock
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.grouping import Grouped
-from flairsearch.query import Searcher, shortlist_size
-from flairsearch.records import Asked, Candidates, Hit, Query, Ranking
+from flairsearch.query import evenly_spaced
+from flairsearch.ranker import Ranker
+from flairsearch.reader import Reader
+from flairsearch.records import Asked, Candidates, Hit, Query
+from flairsearch.search_policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.settings import EXHAUSTIVE_VIEWS
 from flairsearch.terms import Terms
 
@@ -195,28 +198,25 @@ def test_k_must_be_positive(engine: Engine) -> None:
 
 
 def test_shortlist_sizes() -> None:
-    assert shortlist_size("all", 10**6) == 10**6
-    assert shortlist_size("auto", 10**6) == 22_000
-    assert shortlist_size("auto", EXHAUSTIVE_VIEWS) == EXHAUSTIVE_VIEWS
-    assert shortlist_size("auto", EXHAUSTIVE_VIEWS + 1) <= EXHAUSTIVE_VIEWS + 1
-    assert shortlist_size("auto", 7) == shortlist_size("9", 7) == 7
-    assert shortlist_size(3, 7) == shortlist_size("3", 7) == 3
+    assert DEFAULT_POLICY.shortlist_size("all", 10**6) == 10**6
+    assert DEFAULT_POLICY.shortlist_size("auto", 10**6) == 22_000
+    assert DEFAULT_POLICY.shortlist_size("auto", EXHAUSTIVE_VIEWS) == EXHAUSTIVE_VIEWS
+    assert DEFAULT_POLICY.shortlist_size("auto", EXHAUSTIVE_VIEWS + 1) <= EXHAUSTIVE_VIEWS + 1
+    assert DEFAULT_POLICY.shortlist_size("auto", 7) == DEFAULT_POLICY.shortlist_size("9", 7) == 7
+    assert DEFAULT_POLICY.shortlist_size(3, 7) == DEFAULT_POLICY.shortlist_size("3", 7) == 3
     for bad in ("", "some", "-1", 0, "1.5"):
         with pytest.raises(UsageError, match="auto, all"):
-            shortlist_size(bad, 7)
+            DEFAULT_POLICY.shortlist_size(bad, 7)
 
 
 @pytest.mark.parametrize("shortlist", ["all", 2])
-@pytest.mark.parametrize("share", [0, 2, 1000])
-def test_many_texts_are_answered_as_one_by_one(
-    tmp_path: Path, shortlist: str | int, share: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("waste", [0, 2, 1000])
+def test_many_texts_are_answered_as_one_by_one(tmp_path: Path, shortlist: str | int, waste: int) -> None:
     """Whether their candidates are scored together or each text's alone."""
-    monkeypatch.setattr(query, "MUCH_THE_SAME", share)
     for number, colour in enumerate(("red", "green", "blue", "cyan", "white", "yellow")):
         paint(tmp_path / "photos" / f"{number}.png", [(colour, (0, 0, 8 * number + 8, 32))])
     texts = ["red", "blue", "white", "red", "cyan"]
-    with fake_engine(tmp_path / "index") as engine:
+    with fake_engine(tmp_path / "index", policy=SearchPolicy(shared_scoring_max_waste=waste)) as engine:
         engine.add(tmp_path / "photos")
         found = engine.search_many(texts, 3, shortlist)
         alone = [engine.search(text, 3, shortlist) for text in texts]
@@ -233,7 +233,7 @@ def test_many_texts_are_answered_as_one_by_one(
 
 def rank_by_hand(engine: Engine, text: str, share: float) -> dict[str, float]:
     """What each photo scores, from what is stored of all of its views; share: of the global cosine."""
-    (query,), reader = engine.texts.encode_texts([text]), engine._searcher().reader
+    (query,), reader = engine.texts.encode_texts([text]), Reader(engine.folder, engine.settings, engine._catalog)
     ids = reader.views.id
     stored = reader.encoded(ids)
     near = stored.pooled.astype(float) @ query.vector / np.linalg.norm(query.vector.astype(float))
@@ -296,17 +296,14 @@ def test_what_is_not_wanted_is_judged_by_the_place_alone(tmp_path: Path) -> None
 
 
 class Predicted:
-    """A searcher of N views with exact and predicted scores f32[Q, N]; infinity: unknown. Query i is the vector [i]."""
+    """A ranker of N views with exact and predicted scores f32[Q, N]; infinity: unknown. Query i is the vector [i]."""
 
-    def __init__(self, exact: Any, predicted: Any, contents: Any = None) -> None:
-        self.exact, self.scored = exact.astype(np.float32), 0
-        self.contents = np.arange(exact.shape[1]) if contents is None else contents
-        self._searcher = searcher = Searcher.__new__(Searcher)
-        _, first, several = np.unique(self.contents, return_index=True, return_counts=True)
+    def __init__(self, exact: Any, predicted: Any, each: int = 1) -> None:
+        """each: views of a content; those of a content are neighbours."""
+        self.exact, self.scored, self._each = exact.astype(np.float32), 0, each
+        self.contents = np.arange(exact.shape[1]) // each
 
         class Views:
-            """Those of a content are neighbours."""
-
             views = SimpleNamespace(id=np.arange(exact.shape[1]))
             contents = staticmethod(lambda views: self.contents[views])
 
@@ -315,8 +312,7 @@ class Predicted:
 
             @staticmethod
             def beside(views: Any) -> Any:
-                some = np.unique(self.contents[views])
-                return np.concatenate([np.zeros(0, np.int64), *(first[c] + np.arange(several[c]) for c in some)])
+                return (np.unique(self.contents[views])[:, None] * each + np.arange(each)).ravel()
 
         def shortlist(vectors: Any, count: int, among: object, shares: Any) -> Candidates:
             scores = (shares @ predicted[vectors[:, 0].astype(int)]).astype(np.float32)
@@ -326,35 +322,36 @@ class Predicted:
             self.scored += len(views)
             return self.exact[[int(text.vector[0]) for text in queries]][:, views].T
 
-        def hits(rankings: Sequence[Ranking], *_: object) -> Iterator[Hit]:
-            for one in rankings:
-                best = int(one.views[np.argmax(one.scores.mean(1))])
-                yield Hit(0, str(best), one.score, 0, 1, 1, (), (), image=best)
+        parts: Any = Views(), SimpleNamespace(search=shortlist, predicts=True), SimpleNamespace(score=score)
+        self._ranker = Ranker(*parts, DEFAULT_POLICY)
 
-        own: Any = searcher
-        own.reader, own._shortlist, own.clock = Views(), SimpleNamespace(search=shortlist, predicts=True), Clock()
-        own._score, own._answerer = score, SimpleNamespace(hits=hits)
-
-    def search(self, k: int, shortlist: str | int = "auto", text: Any = 0, least: float | None = None) -> Any:
+    def search(self, k: int, shortlist: str | int = "auto", text: Any = 0) -> list[tuple[int, float]]:
         """text: a query's number, or those of its phrases."""
-        return self.search_many(k, shortlist, [text], least)[0]
+        return self.search_many(k, shortlist, [text])[0]
 
-    def search_many(self, k: int, shortlist: str | int, texts: list[Any], least: float | None = None) -> Any:
-        """Each hit's best view, and its score."""
+    def search_many(self, k: int, shortlist: str | int, texts: list[Any]) -> list[list[tuple[int, float]]]:
+        """The best contents and their scores, best first."""
         self.scored = 0
         asked = [Asked(tuple(map(number, np.atleast_1d(text).tolist()))) for text in texts]
-        found = self._searcher.search_many(asked, k, shortlist, least)
-        self.reranked = self._searcher.reranked
-        assert [[hit.rank for hit in hits] for hits in found] == [list(range(1, len(hits) + 1)) for hits in found]
-        assert not any(np.isnan(hit.score) for hits in found for hit in hits)
-        return [[(int(hit.path), hit.score) for hit in hits] for hits in found]
+        ranked = self._ranker.rank_many(asked, k, shortlist, None, Clock())
+        assert all(one.more is None for one in ranked)  # Without conditions the k best are enough.
+        found = [one.images for one in ranked]
+        self.reranked = [len(images.views) for images in found]
+        assert not any(np.isnan(images.scores).any() for images in found)
+        assert all(
+            (images.contents[:, None] * self._each == images.views[images.starts[:-1, None]]).all() for images in found
+        )
+        best = [images.best(k)[:k] for images in found]
+        return [
+            list(zip(images.contents[some].tolist(), images.scores[some].tolist(), strict=True))
+            for images, some in zip(found, best, strict=True)
+        ]
 
     def best(self, k: int, text: Any = 0) -> list[int]:
-        """The best contents: a content has as many views as any other."""
+        """The best contents, from all views of each."""
         texts = np.atleast_1d(text)
-        of_content = self.exact[texts].reshape(len(texts), self.contents.max() + 1, -1)
-        scores = [by_hand.of_photo(parts.T, [1] * len(texts), grouping.VIEWS)[0] for parts in of_content.swapaxes(0, 1)]
-        return np.argsort(-np.array(scores), kind="stable")[:k].tolist()  # type: ignore[no-any-return]
+        views = np.sort(self.exact[texts].reshape(len(texts), -1, self._each), axis=2)[..., -grouping.VIEWS :]
+        return np.argsort(-views.mean((0, 2)), kind="stable")[:k].tolist()  # type: ignore[no-any-return]
 
 
 def number(vector: float) -> Query:
@@ -382,7 +379,9 @@ def test_auto_finds_what_ranking_all_finds(error: float, shift: float) -> None:
         assert [score for _, score in hits] == views.exact[0][[view for view, _ in hits]].tolist()
         assert len(hits) == k
         assert views.reranked == [views.scored]
-        assert max(query.FIRST * k, 2) <= views.scored <= shortlist_size("auto", 20_000)
+        assert (
+            max(DEFAULT_POLICY.initial_factor * k, 2) <= views.scored <= DEFAULT_POLICY.shortlist_size("auto", 20_000)
+        )
     assert np.mean(held) > 0.99
     if error <= 0.02:
         assert np.mean(ranked) < 300
@@ -393,14 +392,14 @@ def test_auto_stays_within_its_budget_when_predictions_say_nothing() -> None:
     for seed in range(3):
         views = Predicted(exact, drawn(seed + 1)[0])
         assert len(views.search(10)) == 10
-        assert views.reranked == [views.scored] == [shortlist_size("auto", 20_000)]
+        assert views.reranked == [views.scored] == [DEFAULT_POLICY.shortlist_size("auto", 20_000)]
 
 
 @pytest.mark.parametrize("predicted", [0.0, 0.5, -50.0])
 def test_predictions_all_alike(predicted: float) -> None:
     exact, _ = drawn(0)
     views = Predicted(exact, np.full_like(exact, predicted))
-    assert views.search(10) == views.search(10, shortlist_size("auto", 20_000))
+    assert views.search(10) == views.search(10, DEFAULT_POLICY.shortlist_size("auto", 20_000))
     views = Predicted(np.full_like(exact, 0.25), np.full_like(exact, predicted))  # and all scores
     assert [view for view, _ in views.search(10)] == list(range(10))
 
@@ -412,10 +411,10 @@ def test_auto_where_contents_have_several_views(each: int) -> None:
     for seed in range(8):
         rng = np.random.default_rng(seed)
         exact = np.repeat(rng.normal(size=20_000 // each), each)[None] + 0.01 * rng.normal(size=(1, 20_000))
-        views = Predicted(exact, exact + 0.02 * rng.normal(size=exact.shape), np.arange(20_000) // each)
+        views = Predicted(exact, exact + 0.02 * rng.normal(size=exact.shape), each)
         hits = views.search(k)
-        assert len({view // each for view, _ in hits}) == len(hits) == k
-        held.append(np.isin(views.best(k), [view // each for view, _ in hits]).mean())
+        assert len(dict(hits)) == len(hits) == k
+        held.append(np.isin(views.best(k), list(dict(hits))).mean())
     assert np.mean(held) > 0.99
 
 
@@ -449,16 +448,9 @@ def test_auto_where_nearly_nothing_is_predicted() -> None:
     predicted[:, 1:] = np.inf
     views = Predicted(exact, predicted)
     assert len(views.search(10)) == 10
-    assert views.scored == shortlist_size("auto", 2500)
+    assert views.scored == DEFAULT_POLICY.shortlist_size("auto", 2500)
     predicted[:] = np.inf
     assert len(Predicted(exact, predicted).search(10)) == 10
-
-
-def test_least_score_with_auto() -> None:
-    views = Predicted(*drawn(5))
-    everything = views.search(50)
-    for least in (-9.0, 2.5, 3.0, float(everything[7][1]), 99.0):
-        assert views.search(50, least=least) == [hit for hit in everything if hit[1] >= least]
 
 
 @pytest.mark.parametrize("error", [0.0, 0.1])
@@ -493,7 +485,6 @@ def test_many_predicted_texts_are_answered_as_one_by_one(subtests: pytest.Subtes
                     assert [view for view, _ in hits] == views.best(k, text)
                     assert count == 20_000
             assert views.search_many(k, shortlist, []) == []
-            assert views.reranked == []
 
 
 # -- the same on photos
@@ -509,21 +500,15 @@ def mosaic(path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("encoder", [BankEncoder, SumEncoder])
-def test_k_photos_of_a_fitted_index_of_tiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: type[BankEncoder]
-) -> None:
+def test_k_photos_of_a_fitted_index_of_tiles(tmp_path: Path, encoder: type[BankEncoder]) -> None:
     """Scores are those of all views, whatever views `auto` began with; no photo is ranked with a part of its views."""
-    for module in (query, fitting):
-        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
-    for name, value in (("MOST", 8), ("MOST_SHARE", 0.0), ("FIRST", 1)):
-        monkeypatch.setattr(query, name, value)
+    few = SearchPolicy(exhaustive_views=20, max_auto_views=8, max_auto_share=0.0, initial_factor=1)
     for number in range(40):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     asked: list[str | Terms] = ["red", Terms.of(["blue", "white"]), Terms.of("green", min_area="5%"), "cyan"]
-    with fake_engine(tmp_path / "index", "tiles:4", encoder()) as engine:
+    with fake_engine(tmp_path / "index", "tiles:4", encoder(), policy=few) as engine:
         engine.add(tmp_path / "photos")
         assert engine.status().views == 200
-        assert engine._searcher()._shortlist.predicts
         for k in (1, 5, 39, 60):
             everything = engine.search_many(asked, 40, "all")
             for hits, all_of_them in zip(engine.search_many(asked, k), everything, strict=True):
@@ -532,14 +517,14 @@ def test_k_photos_of_a_fitted_index_of_tiles(
                 assert [hit.score for hit in hits] == pytest.approx([scores[hit.path] for hit in hits], abs=1e-5)
                 assert hits[0].score >= sorted(scores.values())[-4] - 1e-5
             assert all(ranked % 5 == 0 for ranked in engine.reranked)
+            assert min(engine.reranked) < 200 or k > 1
+        hits = engine.search("red", 5)
+        assert numbers(engine.search("red", 5, min_score=hits[2].score)) == numbers(hits[:3])
 
 
-def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path) -> None:
     """Thresholds made small: auto gives what all gives, of fewer views, whatever was added and forgotten."""
-    for module in (query, fitting):
-        monkeypatch.setattr(module, "EXHAUSTIVE_VIEWS", 20)
-    for name, value in (("MOST", 45), ("MOST_SHARE", 0.0), ("FIRST", 4)):
-        monkeypatch.setattr(query, name, value)
+    few = SearchPolicy(exhaustive_views=20, max_auto_views=45, max_auto_share=0.0)
     photos, texts = tmp_path / "photos", sorted(COLOURS)
 
     def check(engine: Engine, count: int) -> None:
@@ -547,7 +532,7 @@ def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path, monkeypatch
         for k in (1, 3):
             everything = engine.search_many(texts, k, "all")
             found: Any = engine.search_many(texts, k)
-            ranked = list(engine._searcher().reranked)
+            ranked = list(engine.reranked)
             assert [[(hit.path, hit.score) for hit in hits] for hits in found] == [
                 [(hit.path, pytest.approx(hit.score, abs=1e-5)) for hit in hits] for hits in everything
             ]
@@ -555,10 +540,10 @@ def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path, monkeypatch
             assert min(ranked) < count or count <= 20
             for text, hits, number in zip(texts, found, ranked, strict=True):
                 assert [hit.path for hit in engine.search(text, k)] == [hit.path for hit in hits]
-                assert engine._searcher().reranked == [number]
+                assert engine.reranked == [number]
         assert len(engine.search("red", count + 5)) == count
 
-    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=few) as engine:
         for number in range(15):
             mosaic(photos / f"{number}.png", number)
         engine.add(photos)
@@ -583,18 +568,18 @@ def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path, monkeypatch
         check(engine, 120)
         list(engine.compact("int8"))
         check(engine, 120)
-    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=few) as engine:
         check(engine, 120)
         list(engine.refit())
-    with fake_engine(tmp_path / "index", encoder=BankEncoder()) as engine:
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=few) as engine:
         check(engine, 120)
 
 
 def test_views_that_say_what_a_text_usually_scores_are_spread_evenly() -> None:
-    assert query._sample_places(0).tolist() == []
-    assert query._sample_places(3).tolist() == [0, 1, 2]
-    places = query._sample_places(10 * query.MOST_ASKED + 7)
-    assert len(places) == query.MOST_ASKED == len(np.unique(places))
+    assert evenly_spaced(0, 1000).tolist() == []
+    assert evenly_spaced(3, 1000).tolist() == [0, 1, 2]
+    places = evenly_spaced(10_007, 1000)
+    assert len(places) == 1000 == len(np.unique(places))
     assert places[0] == 0
-    assert places[-1] < 10 * query.MOST_ASKED + 7
+    assert places[-1] < 10_007
     assert set(np.diff(places).tolist()) <= {10, 11}

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import torch
 from fake import FakeEncoder, fake_engine, paint_red
 
 pytest.importorskip("triton", reason="triton is not installed")
-from flairsearch import query, rerank_cpu, rerank_triton, residence
+from flairsearch import rerank_cpu, rerank_triton, residence, scorer
 from flairsearch.engine import Engine
-from flairsearch.residence import Resident
+from flairsearch.reader import Reader
+from flairsearch.residence import ResidencePolicy, Resident
+from flairsearch.scorer import Scorer
 
 GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -57,9 +60,8 @@ def ask(resident: Resident, number: int, wanted: list[int], streams: bool = Fals
 
 @both
 @pytest.mark.filterwarnings("error")
-def test_whole_segments(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residence, "_PIECE", 250)
-    resident = Resident(device, room=3000)
+def test_whole_segments(device: str) -> None:
+    resident = Resident(device, 3000, ResidencePolicy(copy_bytes=250))
     for number in (0, 1, 2):
         kept = resident.put(number, segment(number))
         assert kept is not None
@@ -89,9 +91,8 @@ def test_room_is_taken_while_there_is_some(device: str) -> None:
 
 
 @both
-def test_less_than_a_tenth_is_streamed(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residence, "WORTH", 0.3)
-    resident = Resident(device, room=ROWS * WIDTH)
+def test_less_than_the_share_is_streamed(device: str) -> None:
+    resident = Resident(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
     ask(resident, 0, [0], streams=True)  # and once more: asks twice
     ask(resident, 0, [1])  # three of ten by now
     ask(resident, 1, [4, 2], streams=True)
@@ -116,9 +117,8 @@ def test_where_memory_is_out_rows_are_streamed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @both
-def test_what_lies_in_a_row_is_not_copied(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residence, "_TAKEN", 2 * WIDTH)
-    resident = Resident(device, room=ROWS * WIDTH)
+def test_what_lies_in_a_row_is_not_copied(device: str) -> None:
+    resident = Resident(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
     (whole,) = ask(resident, 0, list(range(ROWS)))
     assert resident.get(0) is not None
     assert whole.data_ptr() == resident.get(0).data_ptr()
@@ -134,7 +134,7 @@ def test_what_lies_in_a_row_is_not_copied(device: str, monkeypatch: pytest.Monke
 @pytest.mark.skipif(not GPU, reason="no CUDA GPU")
 def test_a_share_of_the_devices_memory() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
-    resident = Resident("cuda", share=1000.5 / total)
+    resident = Resident("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
     assert resident.put(0, np.zeros((10, 100), np.uint8)) is not None
     assert resident.put(1, np.zeros((10, 101), np.uint8)) is None
 
@@ -170,7 +170,7 @@ def on(device: str, index: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> 
     encoder = FakeEncoder()
     encoder.device = device
     engine = fake_engine(index, encoder=encoder)
-    engine._searcher().__dict__["_resident"] = Resident(device, room=room)
+    engine._searcher()._scorer.__dict__["resident"] = Resident(device, room=room)
     return engine
 
 
@@ -201,7 +201,7 @@ def test_a_search_finds_what_the_cpu_path_finds(
                 for hits, others in zip(found, expected, strict=True):
                     scores = [hit.score for hit in hits]
                     assert scores == pytest.approx([hit.score for hit in others], abs=2e-4)
-            resident = engine._searcher()._resident
+            resident = engine._searcher()._scorer.resident
             assert len(there(resident)) == {0: 0, 1: 1, 100: 4}.get(held, len(there(resident)))
             photo = index.parent / "photos" / "3.png"
             assert engine.show(photo, "red").score == pytest.approx(plain.show(photo, "red").score, abs=2e-4)
@@ -212,33 +212,28 @@ def test_segments_that_are_there_come_before_others_take_their_room(
 ) -> None:
     """Room for two segments of three that are asked for, whichever: each search copies one."""
     with on("cpu", index, 0, monkeypatch) as engine:
-        searcher, copied = engine._searcher(), []
-        places = dict(searcher.reader.by_codec(searcher.reader.views.id))["int8"]
-        views = searcher.reader.views.id[places]
-        parts = list(searcher.reader.by_segment(views))
+        reader, copied = Reader(index, engine.settings, engine._catalog), []
+        views = reader.views.id[dict(reader.by_codec(reader.views.id))["int8"]]
+        parts = list(reader.by_segment(views))
         assert [len(wanted) for _, _, _, wanted in parts] == [4, 4, 1]
-        resident = searcher.__dict__["_resident"] = Resident("cpu", room=2 * parts[0][1].nbytes)
+        resident = Resident("cpu", room=2 * parts[0][1].nbytes)
+        own = Scorer(reader, FakeEncoder().pool_weights, "cpu", resident)
         put = resident.put
         monkeypatch.setattr(resident, "put", lambda number, rows: copied.append(number) or put(number, rows))
         expected = None
         for copies in (3, 4, 5, 6):
-            scores = searcher._score(views, FakeEncoder().encode_texts(["red"]))
+            scores = own.score(views, FakeEncoder().encode_texts(["red"]))
             assert len(copied) == copies
             expected = scores if expected is None else expected
             assert np.array_equal(scores, expected)
 
 
-def test_there_is_no_room_on_a_cpu_and_none_is_made_before_it_is_needed(
-    index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with fake_engine(index) as engine:
-        assert engine.search("red")
-        assert engine._searcher()._resident is None
-    made = []
-    monkeypatch.setattr(query, "fused_on_gpu", lambda device: device == "cuda:7")
+def test_there_is_no_room_on_a_cpu_and_none_is_made_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_codecs, weights, made = SimpleNamespace(codecs={}), FakeEncoder().pool_weights, []
+    assert Scorer(no_codecs, weights, "cpu").resident is None
+    monkeypatch.setattr(scorer, "fused_on_gpu", lambda device: device == "cuda:7")
     monkeypatch.setattr(residence, "Resident", lambda device: made.append(device) or "resident")
-    searcher = query.Searcher.__new__(query.Searcher)
-    searcher._device = "cuda:7"
+    on_gpu = Scorer(no_codecs, weights, "cuda:7")
     assert made == []
-    assert [searcher._resident, searcher._resident] == ["resident", "resident"]
+    assert [on_gpu.resident, on_gpu.resident] == ["resident", "resident"]
     assert made == ["cuda:7"]

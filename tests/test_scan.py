@@ -11,8 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flairsearch import scan
-from flairsearch.scan import HEAD, CodeScan, heads_of
+from flairsearch.scan import HEAD, CodeScan, heads_of, multiply_codes
 
 START = 5  # bytes of a row before its codes
 
@@ -60,26 +59,24 @@ def test_few_views_are_looked_at_whole(width: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [10, 100])
-def test_of_many_only_the_likely_are_looked_at_whole(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_AT_LEAST", 400)
+def test_of_many_only_the_likely_are_looked_at_whole(count: int) -> None:
     codes, ids = falling(20_000, 256), np.arange(20_000)
     near, held = opened(codes, ids), []
     for features in np.random.default_rng(3).normal(size=(20, 256)).astype(np.float32):
-        some = near._likely(features, 400)
+        some = near.likely(features, 400)
         assert 400 <= len(some) < 1500
         assert (np.diff(some) > 0).all()
         heads = heads_of(codes).astype(np.float32) @ heads_of(features[None])[0]
         assert np.isin(np.argsort(-heads)[:400], some).mean() == 1
         exact = codes.astype(np.float32) @ features
-        found = near.search(features, count)
+        found = near.search(features, count, min_refined=400)
         held.append(np.isin(np.argsort(-exact)[:count], found.views).mean())
     assert np.mean(held) > 0.97
 
 
 @pytest.mark.parametrize("at_least", [400, 16384])
-def test_only_views_asked_for(at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_views_asked_for(at_least: int) -> None:
     """Few: whole codes of all of them; many: heads of these, and of no others. Some are not there."""
-    monkeypatch.setattr(scan, "_AT_LEAST", at_least)
     codes, ids = falling(5000, 200), np.arange(3, 15003, 3)
     near = opened(codes, ids)
     for share in (0.0, 0.001, 0.02, 0.5, 1.0):
@@ -89,7 +86,7 @@ def test_only_views_asked_for(at_least: int, monkeypatch: pytest.MonkeyPatch) ->
         for features in rng.normal(size=(10, 200)).astype(np.float32):
             exact = (codes[here].astype(np.float32) * features).astype(np.float64).sum(1)
             for count in (1, 20, 6000):
-                found = near.search(features, count, among)
+                found = near.search(features, count, among, min_refined=at_least)
                 assert len(found.views) == len(set(found.views.tolist())) == min(count, len(here)), share
                 assert set(found.views.tolist()) <= set(ids[here].tolist()), share
                 best = ids[here][np.argsort(-exact, kind="stable")[:count]]
@@ -100,16 +97,15 @@ def test_only_views_asked_for(at_least: int, monkeypatch: pytest.MonkeyPatch) ->
         assert np.mean(held) > (0.97 if at_least == 400 else 0.999), share
 
 
-def test_neighbours_that_are_alike_do_not_starve_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_that_are_alike_do_not_starve_it() -> None:
     """Every view that the sample sees is far better than all others."""
-    monkeypatch.setattr(scan, "_AT_LEAST", 300)
-    monkeypatch.setattr(scan, "_SAMPLED", 100)
     codes = np.zeros((10_000, HEAD), np.int8)
     codes[::100, 0] = 100
     near = opened(codes, np.arange(10_000))
     features = np.eye(1, HEAD, dtype=np.float32)[0]
-    assert len(near._likely(features, 300)) >= 300
-    assert near.search(features, 100).views.tolist() == list(range(0, 10_000, 100))
+    assert len(near.likely(features, 300, sampled_scores=100)) >= 300
+    found = near.search(features, 100, min_refined=300, sampled_scores=100)
+    assert found.views.tolist() == list(range(0, 10_000, 100))
 
 
 def test_ties_go_by_view_id() -> None:
@@ -156,10 +152,10 @@ def test_products_are_alike_without_numba(width: int, size: int, some: str, seed
     features = rng.normal(size=width).astype(np.float32)
     found = [np.full(500 if places is None else len(places), np.nan, np.float32) for _ in range(2)]
     assert "numba" in sys.modules
-    scan._multiply(rows, places, start, features, found[0], size)
+    multiply_codes(rows, places, start, features, found[0], size)
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "numba")
-        scan._multiply(rows, places, start, features, found[1], size)
+        multiply_codes(rows, places, start, features, found[1], size)
     chosen = rows if places is None else rows[places]
     exact = chosen[:, start : start + width].astype(float) @ features.astype(float)
     for scores in found:
@@ -168,13 +164,13 @@ def test_products_are_alike_without_numba(width: int, size: int, some: str, seed
 
 @pytest.mark.parametrize("at_least", [400, 16384])
 def test_the_same_views_are_found_without_numba(at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_AT_LEAST", at_least)
     codes, ids = falling(9000, 200), np.arange(3, 27_003, 3)
     near, several = opened(codes, ids), np.random.default_rng(7).normal(size=(5, 200)).astype(np.float32)
     among = ids[::2]
-    compiled = [near.search(features, 30, some) for features in several for some in (None, among)]
+    asked = [(features, 30, some) for features in several for some in (None, among)]
+    compiled = [near.search(*one, min_refined=at_least) for one in asked]
     monkeypatch.delitem(sys.modules, "numba")
-    plain = [near.search(features, 30, some) for features in several for some in (None, among)]
+    plain = [near.search(*one, min_refined=at_least) for one in asked]
     for one, other in zip(compiled, plain, strict=True):
         np.testing.assert_array_equal(one.views, other.views)
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
@@ -188,7 +184,7 @@ def test_equal_codes_score_the_same_wherever_they_are(with_numba: bool, monkeypa
         rng = np.random.default_rng(0)
         codes = np.tile(rng.integers(-127, 128, (61, width)).astype(np.int8), (7, 1))
         scores = np.empty(len(codes), np.float32)
-        scan._multiply(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, 100)
+        multiply_codes(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, 100)
         np.testing.assert_array_equal(scores.reshape(7, 61), np.tile(scores[:61], (7, 1)))
 
 

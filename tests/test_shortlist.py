@@ -14,7 +14,7 @@ import pytest
 from fake import DIM, fake_settings
 from test_fitted import a_fit
 from test_fitting import Counting, codes, fit_all, reading, remove, saved
-from test_fitting import small as small  # a fixture
+from test_fitting import one_thread as one_thread  # a fixture
 from test_store import encoded, filled
 
 from flairsearch import shortlist

@@ -1,0 +1,29 @@
+"""Banks of texts for fitted vectors, made by an engine's encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch.fitting import FitPolicy
+
+if TYPE_CHECKING:
+    from flairsearch.engine import Engine
+    from flairsearch.rerank_many import ManyTexts
+
+
+class PromptBanks:
+    """A fitting.MakeBank: the encoder is loaded when the first bank is made."""
+
+    def __init__(self, engine: Engine, policy: FitPolicy) -> None:
+        self._engine, self.policy = engine, policy
+
+    def __call__(self, vectors: NDArray[np.float32] | None) -> ManyTexts:
+        """The bank of the texts with these vectors f32[T, D]; None: of all texts of bank.py."""
+        from flairsearch.rerank_many import ManyTexts
+
+        encoder = self._engine.encoder
+        queries = encoder.bank() if vectors is None else encoder.fold(vectors)
+        return ManyTexts(queries, encoder.pool_weights, encoder.device)
