@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from flairsearch import cli
+from flairsearch import bank, cli
 
 
 class Done:
@@ -26,6 +27,11 @@ class Done:
 
 
 Run = Callable[..., Done]
+
+
+def shorten_bank(patch: pytest.MonkeyPatch, count: int = 100) -> None:
+    """The first texts of the bank stand for all: to encode and fit 2,400 takes five seconds for each new model."""
+    patch.setattr(bank, "texts", partial(bank.texts, count))
 
 
 def settle(work: Path, patch: pytest.MonkeyPatch) -> None:

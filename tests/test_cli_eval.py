@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import Done, Run, settle
+from command import Done, Run, settle, shorten_bank
 from PIL import Image
 from random_flair import SMALL, random_flair, random_pictures, save_flair
 
@@ -44,11 +44,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(made: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`flairsearch eval ARGUMENTS` beside them."""
     settle(made, monkeypatch)
-
-    def evaluate(*arguments: object) -> Done:
-        return run("eval", *arguments)
-
-    return evaluate
+    shorten_bank(monkeypatch)
+    return lambda *arguments: run("eval", *arguments)
 
 
 def lines(done: Done) -> list[dict[str, object]]:
@@ -147,7 +144,13 @@ def test_json_lines(evaluate: Run) -> None:
     assert squashed != found
 
 
-def test_an_index(evaluate: Run, made: Path) -> None:
+@pytest.mark.slow
+def test_an_index_with_the_whole_bank(made: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(made, monkeypatch)
+    assert [row["prefilter"] for row in lines(run("eval", "--json"))] == ["global", "global", "fitted", "fitted"]
+
+
+def test_an_index(evaluate: Run) -> None:
     found = lines(evaluate("--json"))
     assert [(row["prefilter"], row["top"]) for row in found] == [
         (name, top) for name in ("global", "fitted") for top in (10, 100)

@@ -83,6 +83,7 @@ def test_sources_in_order(rows: list[RegionRow]) -> None:
     ]
 
 
+@cache
 def true_boxes(painted: Painted, view: int, text: int) -> np.ndarray:
     """In view coordinates."""
     truth, frame = painted.truth, painted.pictures[view].frame
@@ -90,6 +91,7 @@ def true_boxes(painted: Painted, view: int, text: int) -> np.ndarray:
     return np.array([frame.to_view(tuple(box)) for box in truth.box[chosen].tolist()]).reshape(-1, 4)
 
 
+@cache
 def order(painted: Painted) -> list[list[int]]:
     """Of each text, its views from the best on; equal ones by number."""
     encoder = painted.encoder
@@ -108,6 +110,7 @@ def hits_of(painted: Painted) -> list[tuple[int, int]]:
 def check(painted: Painted, row: RegionRow, box_of: BoxOf, heat_in: HeatIn | None) -> None:
     """One row against loops; box_of(view, text) -> box in view coordinates, heat_in(view, text) -> map."""
 
+    @cache
     def overlap(view: int, text: int) -> float:
         boxes = true_boxes(painted, view, text)
         return max((float(iou(box_of(view, text), box)) for box in boxes), default=-1.0)

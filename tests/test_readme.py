@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 
 import click
 import pytest
-from command import Run
+from command import Run, shorten_bank
 
 from flairsearch import Engine, Hit, Report, Scope, Terms, cli
 from flairsearch.reports import Status
@@ -114,6 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         patch.chdir(work)
+        shorten_bank(patch)
         _lay_out(work, folder / "home")
         yield work
 
