@@ -110,13 +110,17 @@ def eval_command(
     else:
         notes = read_annotations(annotations, photos, form)  # before the model: what is wrong shows at once
         encoder, found = _open_photos(notes, views or "center", (model, device), mosaics, side, count)
+    _tell(encoder, found)
+    if codecs:
+        return _show_codecs(encoder, found, json)
+    _show_retrieval(encoder, found, rerank, topk, json)
+
+
+def _tell(encoder: Encoder, found: Gallery) -> None:
+    """What is measured, to stderr."""
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"{encoder.name}, {found.views:,} views, {len(found.texts):,} texts", err=True)
-    if codecs:
-        _show_codecs(encoder, found, json)
-    else:
-        _show_retrieval(encoder, found, rerank, topk, json)
 
 
 def _open_photos(

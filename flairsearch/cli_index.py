@@ -15,28 +15,35 @@ if TYPE_CHECKING:
     from flairsearch.reports import Progress, Report
 
 
+_Folders = Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")]
+_Views = Annotated[
+    str | None,
+    typer.Option(
+        help="squash: the whole photo; center: its middle square; tiles:N: the whole, N or so squares.",
+        autocompletion=complete_views,
+    ),
+]
+_Exclude = Annotated[list[str] | None, typer.Option(help="Glob of names or paths to leave out.")]
+_Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")]
+_Codec = Annotated[
+    str | None, typer.Option(help="How tokens are kept: fp16, int8, q4, q2, q1.", autocompletion=complete_codec)
+]
+_MoveRoot = Annotated[
+    tuple[Path, Path] | None, typer.Option(help="OLD NEW: a known folder that is somewhere else now.")
+]
+_Watch = Annotated[bool, typer.Option("--watch", help="Stay, and index whatever changes, until Ctrl-C.")]
+
+
 def index_command(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")] = None,
+    folders: _Folders = None,
     index: IndexOption = "default",
     model: ModelOption = None,
-    views: Annotated[
-        str | None,
-        typer.Option(
-            help="squash: the whole photo; center: its middle square; tiles:N: the whole, N or so squares.",
-            autocompletion=complete_views,
-        ),
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Glob of names or paths to leave out.")] = None,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")
-    ] = False,
-    codec: Annotated[
-        str | None, typer.Option(help="How tokens are kept: fp16, int8, q4, q2, q1.", autocompletion=complete_codec)
-    ] = None,
-    move_root: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="OLD NEW: a known folder that is somewhere else now.")
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and index whatever changes, until Ctrl-C.")] = False,
+    views: _Views = None,
+    exclude: _Exclude = None,
+    rebuild: _Rebuild = False,
+    codec: _Codec = None,
+    move_root: _MoveRoot = None,
+    watch: _Watch = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Index folders of photos, or bring the index up to date."""
@@ -129,7 +136,8 @@ def _follow(steps: Iterator[Progress | Report]) -> Report:
 
 
 def _tell(report: Report, folder: Path) -> None:
-    from flairsearch.present import short_path, to_text, to_video_line
+    from flairsearch.present import short_path
+    from flairsearch.status import to_text, to_video_line
 
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -148,10 +156,10 @@ def status_command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What the index holds."""
-    from flairsearch import present
     from flairsearch.engine import Engine
+    from flairsearch.status import status_to_json, to_lines
 
     with Engine.open(index, create=False) as engine:
         status = engine.status()
-    for line in [present.status_to_json(status)] if json else present.to_lines(status, skipped):
+    for line in [status_to_json(status)] if json else to_lines(status, skipped):
         typer.echo(line)

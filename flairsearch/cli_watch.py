@@ -93,7 +93,8 @@ class _Watched:
 
     def _tell(self, report: Report) -> None:
         """One line, if anything changed; and of what is wrong, what was not wrong before."""
-        from flairsearch.present import short_path, to_text
+        from flairsearch.present import short_path
+        from flairsearch.status import to_text
 
         for warning in report.warnings:
             if warning not in self._warned:

@@ -20,7 +20,22 @@ HOMES = {  # third-party library -> the modules that may import it
     "numba": {"compiled", "vectors"},
     "numpy": set(MODULES)
     - {*("cli", "cli_query", "cli_eval", "cli_output", "cli_regions", "options", "engine", "errors")}
-    - {*("settings", "paths", "dates", "arrays", "limits", "reports", "demo", "bank", "tables", "terms", "asking")}
+    - {
+        *(
+            "settings",
+            "paths",
+            "dates",
+            "arrays",
+            "limits",
+            "reports",
+            "status",
+            "demo",
+            "bank",
+            "tables",
+            "terms",
+            "asking",
+        )
+    }
     - {*("annotations", "annotation_files", "box_annotations", "box_formats", "changeset", "migrations")}
     - {*("formats", "census", "watch", "terminal", "cli_index", "cli_watch", "cli_store", "cli_models", "cli_demo")}
     - {*("service", "thumbnails", "originals", "web", "wire", "guard", "metrics", "serving", "cli_serve")}

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from flairsearch import present
 from flairsearch.records import Frame, Hit, Phrase, Region
-from flairsearch.reports import Report, Skipped
 
 REGIONS = (Region((40, 60, 90, 120), 0.61234567), Region((0, 0, 10, 10), 0.25))
 HEAT, FRAME = np.zeros((4, 4), np.float32), Frame(200, 150, 0, 0, 200, 150)
@@ -160,12 +159,6 @@ def test_path_is_short_below_the_working_folder(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     assert present.short_path(str(tmp_path / "a" / "b.jpg")) == "a/b.jpg"
     assert present.short_path(f"{tmp_path}2/b.jpg") == f"{tmp_path}2/b.jpg"
-
-
-def test_report_in_a_line() -> None:
-    report = Report(added=1200, unchanged=3, skipped=(Skipped("a", "b"),))
-    assert present.to_text(report) == "1,200 added, 3 unchanged, 1 skipped"
-    assert present.to_text(Report()) == "nothing to do"
 
 
 # -- read again

@@ -9,10 +9,10 @@ import pytest
 from command import run  # noqa: F401 - a fixture
 from fake import fake_engine, paint_red
 
-from flairsearch import present
 from flairsearch.census import PARTS
 from flairsearch.engine import Engine
-from flairsearch.reports import Run, Skipped, Status
+from flairsearch.reports import Report, Run, Skipped, Status
+from flairsearch.status import to_lines, to_text
 
 STATUS = Status(
     folder="/i",
@@ -31,7 +31,13 @@ STATUS = Status(
 
 
 def lines(status, all_skipped=False):
-    return [" ".join(line.split()) for line in present.to_lines(status, all_skipped)]
+    return [" ".join(line.split()) for line in to_lines(status, all_skipped)]
+
+
+def test_report_in_a_line():
+    report = Report(added=1200, unchanged=3, skipped=(Skipped("a", "b"),))
+    assert to_text(report) == "1,200 added, 3 unchanged, 1 skipped"
+    assert to_text(Report()) == "nothing to do"
 
 
 def test_what_it_holds_and_how_large_that_is():
