@@ -5,29 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flairsearch import weights
 from flairsearch.catalog import Catalog
-from flairsearch.codec import check_codec
+from flairsearch.codec import check_codec, needs_basis
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.limits import STORE_LIMITS, StoreLimits
+from flairsearch.model_source import check_weights
 from flairsearch.scope import is_text
 from flairsearch.settings import DEFAULT_CODEC, FORMAT_VERSION, IndexSettings, check_views
 from flairsearch.store import Writer
-
-
-def check_weights(folder: Path, settings: IndexSettings, file: weights.WeightsFile) -> None:
-    """Raises StoreError when the index was made with other weights."""
-    _, found = weights.describe(file.path)
-    if found != settings.weights_hash:
-        raise StoreError(
-            f"{folder} was made with {settings.model} (weights {settings.weights_hash[:12]}), this is {file.name} "
-            f"(weights {found[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
-        )
 
 
 def new_settings(file: weights.WeightsFile, views: str | None, codec: str | None) -> IndexSettings:
@@ -155,3 +149,17 @@ def check_move(old: str | Path, new: str | Path) -> None:
         raise UsageError(f"{new} is not there - give the folder where the photos are now")
     if not (is_text(os.fspath(old)) and is_text(os.fspath(new))):
         raise UsageError(f"{os.fspath(new)!a} is no UTF-8 - rename the folder")
+
+
+def prepare_codec(writer: Writer, chosen: bool, metric: Callable[[], NDArray[np.float32]]) -> None:
+    """Fit what the writer's codec needs. chosen: somebody asks for this codec, which the index has from now on.
+
+    metric: f32[D, D], asked when a basis has to be fitted (encode.Encoder.token_metric).
+    """
+    settings = writer.settings
+    asked = needs_basis(settings.codec) and chosen and not writer.has_basis
+    needed = metric() if writer.wants_basis or (asked and writer.catalog.counts()[1]) else None
+    if chosen:
+        settings.save(writer.folder)
+    if needed is not None:
+        writer.fit(needed)

@@ -155,3 +155,11 @@ def _is_wanted(box: Box, frame: Frame, asked: Asked) -> bool:
         "center": 0.25 <= x <= 0.75 and 0.25 <= y <= 0.75,
     }
     return area(box) >= asked.min_area * frame.width * frame.height and all(there[place] for place in asked.at)
+
+
+def passed_over(others: int) -> list[str]:
+    """A warning where conditions were not judged on this number of images."""
+    if not others:
+        return []
+    judged = "only the photos that answer best were judged by the conditions"
+    return [f"{judged}, {others:,} others were not looked at - a smaller scope reaches them"]

@@ -10,19 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from flairsearch.agreement import (
-    check_move,
-    forget,
-    open_index,
-    writing,
-)
+from flairsearch.agreement import check_move, forget, open_index, prepare_codec, writing
 from flairsearch.cache import drop_damaged
 from flairsearch.catalog import Catalog
 from flairsearch.census import status_of
 from flairsearch.clock import Clock
-from flairsearch.codec import check_codec, needs_basis
+from flairsearch.codec import check_codec
 from flairsearch.errors import UsageError
-from flairsearch.limits import INGEST_LIMITS, STORE_LIMITS, IngestLimits, StoreLimits
+from flairsearch.limits import WRITE_LIMITS, WriteLimits
 from flairsearch.model_source import ModelSource
 from flairsearch.paths import index_folder
 from flairsearch.reader import Reader
@@ -57,13 +52,11 @@ class Engine:
         model: str | Path,
         device: str,
         *,
-        store_limits: StoreLimits = STORE_LIMITS,
-        ingest_limits: IngestLimits = INGEST_LIMITS,
+        limits: WriteLimits = WRITE_LIMITS,
         policy: SearchPolicy = DEFAULT_POLICY,
     ) -> None:
-        """store_limits, ingest_limits, policy: thresholds, which tests make small."""
-        self.folder, self.settings, self._policy = folder, settings, policy
-        self._store_limits, self._ingest_limits = store_limits, ingest_limits
+        """limits, policy: thresholds of writing and of searches, which tests make small."""
+        self.folder, self.settings, self._limits, self._policy = folder, settings, limits, policy
         self._model = ModelSource(folder, settings, model, device)
         self._catalog = Catalog(folder)
         self._opened: Searcher | None = None
@@ -111,7 +104,7 @@ class Engine:
         several = [folders] if isinstance(folders, str | Path) else folders
         with self._writing() as writer:
             yield from ingest(
-                writer, [os.fspath(folder) for folder in several], self._encoder_calls(), exclude, self._ingest_limits
+                writer, [os.fspath(folder) for folder in several], self._encoder_calls(), exclude, self._limits.ingest
             )
 
     def forget(self, path: str | Path) -> int:
@@ -127,13 +120,8 @@ class Engine:
         """
         settings = replace(self.settings, codec=check_codec(codec or self.settings.codec))
         with self._writing(settings) as writer:
-            asked = needs_basis(settings.codec) and codec is not None and not writer.has_basis
-            metric = self.encoder.token_metric if writer.wants_basis or (asked and writer.catalog.counts()[1]) else None
-            if codec is not None:
-                settings.save(self.folder)
-                self.settings = settings
-            if metric is not None:
-                writer.fit(metric)
+            prepare_codec(writer, codec is not None, lambda: self.encoder.token_metric)
+            self.settings = settings
             yield from writer.compact()
 
     def refit(self) -> Iterator[tuple[int, int]]:
@@ -149,14 +137,14 @@ class Engine:
         Of the files that can be made again, damaged ones are removed.
         """
         drop_damaged(self.folder / "prefilter")
-        yield from verify(Reader(self.folder, self.settings, self._catalog), self._catalog, self._store_limits)
+        yield from verify(Reader(self.folder, self.settings, self._catalog), self._catalog, self._limits.store)
 
     def repair(self, damage: Sequence[Damage]) -> list[Damage]:
         """Encode damaged views again from their photos. Returns those whose photo is gone or has changed."""
         from flairsearch.repair import repair
 
         with self._writing() as writer:
-            return list(repair(writer, damage, self._encoder_calls().encode, self._ingest_limits))
+            return list(repair(writer, damage, self._encoder_calls().encode, self._limits.ingest))
 
     def move_root(self, old: str | Path, new: str | Path) -> None:
         """The same photos are in another folder now (a disk that moved); nothing is encoded again.
@@ -168,22 +156,19 @@ class Engine:
             writer.catalog.move_root(*(os.path.abspath(os.path.expanduser(path)) for path in (old, new)))
 
     def _writing(self, settings: IndexSettings | None = None) -> AbstractContextManager[Writer]:
-        return writing(self.folder, settings or self.settings, self._store_limits)
+        return writing(self.folder, settings or self.settings, self._limits.store)
 
     def _encoder_calls(self) -> EncoderCalls:
         """What indexing asks of the model, which is loaded when it is first asked."""
         from flairsearch.ingest import EncoderCalls
 
-        return EncoderCalls(
-            lambda pictures: self.encoder.encode_pictures(pictures), lambda: self.encoder.token_metric, self._make_bank
-        )
+        return EncoderCalls.of(self, self._make_bank)
 
     @property
     def _make_bank(self) -> PromptBanks:
-        from flairsearch.fitting import FitPolicy
         from flairsearch.prompt_banks import PromptBanks
 
-        return PromptBanks(self, FitPolicy(exhaustive_views=self._policy.exhaustive_views))
+        return PromptBanks(self, self._policy.exhaustive_views)
 
     # -- read
 
@@ -246,13 +231,9 @@ class Engine:
 
     def warnings(self, query: int = 0) -> list[str]:
         """One line each: what of the index, or of the last search's n-th query, nobody looked at."""
-        if not (others := self.passed_over[query]):
-            return self.damage()
-        return [
-            *self.damage(),
-            f"only the photos that answer best were judged by the conditions, {others:,} others were not looked at - "
-            "a smaller scope reaches them",
-        ]
+        from flairsearch.answer import passed_over
+
+        return [*self.damage(), *passed_over(self.passed_over[query])]
 
     def unseen_words(self, *texts: str) -> list[str]:
         """The words of texts, each once, that the model was never trained on: what it makes of them is a guess."""

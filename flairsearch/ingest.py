@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,18 @@ from flairsearch.reports import Progress, Report, Run, Skipped
 from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer
 
+if TYPE_CHECKING:
+    from flairsearch.encode import Encoder
+
 EncodePictures = Callable[[Sequence[Picture]], Encoded]
+
+
+class HasEncoder(Protocol):
+    """An engine, as far as indexing needs it."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model in torch."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,13 @@ class EncoderCalls:
     encode: EncodePictures
     metric: Callable[[], NDArray[np.float32]]  # encode.Encoder.token_metric, asked when a basis is to be fitted
     make_bank: MakeBank | None = None  # what fitted vectors are fitted to; without it there are none
+
+    @staticmethod
+    def of(source: HasEncoder, make_bank: MakeBank) -> EncoderCalls:
+        """Calls of an object whose `encoder` loads the model when it is first read."""
+        return EncoderCalls(
+            lambda pictures: source.encoder.encode_pictures(pictures), lambda: source.encoder.token_metric, make_bank
+        )
 
 
 @dataclass

@@ -32,3 +32,14 @@ class IngestLimits:
 
 STORE_LIMITS = StoreLimits()
 INGEST_LIMITS = IngestLimits()
+
+
+@dataclass(frozen=True)
+class WriteLimits:
+    """Of everything that writes."""
+
+    store: StoreLimits = STORE_LIMITS
+    ingest: IngestLimits = INGEST_LIMITS
+
+
+WRITE_LIMITS = WriteLimits()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flairsearch import weights
-from flairsearch.agreement import check_weights
+from flairsearch.errors import StoreError
 from flairsearch.settings import IndexSettings, may_have_gpu
 
 if TYPE_CHECKING:
@@ -42,3 +42,13 @@ class ModelSource:
         file = weights.find(self._model, download=False)
         check_weights(self._folder, self._settings, file)
         return file.path
+
+
+def check_weights(folder: Path, settings: IndexSettings, file: weights.WeightsFile) -> None:
+    """Raises StoreError when the index was made with other weights."""
+    _, found = weights.describe(file.path)
+    if found != settings.weights_hash:
+        raise StoreError(
+            f"{folder} was made with {settings.model} (weights {settings.weights_hash[:12]}), this is {file.name} "
+            f"(weights {found[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
+        )

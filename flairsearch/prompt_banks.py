@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class PromptBanks:
     """A fitting.MakeBank: the encoder is loaded when the first bank is made."""
 
-    def __init__(self, engine: Engine, policy: FitPolicy) -> None:
-        self._engine, self.policy = engine, policy
+    def __init__(self, engine: Engine, exhaustive_views: int) -> None:
+        self._engine, self.policy = engine, FitPolicy(exhaustive_views=exhaustive_views)
 
     def __call__(self, vectors: NDArray[np.float32] | None) -> ManyTexts:
         """The bank of the texts with these vectors f32[T, D]; None: of all texts of bank.py."""

@@ -45,8 +45,8 @@ class Writer:
             raise StoreError(f"{folder} is being written by another process - wait until it has finished") from None
         except OSError as error:
             raise StoreError(f"{folder} cannot be written ({error.strerror}) - check its permissions") from None
-        self._index, self.settings, self._limits = folder, settings, limits
-        self._folder = folder / "segments"
+        self.folder, self.settings, self._limits = folder, settings, limits
+        self._segments = folder / "segments"
         self._segment: SegmentWriter | None = None
         self._change = Changeset()
         try:
@@ -73,7 +73,7 @@ class Writer:
         return self._open_codec(PLAIN)
 
     def _open_codec(self, label: str) -> Target:
-        return Target(label, open_codec(self._index, label, self.settings))
+        return Target(label, open_codec(self.folder, label, self.settings))
 
     @cached_property
     def hashes(self) -> set[bytes]:
@@ -97,7 +97,7 @@ class Writer:
         Cut off anywhere, it has added all of them or none: a content with a part of its views would stay so.
         """
         if self._segment is None:
-            self._segment = SegmentWriter(self._folder, self.catalog.last_segment() + 1, self._target.codec)
+            self._segment = SegmentWriter(self._segments, self.catalog.last_segment() + 1, self._target.codec)
         rows = range(self._segment.count, self._segment.count + len(hashes))
         dates = taken or [None] * len(hashes)
         sums = self._segment.append(encoded)
@@ -131,7 +131,7 @@ class Writer:
 
     def reader(self) -> Reader:
         """What is committed."""
-        return Reader(self._index, self.settings, self.catalog)
+        return Reader(self.folder, self.settings, self.catalog)
 
     # -- codecs and compaction
 
@@ -160,9 +160,9 @@ class Writer:
         checksums = self.catalog.checksums(chosen.tolist())
         chosen = chosen[~reader.damaged(chosen, np.array([checksums[view] for view in chosen.tolist()], np.int64))]
         if not len(chosen):
-            raise StoreError(f"{self._index} has no view that is whole - run flairsearch verify --repair first")
+            raise StoreError(f"{self.folder} has no view that is whole - run flairsearch verify --repair first")
         sample = reader.encoded(chosen).tokens
-        folder = self._index / "codecs"
+        folder = self.folder / "codecs"
         folder.mkdir(exist_ok=True)
         used = {file.stem for file in folder.glob("*.npz")} | {
             label.partition(":")[2] for _, _, label in self.catalog.segments()
@@ -183,7 +183,7 @@ class Writer:
 
     def replace_views(self, views: Sequence[int], encoded: Encoded) -> None:
         """Write views anew that were damaged; their ids stay. One commit."""
-        with SegmentWriter(self._folder, self.catalog.last_segment() + 1, self._target.codec) as segment:
+        with SegmentWriter(self._segments, self.catalog.last_segment() + 1, self._target.codec) as segment:
             checksums = segment.append(encoded)
             segment.finish()
         places = [Place(view, row, checksum) for row, (view, checksum) in enumerate(zip(views, checksums, strict=True))]

@@ -11,7 +11,9 @@ from PIL import Image
 
 from flairsearch.agreement import create_index
 from flairsearch.engine import Engine
+from flairsearch.limits import INGEST_LIMITS, STORE_LIMITS, WriteLimits
 from flairsearch.records import Encoded, PoolWeights, Query
+from flairsearch.search_policy import DEFAULT_POLICY
 from flairsearch.settings import IndexSettings
 
 SIZE, GRID, DIM = 64, 8, 4  # pixels, patches along a side, embedding: red, green, blue, and one for the pool's bias
@@ -133,11 +135,21 @@ def fake_settings(views="squash", codec="fp16"):
     return IndexSettings("fake", FakeEncoder.weights_hash, SIZE, PATCHES, DIM, views, codec)
 
 
-def fake_engine(folder, views="squash", encoder=None, codec="fp16", **limits):
-    """An Engine on an index for the fake encoder; the index is made when it is not there. limits: Engine's own."""
+def fake_engine(
+    folder,
+    views="squash",
+    encoder=None,
+    codec="fp16",
+    *,
+    store_limits=STORE_LIMITS,
+    ingest_limits=INGEST_LIMITS,
+    policy=DEFAULT_POLICY,
+):
+    """An Engine on an index for the fake encoder; the index is made when it is not there."""
     folder = Path(folder)
     if not (folder / "index.json").exists():
         create_index(folder, fake_settings(views, codec))
-    engine = Engine(folder, IndexSettings.load(folder), Path("fake"), "cpu", **limits)
+    limits = WriteLimits(store_limits, ingest_limits)
+    engine = Engine(folder, IndexSettings.load(folder), Path("fake"), "cpu", limits=limits, policy=policy)
     engine.__dict__["encoder"] = engine.__dict__["texts"] = encoder or FakeEncoder()
     return engine
