@@ -307,16 +307,16 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from flairsearch import rerank_triton as module
+from flairsearch import triton_kernels as module
 
 POINTERS = dict(high="*fp16", low="*fp16", factor="*fp32", c="*fp32", mixed="*fp32", share="*fp32", where="*i32",
                 step="*fp32", used="*i32", out="*fp32", reach="*i32", weights="*fp16", size="*fp32", scale="*fp32")
 FIXED = dict(ALIGN=8, BD=64, BQ=16)
 for kernel, rows, fixed in (
-    (module._attend_patches, "*fp16", {"INT8": False}),
-    (module._attend_patches, "*i8", {"INT8": True}),
-    (module._project, "*u8", {}),
-    (module._mix, "*u8", {}),
+    (module.attend_patches, "*fp16", {"INT8": False}),
+    (module.attend_patches, "*i8", {"INT8": True}),
+    (module.project, "*u8", {}),
+    (module.mix, "*u8", {}),
 ):
     config, names = kernel.configs[-1], kernel.fn.arg_names
     fixed = {n: v for n, v in {**FIXED, **fixed, **config.kwargs}.items() if n in names}
