@@ -3,7 +3,7 @@
     python -m benchmarks.faults [--points 200] [--seed 0] [--work DIR]
 
 Each command (add, rescan, forget, compact, two conversions, growing into a basis, repair) runs in a process of its own
-with the encoder of tests/fake.py. There every write, rename, removal and fsync counts as an event, SQLite's own writes
+with the tests' fake encoder. There every write, rename, removal and fsync counts as an event, SQLite's own writes
 too, and the process kills itself with SIGKILL at event number n, drawn by the seed over the whole run; half of the
 writes it dies in are left torn. Then the index must open, verify clean, answer right and hold all that was reported as
 committed, and the same command, run again, must come to the state of a run that nobody disturbed. The other faults
