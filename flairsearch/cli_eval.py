@@ -127,13 +127,14 @@ def _open_photos(
     notes: Annotations, views: str, model: tuple[str | None, str], mosaics: int, side: int, count: int | None
 ) -> tuple[Encoder, Gallery]:
     from flairsearch import gallery, weights
+    from flairsearch.collage import Mosaics
     from flairsearch.encode import Encoder
     from flairsearch.settings import check_views
 
-    policy = check_views(views, tiles=False)
+    policy, shown = check_views(views, tiles=False), Mosaics(mosaics, side) if mosaics else None
     encoder = Encoder(model[0] or weights.default_name(), model[1])
     size = encoder.config.image_size
-    return encoder, gallery.of_photos(notes, encoder.encode_pictures, policy, size, mosaics, count, side)
+    return encoder, gallery.of_photos(notes, encoder.encode_pictures, policy, size, shown, count)
 
 
 def _open_index(

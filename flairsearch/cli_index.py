@@ -50,6 +50,7 @@ def index_command(
     from flairsearch.cli_watch import keep_watching, on_stop
     from flairsearch.engine import Engine
     from flairsearch.paths import index_folder
+    from flairsearch.rebuild import IndexOptions
     from flairsearch.rebuild import rebuild as rebuild_index
     from flairsearch.watch import check_installed
 
@@ -68,7 +69,8 @@ def index_command(
     report = None
     with on_stop(watch):
         if rebuild:
-            report = _follow(rebuild_index(folder, folders or [], model, device, views, exclude or [], codec))
+            options = IndexOptions(model, views, codec)
+            report = _follow(rebuild_index(folder, folders or [], options, device, exclude or []))
             _tell(report, folder)
         if watch or not rebuild:
             with Engine.open(folder, model, device=device, views=views, codec=codec) as engine:

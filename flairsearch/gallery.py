@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flairsearch import loading
 from flairsearch.annotations import LABELLED, Annotations
+from flairsearch.arrays import chunks
 from flairsearch.bank import phrases
 from flairsearch.box_annotations import BoxAnnotations
 from flairsearch.catalog import Catalog
@@ -58,23 +59,22 @@ def of_photos(
     encode: Encode,
     views: str,
     size: int,
-    mosaics: int = 0,
+    mosaics: Mosaics | None = None,
     count: int | None = None,
-    side: int = 2,
 ) -> Gallery:
-    """Annotated photos, or so many mosaics of them, with all captions, or about `count`: the first of some photos."""
+    """Annotated photos, or mosaics of them, with all captions, or about `count`: the first of some photos."""
     owner = np.asarray(notes.owner)
     chosen = np.arange(len(owner)) if count is None or count >= len(owner) else _choose(owner, count)
     pictures, shown = load_pictures(notes.folder, notes.photos, views, size), np.arange(len(notes.photos))[:, None]
     if mosaics:
-        shown = shuffle(len(notes.photos), mosaics, seed=0, side=side)
-        pictures = make_mosaics(pictures, shown)
+        shown = shuffle(len(notes.photos), mosaics.count, mosaics.seed, mosaics.side)
+        pictures = make_mosaics(pictures, shown, mosaics.factor)
     answers = _answers(notes, chosen)
     right = np.zeros((len(shown), len(chosen)), np.bool_)
     for cell in shown.T:
         right |= answers[cell]
     if not right.any():
-        raise UsageError(f"none of {mosaics:,} mosaics shows what the captions speak of - make more: --mosaics")
+        raise UsageError(f"none of {len(shown):,} mosaics shows what the captions speak of - make more: --mosaics")
     texts = [notes.captions[i] for i in chosen.tolist()]
     return Gallery(len(shown), encode_in_pieces(encode, pictures), texts, right, _empty(notes))
 
@@ -103,19 +103,17 @@ def of_mosaics(notes: Annotations, encode: Encode, views: str, size: int, plan: 
     return PlacedGallery(plan.count, encode_with_frames(encode, pictures), texts, truth, _empty(notes))
 
 
-def of_pastes(
-    notes: Annotations, encode: Encode, views: str, size: int, count: int, factor: int = 1, seed: int = 0
-) -> PlacedGallery:
+def of_pastes(notes: Annotations, encode: Encode, views: str, size: int, count: int, seed: int = 0) -> PlacedGallery:
     """Annotated photos pasted on others, a caption for each. Raises UsageError when there is only one photo."""
     if len(notes.photos) < 2:
         raise UsageError("one photo cannot be pasted on another - give annotations of two photos at least")
     numbers = _captions(notes)
-    plan = plan_pastes([len(several) for several in numbers], count, factor * size, seed)
+    plan = plan_pastes([len(several) for several in numbers], count, size, seed)
     grounds, pasted = (
         load_pictures(notes.folder, [notes.photos[i] for i in photos.tolist()], views, size)
         for photos in (plan.ground, plan.pasted)
     )
-    pictures = make_pastes(grounds, pasted, plan.box, factor)
+    pictures = make_pastes(grounds, pasted, plan.box)
     texts = [notes.captions[numbers[p][n]] for p, n in zip(plan.pasted.tolist(), plan.said.tolist(), strict=True)]
     each = np.arange(count)
     truth = Truth(each, plan.pasted, plan.box.astype(np.float64), plan.pasted, np.stack([each, each], 1))
@@ -172,7 +170,7 @@ def of_index(folder: Path, settings: IndexSettings, most: int | None = None, cou
         raise UsageError(f"{folder} holds no photo - run flairsearch index FOLDER first")
     kept = min(most or total, total)
     views = reader.views.id[np.arange(kept) * total // kept]
-    pieces = (reader.encoded(views[start : start + PIECE]) for start in range(0, kept, PIECE))
+    pieces = (reader.encoded(some) for some in chunks(views, PIECE))
     notes = (*reader.damage, *((f"{kept:,} views of {total:,}, evenly spaced",) if kept < total else ()))
     return Gallery(kept, pieces, phrases()[:count], None, notes)
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flairsearch import weights
@@ -16,16 +16,33 @@ from flairsearch.engine import Engine
 from flairsearch.errors import StoreError, UsageError
 from flairsearch.paths import index_folder
 from flairsearch.reports import Progress, Report
+from flairsearch.settings import IndexSettings
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What an index is made with; None: as the old one, or as a new one has it."""
+
+    model: str | Path | None = None
+    views: str | None = None
+    codec: str | None = None
+
+    def or_those_of(self, old: IndexSettings) -> IndexOptions:
+        """These, and what they leave open as the old index has it."""
+        return IndexOptions(
+            self.model or weights.successor(old.model), self.views or old.views, self.codec or old.codec
+        )
+
+
+AS_BEFORE = IndexOptions()
 
 
 def rebuild(
     index: str | Path | None,
     folders: Sequence[str | Path],
-    model: str | Path | None = None,
+    options: IndexOptions = AS_BEFORE,
     device: str = "auto",
-    views: str | None = None,
     exclude: Sequence[str] = (),
-    codec: str | None = None,
 ) -> Iterator[Progress | Report]:
     """Make an index anew beside the old one and swap them at the end; a run that is cut off goes on next time.
 
@@ -35,7 +52,7 @@ def rebuild(
     roots, warnings = [os.fspath(f) for f in folders], []
     if (folder / "index.json").exists():
         old = open_settings(folder)
-        model, views, codec = model or weights.successor(old.model), views or old.views, codec or old.codec
+        options = options.or_those_of(old)
         try:
             roots += [root for root in _known(folder) if root not in roots]
         except StoreError as error:
@@ -49,14 +66,18 @@ def rebuild(
             raise UsageError(f"{root} is not there - bring it back, or run flairsearch forget {root} first")
     fresh = folder.with_name(f"{folder.name}.rebuilding")
     try:
-        engine = Engine.open(fresh, model, device=device, views=views, codec=codec)
+        engine = _open(fresh, options, device)
     except StoreError:  # left over from a run with other settings
         shutil.rmtree(fresh)
-        engine = Engine.open(fresh, model, device=device, views=views, codec=codec)
+        engine = _open(fresh, options, device)
     with engine:
         for step in engine.adding(roots, exclude):
             yield replace(step, warnings=(*step.warnings, *warnings)) if isinstance(step, Report) else step
     replace_index(folder, fresh)
+
+
+def _open(folder: Path, options: IndexOptions, device: str) -> Engine:
+    return Engine.open(folder, options.model, device=device, views=options.views, codec=options.codec)
 
 
 def _known(folder: Path) -> list[str]:

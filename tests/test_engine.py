@@ -24,7 +24,7 @@ from flairsearch import encode, present, weights
 from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
 from flairsearch.model import ModelConfig, load_model
-from flairsearch.rebuild import rebuild
+from flairsearch.rebuild import IndexOptions, rebuild
 from flairsearch.records import Hit
 from flairsearch.reports import Progress, Report
 from flairsearch.terms import Example, Terms
@@ -160,11 +160,11 @@ def test_an_index_of_a_retired_model(tmp_path: Path, photos: Path) -> None:
                 ask("red")
     with pytest.raises(WeightsError, match=r"--rebuild$"):
         Engine.open(tmp_path / "index", model="flair-tiny")
-    list(rebuild(tmp_path / "index", [], model_file(tmp_path, 1), "cpu"))
+    list(rebuild(tmp_path / "index", [], IndexOptions(model_file(tmp_path, 1)), "cpu"))
     assert Engine.open(tmp_path / "index").settings.model == "model1"
     file.write_text(file.read_text().replace('"model1"', '"flair-tiny"'))
     weights.import_file(model_file(tmp_path, 1), "flair-merged30m")  # the default is the best that is here
-    *_, report = rebuild(tmp_path / "index", [], None, "cpu")
+    *_, report = rebuild(tmp_path / "index", [], device="cpu")
     assert report == Report(added=2)
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         assert engine.status().model == "flair-merged30m"
@@ -177,7 +177,7 @@ def test_an_index_of_a_retired_model_that_somebody_kept(tmp_path: Path, photos: 
         engine.add(photos)
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         assert len(engine.search("red")) == 2
-    list(rebuild(tmp_path / "index", [], None, "cpu"))
+    list(rebuild(tmp_path / "index", [], device="cpu"))
     assert Engine.open(tmp_path / "index").settings.model == "flair-tiny"
 
 
@@ -275,8 +275,8 @@ def test_rebuild_of_an_index_whose_catalogue_is_lost(tmp_path: Path, photos: Pat
     if damage == "garbage":
         (tmp_path / "index" / "catalog.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match=r"index --rebuild FOLDER"):
-        list(rebuild(tmp_path / "index", [], None, "cpu"))
-    *_, report = rebuild(tmp_path / "index", [photos], None, "cpu")
+        list(rebuild(tmp_path / "index", [], device="cpu"))
+    *_, report = rebuild(tmp_path / "index", [photos], device="cpu")
     assert isinstance(report, Report)
     assert report.added == len(list(photos.iterdir()))
     assert "other folders of the old index are not known any more" in report.warnings[-1]
@@ -286,7 +286,7 @@ def test_rebuild_for_another_model(tmp_path: Path, photos: Path) -> None:
     first, second = model_file(tmp_path, 0), model_file(tmp_path, 1)
     with Engine.open(tmp_path / "index", model=first, device="cpu") as engine:
         engine.add(photos)
-    *progress, report = rebuild(tmp_path / "index", [], second, "cpu")
+    *progress, report = rebuild(tmp_path / "index", [], IndexOptions(second), "cpu")
     assert report == Report(added=2)
     assert all(isinstance(step, Progress) for step in progress)
     assert Engine.open(tmp_path / "index").settings.model == "model1"

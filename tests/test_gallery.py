@@ -110,7 +110,7 @@ def test_captions_of_other_formats_are_their_photos_alone(labelled: Annotations)
 @pytest.mark.parametrize("count", [None, 2])
 def test_mosaics_of_labels(labelled: Annotations, count: int | None) -> None:
     """Right is each that shows any photo of the label."""
-    found = gallery.of_photos(labelled, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=9, count=count)
+    found = gallery.of_photos(labelled, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(9), count=count)
     shown = gallery.shuffle(5, 9, seed=0)
     assert found.right is not None
     for text, column in zip(found.texts, found.right.T, strict=True):
@@ -119,7 +119,7 @@ def test_mosaics_of_labels(labelled: Annotations, count: int | None) -> None:
 
 
 def test_mosaics_show_four_photos_in_quarters(notes: Annotations) -> None:
-    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=9)
+    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(9))
     tokens = gallery.join(found.encoded).tokens.reshape(9, 8, 8, -1)[..., :3].astype(int)
     right, shown = found.right, gallery.shuffle(5, 9, seed=0)
     assert right is not None
@@ -136,7 +136,7 @@ def test_mosaics_show_four_photos_in_quarters(notes: Annotations) -> None:
 
 
 def test_mosaics_of_more_photos(notes: Annotations) -> None:
-    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=3, side=4)
+    found = gallery.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(3, 4))
     shown = gallery.shuffle(5, 3, seed=0, side=4)
     assert found.right is not None
     for mosaic in range(3):
@@ -149,7 +149,7 @@ def test_mosaics_that_show_nothing_asked_for(notes: Annotations) -> None:
     alone = Annotations("flickr30k", notes.folder, notes.photos, ("x",), (int(gallery.shuffle(5, 2, 0)[1, 0]),), 0)
     assert alone.owner[0] not in gallery.shuffle(5, 1, seed=0)
     with pytest.raises(UsageError, match="make more: --mosaics"):
-        gallery.of_photos(alone, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=1)
+        gallery.of_photos(alone, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(1))
 
 
 def test_a_photo_that_cannot_be_read(notes: Annotations) -> None:
