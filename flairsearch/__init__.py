@@ -2,13 +2,14 @@
 
 The map, in the order data flow:
     errors, records, settings, tiles, clock ground: imports nothing of ours
-    paths, dates, arrays                    where indexes live; dates as numbers; long arrays in parts
+    paths, dates, arrays, npz               where indexes live; dates as numbers; long arrays in parts, and in files
     reports, results                        what an indexing run says of itself; what evaluations find
     scope, terms                            which photos a query is about, what it asks for
     files -> decode -> encode -> store      WRITE, in ingest.py
     loading, formats, watch                 many decoded at once; HEIC, AVIF and RAW; when photos change
     encode -> prefilter -> store -> rerank -> region   READ, in query.py
     asking, grouping, answer                its other steps: Terms -> Asked, views -> photos, photos -> hits
+    scorer, ranker, search_policy           exact scores of views; how many are needed; its thresholds
     locate, region                          what a part of a view scores alone; heat, boxes
     shortlist, scan, fit, fitted, fitting   the prefilter by fitted vectors, and how these are made
     model, convtower, architecture          FLAIR, its image tower for small models, its tensors
@@ -33,10 +34,12 @@ The map, in the order data flow:
     evaluate -> retrieval, codec_comparison scores of all pairs, ranks and recall; by codec;
     evaluate_regions, shelf -> localization boxes and maps against true boxes;
     segmentation                            and against masks
-    engine, rebuild, agreement              the facade: Engine; an index made anew; an index made, opened, replaced
-    present, draw, terminal, tables         hits as text, as pictures, as those of a terminal; measurements
+    engine, rebuild, agreement              the facade: Engine; an index made anew; one made, opened, replaced
+    model_source, prompt_banks              the model of an index, loaded late; what its fitted vectors are fitted to
+    present, status                         hits as text and JSON; an index and its runs likewise
+    draw, terminal, tables                  hits as pictures, as those of a terminal; measurements
     question -> remote                      a query with all its conditions; asked of a server
-    web, wire, guard                        SERVE: routes, their JSON, what is refused;
+    web, wire, wire_answers, guard          SERVE: routes, their JSON, what is refused;
     web_errors, web_files, originals        errors as answers, the page in static/, photos as they are;
     service, thumbnails, metrics, serving   the thread that owns the Engine; small photos; counts; socket
     cli: cli_index, cli_watch, cli_query, cli_serve, cli_store, cli_models, cli_eval, cli_regions, cli_demo

@@ -152,7 +152,7 @@ def test_every_dependency_is_used() -> None:
 
 def test_sizes() -> None:
     for module in ("__init__", *MODULES):
-        assert len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()) < 400, module
+        assert len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()) <= 300, module
         for node in ast.walk(parse(module)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 where = f"{module}.{node.name}"
