@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,14 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flairsearch import weights
 from flairsearch.demo import copy_samples
-from flairsearch.engine import Engine
 
 CHROMIUM = Path("/usr/bin/chromium")
-
-
-ROOT = Path(__file__).parents[1]
 
 
 HOSTILE = '<img src=x onerror="document.title=`owned`">.png'
@@ -40,7 +31,7 @@ Answer = dict[str, Any]
 
 
 def paint(folder: Path) -> None:
-    """Photos of many shapes, each of its own colours."""
+    """Photos of many shapes, each of its own colours; a cat that is green, and a cup of coffee that is cyan."""
     random = np.random.default_rng(0)
     shapes = [(180, 120), (120, 180), (160, 160), (240, 60), (50, 200), (200, 150)]
     for number in range(PAINTED):
@@ -51,6 +42,11 @@ def paint(folder: Path) -> None:
         pixels[top : top + high // 2, left : left + wide // 2] = random.integers(0, 256, 3)
         name = HOSTILE if number == 0 else f"painted{number:03}.png"
         Image.fromarray(pixels).save(folder / name)
+    for name, colour in (("chelsea.png", "lime"), ("coffee.png", "cyan")):  # The fake encoder finds these two first.
+        with Image.open(folder / name) as sample:
+            picture = Image.new("RGB", sample.size, colour)
+        picture.paste("white", (20, 20, 60, 50))
+        picture.save(folder / name)
 
 
 class Site:
@@ -68,39 +64,18 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The fake encoder's: the page shows what the server says, whatever the model."""
     pytest.importorskip("fastapi", reason="no fastapi: pip install flairsearch[serve]")
+    from served import open_index, serving_index
+
     work = tmp_path_factory.mktemp("page")
     photos = copy_samples(work / "photos")
     paint(photos)
-    with Engine.open(work / "index", model=weights.BUNDLED, device="cpu") as engine:
+    with open_index(work / "index") as engine:
         report = engine.add(photos)
     assert report.added == PHOTOS
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "cli.py"), "serve", "--index", str(work / "index"), "--port", str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with (work / "log").open("w+") as log:
-        server = subprocess.Popen([*command, "--device", "cpu"], stdout=log, stderr=log, env=environment, cwd=work)
-        try:
-            here = Site(f"http://127.0.0.1:{port}", photos)
-            wait_for(server, here, work / "log")
-            yield here
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def wait_for(server: subprocess.Popen[bytes], site: Site, log: Path) -> None:
-    end = time.monotonic() + 60
-    while True:
-        try:
-            site.ask("search", q="a cat", k=1)  # the model is loaded, compiled code too
-            return
-        except OSError:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
+    with serving_index(work / "index") as served:
+        yield Site(served.url, photos)
 
 
 @pytest.fixture(scope="module")

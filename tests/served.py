@@ -72,13 +72,19 @@ def spoil(folder: Path) -> None:
 
 
 class Encoder(FakeEncoder):
-    """Reads any text: as its first colour word, and where it has none as one of the colours of its own."""
+    """Reads any text: by its first colour word (a cat is green), and where it has none as a colour of its own."""
 
     def encode_texts(self, texts):  # type: ignore[no-untyped-def]
-        names = list(COLOURS)
-        words = [[word for word in text.lower().split() if word in COLOURS] for text in texts]
-        found = [some[0] if some else names[crc32(text.encode()) % 8] for some, text in zip(words, texts, strict=True)]
-        return [replace(query, text=text) for query, text in zip(super().encode_texts(found), texts, strict=True)]
+        queries = super().encode_texts([_colour_of(text) for text in texts])
+        return [replace(query, text=text) for query, text in zip(queries, texts, strict=True)]
+
+    def unseen_words(self, text):  # type: ignore[no-untyped-def]
+        return [word for word in text.split() if "zy" in word]
+
+
+def _colour_of(text: str) -> str:
+    words = [word for word in text.lower().replace("cat", "green").split() if word in COLOURS]
+    return words[0] if words else list(COLOURS)[crc32(text.encode()) % len(COLOURS)]
 
 
 def open_index(index: Path) -> Engine:

@@ -15,9 +15,6 @@ from browsed import (
     Tab,
 )
 
-from flairsearch import weights
-from flairsearch.engine import Engine
-
 pytestmark = pytest.mark.browser
 
 
@@ -125,15 +122,15 @@ def test_a_server_that_wants_its_token(browser: Any, site: Site, open_tab: Open)
 
 
 def test_an_empty_index_fills(browser: Any, site: Site, tmp_path: Path) -> None:
-    from served import serving_index
+    from served import open_index, serving_index
 
-    Engine.open(tmp_path / "index", model=weights.BUNDLED, device="cpu").close()
+    open_index(tmp_path / "index").close()
     with serving_index(tmp_path / "index") as empty:
         tab = Tab(browser.new_page(), Site(empty.url, site.photos))
         tab.page.goto(f"{empty.url}/?q=a+cat")
         tab.page.wait_for_selector("#nothing", state="visible")
         assert "flairsearch index FOLDER --index index" in tab.page.inner_text("#nothing")
-        with Engine.open(tmp_path / "index", device="cpu") as engine:
+        with open_index(tmp_path / "index") as engine:
             engine.add(site.photos)
         tab.page.wait_for_selector(".card img.there")
         assert tab.page.locator("#welcome").is_hidden()
