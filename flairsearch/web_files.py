@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePath
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -23,33 +24,20 @@ _KINDS = {  # The registry of media types of a machine may say anything, as that
 }
 
 
-class PageFiles(StaticFiles):
-    """The files of the page, of the kinds that a page needs."""
+class _File(FileResponse):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises HTTPException, which is answered as all errors are, when the file has no such range."""
 
-    def __init__(self) -> None:
-        super().__init__(directory=Path(__file__).parent / "static")
+        async def send_or_refuse(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                size = {"content-range": f"bytes */{self.headers['content-length']}"}
+                raise HTTPException(message["status"], "the file has no such range - ask without Range", size)
+            await send(message)
 
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """Raises HTTPException when there is no such file."""
-        kind = _KINDS.get(PurePath(path).suffix)
-        if kind is None:
-            raise HTTPException(404)
-        response = await super().get_response(path, scope)
-        if response.status_code == 200:
-            response.headers["content-type"] = kind
-        response.headers["cache-control"] = "no-cache"
-        return response
-
-    def photo(self, request: Request, original: Original, path: str) -> Response:
-        """The answer with an original, which is closed at its end."""
-        response = _Photo(original, path)
-        if self.is_not_modified(response.headers, request.headers):
-            original.stream.close()
-            return NotModifiedResponse(response.headers)
-        return response
+        await super().__call__({**scope, "method": "HEAD"} if HEAD in scope else scope, receive, send_or_refuse)
 
 
-class _Photo(FileResponse):
+class _Photo(_File):
     """Reads the open file that was checked, not what its path leads to by the time it is sent."""
 
     def __init__(self, original: Original, path: str) -> None:
@@ -65,20 +53,36 @@ class _Photo(FileResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises HTTPException, which is answered as all errors are, when there is no such range of the file."""
-
-        async def send_or_refuse(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                raise HTTPException(
-                    message["status"], "the photo has no such range - ask without Range", dict(_range(message))
-                )
-            await send(message)
-
         with self._stream:
-            await super().__call__({**scope, "method": "HEAD"} if HEAD in scope else scope, receive, send_or_refuse)
+            await super().__call__(scope, receive, send)
 
 
-def _range(message: Message) -> list[tuple[str, str]]:
-    """The header that tells how large the file is, where there is one."""
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
-    return [header for header in headers if header[0] == "content-range"]
+class PageFiles(StaticFiles):
+    """The files of the page, of the kinds that a page needs."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=Path(__file__).parent / "static")
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Raises HTTPException when there is no such file."""
+        if PurePath(path).suffix not in _KINDS:
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """As StaticFiles calls it."""
+        kind, kept = _KINDS[PurePath(full_path).suffix], {"cache-control": "no-cache"}
+        response = _File(full_path, status_code, kept, kind, stat_result=stat_result)
+        return self._unless_known(response, Headers(scope=scope))
+
+    def photo(self, request: Request, original: Original, path: str) -> Response:
+        """The answer with an original, which is closed at its end."""
+        response = self._unless_known(_Photo(original, path), request.headers)
+        if isinstance(response, NotModifiedResponse):
+            original.stream.close()
+        return response
+
+    def _unless_known(self, response: FileResponse, asked: Headers) -> Response:
+        return NotModifiedResponse(response.headers) if self.is_not_modified(response.headers, asked) else response

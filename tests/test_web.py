@@ -255,6 +255,9 @@ def test_parts_of_originals(client, site):
     wrong = client.get(url, headers={"range": "bytes=x"})
     assert wrong.status_code == 400
     error_of(wrong)
+    for path in ("/", "/static/app.js"):
+        assert client.get(path, headers={"range": "bytes=0-4"}).status_code == 206
+        error_of(client.get(path, headers={"range": "bytes=999999-"}))
 
 
 def test_an_original_that_is_exchanged_before_it_is_sent(tmp_path):
