@@ -22,7 +22,6 @@ from flairsearch.settings import check_token
 from flairsearch.terms import Example, Terms
 
 PATIENCE = 300.0  # A server has this many seconds for all pages of an answer.
-_SILENCE = 120.0  # A connection on which nothing arrives for this many seconds is given up.
 _LARGEST = 64 << 20  # A page of an answer has at most this many bytes.
 _WRONG = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # Reading nonsense raises one of these.
 
@@ -35,7 +34,7 @@ class ServerError(FlairSearchError):
 class Server:
     """Where a server listens, and the token it wants."""
 
-    url: str  # as the user wrote it
+    url: str  # Errors name the server as the user wrote it.
     host: str
     port: int | None
     secure: bool
@@ -72,7 +71,7 @@ class Server:
             except ServerError as error:
                 found.append(error)
 
-        asking = Thread(target=ask, daemon=True)  # No timeout of a socket ends a server that sends byte after byte.
+        asking = Thread(target=ask, daemon=True)  # A socket's timeout does not end a server that sends byte after byte.
         asking.start()
         asking.join(patience)
         answer = found[0] if found else self._no_answer(f"not within {patience:.0f} s")
@@ -111,7 +110,7 @@ class Server:
             headers["Content-Type"] = "application/octet-stream"
         kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
         try:
-            with closing(kind(self.host, self.port, timeout=_SILENCE)) as connection:
+            with closing(kind(self.host, self.port, timeout=PATIENCE)) as connection:
                 connection.request("GET" if picture is None else "POST", target, picture, headers)
                 response = connection.getresponse()
                 body = response.read(_LARGEST + 1)

@@ -1,4 +1,8 @@
-"""The one thread that owns an Engine: searches wait in a queue, and those that ask alike are answered at once."""
+"""The one thread that owns an Engine: searches wait in a queue, and those that ask alike are answered at once.
+
+Every request is a call in the queue of an executor of one thread. The first search of several that ask alike answers
+all of them; the others find their answer when their turn comes.
+"""
 
 from __future__ import annotations
 
@@ -64,20 +68,20 @@ class _Opened:
 
     engine: Engine
     catalog: Catalog
-    identity: tuple[int, ...] | None  # of its files, None while they are being replaced
+    identity: tuple[int, ...] | None  # `_identity` of its files
 
 
 @dataclass(eq=False)
 class _Request:
-    """One that waits for its turn."""
+    """A call that waits for its turn."""
 
 
 @dataclass(eq=False)
 class _Search(_Request):
     terms: Terms
     how: How
-    found: Found | None = None  # Set when an earlier search that asked alike was answered.
-    grouped: bool = False  # Whether it was answered, or went wrong, together with others: from then on it is alone.
+    found: Found | None = None  # An earlier search that asked alike may have brought the answer along.
+    grouped: bool = False  # A search that went wrong in a group is asked alone when its turn comes.
 
 
 class Service:
@@ -89,8 +93,8 @@ class Service:
         The Engine is open afterwards and has answered a query. Raises what opening and searching raise.
         """
         self._open = open_engine
-        self._lock = threading.RLock()  # Of the two below; a request that is cancelled leaves while others are put.
-        self._waiting: dict[_Request, None] = {}  # In the order of their turns.
+        self._lock = threading.RLock()  # The lock guards _waiting and _stopped.
+        self._waiting: dict[_Request, None] = {}  # The requests whose turn has not come, in the order of their turns.
         self._stopped = False
         self.batches: Counter[int] = Counter()  # searches answered at once -> how often
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")

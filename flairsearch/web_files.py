@@ -15,8 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from flairsearch.originals import Original, disposition
 from flairsearch.web_errors import HEAD
 
-PRIVATE = {"cache-control": "private, no-cache"}  # kept by the browser alone, which asks whether it is still so
-_KINDS = {  # The registry of media types of a machine may say anything, as that of Windows does of .js.
+PRIVATE = {"cache-control": "private, no-cache"}  # Only the browser keeps a photo, and asks whether it is still so.
+_KINDS = {  # Media types are fixed here, as the registry of a machine may say anything of .js.
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
