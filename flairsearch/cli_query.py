@@ -91,8 +91,7 @@ def query_command(
     how = _Show(json, paths, null, logits, thumbnails, overlay, heat, open_best)
     if server:
         local = {"index": index, "model": model, "device": device != "auto", "heat": overlay is not None and heat}
-        _check_remote([name for name, value in local.items() if value])
-        answer = _ask_server(question, server)
+        answer = _ask_server(question, server, [name for name, value in local.items() if value])
     else:
         answer = _ask_here(question, index, model, device)
     shown = _show_hits(answer, how)
@@ -116,15 +115,12 @@ def _show_hits(answer: Answer, how: _Show) -> float:
     return clock.seconds["show"]
 
 
-def _check_remote(local: Sequence[str]) -> None:
+def _ask_server(question: Question, url: str, local: Sequence[str]) -> Answer:
     """local: options that were given and only a query on this machine can follow. Raises UsageError on any."""
-    if local:
-        raise UsageError(f"--{local[0]} does not go with --server (or FLAIRSEARCH_SERVER) - leave out one of them")
-
-
-def _ask_server(question: Question, url: str) -> Answer:
     from flairsearch.remote import Server
 
+    if local:
+        raise UsageError(f"--{local[0]} does not go with --server (or FLAIRSEARCH_SERVER) - leave out one of them")
     return Server.at(url, os.environ.get("FLAIRSEARCH_TOKEN")).search(question)
 
 

@@ -205,6 +205,8 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
             dependencies=[Security(HTTPBearer(auto_error=False))] if locked else [],  # said, not asked: the guard does
             openapi_extra=body if posts else None,
         )
+        if not posts:
+            app.add_api_route(f"/api/v1/{path}", answer, methods=["HEAD"], include_in_schema=False)
 
     add("search", api.search, "Search by text or indexed picture", _model(shapes.SearchJson), (*search, 414))
     add("search", api.search_by_picture, "Search by picture", _model(shapes.SearchJson), (*search, 408, 413, 414))

@@ -22,7 +22,6 @@ from flairsearch.originals import PhotoGone
 from flairsearch.service import Busy, Service, Stopped
 
 GONE = 499  # The client went away: only the log and the metrics see this status.
-HEAD = "flairsearch.head"  # This key of a scope tells that a HEAD request is answered as a GET.
 
 _OPTION = re.compile("flairsearch .*|--([a-z]+(?:-[a-z]+)*)", re.DOTALL)  # An advised command keeps its options.
 _log = logging.getLogger("flairsearch.web")
@@ -100,7 +99,6 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        inner = {**scope, "method": "GET", HEAD: True} if scope["method"] == "HEAD" else scope
         status, ended = [0], [False]
 
         async def send_noted(message: Message) -> None:
@@ -109,18 +107,18 @@ class Door:
             await send(message)
 
         try:
-            await self._app(inner, receive, send_noted)
+            await self._app(scope, receive, send_noted)
         except asyncio.CancelledError:  # the server stops, and waits no longer
             if not status[0]:
-                await fail(503, "the server stops - ask again later")(inner, receive, send_noted)
+                await fail(503, "the server stops - ask again later")(scope, receive, send_noted)
         except Exception:  # the named door: one web request
             _log.exception("%s %s", scope["method"], scope["path"])
             if status[0] and not ended[0]:
                 raise  # half of an answer: the connection ends here
             if not status[0]:
-                await _unforeseen()(inner, receive, send_noted)
+                await _unforeseen()(scope, receive, send_noted)
         finally:
-            route = getattr(inner.get("route"), "path", None) or "other"
+            route = getattr(scope.get("route"), "path", None) or "other"
             self._metrics.requests.labels(route, str(status[0] or GONE)).inc()
 
 

@@ -13,7 +13,6 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from flairsearch.originals import Original, disposition
-from flairsearch.web_errors import HEAD
 
 PRIVATE = {"cache-control": "private, no-cache"}  # Only the browser keeps a photo, and asks whether it is still so.
 _KINDS = {  # Media types are fixed here, as the registry of a machine may say anything of .js.
@@ -34,7 +33,7 @@ class _File(FileResponse):
                 raise HTTPException(message["status"], "the file has no such range - ask without Range", size)
             await send(message)
 
-        await super().__call__({**scope, "method": "HEAD"} if HEAD in scope else scope, receive, send_or_refuse)
+        await super().__call__(scope, receive, send_or_refuse)
 
 
 class _Photo(_File):

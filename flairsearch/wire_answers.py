@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict  # Pydantic takes that of typing only from Python 3.12 on.
 
-_Box = Annotated[list[int], Field(min_length=4, max_length=4)]
+_FOUR = Field(min_length=4, max_length=4, description="left, top, right, bottom: pixels of the upright photo.")
 
 
 class FailureJson(TypedDict):
@@ -22,7 +22,7 @@ class FailureJson(TypedDict):
 class RegionJson(TypedDict):
     """A place in a photo."""
 
-    box: Annotated[_Box, Field(description="left, top, right, bottom: pixels of the upright photo.")]
+    box: Annotated[list[int], _FOUR]
     score: float
 
 
@@ -38,10 +38,7 @@ class HeatPhraseJson(PhraseJson):
     """With where in the photo it is seen."""
 
     heat: Annotated[list[list[float]], Field(description="G rows of G numbers.")]
-    view: Annotated[
-        list[float],
-        Field(min_length=4, max_length=4, description="The part of the upright photo that the rows cover."),
-    ]
+    view: Annotated[list[float], _FOUR]  # The part of the photo that the rows cover.
 
 
 class _HitFields(TypedDict):
@@ -53,10 +50,7 @@ class _HitFields(TypedDict):
     logit: float
     width_px: int
     height_px: int
-    date: Annotated[
-        str | None,
-        Field(description="ISO 8601, local time, no zone: what the camera wrote, else when the file was saved."),
-    ]
+    date: Annotated[str | None, Field(description="ISO 8601, no zone: of the camera, else of the file.")]
     regions: list[RegionJson]
     weakest: Annotated[str | None, Field(description="The phrase that the photo answers least; null with one phrase.")]
 

@@ -467,6 +467,15 @@ def test_answers_are_as_they_are_described(client, site):
                     jsonschema.validator_for(schema).validate(answer.json() | {"x": 1})
 
 
+def test_head_is_get_without_the_body(client, site):
+    for path in ("search?q=red", "regions/1?q=red", f"thumbnails/{site.id_of('red.png')}", "status", "openapi.json"):
+        answer, head = client.get(f"{API}/{path}"), client.head(f"{API}/{path}")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers.keys() == answer.headers.keys()
+    assert client.head("/").status_code == client.head(f"{API}/metrics").status_code == 200
+    assert "head" not in client.get(f"{API}/openapi.json").json()["paths"][f"{API}/status"]
+
+
 def test_no_answer_says_who_made_the_server(client):
     for path in ("/", f"{API}/health", f"{API}/search", "/nothing"):
         headers = client.get(path).headers
