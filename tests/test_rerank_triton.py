@@ -132,18 +132,6 @@ def check(name: str, views: int, patches: int, dim: int, queries: int, heads: in
         assert np.abs(found - exact).max() <= codecs * max(least, np.abs(exact).max())
 
 
-SMALL = [  # views, patches, dim, queries, heads
-    (1, 1, 4, 1, 1),
-    (3, 1, 64, 5, 4),
-    (3, 49, 4, 2, 1),
-    (1, 49, 100, 1, 4),
-    (3, 49, 64, 1, 1),
-    (3, 49, 64, 5, 8),  # 40 columns: a block that is not full
-    (127, 49, 64, 1, 8),
-    (2, 196, 64, 2, 4),
-    (3, 50, 64, 1, 8),  # patches on no square
-]
-LARGE = [(1, 196, 512, 1, 8), (3, 49, 512, 2, 8)]
 GRID = list(product((1, 3, 127), (1, 49, 196), (64, 512), (1, 2, 5), (8,)))
 HUGE = [(127, 196, 512, 5, 8), (127, 196, 512, 1, 8), (3, 196, 512, 64, 8), (1000, 49, 100, 2, 4)]
 
@@ -171,8 +159,12 @@ elsewhere = pytest.mark.skipif(GPU or INTERPRETED, reason="the kernels are teste
 
 @elsewhere
 def test_kernels_in_the_interpreter() -> None:
-    residence = str(Path(__file__).with_name("test_residence.py"))
-    interpret(f"{__file__}::TestKernels", residence, timeout=600)
+    interpret(f"{__file__}::TestKernels", str(Path(__file__).with_name("test_residence.py")), timeout=600)
+
+
+@elsewhere
+def test_the_contract_in_the_interpreter() -> None:
+    interpret("-k", "triton", str(Path(__file__).with_name("test_rerank_backends.py")), timeout=600)
 
 
 @elsewhere
@@ -197,18 +189,6 @@ class TestGrid:
 
 class TestKernels:
     __test__ = GPU or INTERPRETED
-
-    @both
-    @pytest.mark.parametrize("name", CODECS)
-    @pytest.mark.parametrize("shape", SMALL, ids=str)
-    def test_equals_flair_in_float64(self, name: str, shape: tuple[int, int, int, int, int], device: str) -> None:
-        check(name, *shape, device)
-
-    @both
-    @pytest.mark.parametrize("name", CODECS)
-    @pytest.mark.parametrize("shape", LARGE, ids=str)
-    def test_equals_flair_at_full_width(self, name: str, shape: tuple[int, int, int, int, int], device: str) -> None:
-        check(name, *shape, device)
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not GPU, reason="no CUDA GPU")
