@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flairsearch.arrays import chunks
 from flairsearch.catalog import Catalog
 from flairsearch.changeset import Changeset
-from flairsearch.fit import FIT_SAMPLE_VIEWS, fit
+from flairsearch.fit import ASKED, FIT_SAMPLE_VIEWS, fit
 from flairsearch.fitted import Fitted
 from flairsearch.reader import Reader
 from flairsearch.records import Encoded
@@ -29,6 +29,8 @@ class FitPolicy:
     """An index of at most this number of views has no fitted vectors."""
     sample_views: int = FIT_SAMPLE_VIEWS
     """This number of views, evenly spaced, are scored for the whole bank."""
+    asked_texts: int = ASKED
+    """Every view is scored for this number of the bank's texts."""
     read_views: int = 32
     """The tokens of this number of views are in memory at once."""
     write_views: int = 512
@@ -100,7 +102,7 @@ def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterato
         chosen, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         if not len(chosen):
             return
-        known = fit(bank.vectors, sample)
+        known = fit(bank.vectors, sample, asked=policy.asked_texts)
         drop_kept(reader, known)
         fitted.start(known)
         fitted.append(known, chosen, known.codes(sample[:, known.asked]), reader.generation)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,8 @@ from fake import DIM, PATCHES, FakeEncoder, fake_engine, fake_settings, paint_re
 from test_fitted import file_limit
 from test_store import encoded, filled
 
-from flairsearch import fitting
 from flairsearch.catalog import Catalog
 from flairsearch.errors import StoreError
-from flairsearch.fit import fit
 from flairsearch.fitted import Fitted
 from flairsearch.fitting import FitPolicy, drop_lost, fit_views
 from flairsearch.reader import Reader
@@ -34,6 +31,7 @@ from flairsearch.store import Writer
 
 SETTINGS, TEXTS, SOFT = fake_settings(), 40, 1.0
 FEW = SearchPolicy(exhaustive_views=10)
+SMALL = FitPolicy(exhaustive_views=10, sample_views=20, read_views=7, write_views=14)
 Codes = dict[int, list[int]]
 
 
@@ -68,9 +66,8 @@ class SumEncoder(BankEncoder):
 class Counting:
     """The real bank with small thresholds, and how many views were asked."""
 
-    policy = FitPolicy(exhaustive_views=10, sample_views=20, read_views=7, write_views=14)
-
-    def __init__(self, encoder: BankEncoder | None = None) -> None:
+    def __init__(self, encoder: BankEncoder | None = None, policy: FitPolicy = SMALL) -> None:
+        self.policy = policy
         self._encoder, self.views, self.made = encoder or BankEncoder(), 0, 0
 
     def __call__(self, vectors: np.ndarray | None) -> Any:
@@ -222,14 +219,14 @@ def test_an_index_that_shrinks_keeps_what_it_has(index: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [TEXTS, 25])  # all of the bank, or some of it
-def test_cut_off_anywhere_it_goes_on(index: Path, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "fit", partial(fit, asked=asked))
+def test_cut_off_anywhere_it_goes_on(index: Path, asked: int) -> None:
+    policy = replace(SMALL, asked_texts=asked)
     filled(index, range(60))
-    fit_all(index)
+    fit_all(index, Counting(policy=policy))
     expected = codes(index)
     for yields in (1, 2, 3, 4, 5, 6, 8, 9):
         Fitted(index, DIM).remove()
-        bank = Counting()
+        bank = Counting(policy=policy)
         with reading(index) as reader:
             work = fit_views(reader, bank)
             assert len(list(islice(work, yields))) == yields

@@ -13,6 +13,7 @@ from fake import SIZE, fake_engine, paint, paint_red
 from test_fitting import BankEncoder
 from test_query import mosaic
 
+from flairsearch.answer import Answerer
 from flairsearch.engine import Engine
 from flairsearch.errors import UsageError
 from flairsearch.records import Hit
@@ -151,15 +152,14 @@ def test_an_offset_far_beyond(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_later_pages_look_at_what_they_show_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    searcher = engine._searcher()
     looked: list[int] = []
-    real = searcher._answerer.hits
+    real = Answerer.hits
 
-    def hits(ranked: Any, *rest: Any) -> Any:
+    def hits(self: Answerer, ranked: Any, *rest: Any) -> Any:
         looked.append(len(ranked))
-        return real(ranked, *rest)
+        return real(self, ranked, *rest)
 
-    monkeypatch.setattr(searcher._answerer, "hits", hits)
+    monkeypatch.setattr(Answerer, "hits", hits)
     assert len(engine.search("red", 3, offset=20)) == 3
     assert looked
     assert sum(looked) <= 3
