@@ -29,6 +29,7 @@ from flairsearch.query import Searcher
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Encoded, ImageFile, Query
 from flairsearch.scan import CodeScan, heads_of
+from flairsearch.shortlist import Shortlist
 from flairsearch.settings import IndexSettings
 from flairsearch.store import Writer
 
@@ -149,7 +150,7 @@ def main() -> None:
         searcher.search(Asked((query,)), 10)
         shares += searcher.reranked
     print(f"  auto ranks {statistics.median(shares):,.0f} views, median")
-    shortlist = searcher._shortlist
+    shortlist = Shortlist(reader)
     print(f"  prefilter, 1,000 views: {milliseconds(lambda q: shortlist.search(q.vector, 1000), queries)}")
     files = [folder / "fitted/codes", *(folder / "prefilter").glob("*")]
     print("  bytes a view:", {str(f.relative_to(folder)): round(f.stat().st_size / len(reader)) for f in files})
