@@ -29,8 +29,8 @@ from flairsearch.query import Searcher
 from flairsearch.reader import Reader
 from flairsearch.records import Asked, Encoded, ImageFile, Query
 from flairsearch.scan import CodeScan, heads_of
-from flairsearch.shortlist import Shortlist
 from flairsearch.settings import IndexSettings
+from flairsearch.shortlist import Shortlist
 from flairsearch.store import Writer
 
 BATCH = 1024
