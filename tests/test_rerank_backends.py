@@ -63,7 +63,7 @@ BACKENDS = {
     "numpy": Backend(in_numpy, 1e-5, 1e20),
     "numba": Backend(in_numba, 1e-5, 1e20),
     "torch": Backend(in_torch, 1e-5, 1e20),
-    "triton": Backend(in_triton, 5e-4, 30, slow=True),
+    "triton": Backend(in_triton, 1e-3, 30, slow=True),
 }
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TRITON_DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
