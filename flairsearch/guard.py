@@ -61,6 +61,7 @@ class Secret:
         return f"flairsearch-{self._derive('name')[:8]}"
 
     def is_given(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request has the token as a header, or its cookie."""
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token.encode()):
             return True
@@ -69,6 +70,7 @@ class Secret:
         return any(hmac.compare_digest(cookie.strip(), wanted) for cookie in cookies)
 
     def is_token(self, text: str) -> bool:
+        """Compares in a time that tells nothing of the token."""
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
 
     def set_cookie(self) -> str:

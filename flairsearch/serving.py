@@ -64,6 +64,7 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn calls it."""
         await super().startup(sockets)
         if self.started:
             self._ready()
@@ -73,12 +74,14 @@ class _Patient(H11Protocol):
     """A connection that sends at once, and is closed when the head of a request is not there in time."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """As asyncio calls it; the time for the first head begins."""
         super().connection_made(transport)
         # asyncio does it for its own sockets alone; else the body waits 40 ms for the client to confirm the head.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._deadline: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def data_received(self, data: bytes) -> None:
+        """As asyncio calls it; the time for a head ends with it."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._no_deadline()
@@ -95,6 +98,7 @@ class _Patient(H11Protocol):
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """As asyncio calls it."""
         self._no_deadline()
         super().connection_lost(exc)
 

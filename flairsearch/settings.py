@@ -36,6 +36,7 @@ class IndexSettings:
     format: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
+        """Replaces the file in the folder of an index."""
         with atomic_write(folder / "index.json") as stream:
             stream.write((json.dumps(asdict(self), indent=2) + "\n").encode())
 

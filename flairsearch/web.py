@@ -52,6 +52,7 @@ class Api:
         self._prepared = False
 
     def close(self) -> None:
+        """Pictures that nobody works on yet are given up."""
         self._pool.shutdown(cancel_futures=True)
 
     async def search(self, request: Request, asked: Annotated[wire.Search, Query()]) -> Response:

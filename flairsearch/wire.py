@@ -80,6 +80,7 @@ class Search(Texts):
     ext: list[_Short] = Field([], max_length=50, description="Only these kinds of files: jpg, or jpg,png.")
 
     def terms(self, example: Example | None) -> Terms:
+        """The same, with its conditions."""
         super().terms(example)
         return Terms.of(self.q, picture=example, without=self.without, at=self.at, min_area=self.min_area)
 
