@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ EDGES = [  # views, patches, heads, size, queries
 ]
 
 
-def check(backend: Backend, name: str, shape: tuple[int, int, int, int, int], seed: int) -> None:
+def check(backend: Backend, name: str, shape: tuple[int, ...], seed: int) -> None:
     views, patches, heads, size, count = shape
     codec, rows = make(name, views, patches, heads * size, seed)
     weights, queries = pool(heads, size), ask(count, heads, heads * size)
@@ -190,10 +191,10 @@ def test_equals_float64(
         check(backend, name, (views, patches, heads, size, queries), seed)
 
 
-@pytest.mark.parametrize("shape", EDGES, ids=str)
-def test_edges_equal_float64(backend: Backend, shape: tuple[int, int, int, int, int]) -> None:
-    for name in CODECS:
-        check(backend, name, (min(shape[0], 3), *shape[1:]) if backend.slow else shape, 0)
+def test_edges_equal_float64(backend: Backend, subtests: pytest.Subtests) -> None:
+    for (views, *shape), name in product(EDGES, CODECS):
+        with subtests.test(f"{views}, {shape}, {name}"):
+            check(backend, name, (min(views, 3) if backend.slow else views, *shape), 0)
 
 
 @pytest.mark.parametrize(("patches", "dim", "heads"), [(49, 64, 8), (9, 48, 3)])
