@@ -56,7 +56,7 @@ from flairsearch.database import Database
 from flairsearch.decode import content_hash
 from flairsearch.engine import Engine
 from flairsearch.errors import FlairSearchError, StoreError, UsageError
-from flairsearch.limits import STORE_LIMITS, IngestLimits, StoreLimits
+from flairsearch.limits import STORE_LIMITS, WRITE_LIMITS, IngestLimits, StoreLimits, WriteLimits
 from flairsearch.reader import Reader
 from flairsearch.settings import FORMAT_VERSION, IndexSettings
 from flairsearch.store import Writer
@@ -67,8 +67,10 @@ SOFT = 5.0
 LITTER = "left over"
 NEAR = {"fp16": 0.01, "int8": 0.03, "q2": 0.1}  # how far a score may be from that of the formula
 # Limits that make several commits, pieces and segments of a dozen photos.
-SMALL_STORE = StoreLimits(piece_views=2, segment_views=5, levels=(4, 8), merge_segments=2, basis_views=8)
-SMALL_BATCHES = IngestLimits(batch=2, commit_views=2)
+SMALL = WriteLimits(
+    StoreLimits(piece_views=2, segment_views=5, levels=(4, 8), merge_segments=2, basis_views=8),
+    IngestLimits(batch=2, commit_views=2),
+)
 
 
 # -- the child: every change on disk is an event
@@ -281,21 +283,20 @@ class Encoder(FakeEncoder):
         return [replace(query, u=SOFT * query.vector[None], c=soft) for query in super().encode_texts(texts)]
 
 
-def open_engine(index: Path, codec: str = "fp16", **limits: StoreLimits | IngestLimits) -> Engine:
+def open_engine(index: Path, codec: str = "fp16", limits: WriteLimits = WRITE_LIMITS) -> Engine:
     if not (index / "index.json").exists():
         try:
             create_index(index, replace(fake_settings(), codec=codec))
         except OSError as error:  # as Engine.open has it
             raise StoreError(f"{index} cannot be made ({error.strerror})") from None
-    engine = Engine(index, open_settings(index), Path("fake"), "cpu", **limits)
+    engine = Engine(index, open_settings(index), Path("fake"), "cpu", limits=limits)
     engine.__dict__["encoder"] = engine.__dict__["texts"] = Encoder()
     return engine
 
 
 def obey(job: dict) -> None:
     """One command, as a job names it."""
-    small = {"store_limits": SMALL_STORE, "ingest_limits": SMALL_BATCHES}
-    with open_engine(Path(job["index"]), job.get("made", "fp16"), **small) as engine:
+    with open_engine(Path(job["index"]), job.get("made", "fp16"), SMALL) as engine:
         match job["do"]:
             case "open":
                 engine.search("red")
