@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from flairsearch.present import escape, short_path
 from flairsearch.reports import Report, Run, Skipped, Status
-
-if TYPE_CHECKING:  # JSON and paths need no rich
-    pass
-
 
 _SOME = 3  # paths shown of those skipped for one reason
 
