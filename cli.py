@@ -1,5 +1,5 @@
 """Runs the command line from a checkout: `python cli.py query ...`."""
 
-from flairsearch.cli import main
+from flairsearch.cli.main import main
 
 main()

@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from benchmarks.background import Background
 from benchmarks.flickr import FRAME, Annotations, read_photos
 from benchmarks.shortlist import WORDS, head
-from flairsearch import bank
-from flairsearch.annotations import read_annotations
-from flairsearch.collage import Mosaics, make_mosaics, plan_mosaics
-from flairsearch.encode import Encoder
-from flairsearch.gallery import encode_in_pieces, join, of_photos
-from flairsearch.records import Encoded, Picture, Query
-from flairsearch.rerank_many import ManyTexts
-from flairsearch.rerank_torch import Reranker
+from flairsearch.core.types import Encoded, Picture, Query
+from flairsearch.evaluate.caption_datasets import read_annotations
+from flairsearch.evaluate.galleries import encode_in_pieces, join, of_photos
+from flairsearch.evaluate.mosaics import Mosaics, make_mosaics, plan_mosaics
+from flairsearch.model import prompts
+from flairsearch.model.encoder import Encoder
+from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.torch_backend import Reranker
 
 TEXTS = 600  # of the bank make a background
 RATES = (0.01, 0.05, 0.1)
@@ -81,7 +81,7 @@ def ask_captions(
 
 def ask_words(encoder: Encoder, encoded: Encoded, notes: Annotations, shown: NDArray[np.int64]) -> Asked:
     """Single words, no background's. Present where two captions of a photo have it; absent: no caption has."""
-    every = bank.texts()
+    every = prompts.texts()
     words = sorted({*WORDS, *(text for text in every if " " not in text)} - set(every[:: len(every) // TEXTS]))
     found = [[set(re.findall("[a-z]+", caption.lower())) for caption in several] for several in notes.captions]
     forms = [{word, f"{word}s", f"{word}es"} for word in words]
@@ -171,7 +171,7 @@ def calibrate(background: Background, asked: Asked) -> list[float]:
 
 
 def measure(encoder: Encoder, encoded: Encoded, several: dict[str, Asked], sizes: list[int]) -> None:
-    chance = score(encoder, encoded, encoder.bank()[:: bank.TEXTS // TEXTS])
+    chance = score(encoder, encoded, encoder.bank()[:: prompts.TEXTS // TEXTS])
     for name, asked in several.items():
         cut = {size: first(asked, size) for size in sizes}
         columns = [f"{size:,} views, {len(cut[size].queries):,} queries" for size in sizes]

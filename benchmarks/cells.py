@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from benchmarks.flickr import FRAME, SIZE, Annotations, read_photos
-from flairsearch import weights
-from flairsearch.collage import Mosaics, cell_boxes, make_mosaics, plan_mosaics
-from flairsearch.model import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model
-from flairsearch.records import Picture
-from flairsearch.retrieval import best_ranks
+from flairsearch.core.types import Picture
+from flairsearch.evaluate.mosaics import Mosaics, cell_boxes, make_mosaics, plan_mosaics
+from flairsearch.evaluate.retrieval_metrics import best_ranks
+from flairsearch.model import checkpoints
+from flairsearch.model.flair import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model
 
 _TEXTS = 256  # So many texts go through the text tower at once.
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Recall on mosaics, and the attention's cell.")
     parser.add_argument("--photos", type=Path, required=True, help="folder or tar with the annotated photos")
     parser.add_argument("--annotations", type=Path, required=True, help="Flickr30k-style JSON")
-    parser.add_argument("--model", default=weights.BUNDLED)
+    parser.add_argument("--model", default=checkpoints.BUNDLED)
     args = parser.parse_args()
     annotations, model = Annotations.read(args.annotations), load_model(args.model)
     photos = [Picture(pixels, FRAME) for pixels in read_photos(args.photos, annotations.names)]

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flairsearch.decode import decode
-from flairsearch.encode import Encoder
-from flairsearch.files import walk
-from flairsearch.records import ImageFile
+from flairsearch.core.types import ImageFile
+from flairsearch.images.decoding import decode
+from flairsearch.images.discovery import walk
+from flairsearch.model.encoder import Encoder
 
 
 def enlarge(path: str, megapixels: float = 12) -> bytes:

@@ -44,22 +44,20 @@ from pathlib import Path
 import filelock  # noqa: F401 - before a child becomes somebody who may not read it
 import numpy as np
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-
-from fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
-
-from flairsearch import ingest, reader, repair  # noqa: F401 - likewise: Engine imports two of them late
-from flairsearch.agreement import create_index, open_settings
-from flairsearch.cache import is_whole
-from flairsearch.catalog import Catalog
-from flairsearch.database import Database
-from flairsearch.decode import content_hash
+from flairsearch.core.errors import FlairSearchError, StoreError, UsageError
+from flairsearch.core.limits import STORE_LIMITS, WRITE_LIMITS, IngestLimits, StoreLimits, WriteLimits
+from flairsearch.core.settings import FORMAT_VERSION, IndexSettings
 from flairsearch.engine import Engine
-from flairsearch.errors import FlairSearchError, StoreError, UsageError
-from flairsearch.limits import STORE_LIMITS, WRITE_LIMITS, IngestLimits, StoreLimits, WriteLimits
-from flairsearch.reader import Reader
-from flairsearch.settings import FORMAT_VERSION, IndexSettings
-from flairsearch.store import Writer
+from flairsearch.images.decoding import content_hash
+from flairsearch.indexing import pipeline, repair  # noqa: F401 - Engine imports them late
+from flairsearch.indexing.lifecycle import create_index, open_settings
+from flairsearch.store import snapshot
+from flairsearch.store.catalog import Catalog
+from flairsearch.store.database import Database
+from flairsearch.store.derived_files import is_whole
+from flairsearch.store.snapshot import Reader
+from flairsearch.store.writer import Writer
+from tests.support.fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = 65534
@@ -239,7 +237,7 @@ PLAIN_OPEN, PLAIN_FSYNC = io.open, os.fsync
 
 def watch() -> None:
     """From here on this process counts."""
-    reader.PIECE = 2  # Readers read in small pieces, too.
+    snapshot.PIECE = 2  # Readers read in small pieces, too.
     io.open, os.fsync = watched_open, watched_fsync
     sys.addaudithook(on_audit)
     watch_sqlite()

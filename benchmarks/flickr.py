@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flairsearch.records import Frame
+from flairsearch.core.types import Frame
 
 SIZE = 448  # pixels along a photo's side: what flair-small reads
 FRAME = Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)

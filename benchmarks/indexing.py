@@ -26,13 +26,14 @@ import torch
 from PIL import Image
 
 from benchmarks.draft import enlarge
-from flairsearch import decode, weights
-from flairsearch.encode import Encoder
+from flairsearch.core.paths import cache_folder
+from flairsearch.core.types import ImageFile, Picture
 from flairsearch.engine import Engine
-from flairsearch.files import walk
-from flairsearch.model import FLAIR, ModelConfig, load_model
-from flairsearch.paths import cache_folder
-from flairsearch.records import ImageFile, Picture
+from flairsearch.images import decoding as decoding_module
+from flairsearch.images.discovery import walk
+from flairsearch.model import checkpoints
+from flairsearch.model.encoder import Encoder
+from flairsearch.model.flair import FLAIR, ModelConfig, load_model
 
 RANDOM = "random-vit-b-16"
 
@@ -40,10 +41,10 @@ RANDOM = "random-vit-b-16"
 def random_model() -> None:
     """Random weights of the big configuration, in the cache."""
     torch.manual_seed(0)
-    config = ModelConfig.from_json(weights.big_config())
+    config = ModelConfig.from_json(checkpoints.big_config())
     cache_folder().mkdir(parents=True, exist_ok=True)
     target = cache_folder() / f"{RANDOM}.safetensors"
-    weights.save(FLAIR(config).flair_state(), config.to_json(), RANDOM, target)
+    checkpoints.save(FLAIR(config).flair_state(), config.to_json(), RANDOM, target)
 
 
 @torch.inference_mode()
@@ -100,7 +101,7 @@ def main() -> None:
         fp32 = Encoder(args.model, "cpu", torch.float32)
         bf16 = Encoder(args.model, "cpu", torch.bfloat16)
         size = model.config.image_size
-        pictures = [decode.decode(Path(path).read_bytes(), "squash", size)[0] for path in paths]
+        pictures = [decoding_module.decode(Path(path).read_bytes(), "squash", size)[0] for path in paths]
         for encoder in (fp32, bf16):
             encoder.encode_pictures(pictures[:32])
         plain_loop(model, paths[:8])
@@ -113,7 +114,7 @@ def main() -> None:
                 seconds.setdefault(f"model alone, {name}", []).append(encode_only(encoder, pictures))
             with Engine.open(home, args.model) as engine:
                 seconds.setdefault("rescan, unchanged", []).append(timed(lambda: engine.add(photos)))
-        decoding = [timed(lambda: [decode.decode(Path(p).read_bytes(), "squash", size) for p in paths])]
+        decoding = [timed(lambda: [decoding_module.decode(Path(p).read_bytes(), "squash", size) for p in paths])]
 
     exact, fast = fp32.encode_pictures(pictures[:64]), bf16.encode_pictures(pictures[:64])
     cosine = (exact.pooled.astype(np.float32) * fast.pooled.astype(np.float32)).sum(-1)

@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch import gallery
-from flairsearch.annotations import read_annotations
-from flairsearch.answer import UNWANTED
-from flairsearch.collage import Mosaics
-from flairsearch.encode import Encoder
-from flairsearch.localization import KS
-from flairsearch.locate import Locator
-from flairsearch.records import Encoded, Query
-from flairsearch.region import find_boxes, find_heat, inside
-from flairsearch.rerank_many import ManyTexts
+from flairsearch.core.types import Encoded, Query
+from flairsearch.evaluate import galleries
+from flairsearch.evaluate.caption_datasets import read_annotations
+from flairsearch.evaluate.mosaics import Mosaics
+from flairsearch.evaluate.region_metrics import KS
+from flairsearch.model.encoder import Encoder
+from flairsearch.regions.boxes import find_boxes, find_heat, inside
+from flairsearch.regions.locator import Locator
+from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.search.hits import UNWANTED
 
 Scores = NDArray[np.float32]
 CELLS = 4
@@ -93,8 +93,8 @@ def main() -> None:
     args = parser.parse_args()
     notes, encoder = read_annotations(args.annotations, args.photos), Encoder(args.model, "cpu")
     plan = Mosaics(args.mosaics, 2)
-    found = gallery.of_mosaics(notes, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
-    encoded = gallery.join(piece for piece, _ in found.encoded)
+    found = galleries.of_mosaics(notes, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
+    encoded = galleries.join(piece for piece, _ in found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
     scores = ManyTexts(queries, encoder.pool_weights).score(encoded)
     photo, rng = found.truth.asked, np.random.default_rng(0)

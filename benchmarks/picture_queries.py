@@ -22,13 +22,13 @@ from PIL import Image, ImageEnhance
 from torch.nn import functional as F
 
 from benchmarks.flickr import Annotations, read_photos
-from flairsearch import bank
-from flairsearch.collage import make_mosaics
-from flairsearch.encode import Encoder
-from flairsearch.gallery import encode_in_pieces, join
-from flairsearch.records import Encoded, Frame, Picture
-from flairsearch.rerank_many import ManyTexts
-from flairsearch.rerank_torch import Reranker
+from flairsearch.core.types import Encoded, Frame, Picture
+from flairsearch.evaluate.galleries import encode_in_pieces, join
+from flairsearch.evaluate.mosaics import make_mosaics
+from flairsearch.model import prompts
+from flairsearch.model.encoder import Encoder
+from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.torch_backend import Reranker
 
 Array = NDArray[np.float32]
 PER_PHOTO = 4  # other photos in the gallery for each that is looked for
@@ -61,7 +61,9 @@ def vectors_of(encoder: Encoder, pictures: list[Picture]) -> dict[str, Array]:
     """Of each kind, f32[N, D]."""
     parts = [encoder._look(pictures[i : i + 32]) for i in range(0, len(pictures), 32)]
     g, local = (torch.cat(column) for column in zip(*parts, strict=True))
-    mean = torch.from_numpy(unit(np.stack([query.vector for query in encoder.encode_texts(bank.texts(200))]))).mean(0)
+    mean = torch.from_numpy(unit(np.stack([query.vector for query in encoder.encode_texts(prompts.texts(200))]))).mean(
+        0
+    )
 
     def pool(t: torch.Tensor) -> torch.Tensor:
         found = [encoder._model.visual_proj(t[i : i + 32, None], local[i : i + 32])[0] for i in range(0, len(t), 32)]

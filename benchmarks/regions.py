@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch import gallery, region
-from flairsearch.annotations import Annotations, read_annotations
-from flairsearch.box_annotations import read_boxes
-from flairsearch.collage import Mosaics
-from flairsearch.encode import Encoder
-from flairsearch.localization import best_iou, pointing
-from flairsearch.locate import Locator
-from flairsearch.records import Encoded, Query
+from flairsearch.core.types import Encoded, Query
+from flairsearch.evaluate import galleries
+from flairsearch.evaluate.box_datasets import read_boxes
+from flairsearch.evaluate.caption_datasets import Annotations, read_annotations
+from flairsearch.evaluate.mosaics import Mosaics
+from flairsearch.evaluate.region_metrics import best_iou, pointing
+from flairsearch.model.encoder import Encoder
+from flairsearch.regions import boxes as boxes_module
+from flairsearch.regions.locator import Locator
 
 Maps = NDArray[np.float32]  # [P]
 Threshold = Callable[[Maps], float | None]
@@ -33,11 +34,11 @@ Threshold = Callable[[Maps], float | None]
 class Set:
     """Right pairs of views and captions, with their maps and true boxes."""
 
-    def __init__(self, name: str, found: gallery.PlacedGallery, encoder: Encoder) -> None:
+    def __init__(self, name: str, found: galleries.PlacedGallery, encoder: Encoder) -> None:
         self.name, truth = name, found.truth
         pieces = list(found.encoded)
         frames = [frame for _, some in pieces for frame in some]
-        encoded = gallery.join(piece for piece, _ in pieces)
+        encoded = galleries.join(piece for piece, _ in pieces)
         texts = found.texts
         queries = [query for i in range(0, len(texts), 256) for query in encoder.encode_texts(texts[i : i + 256])]
         locator = Locator(encoder.pool_weights)
@@ -68,7 +69,7 @@ def measure(sets: list[Set], heat: Callable[[Set, int], Maps]) -> str:
         for i in range(len(one)):
             found = heat(one, i)
             values.append(
-                (best_iou(np.array(region.find_boxes(found)[0]), one.truth[i]), pointing(found, one.truth[i]))
+                (best_iou(np.array(boxes_module.find_boxes(found)[0]), one.truth[i]), pointing(found, one.truth[i]))
             )
         iou, pointed = np.mean(values, axis=0)
         columns.append(f"{iou:.3f} | {pointed:.1%}")
@@ -87,11 +88,11 @@ def of_maximum(share: float) -> Threshold:
 def load(notes: Annotations, encoder: Encoder, count: int, boxes: Path | None) -> list[Set]:
     encode, size = encoder.encode_pictures, encoder.config.image_size
     plans = [("2x2", Mosaics(count, 2, seed=5)), ("3x3", Mosaics(max(1, count * 4 // 9), 3, seed=5))]
-    sets = [Set(name, gallery.of_mosaics(notes, encode, "squash", size, plan), encoder) for name, plan in plans]
+    sets = [Set(name, galleries.of_mosaics(notes, encode, "squash", size, plan), encoder) for name, plan in plans]
     if boxes is not None:
         boxed = read_boxes(boxes, notes.folder, "labelled", "{}")
-        sets.append(Set("boxes", gallery.of_boxes(boxed, encode, "squash", size), encoder))
-    return [*sets, Set("paste", gallery.of_pastes(notes, encode, "squash", size, 4 * count, seed=5), encoder)]
+        sets.append(Set("boxes", galleries.of_boxes(boxed, encode, "squash", size), encoder))
+    return [*sets, Set("paste", galleries.of_pastes(notes, encode, "squash", size, 4 * count, seed=5), encoder)]
 
 
 def print_rows(sets: list[Set]) -> None:
@@ -100,10 +101,10 @@ def print_rows(sets: list[Set]) -> None:
 
     def alone(name: str) -> Callable[[Set, int], Maps]:
         flat = np.zeros(len(sets[0].attention[0]), np.float32)
-        return lambda one, i: region.find_heat(getattr(one, name)[i], flat)
+        return lambda one, i: boxes_module.find_heat(getattr(one, name)[i], flat)
 
     def both(one: Set, i: int) -> Maps:
-        return region.find_heat(one.attention[i], one.similarity[i])
+        return boxes_module.find_heat(one.attention[i], one.similarity[i])
 
     show("as it is", both)
     show("attention alone", alone("attention"))
@@ -111,21 +112,21 @@ def print_rows(sets: list[Set]) -> None:
     show("each patch pooled alone", alone("patches"))
     show(
         "attention times each patch pooled alone",
-        lambda one, i: region.find_heat(one.attention[i] * one.patches[i], 0 * one.attention[i]),
+        lambda one, i: boxes_module.find_heat(one.attention[i] * one.patches[i], 0 * one.attention[i]),
     )
     for name, values in (
         ("SIMILARITY", (0.25, 0.5, 1.0)),
         ("SMOOTHING", (0.5, 0.7, 1.5)),
         ("FINE", (1, 4)),
     ):
-        usual = getattr(region, name)
+        usual = getattr(boxes_module, name)
         for value in values:
-            setattr(region, name, value)
+            setattr(boxes_module, name, value)
             _forget_bands()
             show(f"{name} {value}", both)
-        setattr(region, name, usual)
+        setattr(boxes_module, name, usual)
         _forget_bands()
-    otsu = region._otsu
+    otsu = boxes_module._otsu
     others = {
         "0.2 of the maximum instead of Otsu's": of_maximum(0.2),
         "0.3 of the maximum": of_maximum(0.3),
@@ -136,15 +137,15 @@ def print_rows(sets: list[Set]) -> None:
         "the mean and 1 deviation": above_deviations(1.0),
     }
     for name, threshold in others.items():
-        region._otsu = threshold
+        boxes_module._otsu = threshold
         show(name, both)
-    region._otsu = otsu
+    boxes_module._otsu = otsu
 
 
 def _forget_bands() -> None:
     """What region.py keeps was made with the constants as they were."""
-    region._band.cache_clear()
-    region._spread.cache_clear()
+    boxes_module._band.cache_clear()
+    boxes_module._spread.cache_clear()
 
 
 def main() -> None:

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from flairsearch.basis import fit_basis
-from flairsearch.codec import AVERAGE_BITS, Fp16, Quantised, make_codec, needs_basis
-from flairsearch.records import Encoded, PoolWeights, Query
-from flairsearch.rerank_cpu import attend, project_with
-from flairsearch.rerank_cpu import score as score_rows
-from flairsearch.rerank_torch import Reranker
+from flairsearch.codecs.codec import AVERAGE_BITS, Fp16, Quantised, make_codec, needs_basis
+from flairsearch.codecs.transform import fit_basis
+from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.rerank.numba_backend import attend, project_with
+from flairsearch.rerank.numba_backend import score as score_rows
+from flairsearch.rerank.torch_backend import Reranker
 
 PATCHES, DISTINCT = 196, 128
 CODECS = ("fp16", "int8", "q4", "q2", "q1")

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flairsearch.basis import fit_basis
-from flairsearch.codec import AVERAGE_BITS, Codec, make_codec
-from flairsearch.records import Encoded, PoolWeights, Query
+from flairsearch.codecs.codec import AVERAGE_BITS, Codec, make_codec
+from flairsearch.codecs.transform import fit_basis
+from flairsearch.core.types import Encoded, PoolWeights, Query
 
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 QUERIES = (1, 8, 64)
@@ -62,7 +62,7 @@ class Pool:
 
     def scores(self, codec: Codec, rows: Tensor) -> Tensor:
         """rows u8[n, stride] -> f32[n, Q], in calls that give no more than OUTPUT numbers."""
-        from flairsearch.rerank_triton import attend
+        from flairsearch.rerank.triton_backend import attend
 
         step = max(1, OUTPUT // self.u.numel())
         parts = [self.cosines(*attend(codec, part, self.u, self.c)) for part in rows.split(step)]
@@ -123,7 +123,7 @@ def copy_bandwidth() -> float:
 
 def upload_bandwidth(rows: np.ndarray, pieces: int = 32) -> float:
     """Bytes a second through `stream`, pieces of 256 views."""
-    from flairsearch.rerank_triton import stream
+    from flairsearch.rerank.triton_backend import stream
 
     def all_of_them() -> Iterator[np.ndarray]:
         for _ in range(pieces):

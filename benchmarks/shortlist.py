@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.flickr import FRAME, Annotations, read_photos
-from flairsearch import Engine, bank
-from flairsearch.fit import ASKED, fit
-from flairsearch.gallery import make_mosaics, shuffle
-from flairsearch.reader import Reader
-from flairsearch.records import Encoded, Picture, PoolWeights, Query
-from flairsearch.rerank_many import ManyTexts
-from flairsearch.shortlist import Shortlist
+from flairsearch import Engine
+from flairsearch.core.types import Encoded, Picture, PoolWeights, Query
+from flairsearch.evaluate.galleries import make_mosaics, shuffle
+from flairsearch.model import prompts
+from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.shortlist.score_predictor import ASKED, fit
+from flairsearch.shortlist.shortlist import Shortlist
+from flairsearch.store.snapshot import Reader
 
 # ruff: noqa: SIM905 - words as they are written
 SHARES = (0.005, 0.01, 0.02, 0.05)
@@ -131,7 +132,7 @@ def measure(name: str, folder: Path, work: Path, captions: list[str]) -> None:
         images = engine._catalog.images_of(list(content))
         paths = [images[c][0][1] for c in reader.views.content.tolist()]
         groups = {"captions": captions, "words, phrases": WORDS + PHRASES}
-        known = {word for text in bank.texts() for word in text.split()}
+        known = {word for text in prompts.texts() for word in text.split()}
         groups["of these, a word not in the bank"] = [t for t in groups["words, phrases"] if set(t.split()) - known]
         print(head("queries, vectors", [f"{share:.1%}" for share in SHARES]))
         for group, texts in groups.items():
@@ -176,7 +177,7 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         raw = [np.stack([query.vector for query in several]) for several in queries]
         units = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in raw]
         pooled = np.concatenate(list(reader.all_pooled())).astype(np.float32)
-        more = [q for t in bank.texts(4800) for q in encoder.encode_texts([t])]
+        more = [q for t in prompts.texts(4800) for q in encoder.encode_texts([t])]
         vectors = np.stack([query.vector for query in more])
         scores = exact_scores(engine, reader, more)
         sample = np.linspace(0, len(reader) - 1, 2000).astype(np.int64)
@@ -186,8 +187,8 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         return first, second
 
     yield ("global token", *both(lambda i: pooled @ units[i].T))
-    texts = vectors[: bank.TEXTS] / np.linalg.norm(vectors[: bank.TEXTS], axis=1, keepdims=True)
-    some = scores[:, : bank.TEXTS]
+    texts = vectors[: prompts.TEXTS] / np.linalg.norm(vectors[: prompts.TEXTS], axis=1, keepdims=True)
+    some = scores[:, : prompts.TEXTS]
     mean = some.mean(1, keepdims=True)
     linear = ridge(texts - texts.mean(0), some - mean, 1.0)
     yield ("linear in the text", *both(lambda i: linear @ (units[i] - texts.mean(0)).T + mean))

@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 
 from benchmarks.flickr import FRAME, Annotations
 from flairsearch import Engine
-from flairsearch.agreement import create_index
-from flairsearch.catalog import Catalog
-from flairsearch.fitted import CODES_AT, Fitted
-from flairsearch.fitting import fit_views
-from flairsearch.query import Searcher
-from flairsearch.reader import Reader
-from flairsearch.records import Asked, Encoded, ImageFile, Query
-from flairsearch.scan import CodeScan, heads_of
-from flairsearch.settings import IndexSettings
-from flairsearch.shortlist import Shortlist
-from flairsearch.store import Writer
+from flairsearch.core.settings import IndexSettings
+from flairsearch.core.types import Asked, Encoded, ImageFile, Query
+from flairsearch.indexing.lifecycle import create_index
+from flairsearch.search.searcher import Searcher
+from flairsearch.shortlist.build import fit_views
+from flairsearch.shortlist.code_scan import CodeScan, heads_of
+from flairsearch.shortlist.predictor_file import CODES_AT, Fitted
+from flairsearch.shortlist.shortlist import Shortlist
+from flairsearch.store.catalog import Catalog
+from flairsearch.store.snapshot import Reader
+from flairsearch.store.writer import Writer
 
 BATCH = 1024
 

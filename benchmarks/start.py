@@ -74,7 +74,7 @@ TEXT = """
 import sys, time
 began = time.perf_counter()
 from pathlib import Path
-from flairsearch.text import TextEncoder
+from flairsearch.model.text_encoder import TextEncoder
 imported = time.perf_counter()
 encoder = TextEncoder(Path(sys.argv[1]))
 encoder.encode_texts([sys.argv[2]])
@@ -85,12 +85,12 @@ print(imported - began, first - imported, time.perf_counter() - first)
 
 
 def _time_text(rounds: int) -> None:
-    from flairsearch import weights
-    from flairsearch.model import FLAIR, ModelConfig
+    from flairsearch.model import checkpoints
+    from flairsearch.model.flair import FLAIR, ModelConfig
 
     with tempfile.TemporaryDirectory() as folder:
-        file, config = Path(folder) / "random.safetensors", weights.big_config()
-        weights.save(FLAIR(ModelConfig.from_json(config)).flair_state(), config, "random", file)
+        file, config = Path(folder) / "random.safetensors", checkpoints.big_config()
+        checkpoints.save(FLAIR(ModelConfig.from_json(config)).flair_state(), config, "random", file)
         command = [sys.executable, "-c", TEXT, str(file), QUERY]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]
         columns = zip(*([float(part) for part in run.split()] for run in runs), strict=True)

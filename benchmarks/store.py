@@ -26,19 +26,19 @@ from pathlib import Path
 
 import numpy as np
 
-from flairsearch.agreement import create_index
-from flairsearch.catalog import Catalog
-from flairsearch.changeset import Changeset, NewView
-from flairsearch.codec import needs_basis
-from flairsearch.ingest import EncoderCalls, ingest
-from flairsearch.limits import INGEST_LIMITS, STORE_LIMITS
-from flairsearch.query import Searcher
-from flairsearch.reader import Reader
-from flairsearch.records import Asked, Encoded, Frame, ImageFile, PoolWeights, Query
-from flairsearch.reports import Report
-from flairsearch.settings import DEFAULT_CODEC, IndexSettings
-from flairsearch.store import Writer
-from flairsearch.tokens import SegmentWriter, segment_paths
+from flairsearch.codecs.codec import needs_basis
+from flairsearch.core.limits import INGEST_LIMITS, STORE_LIMITS
+from flairsearch.core.reports import Report
+from flairsearch.core.settings import DEFAULT_CODEC, IndexSettings
+from flairsearch.core.types import Asked, Encoded, Frame, ImageFile, PoolWeights, Query
+from flairsearch.indexing.lifecycle import create_index
+from flairsearch.indexing.pipeline import EncoderCalls, ingest
+from flairsearch.search.searcher import Searcher
+from flairsearch.store.catalog import Catalog
+from flairsearch.store.changeset import Changeset, NewView
+from flairsearch.store.segments import SegmentWriter, segment_paths
+from flairsearch.store.snapshot import Reader
+from flairsearch.store.writer import Writer
 
 PATCHES, HEADS = 196, 4
 REAL = 4 * INGEST_LIMITS.commit_views  # views that go all the way
@@ -242,7 +242,7 @@ def _open(index: Path) -> tuple[float, Searcher]:
     rng, dim = np.random.default_rng(1), settings.dim
     value, zeros = rng.standard_normal((HEADS, dim // HEADS, dim), np.float32), np.zeros(dim, np.float32)
     weights = PoolWeights(value, zeros.reshape(HEADS, -1), np.eye(dim, dtype=np.float32), zeros, 1.0, 0.0)
-    import_module("flairsearch.prefilter")  # its libraries are not what is measured
+    import_module("flairsearch.shortlist.faiss_index")  # its libraries are not what is measured
     began = time.perf_counter()
     catalog = Catalog(index)
     searcher = Searcher(Reader(index, settings, catalog), catalog, weights, "cpu")

@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flairsearch import Engine, grouping
-from flairsearch.annotations import read_annotations
-from flairsearch.collage import Mosaics, cell_boxes, make_mosaics, plan_mosaics
-from flairsearch.gallery import load_pictures
-from flairsearch.localization import KS, best_iou
-from flairsearch.records import Hit
+from flairsearch import Engine
+from flairsearch.core.types import Hit
+from flairsearch.evaluate.caption_datasets import read_annotations
+from flairsearch.evaluate.galleries import load_pictures
+from flairsearch.evaluate.mosaics import Mosaics, cell_boxes, make_mosaics, plan_mosaics
+from flairsearch.evaluate.region_metrics import KS, best_iou
+from flairsearch.search import aggregation
 
 LEVEL = 0.3
 TOP = max(KS)
@@ -69,9 +70,9 @@ def main() -> None:
     print("| views | R@1 / 5 / 10 | BoxRecall@1 / 5 / 10 | IoU, right hits | photos/s | bytes a photo | query |")
     print("|---|---|---|---|---|---|---|")
     recalls = []
-    usual = grouping.VIEWS
+    usual = aggregation.VIEWS
     for views, best in (("squash", usual), *((args.views, best) for best in args.best or [usual])):
-        grouping.VIEWS = best
+        aggregation.VIEWS = best
         row, recall = measure(work, folder, views, captions, photos, shown, boxes)
         print(f"{row} the {best} best views of a photo" if args.best else row, flush=True)
         recalls.append(recall)

@@ -10,32 +10,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from flairsearch.agreement import check_move, forget, open_index, prepare_codec, writing
-from flairsearch.cache import drop_damaged
-from flairsearch.catalog import Catalog
-from flairsearch.census import status_of
-from flairsearch.clock import Clock
-from flairsearch.codec import check_codec
-from flairsearch.errors import UsageError
-from flairsearch.limits import WRITE_LIMITS, WriteLimits
-from flairsearch.model_source import ModelSource
-from flairsearch.paths import index_folder
-from flairsearch.reader import Reader
-from flairsearch.records import Asked, Hit
-from flairsearch.reports import Progress, Report, Status
-from flairsearch.scope import Scope
-from flairsearch.search_policy import DEFAULT_POLICY, SearchPolicy
-from flairsearch.settings import IndexSettings, check_device
-from flairsearch.store import Writer
-from flairsearch.verify import Damage, verify
+from flairsearch.codecs.codec import check_codec
+from flairsearch.core.errors import UsageError
+from flairsearch.core.filters import Scope
+from flairsearch.core.limits import WRITE_LIMITS, WriteLimits
+from flairsearch.core.paths import index_folder
+from flairsearch.core.reports import Progress, Report, Status
+from flairsearch.core.settings import IndexSettings, check_device
+from flairsearch.core.timing import Clock
+from flairsearch.core.types import Asked, Hit
+from flairsearch.indexing.lifecycle import check_move, forget, open_index, prepare_codec, writing
+from flairsearch.model.model_source import ModelSource
+from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
+from flairsearch.store.catalog import Catalog
+from flairsearch.store.derived_files import drop_damaged
+from flairsearch.store.snapshot import Reader
+from flairsearch.store.statistics import status_of
+from flairsearch.store.verify import Damage, verify
+from flairsearch.store.writer import Writer
 
 if TYPE_CHECKING:
-    from flairsearch.encode import Encoder
-    from flairsearch.ingest import EncoderCalls
-    from flairsearch.prompt_banks import PromptBanks
-    from flairsearch.query import Searcher
-    from flairsearch.terms import Terms
-    from flairsearch.text import TextEncoder
+    from flairsearch.core.query import Terms
+    from flairsearch.indexing.pipeline import EncoderCalls
+    from flairsearch.model.encoder import Encoder
+    from flairsearch.model.text_encoder import TextEncoder
+    from flairsearch.search.searcher import Searcher
+    from flairsearch.shortlist.prompt_banks import PromptBanks
 
 
 _T = TypeVar("_T")
@@ -99,7 +99,7 @@ class Engine:
         self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()
     ) -> Iterator[Progress | Report]:
         """`add`, step by step: Progress after every file, the Report at the end."""
-        from flairsearch.ingest import ingest
+        from flairsearch.indexing.pipeline import ingest
 
         several = [folders] if isinstance(folders, str | Path) else folders
         with self._writing() as writer:
@@ -126,7 +126,7 @@ class Engine:
 
     def refit(self) -> Iterator[tuple[int, int]]:
         """Make the fitted vectors anew, from the stored tokens: (views done, views in all)."""
-        from flairsearch.fitting import refit_views
+        from flairsearch.shortlist.build import refit_views
 
         with self._writing() as writer:
             yield from refit_views(writer.reader(), self._make_bank)
@@ -141,7 +141,7 @@ class Engine:
 
     def repair(self, damage: Sequence[Damage]) -> list[Damage]:
         """Encode damaged views again from their photos. Returns those whose photo is gone or has changed."""
-        from flairsearch.repair import repair
+        from flairsearch.indexing.repair import repair
 
         with self._writing() as writer:
             return list(repair(writer, damage, self._encoder_calls().encode, self._limits.ingest))
@@ -160,13 +160,13 @@ class Engine:
 
     def _encoder_calls(self) -> EncoderCalls:
         """What indexing asks of the model, which is loaded when it is first asked."""
-        from flairsearch.ingest import EncoderCalls
+        from flairsearch.indexing.pipeline import EncoderCalls
 
         return EncoderCalls.of(self, self._make_bank)
 
     @property
     def _make_bank(self) -> PromptBanks:
-        from flairsearch.prompt_banks import PromptBanks
+        from flairsearch.shortlist.prompt_banks import PromptBanks
 
         return PromptBanks(self, self._policy.exhaustive_views)
 
@@ -231,7 +231,7 @@ class Engine:
 
     def warnings(self, query: int = 0) -> list[str]:
         """One line each: what of the index, or of the last search's n-th query, nobody looked at."""
-        from flairsearch.answer import passed_over
+        from flairsearch.search.hits import passed_over
 
         return [*self.damage(), *passed_over(self.passed_over[query])]
 
@@ -253,7 +253,7 @@ class Engine:
         return answer
 
     def _ask(self, several: Sequence[str | Terms]) -> list[Asked]:
-        from flairsearch.asking import fold
+        from flairsearch.search.query_encoder import fold
 
         with self.clock.part("encode"):
             # The encoder, and torch with it, is loaded when a query has pictures.
@@ -282,7 +282,7 @@ class Engine:
 
     def _searcher(self) -> Searcher:
         """The searcher of the newest committed state; another process may have written since."""
-        from flairsearch.query import Searcher
+        from flairsearch.search.searcher import Searcher
 
         if self._opened is None or self._opened.reader.generation != self._catalog.generation():
             reader = Reader(self.folder, self.settings, self._catalog)

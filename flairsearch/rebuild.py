@@ -9,14 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flairsearch import weights
-from flairsearch.agreement import open_settings, replace_index
-from flairsearch.catalog import Catalog
+from flairsearch.core.errors import StoreError, UsageError
+from flairsearch.core.paths import index_folder
+from flairsearch.core.reports import Progress, Report
+from flairsearch.core.settings import IndexSettings
 from flairsearch.engine import Engine
-from flairsearch.errors import StoreError, UsageError
-from flairsearch.paths import index_folder
-from flairsearch.reports import Progress, Report
-from flairsearch.settings import IndexSettings
+from flairsearch.indexing.lifecycle import open_settings, replace_index
+from flairsearch.model import checkpoints
+from flairsearch.store.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class IndexOptions:
     def or_those_of(self, old: IndexSettings) -> IndexOptions:
         """These, and what they leave open as the old index has it."""
         return IndexOptions(
-            self.model or weights.successor(old.model), self.views or old.views, self.codec or old.codec
+            self.model or checkpoints.successor(old.model), self.views or old.views, self.codec or old.codec
         )
 
 

@@ -5,16 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command import run  # noqa: F401 - a fixture
-from fake import fake_settings, paint
 from hypothesis import settings
 
-from flairsearch import weights
-from flairsearch.agreement import create_index
-from flairsearch.catalog import Catalog
 from flairsearch.engine import Engine
+from flairsearch.indexing.lifecycle import create_index
+from flairsearch.model import checkpoints
+from flairsearch.store.catalog import Catalog
+from tests.support.command import run  # noqa: F401 - a fixture
+from tests.support.fake import fake_settings, paint
 
-pytest_plugins = ["browsed"]
+pytest_plugins = ["tests.support.browsed"]
 settings.register_profile("day", max_examples=15, deadline=None)
 settings.register_profile("night", max_examples=300, deadline=None)
 settings.load_profile("day")  # --hypothesis-profile=night has the last word
@@ -75,7 +75,7 @@ def catalog(index):
 def served(tmp_path_factory):
     """The one server on painted photos and the fake encoder; some photos are spoilt after they were indexed."""
     pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
-    from served import make_index, serving_index, spoil
+    from tests.support.served import make_index, serving_index, spoil
 
     index = make_index(tmp_path_factory.mktemp("served"))
     spoil(index.parent / "photos")
@@ -89,6 +89,6 @@ def real_index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     for colour in ("red", "green", "blue"):
         paint(folder / "photos" / f"{colour}.png", [("white", (8, 8, 40, 40))], colour, (96, 64))
-    with Engine.open(folder / "index", weights.BUNDLED, device="cpu") as engine:
+    with Engine.open(folder / "index", checkpoints.BUNDLED, device="cpu") as engine:
         engine.add(folder / "photos")
     return folder / "index"

@@ -15,19 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake import FakeEncoder, expected_score, fake_engine, paint, paint_red
 from PIL import Image
-from random_flair import CONV, SMALL, SUM, random_flair, random_pictures, save_flair
 
 import flairsearch
-from flairsearch import encode, present, weights
+from flairsearch.core.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
+from flairsearch.core.query import Example, Terms
+from flairsearch.core.reports import Progress, Report
+from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
-from flairsearch.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
-from flairsearch.model import ModelConfig, load_model
+from flairsearch.model import checkpoints, encoder
+from flairsearch.model.flair import ModelConfig, load_model
+from flairsearch.output import formatting
 from flairsearch.rebuild import IndexOptions, rebuild
-from flairsearch.records import Hit
-from flairsearch.reports import Progress, Report
-from flairsearch.terms import Example, Terms
+from tests.support.fake import FakeEncoder, expected_score, fake_engine, paint, paint_red
+from tests.support.random_flair import CONV, SMALL, SUM, random_flair, random_pictures, save_flair
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ def test_photos_rank_as_the_models_own_scores_say(
     tmp_path: Path, config: ModelConfig, codec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One pair after the other: FLAIR's score, or the mean of it and of CLIP's, where the configuration says sum."""
-    monkeypatch.setattr(encode, "choose_precision", lambda device: torch.float32)
+    monkeypatch.setattr(encoder, "choose_precision", lambda device: torch.float32)
     size = config.image_size
     for number, pixels in enumerate(random_pictures(12, size, seed=3)):
         (tmp_path / "photos").mkdir(exist_ok=True)
@@ -123,14 +124,14 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         Engine.open(tmp_path / "index", model=second)
     for path in (first, second):
-        assert weights.describe(path)[1][:12] in str(caught.value)
+        assert checkpoints.describe(path)[1][:12] in str(caught.value)
     assert "--rebuild" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_changed_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
     Engine.open(tmp_path / "index", model=model_file(tmp_path, 0)).close()
-    weights.import_file(model_file(tmp_path, 1), "model0")
+    checkpoints.import_file(model_file(tmp_path, 1), "model0")
     with Engine.open(tmp_path / "index") as engine:
         assert engine.status().images == 0  # what needs no model works
         with pytest.raises(StoreError, match="--rebuild"):
@@ -163,7 +164,7 @@ def test_an_index_of_a_retired_model(tmp_path: Path, photos: Path) -> None:
     list(rebuild(tmp_path / "index", [], IndexOptions(model_file(tmp_path, 1)), "cpu"))
     assert Engine.open(tmp_path / "index").settings.model == "model1"
     file.write_text(file.read_text().replace('"model1"', '"flair-tiny"'))
-    weights.import_file(model_file(tmp_path, 1), "flair-merged30m")  # the default is the best that is here
+    checkpoints.import_file(model_file(tmp_path, 1), "flair-merged30m")  # the default is the best that is here
     *_, report = rebuild(tmp_path / "index", [], device="cpu")
     assert report == Report(added=2)
     with Engine.open(tmp_path / "index", device="cpu") as engine:
@@ -172,7 +173,7 @@ def test_an_index_of_a_retired_model(tmp_path: Path, photos: Path) -> None:
 
 
 def test_an_index_of_a_retired_model_that_somebody_kept(tmp_path: Path, photos: Path) -> None:
-    weights.import_file(model_file(tmp_path, 0), "flair-tiny")
+    checkpoints.import_file(model_file(tmp_path, 0), "flair-tiny")
     with Engine.open(tmp_path / "index", model="flair-tiny", device="cpu") as engine:
         engine.add(photos)
     with Engine.open(tmp_path / "index", device="cpu") as engine:
@@ -323,7 +324,7 @@ def test_an_image_by_its_id(tmp_path: Path, photos: Path) -> None:
             assert engine.path_of(hit.image) == hit.path
             shown, same = engine.show(hit.image, "red"), engine.show(hit.path, "red")
             assert (shown.path, shown.image, shown.rank) == (hit.path, hit.image, 1)
-            assert present.to_dict(shown) == present.to_dict(same)
+            assert formatting.to_dict(shown) == formatting.to_dict(same)
             assert (shown.score, shown.regions) == (pytest.approx(hit.score), hit.regions)
             np.testing.assert_array_equal(shown.phrases[0].heat, same.phrases[0].heat)
         gone = hits[0].image
@@ -443,7 +444,7 @@ FIRST = """
 import json, sys
 from pathlib import Path
 from flairsearch.engine import Engine
-from flairsearch.terms import Terms
+from flairsearch.core.query import Terms
 folder = Path(sys.argv[1])
 def files(): return {str(path): path.stat().st_mtime_ns for path in (folder / "prefilter").iterdir()}
 before = files()
@@ -468,7 +469,7 @@ def first_query(index: Path) -> tuple[list[str], list[str], list[str]]:
 def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
     for number, colour in enumerate(("red", "blue", "green", "white", "black", "cyan") * 4):
         paint(tmp_path / "photos" / f"{number}.png", [(colour, (number, 8, number + 30, 50))], dpi=(80 + number, 80))
-    with Engine.open(tmp_path / "index", weights.BUNDLED, device="cpu") as engine:
+    with Engine.open(tmp_path / "index", checkpoints.BUNDLED, device="cpu") as engine:
         engine.add(tmp_path / "photos")
         expected = [hit.path for hit in engine.search("a red ball", 3)]
     assert first_query(tmp_path / "index") == (expected, [], [])

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from flairsearch.convtower import build_trunk
-from flairsearch.model import IMAGE_MEAN, IMAGE_STD, ModelConfig
+from flairsearch.model.conv_tower import build_trunk
+from flairsearch.model.flair import IMAGE_MEAN, IMAGE_STD, ModelConfig
 from training.trunk import read_trunk
 
 CONFIG = Path(__file__).parent / "flair-small.json"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flairsearch.model import TextConditionedPool
+from flairsearch.model.flair import TextConditionedPool
 from training.examples import Examples, Pairs
 from training.features import GRID
 from training.head import DIM, Average, Head, Rows, warm_cosine

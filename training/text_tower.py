@@ -21,7 +21,7 @@ from open_clip import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flairsearch.model import FLAIR
+from flairsearch.model.flair import FLAIR
 
 SIMILARITY = 5.0
 WARMUP = 300

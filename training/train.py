@@ -22,9 +22,9 @@ from open_clip import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flairsearch import weights
-from flairsearch.model import FLAIR, ModelConfig
-from flairsearch.tokenizer import Tokenizer
+from flairsearch.model import checkpoints
+from flairsearch.model.flair import FLAIR, ModelConfig
+from flairsearch.model.tokenizer import Tokenizer
 from training import features
 from training.examples import TEMPLATES, Examples
 from training.head import Head, Rows, class_vectors, fit_head
@@ -182,9 +182,9 @@ class Training:
         self._fresh().load_flair_state(state)
         with np.load(self._run / "bank.npz") as bank:
             seen = np.unique(bank["ids"]).tolist()
-        out = self._run / f"{weights.BUNDLED}.safetensors"
+        out = self._run / f"{checkpoints.BUNDLED}.safetensors"
         half = {name: tensor.detach().half() for name, tensor in state.items()}
-        weights.save(half, self._config.to_json(), weights.BUNDLED, out, seen)
+        checkpoints.save(half, self._config.to_json(), checkpoints.BUNDLED, out, seen)
         return out
 
     # -- parts

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flairsearch.model import IMAGE_MEAN, IMAGE_STD
+from flairsearch.model.flair import IMAGE_MEAN, IMAGE_STD
 
 _MEAN, _STD = 127 / 255, 128 / 255  # of RGB in [0, 1], as the classifier was trained
 _EPS = 1e-3  # of its batch norms

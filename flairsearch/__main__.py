@@ -1,0 +1,5 @@
+"""Runs the command line: `python -m flairsearch query ...`."""
+
+from flairsearch.cli.main import main
+
+main()

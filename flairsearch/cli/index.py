@@ -1,0 +1,168 @@
+"""`flairsearch index`, once or for as long as photos change, and `status`. Talk and progress to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flairsearch.cli.options import DeviceOption, IndexOption, ModelOption, complete_codec, complete_views
+from flairsearch.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from flairsearch.core.reports import Progress, Report
+
+
+_Folders = Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")]
+_Views = Annotated[
+    str | None,
+    typer.Option(
+        help="squash: the whole photo; center: its middle square; tiles:N: the whole, N or so squares.",
+        autocompletion=complete_views,
+    ),
+]
+_Exclude = Annotated[list[str] | None, typer.Option(help="Glob of names or paths to leave out.")]
+_Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")]
+_Codec = Annotated[
+    str | None, typer.Option(help="How tokens are kept: fp16, int8, q4, q2, q1.", autocompletion=complete_codec)
+]
+_MoveRoot = Annotated[
+    tuple[Path, Path] | None, typer.Option(help="OLD NEW: a known folder that is somewhere else now.")
+]
+_Watch = Annotated[bool, typer.Option("--watch", help="Stay, and index whatever changes, until Ctrl-C.")]
+
+
+def index_command(
+    folders: _Folders = None,
+    index: IndexOption = "default",
+    model: ModelOption = None,
+    views: _Views = None,
+    exclude: _Exclude = None,
+    rebuild: _Rebuild = False,
+    codec: _Codec = None,
+    move_root: _MoveRoot = None,
+    watch: _Watch = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Index folders of photos, or bring the index up to date."""
+    from flairsearch.cli.watch import keep_watching, on_stop
+    from flairsearch.core.paths import index_folder
+    from flairsearch.engine import Engine
+    from flairsearch.indexing.watch import check_installed
+    from flairsearch.rebuild import IndexOptions
+    from flairsearch.rebuild import rebuild as rebuild_index
+
+    folder = index_folder(index)
+    if watch:
+        check_installed()
+    if move_root:
+        with Engine.open(folder, create=False) as engine:
+            engine.move_root(*move_root)
+    if not folders and not (folder / "index.json").exists():
+        raise UsageError(f"no index at {folder} yet - give a folder of photos: flairsearch index FOLDER")
+    if rebuild or not (folder / "index.json").exists():
+        _check_folders(folders or [])
+    if model is None and not (folder / "index.json").exists():
+        _say_default_model()
+    report = None
+    with on_stop(watch):
+        if rebuild:
+            options = IndexOptions(model, views, codec)
+            report = _follow(rebuild_index(folder, folders or [], options, device, exclude or []))
+            _tell(report, folder)
+        if watch or not rebuild:
+            with Engine.open(folder, model, device=device, views=views, codec=codec) as engine:
+                if report is None:
+                    report = _follow(engine.adding(folders or [], exclude or []))
+                    _tell(report, folder)
+                if watch:
+                    keep_watching(engine, report, lambda engine: _follow(engine.adding((), exclude or [])), device)
+    if report and report.skipped and not report.indexed and not watch:
+        raise typer.Exit(1)
+
+
+def _check_folders(folders: list[Path]) -> None:
+    """Before an empty index is made for a mistyped folder."""
+    for folder in folders:
+        if not folder.expanduser().is_dir():
+            what = "is a file" if folder.exists() else "is not there"
+            raise UsageError(f"{folder} {what} - give a folder of photos")
+
+
+def _say_default_model() -> None:
+    from flairsearch.model import checkpoints
+
+    name = checkpoints.default_name()
+    if name == checkpoints.BUNDLED:
+        typer.echo(
+            f"model: {name}, small and offline; for far better results: "
+            f"flairsearch models pull {checkpoints.PUBLISHED[0]}",
+            err=True,
+        )
+
+
+def _follow(steps: Iterator[Progress | Report]) -> Report:
+    """Show progress on stderr, return the report."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from flairsearch.core.reports import Report
+
+    columns = (
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[skipped]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("indexing", total=None, rate="", skipped="")
+        report = None
+        for step in steps:  # to the end: what comes after the report is the swap of a rebuilt index
+            if isinstance(step, Report):
+                report = step
+                continue
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            bar.update(
+                task,
+                total=step.total,
+                completed=step.done,
+                rate=f"{speed:.1f} photos/s" if speed else "",
+                skipped=f"{step.skipped} skipped" if step.skipped else "",
+            )
+    assert report, "an indexing run ends with its report"
+    return report
+
+
+def _tell(report: Report, folder: Path) -> None:
+    from flairsearch.output.formatting import short_path
+    from flairsearch.output.status import to_text, to_video_line
+
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for skipped in report.skipped[:20]:
+        typer.echo(f"skipped: {short_path(skipped.path)}: {skipped.reason}", err=True)
+    if len(report.skipped) > 20:
+        typer.echo(f"skipped: {len(report.skipped) - 20} more, see 'flairsearch status'", err=True)
+    if report.videos:
+        typer.echo(to_video_line(report.videos), err=True)
+    typer.echo(f"{to_text(report)} -> {short_path(str(folder))}", err=True)
+
+
+def status_command(
+    index: IndexOption = "default",
+    skipped: Annotated[bool, typer.Option("--skipped", help="List every file that was left out.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What the index holds."""
+    from flairsearch.engine import Engine
+    from flairsearch.output.status import status_to_json, to_lines
+
+    with Engine.open(index, create=False) as engine:
+        status = engine.status()
+    for line in [status_to_json(status)] if json else to_lines(status, skipped):
+        typer.echo(line)

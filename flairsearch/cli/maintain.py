@@ -1,0 +1,85 @@
+"""`flairsearch forget`, `verify`, `compact`: what is done to an index besides indexing. Talk to stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flairsearch.cli.options import DeviceOption, IndexOption, complete_codec
+
+if TYPE_CHECKING:
+    from flairsearch.engine import Engine
+
+
+def forget_command(
+    path: Annotated[Path, typer.Argument(help="A photo or folder in the index.")], index: IndexOption = "default"
+) -> None:
+    """Remove a photo or a folder from the index; the files stay."""
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, create=False) as engine:
+        count = engine.forget(path)
+        known = any(Path(root) in path.expanduser().absolute().parents for root in engine.status().roots)
+    typer.echo(f"{count:,} photos removed from the index; the files are untouched", err=True)
+    if known:
+        typer.echo("their folder is still indexed: the next run finds them again, unless with --exclude", err=True)
+
+
+def verify_command(
+    index: IndexOption = "default",
+    repair: Annotated[bool, typer.Option("--repair", help="Encode damaged views again from their photos.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Check every stored byte against its checksum."""
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, device=device, create=False) as engine:
+        damage, total = [one for _, _, found in engine.verify() for one in found], engine.status().views
+        for one in damage:
+            typer.echo("\t".join((f"view {one.view}", *one.paths)))
+        if damage and repair:
+            left = engine.repair(damage)
+            typer.echo(f"{len(damage) - len(left):,} of {len(damage):,} damaged views encoded again", err=True)
+            for one in left:
+                typer.echo(f"not repaired, the photo is gone or has changed: {' '.join(one.paths)}", err=True)
+            damage = left
+        elif damage:
+            typer.echo(f"{len(damage):,} of {total:,} views are damaged - run flairsearch verify --repair", err=True)
+        else:
+            typer.echo(f"{total:,} views, none damaged", err=True)
+    if damage:
+        raise typer.Exit(1)
+
+
+def compact_command(
+    index: IndexOption = "default",
+    codec: Annotated[
+        str | None,
+        typer.Option(help="Write all views in it: fp16, int8, q4, q2, q1.", autocompletion=complete_codec),
+    ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Make the vectors of the shortlist anew.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Give back the room of photos that are gone; with --codec, keep tokens in another way."""
+    from flairsearch.engine import Engine
+
+    with Engine.open(index, device=device, create=False) as engine:
+        before = engine.status().bytes
+        done = max((done for done, _ in engine.compact(codec)), default=0)
+        if refit:
+            _refit(engine)
+        after = engine.status().bytes
+    typer.echo(f"{done:,} views rewritten; {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now", err=True)
+
+
+def _refit(engine: Engine) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("vectors", total=engine.status().views)
+        for done, _ in engine.refit():
+            bar.update(task, completed=done)

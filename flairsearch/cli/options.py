@@ -1,0 +1,77 @@
+"""Options that several commands have, and what a shell offers for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, get_args
+
+import typer
+
+from flairsearch.core.paths import index_folder
+from flairsearch.core.settings import ONE_VIEW, Device
+
+
+def complete_index(incomplete: str) -> list[str]:
+    """Names of the indexes in their home; a folder's name is left to the shell."""
+    home = index_folder("any").parent
+    try:
+        return _fitting(sorted(file.parent.name for file in home.glob("*/index.json")), incomplete)
+    except OSError:
+        return []
+
+
+def complete_model(incomplete: str) -> list[str]:
+    from flairsearch.model import checkpoints
+
+    return _fitting([name for name, _ in checkpoints.available()], incomplete)
+
+
+def complete_codec(incomplete: str) -> list[str]:
+    from flairsearch.codecs.codec import CODECS
+
+    return _fitting(CODECS, incomplete)
+
+
+def complete_views(incomplete: str) -> list[str]:
+    return _fitting((*ONE_VIEW, "tiles:5", "tiles:10"), incomplete)
+
+
+def complete_device(incomplete: str) -> list[str]:
+    return _fitting(get_args(Device), incomplete)
+
+
+def complete_place(incomplete: str) -> list[str]:
+    """For `query --at`."""
+    from flairsearch.core.query import PLACES
+
+    return _fitting(PLACES, incomplete)
+
+
+def _fitting(words: Sequence[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
+
+
+_INDEX = typer.Option(
+    "--index", help="Name or folder of the index.", autocompletion=complete_index, show_default="default"
+)
+IndexOption = Annotated[str, _INDEX]
+GivenIndexOption = Annotated[str | None, _INDEX]  # None tells that no index was named.
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Model name, .safetensors or published .pt file.", autocompletion=complete_model),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", autocompletion=complete_device)]
+
+# of `query`
+TextsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="TEXT...", help="What to look for, in quotes; several are phrases.")
+]
+WithoutOption = Annotated[
+    list[str] | None, typer.Option("--not", metavar="TEXT", help="What must not be where the match is.")
+]
+PlaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PLACE", help="Where it has to be: left, right, top, bottom, center.", autocompletion=complete_place
+    ),
+]

@@ -1,0 +1,1 @@
+"""What every room stands on: records, settings, query and filter values, errors, paths, atomic files."""

@@ -1,0 +1,1 @@
+"""Folders to files, and files to upright pixels and views."""

@@ -1,0 +1,154 @@
+"""A model's configuration -> the names and shapes of its tensors; no torch, nothing is built.
+
+So that a file can be judged by its header, and a hostile configuration costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flairsearch.core.errors import WeightsError
+
+VOCABULARY = 49408  # token ids of CLIP's tokenizer
+LARGEST = 1 << 16  # size in a configuration, and token ids
+SCORES = {"flair": 0.0, "sum": 0.5}  # what a model's photos are ranked by -> the global token's share of it
+_MOST_LAYERS = 1000  # they are counted before any tensor is looked at
+STEM = 32  # of a convolutional tower: channels after the first convolution
+_CONV_PATCH = 32  # of a convolutional tower: pixels along a patch's side
+
+
+def check_config(config: object) -> dict[str, Any]:
+    """A configuration read from JSON. Raises ValueError or TypeError when it is none, or has sizes out of range."""
+    if not isinstance(config, dict):
+        raise TypeError("not an object")
+    stages = config.get("conv_stages", [])
+    if not isinstance(stages, list):
+        raise TypeError("conv_stages is no list")
+    convolutional = bool(stages)
+    if config.get("score", "flair") not in SCORES:
+        raise ValueError(f"score is none of {', '.join(SCORES)}")
+    for name, size in config.items():
+        if name == "score":
+            continue
+        least = 0 if name == "classes" or (convolutional and name in ("vision_layers", "vision_heads")) else 1
+        most = _MOST_LAYERS if name.endswith("_layers") else LARGEST
+        if name != "conv_stages" and (type(size) is not int or not least <= size < most):
+            raise ValueError(f"{name} out of range")
+    if config.get("vocab_size", VOCABULARY) < VOCABULARY:
+        raise ValueError(f"vocab_size below {VOCABULARY}, the token ids of CLIP's texts")
+    for width, heads in (("text_width", "text_heads"), ("embed_dim", "pool_heads"), ("vision_width", "vision_heads")):
+        if config.get(heads) and config[width] % config[heads]:
+            raise ValueError(f"{heads} must divide {width}")
+    if convolutional:
+        if len(stages) > 100 or not all(len(stage) == 5 and all(type(n) is int for n in stage) for stage in stages):
+            raise ValueError("conv_stages is no list of five numbers each")
+        if not all(
+            0 < e <= 16 and k in (3, 5) and 0 < c < 4096 and 0 < n <= 100 and stride in (1, 2)
+            for e, k, c, n, stride in stages
+        ):
+            raise ValueError("conv_stages out of range")
+        if config["image_size"] % _CONV_PATCH or config["image_size"] > 2048:  # no tensor's shape would show it
+            raise ValueError(f"image_size must be a multiple of {_CONV_PATCH} up to 2048")
+        if config.get("patch_size") != _CONV_PATCH or sum(stage[4] == 2 for stage in stages) != 4:
+            raise ValueError(f"conv_stages must come down to patches of {_CONV_PATCH} pixels")
+    elif config.get("classes"):
+        raise ValueError("classes are for convolutional towers")
+    return config
+
+
+def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor name of a FLAIR of this configuration, and its shape.
+
+    Raises WeightsError when the text is not a configuration.
+    """
+    try:
+        c = check_config(json.loads(config))
+        return _tensors(c)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"not a model configuration ({error}) - use a file saved by flairsearch") from None
+
+
+def _tensors(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    dim, vision, text = c["embed_dim"], c["vision_width"], c["text_width"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "positional_embedding": (c.get("context_length", 77), text),
+        "token_embedding.weight": (c.get("vocab_size", VOCABULARY), text),
+        "logit_scale": (),
+        "logit_bias": (),
+        "text_post.proj": (text, dim),
+        "image_post.proj": (vision + c.get("classes", 0), dim),
+        "visual_proj.attn.in_proj_weight": (3 * dim, dim),
+        "visual_proj.attn.in_proj_bias": (3 * dim,),
+        "visual_proj.attn.out_proj.weight": (dim, dim),
+        "visual_proj.attn.out_proj.bias": (dim,),
+    }
+    norms = {f"visual_proj.ln_{x}": dim for x in "qkv"} | {"ln_final": text, "visual.ln_post": vision}
+    shapes |= _transformer_tensors("", text, c["text_layers"])
+    if c.get("conv_stages"):
+        shapes |= _conv_tensors(c["conv_stages"], vision, c.get("classes", 0))
+    else:
+        norms["visual.ln_pre"] = vision
+        shapes |= _transformer_tensors("visual.", vision, c["vision_layers"]) | {
+            "visual.class_embedding": (vision,),
+            "visual.positional_embedding": ((c["image_size"] // c["patch_size"]) ** 2 + 1, vision),
+            "visual.conv1.weight": (vision, 3, c["patch_size"], c["patch_size"]),
+        }
+    return shapes | {f"{norm}.{x}": (width,) for norm, width in norms.items() for x in ("weight", "bias")}
+
+
+def _transformer_tensors(prefix: str, width: int, layers: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i in range(layers):
+        block = f"{prefix}transformer.resblocks.{i}"
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"{block}.{norm}.weight": (width,), f"{block}.{norm}.bias": (width,)}
+        shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
+        for layer, rows, columns in (
+            ("attn.out_proj", width, width),
+            ("mlp.c_fc", 4 * width, width),
+            ("mlp.c_proj", width, 4 * width),
+        ):
+            shapes |= {f"{block}.{layer}.weight": (rows, columns), f"{block}.{layer}.bias": (rows,)}
+    return shapes
+
+
+def _conv_tensors(stages: list[list[int]], width: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of `convtower.ConvTower`."""
+    shapes = {"visual.classifier.weight": (classes, width), "visual.classifier.bias": (classes,)}
+
+    def convolution(name: str, out: int, into: int, kernel: int) -> None:
+        shapes[f"visual.trunk.{name}.weight"] = (out, into, kernel, kernel)
+        shapes[f"visual.trunk.{name}.bias"] = (out,)
+
+    convolution("0.0", STEM, 3, 3)
+    unit, channels = 1, STEM
+    for expansion, kernel, out, blocks, _ in stages:
+        for _ in range(blocks):
+            hidden = channels * expansion
+            if expansion > 1:
+                convolution(f"{unit}.expand", hidden, channels, 1)
+            convolution(f"{unit}.depthwise", hidden, 1, kernel)
+            convolution(f"{unit}.project", out, hidden, 1)
+            unit, channels = unit + 1, out
+    convolution(f"{unit}.0", width, channels, 1)
+    return shapes
+
+
+def check_tensors(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str = "the model file"
+) -> None:
+    """Raises WeightsError naming the first tensor that is missing, extra or of another shape."""
+    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if missing:
+        first = f"first {min(missing)[:100]!a}"
+        raise WeightsError(f"{where} lacks {len(missing)} tensors, {first} - it is not a FLAIR checkpoint")
+    if extra:
+        first = f"first {min(extra)[:100]!a}"
+        raise WeightsError(f"{where} has {len(extra)} unknown tensors, {first} - not a FLAIR checkpoint")
+    for name in sorted(expected):
+        if found[name] != expected[name]:
+            raise WeightsError(
+                f"{where}: {name} has shape {list(found[name])}, expected {list(expected[name])} - another architecture"
+            )

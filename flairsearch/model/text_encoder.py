@@ -1,0 +1,144 @@
+"""Texts -> folded queries without torch: CLIP's text tower in numpy, over the weights' file as it lies on disk.
+
+A query is some ten tokens: importing torch takes longer than all of its arithmetic. Only the tokens up to the end of a
+text are computed (the tower is causal), and only their rows of the embedding are read. Thousands of texts: encode.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch.core.types import PoolWeights, Query
+from flairsearch.model import checkpoints
+from flairsearch.model.attention_pool import Folding, layer_norm
+from flairsearch.model.safetensors_file import Tensors
+from flairsearch.model.tokenizer import Tokenizer, unseen_words
+
+F32 = NDArray[np.float32]
+_SMALL_PRODUCT = 10**6  # OpenBLAS calls a product of at most this many multiplications small.
+_LEAST_ROWS = 32  # With fewer rows a product, the calls cost more than they save.
+
+
+class TextEncoder:
+    """One of our files of weights. T texts, L tokens, W the tower's width."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises WeightsError when the file is missing, damaged or not ours."""
+        config, self.weights_hash = checkpoints.describe(file)
+        self._config = json.loads(config)
+        self._tensors = Tensors(file)
+        checkpoints.check(self._tensors, config, file)
+        self._tokenizer = Tokenizer(self._config.get("context_length", 77))
+        self._seen = checkpoints.seen_tokens(file)
+        self.folding = Folding(self._tensors, self._config["pool_heads"], self._config.get("score", "flair"))
+
+    @property
+    def pool_weights(self) -> PoolWeights:
+        """The pool's value and output side, for re-ranking."""
+        return self.folding.weights
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Query]:
+        """Texts -> folded queries, float32. Texts of very different lengths are better asked one by one."""
+        return self.folding.queries(self._tower(texts), list(texts)) if texts else []
+
+    def unseen_words(self, text: str) -> list[str]:
+        """The words of a text that are in no training text; none where the model does not say what it has seen."""
+        return unseen_words(text, self._seen, self._tokenizer)
+
+    def _tower(self, texts: Sequence[str]) -> F32:
+        """-> global text tokens f32[T, D], not normalised."""
+        ids = [self._tokenizer.tokenize(text) for text in texts]
+        ends = np.array([some.index(self._tokenizer.end) for some in ids])  # a text may hold one itself
+        padded = np.zeros((len(ids), ends.max() + 1), np.int64)
+        for row, some, end in zip(padded, ids, ends, strict=True):
+            row[: end + 1] = some[: end + 1]
+        x = self._tensors.rows("token_embedding.weight", padded)  # [T, L, W]
+        x = x + self._tensors["positional_embedding"][: padded.shape[1]]
+        columns = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
+        for block in self._blocks:
+            columns = block.run(columns, len(ids))
+        last = columns.T.reshape(x.shape)[np.arange(len(x)), ends]
+        last = layer_norm(last, self._tensors["ln_final.weight"], self._tensors["ln_final.bias"])
+        return np.asarray(last @ self._tensors["text_post.proj"], np.float32)
+
+    @cached_property
+    def _blocks(self) -> list[_Block]:
+        names = [f"transformer.resblocks.{i}" for i in range(self._config["text_layers"])]
+        return [_Block(self._tensors, name, self._config["text_heads"]) for name in names]
+
+
+class _Block:
+    """A residual block of the tower, its parts under torch's names.
+
+    Tokens are columns, x f32[W, T L]: those of T texts, one text after the other. Weights are used as they are stored.
+    """
+
+    def __init__(self, tensors: Tensors, name: str, heads: int) -> None:
+        self._heads = heads
+        self._in, self._out, self._wide, self._narrow = (
+            (tensors[f"{name}.{weight}"], tensors[f"{name}.{bias}"][:, None])
+            for weight, bias in (
+                ("attn.in_proj_weight", "attn.in_proj_bias"),
+                ("attn.out_proj.weight", "attn.out_proj.bias"),
+                ("mlp.c_fc.weight", "mlp.c_fc.bias"),
+                ("mlp.c_proj.weight", "mlp.c_proj.bias"),
+            )
+        )
+        self._first, self._second = (
+            (tensors[f"{name}.{norm}.weight"][:, None], tensors[f"{name}.{norm}.bias"][:, None])
+            for norm in ("ln_1", "ln_2")
+        )
+
+    def run(self, x: F32, texts: int) -> F32:
+        """The tokens in front of the block f32[W, T L], and T -> the tokens behind it, of the same shape."""
+        x = x + self._attend(layer_norm(x, *self._first, axis=0), texts)
+        wide = _gelu(_linear(layer_norm(x, *self._second, axis=0), self._wide))
+        return np.asarray(x + _linear(wide, self._narrow), np.float32)
+
+    def _attend(self, x: F32, texts: int) -> F32:
+        """Causal attention of H heads, within each text."""
+        packed = _linear(x, self._in).reshape(3, self._heads, -1, texts, x.shape[1] // texts)
+        query, key, value = packed.transpose(0, 3, 1, 2, 4)  # [T, H, d, L]
+        length = key.shape[-1]
+        logits = query.transpose(0, 1, 3, 2) @ key * np.float32(query.shape[2] ** -0.5)
+        logits = np.where(np.tri(length, dtype=np.bool_), logits, -np.inf)
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        mixed = value @ shares.transpose(0, 1, 3, 2)  # [T, H, d, L]
+        return _linear(np.ascontiguousarray(mixed.transpose(1, 2, 0, 3).reshape(x.shape)), self._out)
+
+
+def _linear(x: F32, layer: tuple[F32, F32]) -> F32:
+    """x f32[n, C], weights f32[m, n] and bias f32[m, 1] -> f32[m, C], some rows of the weights at a time.
+
+    OpenBLAS multiplies small matrices where they lie. It copies larger ones first, and for a text of a few tokens the
+    copy takes longer than the product.
+    """
+    weight, bias = layer
+    rows = len(weight) & -len(weight)  # This is the largest power of two that divides the number of rows.
+    while rows >= _LEAST_ROWS and rows * x.size > _SMALL_PRODUCT:
+        rows //= 2
+    if rows < _LEAST_ROWS:  # Parts would be too thin, or the product is too large to gain from parts.
+        rows = len(weight)
+    parts = weight.reshape(-1, rows, len(x))
+    return np.asarray((parts @ x).reshape(len(weight), -1) + bias, np.float32)
+
+
+def _gelu(x: F32) -> F32:
+    """x Phi(x), Phi the normal distribution, by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+
+    There erf is 1 - (a1 t + ... + a5 t^5) e^(-y^2) with t = 1 / (1 + 0.3275911 y), within 1.5e-7; y = |x| / sqrt(2).
+    """
+    y = np.abs(x) * np.float32(0.5**0.5)
+    t = 1 / (1 + np.float32(0.3275911) * y)
+    tail = t * np.float32(1.061405429)
+    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        tail = (tail + np.float32(factor)) * t
+    tail *= np.exp(-y * y) / 2  # 1 - Phi(|x|)
+    return np.asarray(x * np.where(x > 0, 1 - tail, tail), np.float32)

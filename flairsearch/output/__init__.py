@@ -1,0 +1,1 @@
+"""Hits to JSON, tables and pictures."""

@@ -1,0 +1,1 @@
+"""Exact scores of views: numpy, numba, torch, triton."""

@@ -1,0 +1,224 @@
+"""The one thread that owns an Engine: searches wait in a queue, and those that ask alike are answered at once.
+
+Every request is a call in the queue of an executor of one thread. The first search of several that ask alike answers
+all of them; the others find their answer when their turn comes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from flairsearch.core.errors import FlairSearchError
+from flairsearch.core.filters import Scope
+from flairsearch.core.query import Terms
+from flairsearch.core.types import Hit
+from flairsearch.engine import Engine
+from flairsearch.store.catalog import Catalog
+
+MOST_WAITING = 64  # requests; more are refused
+WARM = "a photo"  # what is asked before anybody else asks: files are read, kernels compiled
+CATALOG = "catalog.sqlite"
+
+_T = TypeVar("_T")
+
+
+class Busy(FlairSearchError):
+    """Too many requests wait already."""
+
+
+class Stopped(FlairSearchError):
+    """The service ends; nobody will answer."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What searches must have in common to be answered together."""
+
+    k: int = 10
+    offset: int = 0
+    shortlist: str = "auto"
+    min_score: float | None = None
+    scope: Scope | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search found."""
+
+    hits: list[Hit]  # `How.k` at most
+    more: bool  # whether there is a hit after these
+    in_scope: int  # views
+    ranked: int  # of them, exactly
+    unseen: tuple[str, ...]  # words of the query that the model does not know
+    warnings: tuple[str, ...]
+    seconds: float = 0.0  # from the request to the answer
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The index that is there now."""
+
+    engine: Engine
+    catalog: Catalog
+    identity: tuple[int, ...] | None  # `_identity` of its files
+
+
+@dataclass(eq=False)
+class _Request:
+    """A call that waits for its turn."""
+
+
+@dataclass(eq=False)
+class _Search(_Request):
+    terms: Terms
+    how: How
+    found: Found | None = None  # An earlier search that asked alike may have brought the answer along.
+    grouped: bool = False  # A search that went wrong in a group is asked alone when its turn comes.
+
+
+class Service:
+    """Every method may be called from any thread; one thread of its own does all that concerns the Engine."""
+
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        """open_engine: opens the index; called again when the index was replaced by another one.
+
+        The Engine is open afterwards and has answered a query. Raises what opening and searching raise.
+        """
+        self._open = open_engine
+        self._lock = threading.RLock()  # The lock guards _waiting and _stopped.
+        self._waiting: dict[_Request, None] = {}  # The requests whose turn has not come, in the order of their turns.
+        self._stopped = False
+        self.batches: Counter[int] = Counter()  # searches answered at once -> how often
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        with ExitStack() as undo:
+            undo.callback(self._worker.shutdown, wait=False, cancel_futures=True)
+            self._opened = self._worker.submit(self._warm).result()
+            undo.pop_all()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that nobody works on yet."""
+        return len(self._waiting)
+
+    @property
+    def catalog(self) -> Catalog:
+        """What the index lists; it may be asked from any thread, past the queue."""
+        return self._opened.catalog
+
+    @property
+    def folder(self) -> Path:
+        """Where the index lies."""
+        return self._opened.engine.folder
+
+    def search(self, terms: Terms, how: How) -> Future[Found]:
+        """Cancel the answer to leave the queue. Raises Busy or Stopped."""
+        search, began = _Search(terms, how), time.perf_counter()
+        return self._put(search, lambda: replace(self._answer(search), seconds=time.perf_counter() - began))
+
+    def call(self, ask: Callable[[Engine], _T]) -> Future[_T]:
+        """Something else to ask the Engine, in its thread. Raises Busy or Stopped."""
+        return self._put(_Request(), lambda: ask(self._current()))
+
+    def close(self) -> None:
+        """Requests that still wait get Stopped; what the Engine does now is finished."""
+        with self._lock:
+            self._stopped = True
+            self._worker.submit(self._shut)
+        self._worker.shutdown()
+
+    def _put(self, request: _Request, do: Callable[[], _T]) -> Future[_T]:
+        def take_turn() -> _T:
+            with self._lock:
+                self._waiting.pop(request)
+                if self._stopped:
+                    raise Stopped("the server stops - ask again later")
+            return do()
+
+        with self._lock:
+            if self._stopped:
+                raise Stopped("the server stops - ask again later")
+            if len(self._waiting) >= MOST_WAITING:
+                raise Busy(f"{MOST_WAITING} requests wait already - ask again in a second")
+            self._waiting[request] = None
+            answer = self._worker.submit(take_turn)
+            answer.add_done_callback(lambda _: self._leave(request))
+            return answer
+
+    def _leave(self, request: _Request) -> None:
+        """A request that was cancelled waits no longer; any other has gone already."""
+        with self._lock:
+            self._waiting.pop(request, None)
+
+    # -- in the Engine's thread
+
+    def _warm(self) -> _Opened:
+        engine = self._open()
+        from flairsearch.rerank import numba_backend  # noqa: F401 - One query alone would do without numba.
+        from flairsearch.shortlist import code_scan_numba  # noqa: F401 - likewise
+
+        if engine.status().images:
+            engine.search(WARM, 1)
+        return _Opened(engine, Catalog(engine.folder), _identity(engine.folder))
+
+    def _current(self) -> Engine:
+        """The Engine of the index that is there now: `index --rebuild` puts another one in its place."""
+        old = self._opened
+        identity = _identity(old.engine.folder)
+        if identity is not None and identity != old.identity:
+            # The old catalogue stays open: another thread may be asking it just now; it goes with its last user.
+            engine = self._open()
+            self._opened = _Opened(engine, Catalog(engine.folder), identity)
+            old.engine.close()
+        return self._opened.engine
+
+    def _answer(self, search: _Search) -> Found:
+        """Together with all that ask alike; where that goes wrong, each alone: one query's error is no other's."""
+        if search.found is None:
+            with self._lock:
+                waiting = [other for other in self._waiting if isinstance(other, _Search)]
+            alike = [other for other in waiting if other.how == search.how and not (other.grouped or search.grouped)]
+            group = [search, *alike]
+            for one in group:
+                one.grouped = True
+            try:
+                self._search(group, search.how)
+            except FlairSearchError:
+                if len(group) == 1:
+                    raise
+                self._search([search], search.how)
+        assert search.found is not None
+        return search.found
+
+    def _search(self, group: Sequence[_Search], how: How) -> None:
+        """One hit more than asked for says whether there is a next page."""
+        engine = self._current()
+        several = [search.terms for search in group]
+        found = engine.search_many(several, how.k + 1, how.shortlist, how.min_score, how.scope, how.offset)
+        ranked, in_scope = engine.reranked, engine.in_scope
+        for query, (search, hits) in enumerate(zip(group, found, strict=True)):
+            unseen = engine.unseen_words(*search.terms.texts, *search.terms.without)
+            warnings = tuple(engine.warnings(query))
+            more = len(hits) > how.k
+            search.found = Found(hits[: how.k], more, in_scope, ranked[query], tuple(unseen), warnings)
+        self.batches[len(group)] += 1
+
+    def _shut(self) -> None:
+        self._opened.catalog.close()
+        self._opened.engine.close()
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Of the catalogue's file and the settings, which `compact --codec` changes; None while they are being replaced."""
+    try:
+        catalog, settings = (folder / CATALOG).stat(), (folder / "index.json").stat()
+    except OSError:
+        return None
+    return catalog.st_dev, catalog.st_ino, settings.st_ino, settings.st_mtime_ns

@@ -1,0 +1,1 @@
+"""Approximate scores of all views: the score predictor and FAISS."""

@@ -1,0 +1,29 @@
+"""Banks of texts for fitted vectors, made by an engine's encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flairsearch.shortlist.build import FitPolicy
+
+if TYPE_CHECKING:
+    from flairsearch.engine import Engine
+    from flairsearch.rerank.many_texts import ManyTexts
+
+
+class PromptBanks:
+    """A fitting.MakeBank: the encoder is loaded when the first bank is made."""
+
+    def __init__(self, engine: Engine, exhaustive_views: int) -> None:
+        self._engine, self.policy = engine, FitPolicy(exhaustive_views=exhaustive_views)
+
+    def __call__(self, vectors: NDArray[np.float32] | None) -> ManyTexts:
+        """The bank of the texts with these vectors f32[T, D]; None: of all texts of bank.py."""
+        from flairsearch.rerank.many_texts import ManyTexts
+
+        encoder = self._engine.encoder
+        queries = encoder.bank() if vectors is None else encoder.fold(vectors)
+        return ManyTexts(queries, encoder.pool_weights, encoder.device)

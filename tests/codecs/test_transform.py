@@ -1,0 +1,538 @@
+"""The basis against written-out sums, every choice of bits, known spectra and rate-distortion theory, in float64."""
+
+import itertools
+import math
+import pickle
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flairsearch.codecs.codec import AVERAGE_BITS, make_codec
+from flairsearch.codecs.transform import Basis, allocate_bits, cosine_transform, fit_basis
+from flairsearch.core.errors import StoreError
+from flairsearch.core.types import Encoded
+
+ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}  # Max (1960): what a Gaussian of variance 1 keeps of itself
+NAMES = ("mean", "forward", "inverse", "step", "counts")
+MEAN = 0.3
+
+
+def encoded(tokens):
+    flat = np.zeros(tokens.shape[:2], np.float16)
+    return Encoded(tokens[:, 0], tokens, flat, flat)
+
+
+def spectrum(patches, dim, fall=2.0):
+    """Variances f64[F, D], 1 on average: smooth in space where fall > 0, and nearly of low rank in channels."""
+    across, down = np.divmod(np.arange(patches), math.isqrt(patches))
+    variance = (1.0 + across**2 + down**2)[:, None] ** (-fall / 2) * (1.0 + np.arange(dim)) ** -1.5
+    return variance / variance.mean()
+
+
+def made_tokens(count, variance, seed, scale=1.0):
+    """Gaussian f16[n, P, D] of these variances over frequencies and turned channels, about MEAN."""
+    patches, dim = variance.shape
+    turn = np.linalg.qr(np.random.default_rng(99).normal(size=(dim, dim)))[0]
+    y = np.random.default_rng(seed).normal(size=(count, patches, dim)) * np.sqrt(variance)
+    return (scale * np.einsum("fp,nfc,dc->npd", by_hand(patches), y, turn, optimize=True) + MEAN).astype(np.float16)
+
+
+def fitted(tokens, name):
+    """The codec of a basis fitted to tokens where every error matters alike."""
+    _, patches, dim = tokens.shape
+    average = AVERAGE_BITS[name]
+    return make_codec(name, patches, dim, fit_basis(tokens, np.eye(dim, dtype=np.float32), average))
+
+
+def lost(codec, tokens):
+    """Squared error of the restored tokens, as a share of what they differ from the mean."""
+    x = tokens.astype(np.float64)
+    return np.square(codec.restore(codec.encode(encoded(tokens))) - x).sum() / np.square(x - MEAN).sum()
+
+
+def code_bits(codec):
+    return 8 * (codec.stride - 5 * codec.patches)
+
+
+# -- the cosine transform
+
+
+def by_hand(patches):
+    """f64[F, P]: the DCT-II written out, number by number; frequencies in the order of the patches."""
+    side = math.isqrt(patches)
+    grid = (side, side) if side * side == patches else (1, patches)
+    matrix = np.zeros((patches, patches))
+    places = list(itertools.product(*map(range, grid)))
+    for f, frequency in enumerate(places):
+        for p, place in enumerate(places):
+            matrix[f, p] = math.prod(
+                math.sqrt((2 if k else 1) / size) * math.cos(math.pi * k * (2 * i + 1) / (2 * size))
+                for k, i, size in zip(frequency, place, grid, strict=True)
+            )
+    return matrix
+
+
+@given(patches=st.integers(1, 64))
+@example(patches=1)
+@example(patches=2)
+@example(patches=9)
+@example(patches=12)
+@example(patches=48)
+@example(patches=49)
+@example(patches=64)
+@example(patches=196)
+def test_the_cosine_transform_is_orthonormal_and_the_dct(patches):
+    found = cosine_transform(patches)
+    assert (found.dtype, found.shape) == (np.float32, (patches, patches))
+    np.testing.assert_allclose(found, by_hand(patches), atol=1e-7)
+    np.testing.assert_allclose(found.astype(float) @ found.T.astype(float), np.eye(patches), atol=1e-6)
+    np.testing.assert_allclose(found[0], patches**-0.5, atol=1e-7)  # frequency 0 is the mean
+
+
+@given(patches=st.integers(1, 200))
+@example(patches=1)
+@example(patches=7)
+@example(patches=49)
+@example(patches=50)
+@example(patches=64)
+@example(patches=196)
+def test_the_cosine_transform_is_scipys(patches):
+    fft = pytest.importorskip("scipy.fft")
+    side = math.isqrt(patches)
+    views = np.random.default_rng(0).normal(size=(3, *((side, side) if side * side == patches else (patches,))))
+    expected = fft.dctn(views, axes=range(1, views.ndim), norm="ortho").reshape(3, patches)
+    np.testing.assert_allclose(
+        views.reshape(3, patches) @ cosine_transform(patches).T.astype(float), expected, atol=3e-6
+    )
+
+
+# -- bits
+
+
+def error_of(variance, bits):
+    return sum(v * ERROR[int(b)] for v, b in zip(variance, bits, strict=True))
+
+
+def least_error(variance, budget):
+    choices = (bits for bits in itertools.product(ERROR, repeat=len(variance)) if sum(bits) <= budget)
+    return min(error_of(variance, bits) for bits in choices)
+
+
+@given(
+    average=st.sampled_from([0.3, 1.0, 2.0, 3.0, 4.0, 6.5, 8.0]) | st.floats(0.01, 8),
+    count=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(average=0.3, count=1, seed=1)
+@example(average=8.0, count=1, seed=1)
+@example(average=1.0, count=2, seed=2)
+@example(average=6.5, count=3, seed=3)
+@example(average=3.0, count=3, seed=3)
+@example(average=0.3, count=5, seed=5)
+@example(average=2.0, count=5, seed=5)
+@example(average=4.0, count=5, seed=5)
+@example(average=8.0, count=5, seed=5)
+def test_no_choice_of_as_many_bits_is_better(average, count, seed):
+    """Every choice tried. The order of gains stops at the first that does not fit: at most 2 bits stay unspent."""
+    rng = np.random.default_rng(seed)
+    for spread in (0.0, 0.5, 2, 5):
+        for _ in range(4):
+            variance = np.exp(rng.normal(0, spread, count))
+            bits = allocate_bits(variance, average)
+            assert bits.dtype == np.uint8
+            assert set(bits.tolist()) <= set(ERROR)
+            spent, budget = int(bits.sum()), int(average * count)
+            assert spent <= budget
+            assert spent >= min(budget // 2 * 2 - 2, 8 * count)
+            assert error_of(variance, bits) == pytest.approx(least_error(variance, spent), rel=1e-12)
+            assert (np.diff(bits[np.argsort(variance, kind="stable")].astype(int)) >= 0).all() or spread == 0
+
+
+def test_bits_of_many_numbers_are_never_more_than_there_are():
+    for seed, average in itertools.product(range(4), (0.01, 0.5, 1.0, 2.0, 4.0, 7.99, 8.0)):
+        variance = np.random.default_rng(seed).gamma(0.1, size=5001)
+        bits = allocate_bits(variance, average).astype(int)
+        assert average * 5001 - 4 <= bits.sum() <= average * 5001
+        levels = [variance[bits == width] for width in (0, 2, 4, 8)]
+        for less, more in itertools.pairwise([level for level in levels if len(level)]):
+            assert less.max() <= more.min()
+
+
+def test_bits_of_easy_cases():
+    assert allocate_bits(np.asarray([1.0, 1.0]), 2.0).tolist() == [2, 2]
+    assert allocate_bits(np.asarray([100.0, 1e-6]), 2.0).tolist() == [4, 0]
+    assert allocate_bits(np.asarray([1e-6, 1.0, 1e-6, 1e-6]), 2.0).tolist() == [0, 8, 0, 0]
+    assert allocate_bits(np.asarray([1.0, 1.0, 1.0]), 8.0).tolist() == [8, 8, 8]
+    assert allocate_bits(np.asarray([1.0, 2.0, 3.0]), 0.5).tolist() == [0, 0, 0]  # 1.5 bits: no room for any
+    assert allocate_bits(np.zeros(3), 2.0).tolist() == [2, 2, 2]
+    assert allocate_bits(np.zeros(0), 2.0).tolist() == []
+
+
+# -- the fit
+
+
+@pytest.mark.parametrize("name", AVERAGE_BITS)
+@pytest.mark.parametrize(("patches", "dim"), [(9, 33), (12, 16), (1, 24)])
+def test_a_fitted_basis_keeps_its_budget_and_its_inverse(name, patches, dim):
+    rng = np.random.default_rng(1)
+    tokens = (rng.normal(size=(100, patches, dim)) * np.logspace(1, -3, dim) + 2).astype(np.float16)
+    metric = np.cov(rng.normal(size=(dim, 4 * dim))).astype(np.float32)
+    basis = fit_basis(tokens, metric, AVERAGE_BITS[name])
+    channels = basis.step.shape[1]
+    shapes = [(dim,), (dim, channels), (channels, dim), (patches, channels), (3, patches)]
+    assert [getattr(basis, n).shape for n in NAMES] == shapes
+    counts = basis.counts.astype(int)
+    assert basis.counts.dtype == np.uint16
+    assert not (counts[1:] % [[2], [4]]).any()  # whole bytes
+    assert counts.sum(0).max() == channels <= dim
+    total = int((counts * [[8], [4], [2]]).sum())
+    assert abs(total - AVERAGE_BITS[name] * patches * dim) <= 8 * patches  # whole bytes: 4 bits of each plane
+    np.testing.assert_allclose(basis.mean, tokens.astype(float).mean((0, 1)), atol=1e-4)
+    np.testing.assert_allclose(basis.inverse.astype(float) @ basis.forward.astype(float), np.eye(channels), atol=1e-3)
+    again = fit_basis(tokens, metric, AVERAGE_BITS[name])
+    assert all(np.array_equal(getattr(again, n), getattr(basis, n)) for n in NAMES)  # deterministic
+
+
+@pytest.mark.parametrize("name", AVERAGE_BITS)
+def test_channels_are_those_that_vary_and_matter(name):
+    """One patch, known directions: forgetting a direction costs its variance times what it matters."""
+    variance, matters = np.array([8, 4, 2, 1, 0.5, 0.25, 3, 0.1]), np.array([1 / 32, 4, 1 / 4, 8, 2, 16, 1, 1])
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    tokens = (np.random.default_rng(1).normal(size=(9000, 1, 8)) * np.sqrt(variance) @ turn.T).astype(np.float16)
+    for worth, metric in ((variance * matters, turn * matters @ turn.T), (variance, np.eye(8))):
+        basis = fit_basis(tokens, metric.astype(np.float32), AVERAGE_BITS[name])
+        looks = np.abs(turn.T @ basis.forward / np.sqrt(np.diag(turn.T @ metric @ turn))[:, None]).argmax(0)
+        assert looks.tolist() == np.argsort(-worth)[: len(looks)].tolist()
+
+
+@pytest.mark.parametrize("patches", [49, 50])
+@pytest.mark.parametrize("name", AVERAGE_BITS)
+def test_the_error_is_that_of_the_best_uniform_quantisers(name, patches):
+    """Sum of variance x Max's error over all numbers, with variances measured here; bits fall along frequencies."""
+    tokens = made_tokens(300, spectrum(patches, 24) if patches == 49 else np.tile(spectrum(49, 24)[:1], (50, 1)), 0)
+    codec = fitted(tokens, name)
+    basis, x = codec.basis, tokens.astype(np.float64)
+    transform = by_hand(patches)
+    y = np.einsum("fp,npd,dc->nfc", transform, x - basis.mean, basis.forward.astype(float), optimize=True)
+    widths = np.zeros(basis.step.shape, int)
+    for f, (most, some, few) in enumerate(basis.counts.T.astype(int)):
+        widths[f, : most + some + few] = [8] * most + [4] * some + [2] * few
+    kept = np.square(y).mean(0)
+    everything = np.square(x - basis.mean).sum((1, 2)).mean()
+    expected = everything - kept.sum() + sum(v * ERROR[w] for v, w in zip(kept.ravel(), widths.ravel(), strict=True))
+    found = np.square(codec.restore(codec.encode(encoded(tokens))) - x).sum((1, 2)).mean()
+    assert found == pytest.approx(expected, rel=0.15)
+    if patches == 49:
+        assert widths[0].sum() > widths[8].sum() > widths[48].sum()
+
+
+def least_distortion(variance, bits):
+    """Of a Gaussian source at so many bits: reverse water-filling (Cover and Thomas, theorem 10.3.3)."""
+    low, high = 0.0, variance.max()
+    for _ in range(100):
+        level = (low + high) / 2
+        if 0.5 * np.log2(np.maximum(variance / level, 1)).sum() > bits:
+            low = level
+        else:
+            high = level
+    return np.minimum(variance, high).sum()
+
+
+def integers_per_token(tokens, bits):
+    """Share of the tokens that a quantiser with one scale a token loses."""
+    x, top = tokens.astype(np.float64), 2 ** (bits - 1) - 0.5
+    step = np.abs(x).max(-1, keepdims=True) / top
+    codes = np.clip(np.floor(x / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) + 0.5
+    return np.square(codes * step - x).sum() / np.square(x - MEAN).sum()
+
+
+@pytest.mark.parametrize(("patches", "dim"), [(49, 64), (196, 64)])
+def test_known_spectra_are_kept_nearly_as_well_as_theory_allows(patches, dim):
+    """Fresh tokens. Max's quantisers lose 1.9, 3.0 and 6.6 times the least error that 2, 4 and 8 bits allow."""
+    variance = spectrum(patches, dim)
+    sample, fresh = made_tokens(100, variance, 0), made_tokens(20, variance, 1)
+    codecs = {name: fitted(sample, name) for name in ("q1", "q2", "q4")}
+    found = {name: lost(codec, fresh) for name, codec in codecs.items()}
+    assert 1 > found["q1"] > 2 * found["q2"] > 8 * found["q4"]
+    for name, codec in codecs.items():
+        least = least_distortion(variance.ravel(), code_bits(codec)) / variance.sum()
+        assert least < found[name] < {"q1": 2.2, "q2": 3.2, "q4": 6.6}[name] * least
+    assert found["q4"] < integers_per_token(fresh, 4) / 3.5
+    assert found["q2"] < integers_per_token(fresh, 2) / 8
+    assert found["q1"] < integers_per_token(fresh, 2) / 4  # half the bytes
+
+
+# -- views of another kind than the sample
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return made_tokens(100, spectrum(49, 64), 0)
+
+
+@pytest.mark.parametrize("name", AVERAGE_BITS)
+def test_loud_and_quiet_views_are_kept_as_well(name, sample):
+    codec = fitted(sample, name)
+    usual = lost(codec, made_tokens(20, spectrum(49, 64), 2))
+    for scale in (0.1, 10, 100):
+        other = made_tokens(20, spectrum(49, 64), 2, scale)
+        found = lost(codec, other)
+        assert found < 1.1 * usual, scale
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Basis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))  # every gain is 128
+            assert lost(codec, other) > 10 * found, scale
+
+
+@pytest.mark.parametrize(("name", "bound"), [("q4", 0.01), ("q2", 0.06), ("q1", 0.15)])
+def test_noise_is_kept_though_the_sample_is_smooth(name, bound, sample, monkeypatch):
+    codec, noise = fitted(sample, name), made_tokens(20, spectrum(49, 64, fall=0), 3)
+    found = lost(codec, noise)
+    monkeypatch.setattr(Basis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))
+    assert found < bound
+    assert lost(codec, noise) > 1.3 * found
+
+
+@pytest.mark.parametrize(("name", "bound"), [("q4", 0.05), ("q2", 0.2), ("q1", 0.4)])
+def test_frequencies_the_sample_lacks_are_kept(name, bound):
+    variance = spectrum(49, 64)
+    codec = fitted(made_tokens(100, np.where(np.arange(49)[:, None] < 28, variance, 0), 0), name)
+    assert lost(codec, made_tokens(20, np.where(np.arange(49)[:, None] < 28, 0, variance), 1)) < bound
+
+
+@pytest.mark.parametrize("name", AVERAGE_BITS)
+def test_a_small_sample_does_not_spoil_other_views(name):
+    """Fewer tokens than channels: directions the sample lacks may be lost, not drown the others."""
+    variance = spectrum(49, 64)
+    for views in (1, 2, 4):
+        codec = fitted(made_tokens(views, variance, 0), name)
+        assert lost(codec, made_tokens(20, variance, 1)) < 0.8, views
+
+
+@pytest.mark.parametrize("name", AVERAGE_BITS)
+def test_channels_the_sample_lacks_do_not_drown_a_view(name):
+    """They may be lost (1), and cost more where whole bytes keep a few of them; half the view's energy is usual."""
+    variance, usual = spectrum(49, 64), np.arange(64) < 32
+    codec = fitted(made_tokens(100, variance * usual, 0), name)
+    assert lost(codec, made_tokens(20, variance, 1)) < 1
+
+
+DEGENERATE = {
+    "one token": np.full((1, 1, 8), 0.5),
+    "one view": np.random.default_rng(0).normal(size=(1, 9, 8)),
+    "a constant view": np.full((1, 9, 8), -2.0),
+    "constant views": np.random.default_rng(0).normal(size=(40, 1, 8)).repeat(9, axis=1),
+    "the same view over and over": np.random.default_rng(0).normal(size=(1, 9, 8)).repeat(50, axis=0),
+    "zeros": np.zeros((50, 4, 8)),
+    "two tokens": np.eye(8)[:2, None],
+    "one direction": np.outer(np.arange(-20, 21), np.eye(8)[3])[:, None],
+    "huge outliers": np.concatenate([np.random.default_rng(0).normal(size=(50, 9, 8)), np.full((1, 9, 8), 60000.0)]),
+    "four dimensions": np.random.default_rng(0).normal(size=(40, 9, 4)),  # the least that q1 has bits for
+    "four dimensions, one patch": np.random.default_rng(0).normal(size=(40, 1, 4)) * [9, 3, 1, 0],
+}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_odd_sample_gives_finite_numbers(tmp_path, subtests):
+    for kind, name in itertools.product(DEGENERATE, AVERAGE_BITS):
+        with subtests.test(kind, name=name):
+            check_odd_sample(kind, name, tmp_path)
+
+
+def check_odd_sample(kind, name, tmp_path):
+    tokens = DEGENERATE[kind].astype(np.float16)
+    _, patches, dim = tokens.shape
+    metric = np.ones((dim, dim)) if kind == "two tokens" else np.eye(dim)  # of rank 1, too
+    basis = fit_basis(tokens, metric.astype(np.float32), AVERAGE_BITS[name])
+    basis.save(tmp_path / "1.npz")
+    Basis.load(tmp_path / "1.npz")  # finite numbers, steps above 0, counts that fit: what is saved can be read
+    codec = make_codec(name, patches, dim, basis)
+    rng = np.random.default_rng(1)
+    others = [rng.normal(size=(5, patches, dim)), np.zeros((1, patches, dim)), np.full((1, patches, dim), 3.0)]
+    x = np.concatenate([tokens, *others]).astype(np.float16)
+    found = codec.restore(codec.encode(encoded(x))).astype(float)
+    assert np.isfinite(found).all()
+    if "constant view" in kind or kind in ("zeros", "one token"):
+        spread = np.abs(x[: len(tokens)].astype(float) - basis.mean).max()
+        np.testing.assert_allclose(found[: len(tokens)], x[: len(tokens)], atol=2e-3 + 2 * spread)
+
+
+# -- the file
+
+
+def small_basis():
+    rng = np.random.default_rng(0)
+    counts = np.array([[1, 0, 0, 1], [2, 2, 0, 4], [0, 0, 4, 0]], np.uint16)  # 4 frequencies, 5 channels
+    parts = (rng.normal(size=6), rng.normal(size=(6, 5)), rng.normal(size=(5, 6)), rng.uniform(1, 2, (4, 5)))
+    return Basis(*(part.astype(np.float32) for part in parts), counts)
+
+
+def same(found, expected):
+    for name in NAMES:
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_basis_goes_round(tmp_path):
+    fresh = fit_basis(made_tokens(20, spectrum(9, 13), 0), np.eye(13, dtype=np.float32), 2.0)
+    for basis in (small_basis(), fresh):
+        basis.save(tmp_path / "1.npz")
+        same(Basis.load(tmp_path / "1.npz"), basis)
+
+
+def refused(path):
+    todo = "run flairsearch verify --repair, or index --rebuild"
+    with pytest.raises(StoreError, match=rf"\.npz (is missing|is damaged \([^\n]+\)) - {todo}$") as error:
+        Basis.load(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def save(path, arrays):
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+class Trap:
+    """What runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_file_that_is_no_basis_is_one_line_and_runs_nothing(tmp_path):
+    path, sprung = tmp_path / "1.npz", tmp_path / "sprung"
+    assert "is missing" in refused(path)
+    path.mkdir()
+    refused(path)
+    path.rmdir()
+    for data in (b"", b"P", b"PK\x03\x04", b"no arrays" * 100, pickle.dumps(Trap(sprung))):
+        path.write_bytes(data)
+        refused(path)
+    with path.open("wb") as stream:
+        np.save(stream, small_basis().mean)  # one array, not several
+    refused(path)
+    save(path, {name: np.asarray([Trap(sprung)], object) for name in NAMES})
+    refused(path)
+    assert not sprung.exists()
+
+
+def odd(counts, *places):
+    counts = counts.copy()
+    for row, frequency, value in places:
+        counts[row, frequency] = value
+    return counts
+
+
+GOOD = {name: getattr(small_basis(), name) for name in NAMES}
+WRONG = {
+    "mean": [
+        GOOD["mean"][:4],
+        GOOD["mean"].astype(float),
+        GOOD["mean"][None],
+        np.full(6, np.nan, "f4"),
+        GOOD["mean"][0],
+    ],
+    "forward": [GOOD["forward"].T, GOOD["forward"][0], np.zeros((6, 5), np.complex64), np.array(["a"]), np.float32(1)],
+    "inverse": [GOOD["inverse"][:2], np.full((5, 6), np.inf, np.float32), np.float32(1), GOOD["inverse"].astype(">f4")],
+    "step": [GOOD["step"] * 0, -GOOD["step"], GOOD["step"][:2], GOOD["step"][:, :4], np.float32(1), GOOD["step"][0]],
+    "counts": [
+        odd(GOOD["counts"], (1, 0, 1)),  # half a byte
+        odd(GOOD["counts"], (2, 2, 2)),
+        odd(GOOD["counts"], (2, 2, 3)),
+        odd(GOOD["counts"], (0, 0, 6)),  # more channels than there are
+        odd(GOOD["counts"], (0, 0, 65535)),
+        odd(GOOD["counts"], (0, 0, 65535), (1, 0, 2), (2, 0, 0)),  # 1 in 16 bits
+        GOOD["counts"] * 0,
+        GOOD["counts"].astype(np.int64),
+        GOOD["counts"].astype(np.float32),
+        GOOD["counts"].T,
+        GOOD["counts"][:2],
+        np.uint16(4),
+    ],
+}
+
+
+def test_arrays_that_do_not_fit_are_refused(tmp_path, subtests):
+    path = tmp_path / "1.npz"
+    for name in NAMES:
+        with subtests.test(name):
+            save(path, {k: v for k, v in GOOD.items() if k != name})
+            assert name in refused(path)
+        for i, value in enumerate(WRONG[name]):
+            with subtests.test(name, i=i):
+                save(path, {**GOOD, name: value})
+                refused(path)
+    empty = {
+        **GOOD,
+        "forward": np.zeros((6, 0), "f4"),
+        "inverse": np.zeros((0, 6), "f4"),
+        "step": np.zeros((4, 0), "f4"),
+    }
+    save(path, empty)
+    refused(path)
+    save(path, GOOD)
+    same(Basis.load(path), small_basis())
+
+
+def test_a_basis_of_format_1_is_refused(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "000001.npz"
+    parts = {"mean": (6,), "forward": (6, 3), "inverse": (3, 6), "step": (3,)}
+    arrays = {name: rng.uniform(1, 2, shape).astype(np.float32) for name, shape in parts.items()}
+    save(path, {**arrays, "bits": np.array([8, 4, 2], np.uint8)})
+    refused(path)
+
+
+HEADERS = (
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }" % ("9" * 30),
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (6,)",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (6,), }",
+    "(" * 300,
+    "'''",
+    "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (6,), }",
+)
+
+
+def test_an_array_whose_header_lies_is_refused(tmp_path, subtests):
+    path = tmp_path / "1.npz"
+    for header in HEADERS:
+        with subtests.test(header[:70]):
+            text = header.encode() + b"\n"
+            save(path, {name: value for name, value in GOOD.items() if name != "mean"})
+            head = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little")
+            with zipfile.ZipFile(path, "a") as archive:
+                archive.writestr("mean.npy", head + text + bytes(24))
+            refused(path)
+
+
+def test_a_damaged_file_is_refused_or_holds_the_same(tmp_path):
+    """Cut anywhere, or any byte changed."""
+    path, basis = tmp_path / "1.npz", small_basis()
+    basis.save(path)
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    for length in range(0, len(data), 29):
+        path.write_bytes(data[:length])
+        refused(path)
+    told = 0
+    for at in range(0, len(data), 3):
+        broken = bytearray(data)
+        broken[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(broken)
+        with suppress(StoreError):
+            same(Basis.load(path), basis)
+            continue
+        told += 1
+        if told % 20 == 0:
+            refused(path)
+    assert told > len(data) / 12

@@ -1,0 +1,31 @@
+"""Where sorted arrays have values; long ones in parts."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flairsearch.core.arrays import chunks, places_in
+
+VIEWS = st.sets(st.integers(0, 39)).map(lambda views: np.array(sorted(views), np.int64))
+
+
+@given(ids=VIEWS, some=VIEWS)
+@example(ids=np.arange(0), some=np.arange(0))
+@example(ids=np.arange(9), some=np.arange(0))
+@example(ids=np.arange(0), some=np.arange(9))
+@example(ids=np.arange(40), some=np.arange(40))
+@example(ids=np.arange(0, 40, 2), some=np.arange(1, 40, 2))
+@example(ids=np.arange(0, 40, 3), some=np.arange(0, 40, 2))
+def test_places(ids: np.ndarray, some: np.ndarray) -> None:
+    assert places_in(ids, some).tolist() == [place for place, view in enumerate(ids) if view in some]
+    assert places_in(ids, some).dtype == np.int64
+
+
+@given(values=st.lists(st.integers()), size=st.integers(1, 9))
+def test_chunks_are_all_values_in_order(values: list[int], size: int) -> None:
+    parts = list(chunks(values, size))
+    assert [value for part in parts for value in part] == values
+    assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
+    assert all(0 < len(part) <= size for part in parts)

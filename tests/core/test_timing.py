@@ -1,0 +1,88 @@
+"""Times of parts, and the age of a process."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import subprocess
+import sys
+import time
+from io import StringIO
+from typing import Any
+
+import pytest
+
+from flairsearch.core import timing
+from flairsearch.core.timing import Clock, age_of_process
+
+
+def test_parts_are_added_up_in_their_first_order() -> None:
+    times = Clock()
+    assert times.seconds == {}
+    for name, taken in (("open", 0.01), ("rank", 0.03), ("open", 0.02), ("show", 0.0)):
+        with times.part(name):
+            time.sleep(taken)
+    assert list(times.seconds) == ["open", "rank", "show"]
+    assert 0.03 <= times.seconds["open"] < 0.3
+    assert 0.03 <= times.seconds["rank"] < 0.3
+    assert 0 <= times.seconds["show"] < 0.03
+
+
+def test_a_part_that_fails_counts_too() -> None:
+    times = Clock()
+    with pytest.raises(KeyError), times.part("rank"):
+        {}[time.sleep(0.01)]
+    assert times.seconds["rank"] >= 0.01
+
+
+def test_two_clocks_are_two() -> None:
+    one, other = Clock(), Clock()
+    with one.part("open"):
+        pass
+    assert (list(one.seconds), other.seconds) == (["open"], {})
+
+
+def test_the_age_of_a_process() -> None:
+    """Its start lies between those of who started it and of its first line; the system counts in hundredths."""
+    code = "import time; time.sleep(0.3); from flairsearch.core.timing import age_of_process; print(age_of_process())"
+    before = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    whole = time.perf_counter() - before
+    assert 0.28 <= float(done.stdout) <= whole + 0.02
+    first = age_of_process()
+    time.sleep(0.05)
+    second = age_of_process()
+    assert first is not None
+    assert second is not None
+    assert 0.03 <= second - first < 1
+    assert first > 0
+
+
+@pytest.mark.parametrize("name", ["(x", "a) R 1 2 3 (b", ") ) )", "a b c", ""])
+def test_a_process_of_any_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """proc(5): the second field is a name in brackets, and may hold any of them."""
+    real = open("/proc/self/stat", encoding="ascii").read()  # noqa: SIM115
+    fields = real.rpartition(")")[2]
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: StringIO(f"123 ({name}){fields}"))
+    assert age_of_process() == pytest.approx(_age(fields), abs=0.5)
+
+
+def _age(fields: str) -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields.split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("content", ["", "1", "1 (x) R", "1 (x) " + "a " * 60, "no brackets at all"])
+def test_a_system_that_says_nothing_of_it(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtins, "open", lambda *_, **__: StringIO(content))
+    assert age_of_process() is None
+
+
+def test_a_system_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", missing)
+        assert age_of_process() is None
+    monkeypatch.delattr(timing.time, "CLOCK_BOOTTIME")
+    assert age_of_process() is None

@@ -1,0 +1,80 @@
+"""The bundled model on photos it was not trained on; needs the project's data, which are not in the repository.
+
+Floors well below its card, so that a broken tower, pool or file falls through.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flairsearch.evaluate import galleries
+from flairsearch.evaluate.box_datasets import read_boxes
+from flairsearch.evaluate.caption_datasets import read_annotations
+from flairsearch.evaluate.mosaics import Mosaics
+from flairsearch.evaluate.region_run import regions
+from flairsearch.evaluate.retrieval_metrics import best_ranks
+from flairsearch.model.encoder import Encoder
+from flairsearch.rerank.many_texts import ManyTexts
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (DATA / "broad" / "images.tar").is_file(), reason="needs ../shared/data"),
+]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.set_num_threads(2)
+    return Encoder(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The validation photos of both sets, unpacked."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, wanted in (("flickr8k", "images/"), ("broad", "words_"), ("broad", "voc2007_test/")):
+        with tarfile.open(DATA / name / "images.tar") as tar:
+            members = [m for m in tar if m.name.removeprefix("./").startswith(wanted)]
+            tar.extractall(folder, members, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "first", "tenth"), [("flickr8k/val.json", 0.18, 0.55), ("broad/val_words.jsonl", 0.25, 0.5)]
+)
+def test_photos_are_found(encoder: Encoder, photos: Path, file: str, first: float, tenth: float) -> None:
+    notes = read_annotations(DATA / file, photos)
+    found = galleries.of_photos(notes, encoder.encode_pictures, "squash", encoder.config.image_size)
+    encoded = galleries.join(found.encoded)
+    queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
+    assert found.right is not None
+    ranks = best_ranks(ManyTexts(queries, encoder.pool_weights).score(encoded), found.right)
+    assert (ranks < 1).mean() >= first
+    assert (ranks < 10).mean() >= tenth
+
+
+def test_places_are_found_in_mosaics(encoder: Encoder, photos: Path) -> None:
+    notes = read_annotations(DATA / "flickr8k" / "val.json", photos)
+    size = encoder.config.image_size
+    found = galleries.of_mosaics(notes, encoder.encode_pictures, "squash", size, Mosaics(60, 2))
+    row = next(regions(found, [encoder.encode_texts(list(dict.fromkeys(found.texts)))], encoder.pool_weights))
+    assert row.pointing is not None
+    assert row.pointing >= 0.7
+    assert row.iou >= 0.4
+
+
+def test_classes_are_found_and_boxed(encoder: Encoder, photos: Path) -> None:
+    boxed = read_boxes(DATA / "broad" / "val_boxes.jsonl", photos, prompt="{}")
+    found = galleries.of_boxes(boxed, encoder.encode_pictures, "squash", encoder.config.image_size)
+    row = next(regions(found, [encoder.encode_texts(found.texts)], encoder.pool_weights))
+    assert row.precision >= 0.75
+    assert row.hits_reached >= 0.4
+    assert row.hits_centred >= 0.75
+    assert np.isfinite(row.iou)

@@ -1,0 +1,333 @@
+"""Mapped tensors against the safetensors library, and headers that lie."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from flairsearch.core.errors import WeightsError
+from flairsearch.model.safetensors_file import Tensors, check_file, read_metadata
+
+TYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
+SHAPES = [(), (1,), (7,), (0,), (3, 0, 5), (2, 3), (4, 1, 5), (5, 3, 2, 2)]
+
+
+def write(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
+    """header: an object, or the bytes themselves."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def place(kind: Any = "F32", shape: Any = (2, 3), offsets: Any = (0, 24)) -> dict[str, Any]:
+    return {"dtype": kind, "shape": shape, "data_offsets": offsets}
+
+
+def data_start(path: Path) -> int:
+    """The byte of a whole file where its tensors begin."""
+    (length,) = struct.unpack("<Q", path.read_bytes()[:8])
+    return 8 + int(length)
+
+
+def refusal(path: Path) -> str:
+    """The message: one line that any terminal can show."""
+    with pytest.raises(WeightsError) as caught:
+        Tensors(path)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert " - " in message
+    message.encode()
+    return message
+
+
+def opened(path: Path) -> Tensors | None:
+    """None where it is refused in one line."""
+    try:
+        return Tensors(path)
+    except WeightsError as error:
+        return None if len(str(error).splitlines()) == 1 else pytest.fail(f"not one line: {error!a}")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Every type in every shape, of all sizes of numbers that it has; odd lengths put others out of step."""
+    torch.manual_seed(0)
+    several = {}
+    for name, kind in TYPES.items():
+        for shape in SHAPES:
+            several[f"{name}.{list(shape)}"] = (torch.randn(shape) * 10 ** (4 * torch.randn(shape))).to(kind)
+    several["odd"] = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), 1e-40, 3.4e38, 1.1754942e-38])
+    several["none"] = torch.tensor([float("nan"), 1.0], dtype=torch.bfloat16)
+    several["half.tiny"] = torch.tensor([6e-8, -6e-8, 65504, float("inf")], dtype=torch.float16)
+    save_file(several, tmp_path / "x.safetensors", {"name": "x", "config": "{}"})
+    return tmp_path / "x.safetensors", several
+
+
+def test_equals_the_library(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    path, several = saved
+    found, theirs = Tensors(path), load_file(path)
+    assert set(found) == set(several) == set(theirs)
+    assert len(found) == len(several)
+    assert "__metadata__" not in found
+    for name, tensor in theirs.items():
+        assert (found[name].dtype, found[name].shape) == (np.float32, tuple(tensor.shape))
+        assert found.shape(name) == tuple(tensor.shape)
+        np.testing.assert_array_equal(found[name], tensor.float().numpy())
+        assert np.signbit(found[name]).tolist() == torch.signbit(tensor.float()).tolist()
+    with pytest.raises(KeyError):
+        found["nothing"]
+
+
+def test_metadata_equals_the_librarys(saved: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    with safe_open(saved[0], "pt") as theirs:
+        assert read_metadata(saved[0]) == theirs.metadata() == {"name": "x", "config": "{}"}
+    assert read_metadata(write(tmp_path / "none", {})) == {}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_rows(kind: str, tmp_path: Path) -> None:
+    table = torch.randn(50, 3, 4).to(TYPES[kind])
+    save_file({"t": table}, tmp_path / "x.safetensors")
+    found = Tensors(tmp_path / "x.safetensors")
+    for which in ([0], [49, 3, 3, 0], [], list(range(50)), [[1, 2, 3], [4, 4, 0]]):
+        some = found.rows("t", np.array(which, np.int64))
+        assert some.dtype == np.float32
+        np.testing.assert_array_equal(some, table.float().numpy()[np.array(which, np.int64)])
+        some += 1  # of the caller's own
+    np.testing.assert_array_equal(found["t"], table.float().numpy())
+
+
+def test_float32_is_the_file_itself(tmp_path: Path) -> None:
+    """Opened, and looked at, without reading; nobody can write to it."""
+    big = torch.randn(1 << 20)
+    save_file({"big": big, "half": big[:8].half()}, tmp_path / "x.safetensors")
+    tracemalloc.start()
+    try:
+        found = Tensors(tmp_path / "x.safetensors")
+        mapped = found["big"]
+        part = found["big"][1000:2000].reshape(10, 100).T
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+    assert np.shares_memory(mapped, found["big"])
+    assert np.shares_memory(mapped, part)
+    assert not mapped.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0] = 1
+    np.testing.assert_array_equal(mapped, big.numpy())
+
+
+def test_data_anywhere_in_the_file(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """A header of any length: numbers that start at an odd byte."""
+    for pad in range(9):
+        with subtests.test(f"after {pad} spaces"):
+            values = np.arange(6, dtype="<f4").reshape(2, 3)
+            text = json.dumps({"t": place()}).encode() + b" " * pad
+            found = Tensors(write(tmp_path / f"{pad}", text, values.tobytes()))
+            np.testing.assert_array_equal(found["t"] @ np.eye(3, dtype=np.float32), values)
+
+
+def test_files_with_nothing_in_them(tmp_path: Path) -> None:
+    assert dict(Tensors(write(tmp_path / "a", {}))) == {}
+    assert dict(Tensors(write(tmp_path / "b", {"__metadata__": {"a": "b"}}))) == {}
+    assert dict(Tensors(write(tmp_path / "n", {"__metadata__": None}))) == {}
+    assert Tensors(write(tmp_path / "c", {"t": place(shape=[0, 4], offsets=[0, 0])}))["t"].shape == (0, 4)
+
+
+# -- what is no such file
+
+HUGE = 2**63
+PLACES: dict[str, Any] = {
+    "negative start": place(offsets=[-24, 0]),
+    "negative both": place(offsets=[-48, -24]),
+    "past the end": place(offsets=[8, 32]),
+    "far past the end": place(offsets=[HUGE, HUGE + 24]),
+    "turned round": place(offsets=[24, 0]),
+    "too short": place(offsets=[0, 20]),
+    "too long": place(shape=[1, 3]),
+    "not whole numbers of four bytes": place(shape=[5], offsets=[0, 21]),
+    "half a number": place("F64", [3], [0, 20]),
+    "other type": place("F16"),
+    "unknown type": place("I64", [3]),
+    "type of nobody": place("float32"),
+    "type in lower case": place("f32"),
+    "type of none": place(None),
+    "type as a list": place(["F32"]),
+    "type as a dict": place({"F32": 1}),
+    "no type": {"shape": [2, 3], "data_offsets": [0, 24]},
+    "no shape": {"dtype": "F32", "data_offsets": [0, 24]},
+    "no place": {"dtype": "F32", "shape": [2, 3]},
+    "shape as a number": place(shape=6),
+    "shape as text": place(shape="23"),
+    "shape as a dict": place(shape={"2": 3}),
+    "shape of fractions": place(shape=[2.0, 3.0]),
+    "shape of texts": place(shape=["2", "3"]),
+    "shape of truths": place(shape=[True, 6]),
+    "shape of lists": place(shape=[[2], [3]]),
+    "shape below nothing": place(shape=[-2, -3]),
+    "shape left open": place(shape=[2, -1]),
+    "shape of none": place(shape=None),
+    "huge shape": place(shape=[HUGE, HUGE]),
+    "huge by nothing": place(shape=[HUGE, 0], offsets=[0, 0]),
+    "nothing by huge": place(shape=[0, 2**70], offsets=[0, 0]),
+    "nothing by very large": place(shape=[0, 2**62, 2**62], offsets=[0, 0]),
+    "large enough to go round": place(shape=[2**62, 2**2 + 1, 2], offsets=[0, 8]),
+    "a thousand sides": place(shape=[1] * 1000, offsets=[0, 4]),
+    "one offset": place(offsets=[24]),
+    "three offsets": place(offsets=[0, 12, 24]),
+    "no offsets": place(offsets=None),
+    "offset as a number": place(offsets=24),
+    "offsets of truths": place(shape=[], offsets=[False, 4]),
+    "offsets of fractions": place(offsets=[0.0, 24.0]),
+    "offsets of texts": place(offsets=["0", "24"]),
+    "offsets without end": place(offsets=[0, float("inf")]),
+    "offsets of nan": place(offsets=[float("nan"), 24]),
+    "a list": [1, 2],
+    "a number": 7,
+    "a text": "F32",
+    "nothing": None,
+    "truth": True,
+}
+
+
+@pytest.mark.filterwarnings("error")
+def test_places_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    data = np.arange(6, dtype="<f4").tobytes()
+    good = {"good": place()}
+    for number, (name, lie) in enumerate(PLACES.items()):
+        with subtests.test(name):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            tracemalloc.start()
+            try:
+                message = refusal(write(folder / "x.safetensors", good | {"bad one": lie}, data))
+                assert tracemalloc.get_traced_memory()[1] < 1_000_000
+            finally:
+                tracemalloc.stop()
+            assert "x.safetensors" in message
+            np.testing.assert_array_equal(Tensors(write(folder / "y", good, data))["good"].ravel(), np.arange(6))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\ud800", "a" * 100_000, "\u2028", "", "\x00"])
+def test_names_that_break_a_line(name: str, tmp_path: Path) -> None:
+    """Also of their types, which come out in no message."""
+    assert len(refusal(write(tmp_path / "x", {name: place(shape=[9])}, bytes(24)))) < 1000
+    refusal(write(tmp_path / "x", {"t": place(name)}, bytes(24)))
+
+
+HEADERS: dict[str, bytes] = {
+    "empty": b"",
+    "no JSON": b"{this is not",
+    "cut": b'{"t": {"dtype": "F32"',
+    "two objects": b"{} {}",
+    "a list": b"[]",
+    "a text": b'"t"',
+    "a number": b"1",
+    "null": b"null",
+    "not UTF-8": b'{"\xff\xfe": 1}',
+    "zero bytes": bytes(20),
+    "a number of 10,000 digits": b'{"t": ' + b"9" * 10_000 + b"}",
+    "deep": b'{"t":' * 100_000 + b"1" + b"}" * 100_000,
+    "deep lists": b"[" * 200_000,
+    "deep in a place": b'{"t": {"dtype": "F32", "data_offsets": [0, 0], "shape": ' + b"[" * 99_999,
+    "metadata as a list": b'{"__metadata__": []}',
+    "metadata as a text": b'{"__metadata__": "config"}',
+}  # fmt: skip
+
+
+def test_headers_that_are_none(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (name, header) in enumerate(HEADERS.items()):
+        with subtests.test(name):
+            refusal(write(tmp_path / str(number), header, bytes(64)))
+            refusal(write(tmp_path / str(number), header))
+
+
+LENGTHS = [0, 1, 40, 10_000, 100 << 20, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+def test_lengths_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for length in LENGTHS:
+        with subtests.test(str(length)):
+            path = write(tmp_path / str(length), {"t": place()}, bytes(24), length)
+            tracemalloc.start()
+            try:
+                refusal(path)
+                assert tracemalloc.get_traced_memory()[1] < 1_000_000
+            finally:
+                tracemalloc.stop()
+
+
+def test_a_length_that_reaches_over_the_end(tmp_path: Path) -> None:
+    """By less than the eight bytes it is written in: the header is whole, the data are not there."""
+    text = json.dumps({"t": place(shape=[0], offsets=[0, 0])}).encode()
+    for more in range(1, 10):
+        found = opened(write(tmp_path / "x", text, b"", len(text) + more))
+        assert found is None or found["t"].shape == (0,)
+    refusal(write(tmp_path / "x", {"t": place()}, b"", 2 + len(json.dumps({"t": place()}))))
+
+
+def test_files_cut_anywhere(saved: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    whole = saved[0].read_bytes()
+    start = data_start(saved[0])
+    rng = np.random.default_rng(0)
+    for size in {*range(12), start - 1, start, start + 1, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()}:
+        (tmp_path / "cut").write_bytes(whole[:size])
+        refusal(tmp_path / "cut")
+
+
+def test_headers_with_wrong_bytes(tmp_path: Path) -> None:
+    """Tensors that lie in the file, or one line; nothing else."""
+    save_file({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4).half()}, tmp_path / "x", {"k": "v"})
+    whole, rng, refused = (tmp_path / "x").read_bytes(), np.random.default_rng(0), 0
+    start = data_start(tmp_path / "x")
+    for _ in range(700):
+        some = bytearray(whole)
+        for at in rng.integers(8, start, rng.integers(1, 4)):
+            some[at] = rng.choice([*b'0123456789-"{}[],:eF.', int(rng.integers(256))])
+        (tmp_path / "y").write_bytes(some)
+        found = opened(tmp_path / "y")
+        refused += found is None
+        assert found is None or sum(found[name].nbytes for name in found) <= 2 * len(whole)
+    assert 200 < refused < 700
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    for path in (
+        tmp_path,
+        tmp_path / "nothing",
+        tmp_path / "nothing" / "x",
+        Path("/dev/null"),
+        tmp_path / ("x" * 5000),
+    ):
+        refusal(path)
+        with pytest.raises(WeightsError, match="check the path"):
+            check_file(path)
+
+
+def test_a_file_that_may_not_be_read(open_folder: Path, as_user: Any) -> None:
+    path = write(open_folder / "x", {})
+    path.chmod(0)
+    with as_user():
+        refusal(path)
+
+
+def test_it_needs_no_torch(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    code = (
+        "import sys; from pathlib import Path; from flairsearch.model.safetensors_file import Tensors\n"
+        "print(sum(tensor.size for tensor in Tensors(Path(sys.argv[1])).values()))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, saved[0]], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == sum(tensor.numel() for tensor in saved[1].values())

@@ -1,0 +1,431 @@
+"""Painted squares come back as boxes, any heat as scipy and a loop over thresholds say, regions as counted pixels."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flairsearch.core.types import Box, Frame, Region
+from flairsearch.regions.boxes import (
+    FINE,
+    MOST,
+    SAME,
+    SIMILARITY,
+    SMALLEST,
+    SMOOTHING,
+    WEAKEST,
+    ViewBox,
+    area,
+    find_boxes,
+    find_heat,
+    inside,
+    merge,
+)
+
+ndimage = pytest.importorskip("scipy.ndimage")
+pytestmark = pytest.mark.filterwarnings("error")  # an overflow, or a division by zero
+
+WHOLE = [(0.0, 0.0, 1.0, 1.0)]
+GRIDS = [1, 2, 7, 14, 24]
+
+
+def paint(grid: int, *squares: tuple[int, int, int, int]) -> np.ndarray:
+    """(left, top, right, bottom) in patches -> f32[P]: 1 there, 0 elsewhere."""
+    values = np.zeros((grid, grid), np.float32)
+    for left, top, right, bottom in squares:
+        values[top:bottom, left:right] = 1
+    return values.ravel()
+
+
+def find(attention: np.ndarray, similarity: np.ndarray | None = None) -> list[ViewBox]:
+    return find_boxes(find_heat(attention, attention if similarity is None else similarity))
+
+
+def distance(box: ViewBox, square: tuple[int, int, int, int], grid: int) -> float:
+    """Of the edge that is furthest off, in patches."""
+    return float(np.abs(np.array(box) * grid - square).max())
+
+
+def squares(grid: int, low: int, high: int) -> list[tuple[int, int, int, int]]:
+    """Of sizes from `low` to `high` patches, square or not, in corners, at edges, next to them and in the middle."""
+    sides = [*range(low, high, max(1, (high - low) // 6)), high]
+    found = [
+        (left, top, left + wide, top + tall)
+        for wide, tall in product(sides, sides)
+        for left, top in product(*({0, 1, (grid - side) // 2, grid - side - 1, grid - side} for side in (wide, tall)))
+    ]
+    return [square for square in found if min(square) >= 0 and max(square) <= grid]
+
+
+# -- painted
+
+
+BACK = [  # grid, the smallest and the largest square, how far off an edge may be
+    (7, 4, 4, 0),
+    (8, 5, 5, 0),
+    (14, 7, 10, 0),
+    (24, 8, 19, 0),  # large ones exactly
+    (7, 3, 7, 0.5),
+    (8, 4, 8, 0.5),
+    (14, 4, 14, 0.5),
+    (24, 5, 24, 0.5),
+    (7, 1, 7, 1),
+    (8, 1, 8, 1),
+    (14, 1, 14, 1),  # smaller than the smoothing
+]
+
+
+def test_a_square_comes_back(subtests: pytest.Subtests) -> None:
+    for grid, low, high, most in BACK:
+        with subtests.test(grid=grid, low=low, high=high):
+            some = squares(grid, low, high)
+            assert len(some) >= 9
+            for square in some:
+                (box,) = find(paint(grid, square))
+                assert distance(box, square, grid) <= most + 1e-9, square
+
+
+@pytest.mark.parametrize("grid", [14, 24])
+def test_a_square_in_one_of_the_two_maps_comes_back(grid: int) -> None:
+    """The other says nothing, whatever its value."""
+    for square in squares(grid, grid // 2, grid // 2):
+        for value in (0, 1, -0.3, 1e-30):
+            even = np.full(grid * grid, value, np.float32)
+            for maps in ((paint(grid, square), even), (even, paint(grid, square))):
+                (box,) = find(*maps)
+                assert distance(box, square, grid) == 0
+
+
+def test_two_squares_are_two_boxes() -> None:
+    grid, rng, seen = 14, np.random.default_rng(0), 0
+    for _ in range(1000):
+        wide, high = rng.integers(3, 8, 2), rng.integers(3, 8, 2)
+        left, top = rng.integers(0, grid - wide + 1), rng.integers(0, grid - high + 1)
+        gap = max(max(left) - min(left + wide), max(top) - min(top + high))
+        if gap < 3:
+            continue
+        two = [tuple(map(int, (left[i], top[i], left[i] + wide[i], top[i] + high[i]))) for i in (0, 1)]
+        boxes = find(paint(grid, *two))
+        assert len(boxes) == 2
+        near = 0.5 if min(*wide, *high) >= 4 else 1
+        pairs = (zip(boxes, order, strict=True) for order in (two, two[::-1]))
+        assert min(max(distance(box, one, grid) for box, one in pair) for pair in pairs) <= near + 1e-9
+        seen += 1
+    assert seen > 100
+
+
+def test_the_hotter_square_comes_first() -> None:
+    large, small = (0, 0, 6, 6), (10, 10, 14, 14)
+    assert [distance(*pair, 14) <= 0.5 for pair in zip(find(paint(14, large, small)), (large, small), strict=True)]
+    hot = paint(14, large) + 3 * paint(14, small)
+    assert distance(find(hot)[0], small, 14) <= 0.5 + 1e-9
+
+
+def test_at_most_three_and_no_speck() -> None:
+    corners = paint(14, *((x, y, x + 4, y + 4) for x in (0, 10) for y in (0, 10)))
+    assert len(find(corners)) == MOST == 3
+    (box,) = find(paint(24, (0, 0, 24, 12), (20, 20, 22, 22)))
+    assert distance(box, (0, 0, 24, 12), 24) <= 0.5
+
+
+def test_one_part_of_any_shape_is_one_box() -> None:
+    ring = paint(14, (1, 1, 13, 13)) - paint(14, (4, 4, 10, 10))
+    (box,) = find(ring)
+    assert distance(box, (1, 1, 13, 13), 14) <= 0.5 + 1e-9
+
+
+@given(grid=st.sampled_from(GRIDS) | st.integers(1, 24), value=st.floats(-3e38, 3e38))
+@example(grid=1, value=3e38)
+@example(grid=1, value=1e-45)
+@example(grid=2, value=-3e38)
+@example(grid=2, value=-1)
+@example(grid=7, value=0)
+@example(grid=7, value=0.1)
+@example(grid=14, value=1)
+@example(grid=14, value=1e-45)
+@example(grid=14, value=3e38)
+@example(grid=24, value=0.1)
+@example(grid=24, value=1e-38)
+@example(grid=24, value=-3e38)
+def test_where_nothing_stands_out_it_is_the_whole(grid: int, value: float) -> None:
+    even = np.full(grid * grid, value, np.float32)
+    assert not find_heat(even, even).any()
+    assert find(even) == WHOLE
+    assert find_boxes(even.reshape(grid, grid)) == WHOLE
+    if 1e-30 < abs(value) < 1e30:  # rounding errors
+        assert find(even * (1 + 1e-7 * np.random.default_rng(0).normal(size=even.size)).astype(np.float32)) == WHOLE
+
+
+# -- against other code
+
+
+def heat_oracle(attention: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    total = np.zeros(attention.size)
+    for weight, values in ((1, attention.astype(np.float64)), (SIMILARITY, similarity.astype(np.float64))):
+        deviation = np.sqrt(((values - values.mean()) ** 2).mean())
+        total += weight * (values - values.mean()) / deviation
+    grid = int(attention.size**0.5)
+    return ndimage.gaussian_filter(total.reshape(grid, grid), SMOOTHING, mode="nearest", radius=3)
+
+
+def refined(heat: np.ndarray) -> np.ndarray:
+    """The middle of a fine cell, in patches, read between the middles of four patches."""
+    place = (np.arange(FINE * len(heat)) + 0.5) / FINE - 0.5
+    where = np.meshgrid(place, place, indexing="ij")
+    return ndimage.map_coordinates(heat.astype(np.float64), where, order=1, mode="nearest")
+
+
+def otsu_oracle(values: np.ndarray) -> float:
+    """Every threshold between two values that occur."""
+    found = np.unique(values)
+    variance = {}
+    for level in (found[1:] + found[:-1]) / 2:
+        low, high = values[values < level], values[values >= level]
+        variance[level] = len(low) * low.var() + len(high) * high.var()
+    return float(min(variance, key=variance.__getitem__))
+
+
+def boxes_oracle(heat: np.ndarray) -> list[ViewBox]:
+    fine = refined(heat)
+    side, level = len(fine), otsu_oracle(fine.ravel())
+    labels, count = ndimage.label(fine >= level)
+    numbers = np.arange(1, count + 1)
+    cells = ndimage.sum_labels(np.ones_like(fine), labels, numbers)
+    excess = ndimage.sum_labels(fine - level, labels, numbers)
+    places = ndimage.find_objects(labels)
+    order = [i for i in np.argsort(-excess, kind="stable") if cells[i] >= SMALLEST * cells.max()]
+    edges = ((places[i][1], places[i][0]) for i in order[:MOST])
+    return [(x.start / side, y.start / side, x.stop / side, y.stop / side) for x, y in edges]
+
+
+@given(
+    grid=st.sampled_from(GRIDS[1:]) | st.integers(2, 24),
+    scale=st.sampled_from([1, 1e-3, 1e30]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(grid=2, scale=1, seed=2)
+@example(grid=2, scale=1e30, seed=2)
+@example(grid=7, scale=1e-3, seed=7)
+@example(grid=14, scale=1e30, seed=14)
+@example(grid=24, scale=1, seed=24)
+@example(grid=24, scale=1e-3, seed=24)
+def test_heat_equals_scipy(grid: int, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for power in (1, 5, 30):
+        attention = (scale * rng.random(grid * grid) ** power).astype(np.float32)
+        similarity = rng.normal(size=grid * grid).astype(np.float32)
+        heat = find_heat(attention, similarity)
+        assert heat.dtype == np.float32
+        assert np.abs(heat - heat_oracle(attention, similarity)).max() <= 2e-6 * max(1, np.abs(heat).max())
+
+
+@pytest.mark.parametrize("grid", GRIDS[1:])
+def test_boxes_equal_scipy_and_a_loop_over_all_thresholds(grid: int) -> None:
+    rng, several = np.random.default_rng(grid), 0
+    for i in range(60 if grid < 20 else 20):
+        noise = rng.normal(size=(grid, grid)) ** (1 + i % 3) + 3 * (i % 2)
+        heat = ndimage.gaussian_filter(noise, rng.uniform(0, 2)).astype(np.float32)
+        found = find_boxes(heat)
+        assert np.abs(np.array(found) - boxes_oracle(heat)).max() <= 1e-12
+        assert all(type(edge) is float for box in found for edge in box)
+        several += len(found) > 1
+    assert several > 5 or grid == 2
+
+
+@pytest.mark.parametrize("grid", [7, 14])
+def test_boxes_of_few_values(grid: int) -> None:
+    """Runs of equal values, which no threshold may cut."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        heat = rng.choice([0, 1, 4, 10], (grid, grid), p=[0.6, 0.2, 0.15, 0.05]).astype(np.float32)
+        assert np.abs(np.array(find_boxes(heat)) - boxes_oracle(heat)).max() <= 1e-12
+
+
+def test_four_connected_and_no_row_runs_into_the_next() -> None:
+    """Corners that touch, and the ends of two rows one below the other, are two parts."""
+    touching = np.zeros((14, 14), np.float32)
+    touching[2:6, 2:6] = touching[6:10, 6:10] = 1
+    assert len(find_boxes(touching)) == len(boxes_oracle(touching)) == 2
+    ends = np.zeros((14, 14), np.float32)
+    ends[0:4, 11:] = ends[4:8, :3] = 1
+    assert len(find_boxes(ends)) == 2
+
+
+# -- any numbers
+
+
+@pytest.mark.parametrize("grid", [7, 14, 24])
+def test_scale_and_shift_make_no_difference(grid: int) -> None:
+    rng = np.random.default_rng(grid)
+    for _ in range(20):
+        attention, similarity = ndimage.gaussian_filter(rng.random((2, grid, grid)), (0, 1, 1)).astype(np.float32)
+        attention, similarity = attention.ravel(), similarity.ravel()
+        heat = find_heat(attention, similarity)
+        for factor in (2.0**-100, 2.0**120):  # exactly
+            assert np.array_equal(find_heat(attention * np.float32(factor), similarity), heat)
+            assert np.array_equal(find_heat(attention, similarity * np.float32(factor)), heat)
+            assert find_boxes(heat * np.float32(factor)) == find_boxes(heat)
+        for factor, shift in ((3, 0), (0.7, 0.3), (1e-30, 0), (1, -1)):
+            other = find_heat(attention * np.float32(factor) + np.float32(shift), similarity)
+            assert np.abs(other - heat).max() <= 1e-4
+            other = find_heat(attention, similarity * np.float32(factor) + np.float32(shift))
+            assert np.abs(other - heat).max() <= 1e-4
+            assert find_boxes(heat * np.float32(factor)) == find_boxes(heat)
+
+
+@given(factor=st.floats(1e-44, 3e38) | st.floats(-3e38, -1e-44))
+@example(factor=1e-44)
+@example(factor=1e-38)
+@example(factor=1e-25)
+@example(factor=1e18)
+@example(factor=1e20)
+@example(factor=1e37)
+@example(factor=3e38)
+@example(factor=-1e-44)
+@example(factor=-3e38)
+def test_squares_do_not_overflow_or_vanish(factor: float) -> None:
+    """Of a float32 above 2e19 or below 1e-23 the square is none."""
+    square = (3, 4, 10, 11)
+    painted = paint(14, square) if factor > 0 else 1 - paint(14, square)  # the square is more than what is around
+    values = painted * np.float32(factor)
+    (box,) = find(values)
+    assert distance(box, square, 14) == 0
+    (box,) = find_boxes(values.reshape(14, 14))
+    assert distance(box, square, 14) <= 0.5
+
+
+@given(grid=st.sampled_from(GRIDS), seed=st.integers(0, 2**32 - 1))
+@example(grid=1, seed=0)
+@example(grid=2, seed=0)
+@example(grid=7, seed=0)
+@example(grid=14, seed=0)
+@example(grid=24, seed=0)
+def test_boxes_of_anything_lie_in_the_view(grid: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = [
+        rng.normal(size=grid * grid),
+        -rng.random(grid * grid),
+        rng.choice([0, 1e-45, 1e-40, 3e38, -3e38], grid * grid),
+        rng.random(grid * grid) ** 200,
+        np.eye(grid).ravel(),
+        np.arange(grid * grid),
+    ]
+    frame = Frame(3, 2, 0, 0, 3, 2)
+    for attention in kinds:
+        for similarity in kinds:
+            heat = find_heat(attention.astype(np.float32), similarity.astype(np.float32))
+            assert np.isfinite(heat).all()
+            for box in [*find_boxes(heat), *find_boxes(attention.reshape(grid, grid).astype(np.float32))]:
+                left, top, right, bottom = box
+                assert 0 <= left < right <= 1
+                assert 0 <= top < bottom <= 1
+                pixels = frame.to_pixels(*box)  # of a photo smaller than the grid
+                assert area(pixels) >= 1
+                assert 0 <= pixels[0] < pixels[2] <= 3
+                assert 0 <= pixels[1] < pixels[3] <= 2
+
+
+@pytest.mark.parametrize("grid", [7, 14])
+def test_mirrored_heat_has_mirrored_boxes(grid: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        heat = ndimage.gaussian_filter(rng.normal(size=(grid, grid)), 1).astype(np.float32)
+        boxes = np.array(find_boxes(heat))
+        assert np.abs(boxes[:, [1, 0, 3, 2]] - find_boxes(heat.T)).max() <= 1e-12
+        mirrored = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
+        assert np.abs(mirrored - find_boxes(heat[:, ::-1])).max() <= 1e-12
+
+
+# -- patches in a box
+
+
+@given(grid=st.sampled_from(GRIDS) | st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+@example(grid=1, seed=1)
+@example(grid=2, seed=2)
+@example(grid=7, seed=7)
+@example(grid=14, seed=14)
+@example(grid=24, seed=24)
+def test_patches_inside(grid: int, seed: int) -> None:
+    """Patch by patch; and where a box holds no centre, the row or column next to its middle."""
+    rng = np.random.default_rng(seed)
+    centres = [(i + 0.5) / grid for i in range(grid)]
+    for _ in range(100):
+        (left, right), (top, bottom) = np.sort(rng.uniform(-0.2, 1.2, (2, 2)), axis=1) * rng.choice([0.1, 1])
+        found = inside((left, top, right, bottom), grid).reshape(grid, grid)
+        columns = [left <= x < right for x in centres]
+        rows = [top <= y < bottom for y in centres]
+        for some, low, high in ((columns, left, right), (rows, top, bottom)):
+            if not any(some):
+                middle = (low + high) / 2
+                some[min(range(grid), key=lambda i: abs(centres[i] - middle))] = True
+        assert [[r and c for c in columns] for r in rows] == found.tolist()
+
+
+def test_edges_on_centres() -> None:
+    """Boxes are of half patches: an edge often falls on a centre, which is in the box on its right, and only there."""
+    for grid in range(1, 65):
+        for cut in range(1, FINE * grid):
+            edge = cut / (FINE * grid)
+            left, right = inside((0, 0, edge, 1), grid), inside((edge, 0, 1, 1), grid)
+            assert right.reshape(grid, grid)[0].sum() == max(grid - cut // 2, 1), (grid, cut)
+            if 1 < cut < FINE * grid - 1:
+                assert np.array_equal(left, ~right), (grid, cut)
+        assert inside(WHOLE[0], grid).all()
+        # What lies outside of the view is next to its last or its first patch.
+        assert inside((2, 2, 3, 3), grid).nonzero()[0].tolist() == [grid * grid - 1], grid
+        assert inside((-1, -1, 0, 0), grid).nonzero()[0].tolist() == [0], grid
+
+
+# -- regions of several views
+
+
+def merge_oracle(regions: list[Region]) -> list[Region]:
+    """Take the best; drop it, what is the same thing, and what is weak; again. Boxes as pixels that are counted."""
+
+    def pixels(box: Box) -> set[tuple[int, int]]:
+        return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
+
+    left, kept = list(regions), []
+    while left and len(kept) < MOST:
+        best = max(left, key=lambda region: (region.score, [-edge for edge in region.box]))
+        kept.append(best)
+        ours = pixels(best.box)
+        left = [
+            other
+            for other in left
+            if other.score >= WEAKEST * kept[0].score
+            and len(ours & pixels(other.box)) <= SAME * min(len(ours), len(pixels(other.box)))
+        ]
+    return kept
+
+
+def test_merge_equals_counting_pixels() -> None:
+    rng, sizes = np.random.default_rng(0), set()
+    for _ in range(400):
+        regions = []
+        for _ in range(rng.integers(0, 9)):
+            left, top, wide, high = rng.integers(0, 9, 2).tolist() + rng.integers(1, 9, 2).tolist()
+            regions.append(Region((left, top, left + wide, top + high), float(rng.choice([0.1, 0.2, 0.25, 0.4, 0.41]))))
+        found = merge(regions)
+        assert list(found) == merge_oracle(regions)
+        assert merge([regions[i] for i in rng.permutation(len(regions))]) == found
+        assert merge(found) == found
+        sizes.add(len(found))
+    assert sizes == {0, 1, 2, 3}
+
+
+def test_merge_at_its_limits() -> None:
+    half = [Region((0, 0, 10, 10), 0.4), Region((5, 0, 15, 10), 0.3)]  # half of each is no more than half
+    assert merge(half) == tuple(half)
+    more = [Region((0, 0, 10, 10), 0.4), Region((4, 0, 14, 10), 0.3)]
+    assert merge(more) == tuple(more[:1])
+    nested = [Region((0, 0, 100, 100), 0.3), Region((1, 1, 2, 2), 0.4)]  # the smaller box counts, whichever is better
+    assert merge(nested) == (nested[1],)
+    weak = [Region((0, 0, 1, 1), 0.4), Region((5, 5, 6, 6), 0.2), Region((8, 8, 9, 9), 0.1999)]
+    assert merge(weak) == tuple(weak[:2])
+    assert merge(iter([Region((0, 0, 1, 1), -0.3)])) == (Region((0, 0, 1, 1), -0.3),)
+    assert merge([]) == ()

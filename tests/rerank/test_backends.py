@@ -1,0 +1,269 @@
+"""One contract for all that scores stored rows: float64 written out, with the zero key as a token of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, note, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from flairsearch.codecs.codec import AVERAGE_BITS, Codec, make_codec, needs_basis
+from flairsearch.codecs.transform import cosine_transform, fit_basis
+from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.model.flair import LAYER_NORM_EPS
+from flairsearch.rerank import numba_backend, numpy_backend
+from flairsearch.rerank.reranker import RowReranker
+from flairsearch.rerank.torch_backend import Reranker
+from tests.support.random_flair import oracle_pool, pool_flair
+
+CODECS = ("fp16", "int8", "q4", "q2", "q1")
+ONE_CODEC = st.sampled_from(CODECS).map(lambda name: (name,))  # Examples with a name try all of them.
+Rows = np.ndarray
+
+
+def in_numpy(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+    return numpy_backend.score(codec, rows, codec.fold_weights(weights), *stacked(codec, queries))
+
+
+def in_numba(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+    projection = numba_backend.project_with(codec.fold_weights(weights))
+    return numba_backend.score(codec, rows, projection, *stacked(codec, queries))
+
+
+def in_torch(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+    reranker = Reranker(codec.fold_weights(weights), spatial=codec.spatial)
+    return reranker.score_many([codec.decode(rows)], [codec.fold(query) for query in queries])
+
+
+def in_triton(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+    there = torch.from_numpy(np.ascontiguousarray(rows)).to(TRITON_DEVICE)
+    return RowReranker(codec, weights, TRITON_DEVICE).score_there([there], queries)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to score, and how exact it is."""
+
+    score: Callable[[Codec, Rows, PoolWeights, list[Query]], np.ndarray]
+    exact: float  # the largest error of a cosine
+    steepest: float  # the largest factor of logits after which all is still finite
+    slow: bool = False
+
+
+BACKENDS = {
+    "numpy": Backend(in_numpy, 1e-5, 1e20),
+    "numba": Backend(in_numba, 1e-5, 1e20),
+    "torch": Backend(in_torch, 1e-5, 1e20),
+    "triton": Backend(in_triton, 1e-3, 30, slow=True),
+}
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+TRITON_DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+no_triton = find_spec("triton") is None or (TRITON_DEVICE == "cpu" and not INTERPRETED)
+on_triton = [pytest.mark.interpreter, pytest.mark.skipif(no_triton, reason="neither a GPU nor triton's interpreter")]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=on_triton if name == "triton" else []) for name in BACKENDS]
+)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return BACKENDS[request.param]
+
+
+# -- what is scored
+
+
+def stacked(codec: Codec, queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    folded = [codec.fold(query) for query in queries]
+    u, c, text = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
+    return u, c, text
+
+
+@lru_cache(maxsize=64)  # A basis takes longer to fit than rows to score.
+def make(name: str, views: int, patches: int, dim: int, seed: int = 0) -> tuple[Codec, Rows]:
+    """A codec, and rows u8[n, stride] of tokens that vary more along some channels than along others."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.normal(size=(max(views, 8), patches, dim)) * np.logspace(0.5, -1, dim)
+    tokens = tokens.astype(np.float16)
+    moments = rng.normal(size=(2, *tokens.shape[:2])).astype(np.float16)
+    basis = fit_basis(tokens, np.eye(dim, dtype=np.float32), AVERAGE_BITS[name]) if needs_basis(name) else None
+    codec = make_codec(name, patches, dim, basis)
+    return codec, codec.encode(Encoded(tokens[:, 0], tokens, *moments))[:views]
+
+
+def pool(heads: int, size: int, seed: int = 0) -> PoolWeights:
+    """A pool with biases, of heads of that many numbers."""
+    rng, dim = np.random.default_rng(seed), heads * size
+    shapes = (heads, size, dim), (heads, size), (dim, dim), (dim,)
+    return PoolWeights(*(rng.normal(size=shape).astype(np.float32) for shape in shapes), 1.0, 0.0)
+
+
+def ask(count: int, heads: int, dim: int, seed: int = 1) -> list[Query]:
+    """Queries whose logits are about as large as one."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    return [Query("", draw(dim), np.float32(dim**-0.5) * draw(heads, dim), draw(heads)) for _ in range(count)]
+
+
+def steeper(queries: list[Query], factor: float, bias: float) -> list[Query]:
+    """Logits times the factor, and moved."""
+    return [Query("", q.vector, np.float32(factor) * q.u, q.c + np.float32(bias)) for q in queries]
+
+
+def in_float64(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+    """View by view, over patches: softmax over P + 1 keys, the last value nothing; f64[n, Q]."""
+    y, (u, c, text) = codec.decode(rows).astype(float), (part.astype(float) for part in stacked(codec, queries))
+    if codec.spatial is not None:
+        y = np.einsum("fp,nfc->npc", cosine_transform(codec.patches).astype(float), y)
+    folded, scores = codec.fold_weights(weights), np.zeros((len(rows), len(queries)))
+    for n, q in np.ndindex(scores.shape):
+        heads = []
+        for h, (value, bias) in enumerate(
+            zip(folded.value.astype(float), folded.value_bias.astype(float), strict=True)
+        ):
+            logits = np.append(y[n] @ u[q, h] + c[q, h], 0.0)
+            shares = np.exp(logits - logits.max())
+            shares /= shares.sum()
+            heads.append(value @ (shares[:-1] @ y[n]) + shares[:-1].sum() * bias)
+        pooled = folded.out.astype(float) @ np.concatenate(heads) + folded.out_bias
+        scores[n, q] = pooled @ text[q] / np.linalg.norm(pooled) / np.linalg.norm(text[q])
+    return scores
+
+
+# -- the contract
+
+
+SHAPES = {
+    "names": ONE_CODEC,
+    "views": st.integers(0, 40),
+    "patches": st.sampled_from([1, 9, 14, 49]) | st.integers(1, 49),
+    "heads": st.integers(1, 9),
+    "size": st.integers(4, 16),
+    "queries": st.integers(1, 5),
+    "seed": st.integers(0, 2**32 - 1),
+}
+EDGES = [  # views, patches, heads, size, queries
+    (0, 49, 8, 8, 1),
+    (1, 196, 8, 32, 1),
+    (3, 196, 4, 16, 16),
+    (33, 14, 5, 20, 3),  # no square, no whole vectors
+    (64, 4, 1, 8, 1),
+    (31, 1, 4, 16, 2),
+    (127, 9, 1, 4, 1),
+    (3, 9, 2, 2, 64),  # more queries than a thread takes views
+    (3, 9, 1, 13, 1),
+    (70, 9, 16, 1, 2),
+    (3, 49, 8, 8, 5),  # 40 columns: a block of the GPU that is not full
+]
+
+
+def check(backend: Backend, name: str, shape: tuple[int, ...], seed: int) -> None:
+    views, patches, heads, size, count = shape
+    codec, rows = make(name, views, patches, heads * size, seed)
+    weights, queries = pool(heads, size), ask(count, heads, heads * size)
+    before = rows.copy()
+    found = backend.score(codec, rows, weights, queries)
+    assert (found.dtype, found.shape) == (np.float32, (views, count))
+    np.testing.assert_allclose(found, in_float64(codec, rows, weights, queries), rtol=0, atol=backend.exact)
+    np.testing.assert_array_equal(rows, before)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**SHAPES)
+def test_equals_float64(
+    backend: Backend, names: Sequence[str], views: int, patches: int, heads: int, size: int, queries: int, seed: int
+) -> None:
+    views = min(views, 3) if backend.slow else views
+    for name in names:
+        note(name)
+        check(backend, name, (views, patches, heads, size, queries), seed)
+
+
+def test_edges_equal_float64(backend: Backend, subtests: pytest.Subtests) -> None:
+    for (views, *shape), name in product(EDGES, CODECS):
+        with subtests.test(f"{views}, {shape}, {name}"):
+            check(backend, name, (min(views, 3) if backend.slow else views, *shape), 0)
+
+
+@pytest.mark.parametrize(("patches", "dim", "heads"), [(49, 64, 8), (9, 48, 3)])
+def test_fp16_scores_as_the_description_says(backend: Backend, patches: int, dim: int, heads: int) -> None:
+    """Nothing folded, the zero key written out: what is between is the rounding of the tokens alone."""
+    model = pool_flair(dim, heads, seed=7)
+    local = torch.randn(5, patches, dim).double() * 3 + 1
+    tokens = F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS).numpy().astype(np.float16)
+    flat = np.zeros(tokens.shape[:2], np.float16)
+    codec = make_codec("fp16", patches, dim)
+    rows = codec.encode(Encoded(tokens[:, 0], tokens, flat, flat))
+    texts = 2 * torch.randn(4, dim)
+    queries = model.folding.queries(texts.numpy(), ["text"] * 4)
+    found = backend.score(codec, rows, model.folding.weights, queries)
+    expected = [oracle_pool(model, text, local)[0] for text in texts]
+    np.testing.assert_allclose(found, np.stack(expected, 1), rtol=0, atol=2e-3)
+
+
+@pytest.mark.filterwarnings("error")
+@given(names=ONE_CODEC, bias=st.floats(-200, 200, width=32))
+@example(names=CODECS, bias=-200.0)
+@example(names=CODECS, bias=0.0)
+@example(names=CODECS, bias=200.0)
+def test_extreme_logits(backend: Backend, names: Sequence[str], bias: float) -> None:
+    """The zero key has all, or nothing; no number is too large, and no warning comes."""
+    weights, queries = pool(4, 16), ask(2, 4, 64)
+    for name in names:
+        note(name)
+        codec, rows = make(name, 3, 49, 64)
+        for factor in (0, 1, 30):
+            moved = steeper(queries, factor, bias)
+            found, exact = backend.score(codec, rows, weights, moved), in_float64(codec, rows, weights, moved)
+            np.testing.assert_allclose(found, exact, rtol=0, atol=10 * backend.exact)
+        for factor in (1e6, 1e20):
+            if factor <= backend.steepest:
+                found = backend.score(codec, rows, weights, steeper(queries, factor, bias))
+                assert np.isfinite(found).all()
+                assert np.abs(found).max() <= 1 + 1e-5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pool_that_gives_nothing_scores_nothing(backend: Backend) -> None:
+    codec, rows = make("fp16", 3, 9, 16)
+    nothing = PoolWeights(*(np.zeros(s, np.float32) for s in ((2, 8, 16), (2, 8), (16, 16), (16,))), 1.0, 0.0)
+    np.testing.assert_array_equal(backend.score(codec, rows, nothing, ask(2, 2, 16)), np.zeros((3, 2)))
+
+
+def kinds_of(rows: Rows, file: Path) -> Iterator[Rows]:
+    """The same rows memory-mapped, read-only, every second one, by columns, and in the middle of wider ones."""
+    rows.tofile(file)
+    yield np.memmap(file, np.uint8, "r", shape=rows.shape)
+    frozen = rows.copy()
+    frozen.flags.writeable = False
+    yield frozen
+    yield np.repeat(rows, 2, axis=0)[::2]
+    yield np.asfortranarray(rows)
+    wide = np.full((len(rows), rows.shape[1] + 7), 255, np.uint8)
+    wide[:, 3:-4] = rows
+    yield wide[:, 3:-4]
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_rows_of_any_kind(backend: Backend, tmp_path: Path) -> None:
+    for name in CODECS:
+        codec, rows = make(name, 6, 9, 64)
+        weights, queries = pool(4, 16), ask(1, 4, 64)
+        expected = backend.score(codec, rows, weights, queries)
+        for kind in kinds_of(rows, tmp_path / name):
+            found = backend.score(codec, kind, weights, queries)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        alone = [backend.score(codec, rows[i : i + 1], weights, queries) for i in range(len(rows))]
+        np.testing.assert_allclose(np.concatenate(alone), expected, rtol=0, atol=1e-6)

@@ -1,0 +1,241 @@
+"""Rows that stay on the device, or go through; and that a search over them finds what the CPU path finds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.fake import FakeEncoder, fake_engine, paint_red
+
+pytest.importorskip("triton", reason="triton is not installed")
+from flairsearch.engine import Engine
+from flairsearch.rerank import gpu_segment_cache, numba_backend, triton_backend
+from flairsearch.rerank.gpu_segment_cache import ResidencePolicy, Resident
+from flairsearch.search import scorer
+from flairsearch.search.scorer import Scorer
+from flairsearch.store.snapshot import Reader
+
+GPU = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="no CUDA GPU")]
+both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+ROWS, WIDTH = 10, 100  # of a segment here: 1000 bytes
+
+
+def segment(number: int) -> np.ndarray:
+    rows = np.random.default_rng(number).integers(0, 256, (ROWS, WIDTH), dtype=np.uint8)
+    rows.flags.writeable = False  # as a memory-mapped segment is
+    return rows
+
+
+def there(resident: Resident) -> list[int]:
+    return [number for number in range(9) if number in resident]
+
+
+def unread() -> Iterator[np.ndarray]:
+    raise AssertionError("the segment is on the device: nothing is to be read")
+    yield
+
+
+def ask(resident: Resident, number: int, wanted: list[int], streams: bool = False) -> list[torch.Tensor]:
+    """The pieces, after a look at what is in them and where they come from."""
+    rows, read = segment(number), []
+
+    def pieces() -> Iterator[np.ndarray]:
+        read.append(number)
+        yield from (rows[wanted[:3]], rows[wanted[3:]])
+
+    places = np.asarray(wanted, np.int64)
+    found = [piece.clone() for piece in resident.rows(number, rows, places, pieces() if streams else unread())]
+    assert read == [number] * streams
+    assert (number in resident) is not streams
+    assert np.array_equal(torch.cat(found).cpu().numpy(), rows[wanted])
+    return list(resident.rows(number, rows, places, pieces()))
+
+
+@both
+@pytest.mark.filterwarnings("error")
+def test_whole_segments(device: str) -> None:
+    resident = Resident(device, 3000, ResidencePolicy(copy_bytes=250))
+    for number in (0, 1, 2):
+        kept = resident.put(number, segment(number))
+        assert kept is not None
+        assert np.array_equal(kept.cpu().numpy(), segment(number))
+    assert resident.get(0) is not None  # so that 1 was asked for longest ago
+    assert resident.put(3, segment(3)) is not None
+    assert there(resident) == [0, 2, 3]
+    assert resident.put(1, np.zeros((31, WIDTH), np.uint8)) is None
+    assert there(resident) == [0, 2, 3]
+    assert resident.put(2, np.zeros((30, WIDTH), np.uint8)) is not None
+    assert there(resident) == [2]
+
+
+@both
+def test_room_is_taken_while_there_is_some(device: str) -> None:
+    """By a tenth of a segment, asked for in all; once room is scarce, at once."""
+    resident = Resident(device, room=2 * ROWS * WIDTH + 999)
+    ask(resident, 0, [7])
+    ask(resident, 1, [3, 2])
+    assert there(resident) == [0, 1]
+    ask(resident, 0, [1, 0])
+    ask(resident, 2, [9])  # a tenth: in the place of 1, not asked for longest
+    assert there(resident) == [0, 2]
+    ask(resident, 0, list(range(ROWS)))
+    ask(resident, 1, [5, 4, 3, 2, 8])
+    assert there(resident) == [0, 1]
+
+
+@both
+def test_less_than_the_share_is_streamed(device: str) -> None:
+    resident = Resident(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
+    ask(resident, 0, [0], streams=True)  # and once more: asks twice
+    ask(resident, 0, [1])  # three of ten by now
+    ask(resident, 1, [4, 2], streams=True)
+    assert there(resident) == [0]
+    ask(resident, 1, [4, 2, 0])
+    assert there(resident) == [1]
+
+
+@both
+def test_a_segment_larger_than_the_room_is_streamed(device: str) -> None:
+    resident = Resident(device, room=ROWS * WIDTH - 1)
+    ask(resident, 0, list(range(ROWS)), streams=True)
+    ask(resident, 0, [4, 1, 1, 9], streams=True)
+
+
+def test_where_memory_is_out_rows_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "empty", full)
+    ask(Resident("cpu", room=10**6), 0, [4, 2], streams=True)
+
+
+@both
+def test_what_lies_in_a_row_is_not_copied(device: str) -> None:
+    resident = Resident(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
+    (whole,) = ask(resident, 0, list(range(ROWS)))
+    assert resident.get(0) is not None
+    assert whole.data_ptr() == resident.get(0).data_ptr()
+    (part,) = ask(resident, 0, [3, 4, 5])
+    assert part.data_ptr() == whole[3].data_ptr()
+    for wanted in ([5, 4, 3], [1, 3, 2, 4], [1, 2, 4], [1, 1], list(range(ROWS))[::-1]):
+        pieces = ask(resident, 0, wanted)
+        assert [len(piece) for piece in pieces] == [2] * (len(wanted) // 2) + [1] * (len(wanted) % 2)
+        assert all(piece.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr() for piece in pieces)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="no CUDA GPU")
+def test_a_share_of_the_devices_memory() -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    resident = Resident("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
+    assert resident.put(0, np.zeros((10, 100), np.uint8)) is not None
+    assert resident.put(1, np.zeros((10, 101), np.uint8)) is None
+
+
+# -- a search over them
+
+AREAS = [5, 40, 1, 23, 64, 12, 44, 31, 55, 9, 17, 60]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """Four segments, one of them fp16 and three int8; the first image has its view in the last."""
+    with fake_engine(tmp_path / "index") as engine:
+        for i, area in enumerate(AREAS):
+            if i and i % 4 == 0:
+                engine.add(tmp_path / "photos")
+                engine.settings = replace(engine.settings, codec="int8")
+            paint_red(tmp_path / "photos" / f"{i}.png", area, mark=i)
+        engine.add()
+        paint_red(tmp_path / "photos" / "0.png", 8, mark=50)
+        engine.add()
+    return tmp_path / "index"
+
+
+def on(device: str, index: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine whose rows go through Resident. Where the kernels cannot run, rerank_cpu stands in for them."""
+    if device == "cpu" and not INTERPRETED:
+
+        def attend(codec, rows, u, c):
+            return tuple(map(torch.from_numpy, numba_backend.attend(codec, rows.numpy(), u.numpy(), c.numpy())))
+
+        monkeypatch.setattr(triton_backend, "attend", attend)
+    encoder = FakeEncoder()
+    encoder.device = device
+    engine = fake_engine(index, encoder=encoder)
+    engine._searcher()._scorer.__dict__["resident"] = Resident(device, room=room)
+    return engine
+
+
+@both
+@pytest.mark.parametrize("held", [0, 1, 2.5, 100])
+def test_a_search_finds_what_the_cpu_path_finds(
+    device: str, held: float, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows streamed; segments that push each other out; some of both; all of them there to stay."""
+    with fake_engine(index) as plain:
+        reader = plain._searcher().reader
+        sizes = [rows.nbytes for _, rows, _, _ in reader.by_segment(reader.views.id)]
+        assert len(sizes) == 4
+        assert len(reader.codecs) == 2
+        with on(device, index, int(held * max(sizes)), monkeypatch) as engine:
+            for texts, k, shortlist in (
+                (["red"], 3, "all"),
+                (["red"], 12, 5),
+                (["red", "cyan", "blue"], 4, "all"),
+                (["cyan", "red"], 2, 4),
+                (["red"], 1, 1),
+                (["red"], 12, "all"),
+            ):
+                found = engine.search_many(texts, k, shortlist)
+                expected = plain.search_many(texts, k, shortlist)
+                if texts == ["red"]:
+                    assert [hit.path for hit in found[0]] == [hit.path for hit in expected[0]]
+                for hits, others in zip(found, expected, strict=True):
+                    scores = [hit.score for hit in hits]
+                    assert scores == pytest.approx([hit.score for hit in others], abs=2e-4)
+            resident = engine._searcher()._scorer.resident
+            assert len(there(resident)) == {0: 0, 1: 1, 100: 4}.get(held, len(there(resident)))
+            photo = index.parent / "photos" / "3.png"
+            assert engine.show(photo, "red").score == pytest.approx(plain.show(photo, "red").score, abs=2e-4)
+
+
+def test_segments_that_are_there_come_before_others_take_their_room(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for two segments of three that are asked for, whichever: each search copies one."""
+    with on("cpu", index, 0, monkeypatch) as engine:
+        reader, copied = Reader(index, engine.settings, engine._catalog), []
+        views = reader.views.id[dict(reader.by_codec(reader.views.id))["int8"]]
+        parts = list(reader.by_segment(views))
+        assert [len(wanted) for _, _, _, wanted in parts] == [4, 4, 1]
+        resident = Resident("cpu", room=2 * parts[0][1].nbytes)
+        own = Scorer(reader, FakeEncoder().pool_weights, "cpu", resident)
+        put = resident.put
+        monkeypatch.setattr(resident, "put", lambda number, rows: copied.append(number) or put(number, rows))
+        expected = None
+        for copies in (3, 4, 5, 6):
+            scores = own.score(views, FakeEncoder().encode_texts(["red"]))
+            assert len(copied) == copies
+            expected = scores if expected is None else expected
+            assert np.array_equal(scores, expected)
+
+
+def test_there_is_no_room_on_a_cpu_and_none_is_made_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_codecs, weights, made = SimpleNamespace(codecs={}), FakeEncoder().pool_weights, []
+    assert Scorer(no_codecs, weights, "cpu").resident is None
+    monkeypatch.setattr(scorer, "fused_on_gpu", lambda device: device == "cuda:7")
+    monkeypatch.setattr(gpu_segment_cache, "Resident", lambda device: made.append(device) or "resident")
+    on_gpu = Scorer(no_codecs, weights, "cuda:7")
+    assert made == []
+    assert [on_gpu.resident, on_gpu.resident] == ["resident", "resident"]
+    assert made == ["cuda:7"]

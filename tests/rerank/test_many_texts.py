@@ -1,0 +1,109 @@
+"""Many texts at once: the same scores as the reference path in float64, and as loops where the global token counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.reranker import with_global
+from flairsearch.rerank.torch_backend import Reranker
+from tests.support import by_hand
+
+
+def _case(texts: int, heads: int, dim: int, patches: int, views: int) -> tuple[Encoded, list[Query], PoolWeights]:
+    """Keys of a real pool: u_h = W_k,h^T q_h, so d dimensions a head."""
+    rng = np.random.default_rng(texts + heads + dim)
+    width = dim // heads
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    project = draw(heads, width, dim) / np.float32(dim**0.5)
+    queries = [
+        Query("", draw(dim), np.einsum("hde,hd->he", project, draw(heads, width)), draw(heads)) for _ in range(texts)
+    ]
+    value, out = draw(heads, width, dim) / np.float32(dim**0.5), draw(dim, dim) / np.float32(dim**0.5)
+    weights = PoolWeights(value, draw(heads, width), out, draw(dim), 1.0, 0.0)
+    tokens, pooled = draw(views, patches, dim).astype(np.float16), draw(views, dim)
+    pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
+    nothing = np.zeros((views, patches), np.float16)
+    return Encoded(pooled.astype(np.float16), tokens, nothing, nothing), queries, weights
+
+
+def _exact(encoded: Encoded, queries: list[Query], weights: PoolWeights) -> np.ndarray:
+    pieces = [encoded.tokens.astype(np.float32)]
+    return Reranker(weights, dtype=torch.float64).score_many(pieces, queries)
+
+
+@pytest.mark.parametrize(
+    ("texts", "heads", "dim", "patches", "views"),
+    [(1, 1, 4, 1, 1), (3, 4, 64, 49, 5), (600, 4, 32, 9, 9), (1025, 2, 16, 196, 3), (40, 8, 512, 196, 2)],
+)
+def test_equals_the_reference_in_float64(texts: int, heads: int, dim: int, patches: int, views: int) -> None:
+    encoded, queries, weights = _case(texts, heads, dim, patches, views)
+    exact = _exact(encoded, queries, weights)
+    found = ManyTexts(queries, weights).score(encoded)
+    assert found.dtype == np.float32
+    assert found.shape == (views, texts)
+    assert np.abs(found - exact).max() <= 2e-5
+
+
+def test_texts_that_no_patch_answers_and_texts_of_one_patch() -> None:
+    """All the zero key's; nothing the zero key's."""
+    encoded, queries, weights = _case(6, 2, 16, 9, 4)
+    far = [
+        Query("", q.vector, q.u * 30, q.c + shift) for q, shift in zip(queries, (-80, -300, 80, 300, 0, 5), strict=True)
+    ]
+    exact = _exact(encoded, far, weights)
+    found = ManyTexts(far, weights).score(encoded)
+    assert np.isfinite(found).all()
+    assert np.abs(found - exact).max() <= 2e-4
+
+
+def test_no_views() -> None:
+    encoded, queries, weights = _case(3, 2, 16, 9, 4)
+    assert ManyTexts(queries, weights).score(encoded.part(slice(0))).shape == (0, 3)
+    summed = ManyTexts(queries, replace(weights, global_share=0.5))
+    assert summed.score(encoded.part(slice(0))).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("texts", "heads", "dim", "patches", "views"), [(1, 1, 4, 1, 1), (7, 4, 32, 9, 11)])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.25])
+def test_the_global_token_has_its_share(
+    texts: int, heads: int, dim: int, patches: int, views: int, share: float
+) -> None:
+    """Pair by pair: the conditioned cosine, and that of the global token with the text, whatever the text's length."""
+    encoded, queries, weights = _case(texts, heads, dim, patches, views)
+    queries = [replace(query, vector=query.vector * np.float32(3 * i + 1)) for i, query in enumerate(queries)]
+    found = ManyTexts(queries, replace(weights, global_share=share)).score(encoded)
+    assert found.dtype == np.float32
+    for j, query in enumerate(queries):
+        conditioned = by_hand.score(encoded.tokens, query, weights)
+        for i in range(views):
+            near = encoded.pooled[i].astype(float) @ query.vector.astype(float) / np.linalg.norm(query.vector)
+            assert found[i, j] == pytest.approx((1 - share) * conditioned[i] + share * near, abs=2e-5)
+            assert abs(conditioned[i] - near) > 1e-3  # the two are not the same here
+
+
+def test_views_are_scored_as_they_come() -> None:
+    """Some views alone, or in another order, score what they score among all."""
+    encoded, queries, weights = _case(5, 2, 16, 9, 11)
+    many = ManyTexts(queries, replace(weights, global_share=0.5))
+    whole = many.score(encoded)
+    for rows in (slice(3, 8), slice(None, None, 3), slice(None, None, -1)):
+        assert many.score(encoded.part(rows)) == pytest.approx(whole[rows], abs=1e-6)
+    assert many.score(encoded.only(4)) == pytest.approx(whole[4:5], abs=1e-6)
+
+
+def test_with_global_of_texts_without_length() -> None:
+    """A text of zeros is like no photo; it is no number's division by zero either."""
+    pooled, cosines = np.eye(3, dtype=np.float16), np.full((3, 2), 0.4, np.float32)
+    vectors = np.array([[0, 0, 0], [0, 5, 0]], np.float32)
+    expected = np.array([[0.2, 0.2], [0.2, 0.7], [0.2, 0.2]])
+    assert with_global(cosines, pooled, vectors, 0.5) == pytest.approx(expected)
+    assert with_global(cosines, pooled, vectors, 0) is cosines

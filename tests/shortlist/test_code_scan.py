@@ -1,0 +1,199 @@
+"""The two-step scan of codes against all inner products."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numba  # noqa: F401 - the compiled loops are used where it is loaded
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flairsearch.shortlist.code_scan import HEAD, CodeScan, heads_of, multiply_codes
+
+START = 5  # bytes of a row before its codes
+
+
+def opened(codes: np.ndarray, ids: np.ndarray, seed: int = 0) -> CodeScan:
+    """Rows in another order than the ids, with others between them."""
+    places = np.random.default_rng(seed).permutation(2 * len(codes))[: len(codes)].astype(np.int64)
+    rows = np.full((2 * len(codes), START + codes.shape[1] + 3), 99, np.int8)
+    rows[places, START : START + codes.shape[1]] = codes
+    return CodeScan(ids, heads_of(codes), places, rows, START)
+
+
+def falling(count: int, width: int) -> np.ndarray:
+    """Numbers as of a fit: the first ones, and the last, say most."""
+    spread = 90 / (1 + np.arange(width) / 8)
+    spread[-1] = 60
+    return (np.random.default_rng(1).normal(size=(count, width)) * spread).clip(-127, 127).astype(np.int8)
+
+
+@given(
+    width=st.sampled_from([1, 2, 63, 64, 65, 200]) | st.integers(1, 200),
+    count=st.sampled_from([1, 7, 999, 1000, 5000]) | st.integers(1, 1100),
+)
+@example(width=1, count=1)
+@example(width=1, count=5000)
+@example(width=2, count=7)
+@example(width=63, count=999)
+@example(width=64, count=1000)
+@example(width=65, count=1)
+@example(width=65, count=5000)
+@example(width=200, count=7)
+@example(width=200, count=1000)
+def test_few_views_are_looked_at_whole(width: int, count: int) -> None:
+    codes, ids = falling(1000, width), np.arange(3, 3003, 3)
+    near = opened(codes, ids)
+    assert len(near) == 1000
+    for features in np.random.default_rng(2).normal(size=(3, width)).astype(np.float32):
+        exact = (codes.astype(np.float32) * features).astype(np.float64).sum(1)
+        found = near.search(features, count)
+        assert len(found.views) == min(count, 1000)
+        assert (np.diff(found.scores) <= 0).all()
+        by_id = dict(zip(ids.tolist(), exact, strict=True))
+        assert np.allclose([by_id[view] for view in found.views.tolist()], found.scores, rtol=1e-5, atol=1e-3)
+        assert found.scores[-1] >= np.sort(exact)[-len(found.views)] - 1e-3
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_of_many_only_the_likely_are_looked_at_whole(count: int) -> None:
+    codes, ids = falling(20_000, 256), np.arange(20_000)
+    near, held = opened(codes, ids), []
+    for features in np.random.default_rng(3).normal(size=(20, 256)).astype(np.float32):
+        some = near.likely(features, 400)
+        assert 400 <= len(some) < 1500
+        assert (np.diff(some) > 0).all()
+        heads = heads_of(codes).astype(np.float32) @ heads_of(features[None])[0]
+        assert np.isin(np.argsort(-heads)[:400], some).mean() == 1
+        exact = codes.astype(np.float32) @ features
+        found = near.search(features, count, min_refined=400)
+        held.append(np.isin(np.argsort(-exact)[:count], found.views).mean())
+    assert np.mean(held) > 0.97
+
+
+@pytest.mark.parametrize("at_least", [400, 16384])
+def test_only_views_asked_for(at_least: int) -> None:
+    """Few: whole codes of all of them; many: heads of these, and of no others. Some are not there."""
+    codes, ids = falling(5000, 200), np.arange(3, 15003, 3)
+    near = opened(codes, ids)
+    for share in (0.0, 0.001, 0.02, 0.5, 1.0):
+        rng, held = np.random.default_rng(4), []
+        among = np.union1d(ids[rng.random(5000) < share], [4, 5, 10**6])
+        here = np.flatnonzero(np.isin(ids, among))
+        for features in rng.normal(size=(10, 200)).astype(np.float32):
+            exact = (codes[here].astype(np.float32) * features).astype(np.float64).sum(1)
+            for count in (1, 20, 6000):
+                found = near.search(features, count, among, min_refined=at_least)
+                assert len(found.views) == len(set(found.views.tolist())) == min(count, len(here)), share
+                assert set(found.views.tolist()) <= set(ids[here].tolist()), share
+                best = ids[here][np.argsort(-exact, kind="stable")[:count]]
+                np.testing.assert_allclose(
+                    found.scores, exact[np.searchsorted(ids[here], found.views)], rtol=1e-5, atol=0.05
+                )
+                held.append(np.isin(best, found.views).mean() if len(best) else 1)
+        assert np.mean(held) > (0.97 if at_least == 400 else 0.999), share
+
+
+def test_neighbours_that_are_alike_do_not_starve_it() -> None:
+    """Every view that the sample sees is far better than all others."""
+    codes = np.zeros((10_000, HEAD), np.int8)
+    codes[::100, 0] = 100
+    near = opened(codes, np.arange(10_000))
+    features = np.eye(1, HEAD, dtype=np.float32)[0]
+    assert len(near.likely(features, 300, sampled_scores=100)) >= 300
+    found = near.search(features, 100, min_refined=300, sampled_scores=100)
+    assert found.views.tolist() == list(range(0, 10_000, 100))
+
+
+def test_ties_go_by_view_id() -> None:
+    codes = np.ones((50, 70), np.int8)
+    codes[20:, 3] = 2
+    ids = np.arange(50) * 7
+    found = opened(codes, ids).search(np.ones(70, np.float32), 40)
+    assert found.views.tolist() == (ids[20:].tolist() + ids[:10].tolist())
+
+
+def test_nothing_in_it() -> None:
+    found = opened(falling(0, 70), np.zeros(0, np.int64)).search(np.ones(70, np.float32), 5)
+    assert len(found.views) == len(found.scores) == 0
+    assert len(opened(falling(9, 70), np.arange(9)).search(np.ones(70, np.float32), 0).views) == 0
+
+
+# -- without numba
+
+
+@given(
+    width=st.sampled_from([1, 64, 65, 200]) | st.integers(1, 200),
+    size=st.sampled_from([1, 7, 100, 1000]) | st.integers(1, 1000),
+    some=st.sampled_from(["all in a row", "some", "the same often", "none"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(width=1, size=1, some="all in a row", seed=1)
+@example(width=200, size=1000, some="all in a row", seed=200)
+@example(width=65, size=7, some="some", seed=65)
+@example(width=1, size=100, some="some", seed=1)
+@example(width=64, size=100, some="the same often", seed=64)
+@example(width=65, size=1, some="the same often", seed=65)
+@example(width=200, size=7, some="none", seed=200)
+def test_products_are_alike_without_numba(width: int, size: int, some: str, seed: int) -> None:
+    """Of rows that are wider than the codes, wherever the codes begin in them."""
+    rng = np.random.default_rng(seed)
+    start = 0 if some == "all in a row" else START
+    rows = rng.integers(-127, 128, (500, start + width + (3 if start else 0))).astype(np.int8)
+    places = {
+        "all in a row": None,
+        "some": rng.permutation(500)[:333].astype(np.int64),
+        "the same often": rng.integers(0, 5, 777),
+        "none": np.zeros(0, np.int64),
+    }[some]
+    features = rng.normal(size=width).astype(np.float32)
+    found = [np.full(500 if places is None else len(places), np.nan, np.float32) for _ in range(2)]
+    assert "numba" in sys.modules
+    multiply_codes(rows, places, start, features, found[0], size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "numba")
+        multiply_codes(rows, places, start, features, found[1], size)
+    chosen = rows if places is None else rows[places]
+    exact = chosen[:, start : start + width].astype(float) @ features.astype(float)
+    for scores in found:
+        np.testing.assert_allclose(scores, exact, rtol=0, atol=1e-6 * 127 * max(1, np.abs(features).sum()))
+
+
+@pytest.mark.parametrize("at_least", [400, 16384])
+def test_the_same_views_are_found_without_numba(at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, ids = falling(9000, 200), np.arange(3, 27_003, 3)
+    near, several = opened(codes, ids), np.random.default_rng(7).normal(size=(5, 200)).astype(np.float32)
+    among = ids[::2]
+    asked = [(features, 30, some) for features in several for some in (None, among)]
+    compiled = [near.search(*one, min_refined=at_least) for one in asked]
+    monkeypatch.delitem(sys.modules, "numba")
+    plain = [near.search(*one, min_refined=at_least) for one in asked]
+    for one, other in zip(compiled, plain, strict=True):
+        np.testing.assert_array_equal(one.views, other.views)
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_numba", [True, False])
+def test_equal_codes_score_the_same_wherever_they_are(with_numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not with_numba:
+        monkeypatch.delitem(sys.modules, "numba")
+    for width in (70, 640):
+        rng = np.random.default_rng(0)
+        codes = np.tile(rng.integers(-127, 128, (61, width)).astype(np.int8), (7, 1))
+        scores = np.empty(len(codes), np.float32)
+        multiply_codes(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, 100)
+        np.testing.assert_array_equal(scores.reshape(7, 61), np.tile(scores[:61], (7, 1)))
+
+
+def test_a_scan_does_not_load_numba() -> None:
+    code = (
+        "import sys; import numpy as np; from flairsearch.shortlist.code_scan import CodeScan, heads_of\n"
+        "codes = np.random.default_rng(0).integers(-9, 9, (70_000, 80)).astype(np.int8); ids = np.arange(70_000)\n"
+        "found = CodeScan(ids, heads_of(codes), ids, codes, 0).search(np.ones(80, np.float32), 10)\n"
+        "assert found.scores[0] == codes.sum(1).max(); assert 'numba' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

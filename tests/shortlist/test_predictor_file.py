@@ -1,0 +1,407 @@
+"""Codes of views on disk: whatever happens to the files, a view has the codes it was given, or none."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flairsearch.shortlist.predictor_file import Fitted
+from flairsearch.shortlist.score_predictor import Fit
+
+WIDTH, DIM = 5, 3
+ROW = 8 + 8 + WIDTH + 4  # bytes
+Codes = dict[int, list[int]]
+
+
+def a_fit(seed: int = 0, width: int = WIDTH, dim: int = DIM) -> Fit:
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> Any:
+        return rng.normal(size=shape).astype(np.float32)
+
+    return Fit(draw(8, dim), np.arange(8), draw(8, width), draw(width), draw(8, width - 1), np.abs(draw(width)))
+
+
+FIT = a_fit()
+
+
+def codes_of(views: Any, seed: int = 0, width: int = WIDTH) -> Any:
+    """i8[n, W] that a view's id stands for."""
+    rngs = [np.random.default_rng([int(view), seed]) for view in views]
+    return np.array([rng.integers(-127, 128, width) for rng in rngs], np.int8).reshape(-1, width)
+
+
+def append(fitted: Fitted, views: Any, generation: int = 1, seed: int = 0, fit: Fit = FIT) -> None:
+    ids = np.asarray(list(views), np.int64)
+    fitted.append(fit, ids, codes_of(ids, seed, len(fit.steps)), generation)
+
+
+def found(fitted: Fitted, generation: int = 99, fit: Fit = FIT) -> Codes:
+    """View -> its codes: those of its last whole row, one row after the other."""
+    rows = fitted.rows(fit, generation)
+    whole = fitted.whole(fit, rows)
+    return {int(row["view"]): row["codes"].tolist() for row, good in zip(rows, whole, strict=True) if good}
+
+
+def expected(views: Any, seed: int = 0) -> Codes:
+    return {int(view): codes.tolist() for view, codes in zip(views, codes_of(views, seed), strict=True)}
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> Fitted:
+    fitted = Fitted(tmp_path, DIM)
+    fitted.start(FIT)
+    return fitted
+
+
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Writing past so many bytes of a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def names(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "fitted").iterdir())
+
+
+def test_what_was_appended_is_found(fitted: Fitted, tmp_path: Path) -> None:
+    assert found(fitted) == {}
+    append(fitted, [3, 1])
+    append(fitted, [])
+    append(fitted, [7], generation=2)
+    assert found(fitted) == expected([3, 1, 7])
+    assert found(Fitted(tmp_path, DIM)) == expected([3, 1, 7])
+    assert fitted.rows(FIT, 99)["generation"].tolist() == [1, 1, 2]
+    again = fitted.fit()
+    assert again is not None
+    assert again.crc == FIT.crc
+    assert (tmp_path / "fitted" / "codes").stat().st_size == 3 * ROW
+    assert names(tmp_path) == ["codes", "map.npz"]
+
+
+def test_the_last_whole_row_of_a_view_counts(fitted: Fitted, tmp_path: Path) -> None:
+    for seed in range(3):
+        append(fitted, [5, 6], seed=seed)
+    assert found(fitted) == expected([5, 6], seed=2)
+    file = tmp_path / "fitted" / "codes"
+    data = bytearray(file.read_bytes())
+    data[4 * ROW + 20] ^= 1  # the last one of 5
+    file.write_bytes(data)
+    assert found(fitted) == expected([5], seed=1) | expected([6], seed=2)
+
+
+def test_a_kill_while_appending(fitted: Fitted, tmp_path: Path) -> None:
+    """At any byte: whole rows are found, and what comes next is not lost behind the part of a row."""
+    append(fitted, range(1, 5))
+    file = tmp_path / "fitted" / "codes"
+    whole = file.read_bytes()
+    for cut in range(4 * ROW + 1):
+        file.write_bytes(whole[:cut])
+        kept = list(range(1, cut // ROW + 1))
+        assert found(fitted) == expected(kept), cut
+        append(fitted, [8, 9])
+        assert found(fitted) == expected([*kept, 8, 9]), cut
+        assert file.stat().st_size == (len(kept) + 2) * ROW, cut
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_flipped_bit_loses_its_row_and_no_other(fitted: Fitted, tmp_path: Path, last: bool) -> None:
+    append(fitted, range(1, 4))
+    file = tmp_path / "fitted" / "codes"
+    whole, views = file.read_bytes(), [1, 2] if last else [1, 3]
+    for bit in range(8 * ROW):
+        data = bytearray(whole)
+        data[(2 if last else 1) * ROW + bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        assert found(fitted) == expected(views), bit
+        append(fitted, [7])
+        assert found(fitted) == expected([*views, 7]), bit
+
+
+def test_rows_of_another_fit_are_none(fitted: Fitted, tmp_path: Path) -> None:
+    append(fitted, range(1, 9))
+    data = (tmp_path / "fitted" / "codes").read_bytes()
+    for other in (a_fit(1), a_fit(1, WIDTH + 1), a_fit(1, WIDTH - 2)):
+        assert found(fitted, fit=other) == {}
+        fitted.start(other)
+        assert found(fitted, fit=other) == {}
+        (tmp_path / "fitted" / "codes").write_bytes(data)  # somebody copied half a folder
+        assert found(fitted, fit=other) == {}
+        append(fitted, [2], fit=other)
+        assert found(fitted, fit=other) == {2: codes_of([2], width=len(other.steps)).tolist()[0]}
+
+
+def test_a_new_start_has_no_codes(fitted: Fitted, tmp_path: Path) -> None:
+    append(fitted, range(1, 9))
+    fitted.start(FIT)
+    assert found(fitted) == {}
+    assert names(tmp_path) == ["map.npz"]
+    fitted.remove()
+    fitted.remove()
+    assert fitted.fit() is None
+    assert found(fitted) == {}
+    assert not (tmp_path / "fitted").exists()
+
+
+# -- a backup of the catalogue put back
+
+
+def test_rows_of_a_later_generation_are_none_and_go(fitted: Fitted, tmp_path: Path) -> None:
+    append(fitted, [1, 2], generation=10)
+    append(fitted, [3], generation=20)
+    append(fitted, [4, 5], generation=30)
+    for generation, count in ((9, 0), (10, 2), (19, 2), (20, 3), (29, 3), (30, 5)):
+        assert found(fitted, generation) == expected(range(1, count + 1))
+    append(fitted, [3, 4], generation=15, seed=7)
+    assert found(fitted, 10**18) == expected([1, 2]) | expected([3, 4], seed=7)
+    assert (tmp_path / "fitted" / "codes").stat().st_size == 4 * ROW
+    assert names(tmp_path) == ["codes", "map.npz"]
+
+
+def test_rows_of_views_that_are_not_there_yet_go(fitted: Fitted, tmp_path: Path) -> None:
+    """Generations grow by random amounts: the next one may be above those of the future that was lost."""
+    append(fitted, [1, 2], generation=10)
+    append(fitted, [3, 4], generation=20)
+    append(fitted, [2, 5], generation=30, seed=7)
+    file = tmp_path / "fitted" / "codes"
+    before = file.stat()
+    fitted.drop_after(5, 30)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # nothing to do
+    fitted.drop_after(3, 25)
+    assert found(fitted, 10**18) == expected([1, 2, 3])
+    append(fitted, [3, 4], generation=40)
+    fitted.drop_after(1, 99)
+    assert found(fitted, 10**18) == expected([1])
+    append(fitted, [4, 9, 2], generation=60)
+    fitted.drop_after(8, 99)
+    assert fitted.rows(FIT, 99)["view"].tolist() == [1, 0, 0, 0, 0, 0, 4, 0, 2]  # each row where it was
+    fitted.drop_after(1, 99)
+    fitted.drop_after(0, 99)
+    assert found(fitted, 10**18) == {}
+    append(fitted, [1], generation=50)
+    assert found(fitted, 50) == expected([1])
+    assert names(tmp_path) == ["codes", "map.npz"]
+
+
+def test_a_future_behind_a_damaged_row_goes_too(fitted: Fitted, tmp_path: Path) -> None:
+    append(fitted, [1], generation=10)
+    append(fitted, [2, 3], generation=20)
+    file = tmp_path / "fitted" / "codes"
+    data = bytearray(file.read_bytes())
+    data[2 * ROW + 8] = 0  # the last row says generation 0
+    file.write_bytes(data)
+    fitted.drop_after(1, 10)
+    assert found(fitted, 10**18) == expected([1])
+
+
+def test_nothing_to_drop_from(tmp_path: Path) -> None:
+    Fitted(tmp_path, DIM).drop_after(3, 1)
+    assert list(tmp_path.iterdir()) == []
+    fitted = Fitted(tmp_path, DIM)
+    fitted.start(FIT)
+    fitted.drop_after(3, 1)
+    assert names(tmp_path) == ["map.npz"]
+
+
+# -- the folder
+
+
+def no_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def cut_fit(folder: Path) -> None:
+    (folder / "map.npz").write_bytes((folder / "map.npz").read_bytes()[:-9])
+
+
+def empty_fit(folder: Path) -> None:
+    (folder / "map.npz").write_bytes(b"")
+
+
+def no_fit(folder: Path) -> None:
+    (folder / "map.npz").unlink()
+
+
+def a_folder_for_the_fit(folder: Path) -> None:
+    no_fit(folder)
+    (folder / "map.npz").mkdir()
+
+
+def a_fit_of_other_dims(folder: Path) -> None:
+    replace(a_fit(), texts=np.zeros((8, DIM + 1), np.float32)).save(folder / "map.npz")
+
+
+def a_file_for_the_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"mine")
+
+
+def a_link(folder: Path) -> None:
+    no_fit(folder)
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+def a_broken_link(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to("nowhere")
+
+
+DAMAGE = (no_folder, cut_fit, empty_fit, no_fit, a_folder_for_the_fit, a_fit_of_other_dims)
+OBSTACLES = (a_file_for_the_folder, a_link, a_broken_link)
+
+
+@pytest.mark.parametrize("damage", DAMAGE + OBSTACLES, ids=lambda damage: damage.__name__)
+def test_without_its_fit_all_is_made_anew(fitted: Fitted, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    append(fitted, [1, 2])
+    damage(tmp_path / "fitted")
+    assert fitted.fit() is None
+    fitted.drop_after(1, 1)
+    fitted.start(a_fit(3))
+    again = fitted.fit()
+    assert again is not None
+    assert again.crc == a_fit(3).crc
+    append(fitted, [4], fit=again)
+    assert found(fitted, fit=again) == expected([4])
+    assert names(tmp_path) == ["codes", "map.npz"]
+
+
+@pytest.mark.parametrize("damage", ["deleted", "a folder", "a file for the folder", "empty"])
+def test_codes_that_cannot_be_read_are_none(fitted: Fitted, tmp_path: Path, damage: str) -> None:
+    append(fitted, [1, 2])
+    file = tmp_path / "fitted" / "codes"
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+        for number in range(3):
+            (file / f"{number}").write_bytes(b"")
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "a file for the folder":
+        a_file_for_the_folder(tmp_path / "fitted")
+    assert len(fitted.rows(FIT, 9)) == 0
+    assert found(fitted) == {}
+
+
+def test_a_folder_nobody_may_write_or_read(
+    open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]
+) -> None:
+    fitted = Fitted(open_folder, DIM)
+    fitted.start(FIT)
+    append(fitted, [1, 2])
+    for path in (open_folder / "fitted", *(open_folder / "fitted").iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    with as_user():
+        assert found(fitted) == expected([1, 2])
+        assert fitted.fit() is not None
+        for change in (lambda: append(fitted, [3]), lambda: fitted.start(FIT), lambda: fitted.drop_after(1, 1)):
+            with pytest.raises(OSError):  # noqa: PT011
+                change()
+        assert found(fitted) == expected([1, 2])
+    (open_folder / "fitted" / "codes").chmod(0)
+    with as_user():
+        assert found(fitted) == {}
+
+
+@pytest.mark.parametrize("room", [0, 1, ROW - 1, ROW, 2 * ROW + 3])
+def test_a_full_disk_leaves_what_was_there(fitted: Fitted, room: int) -> None:
+    append(fitted, [1, 2])
+    with file_limit(2 * ROW + room), pytest.raises(OSError):  # noqa: PT011
+        append(fitted, range(3, 9))
+    assert found(fitted) == expected(range(1, 3 + room // ROW))
+    append(fitted, range(3, 9))
+    assert found(fitted) == expected(range(1, 9))
+
+
+def test_a_full_disk_while_a_lost_future_goes(fitted: Fitted, tmp_path: Path) -> None:
+    append(fitted, range(1, 6), generation=1)
+    append(fitted, range(6, 9), generation=5)
+    for change in (lambda: fitted.drop_after(5, 1), lambda: append(fitted, [6], generation=2, seed=3)):
+        with file_limit(3 * ROW), pytest.raises(OSError):  # noqa: PT011
+            change()
+        assert found(fitted, 1) == expected(range(1, 6))
+    append(fitted, [6], generation=2, seed=3)
+    assert found(fitted, 99) == expected(range(1, 6)) | expected([6], seed=3)
+    assert names(tmp_path) == ["codes", "map.npz"]
+
+
+def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
+    fitted = Fitted(tmp_path, DIM)
+    with file_limit(100), pytest.raises(OSError):  # noqa: PT011
+        fitted.start(FIT)
+    assert fitted.fit() is None
+    fitted.start(FIT)
+    assert fitted.fit() is not None
+    assert names(tmp_path) == ["map.npz"]
+
+
+# -- readers
+
+
+def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
+    """Whatever the writer does with the files meanwhile; many pages of rows, as a lost page is a SIGBUS."""
+    fitted = Fitted(tmp_path, DIM)
+    for change in (
+        lambda: fitted.start(FIT),
+        fitted.remove,
+        lambda: append(fitted, [3], generation=1),  # most of the other rows are of later generations
+        lambda: fitted.drop_after(2, 99),
+        lambda: append(fitted, [1], generation=99),
+    ):
+        fitted.start(FIT)
+        for generation in range(1, 5):
+            append(fitted, range(1, 501), generation, seed=generation)
+        with (tmp_path / "fitted" / "codes").open("ab") as stream:
+            stream.write(b"part of a row")
+        mapped = fitted.rows(FIT, 99)
+        before = bytes(bytearray(mapped.tobytes()))
+        change()
+        assert mapped.tobytes() == before
+        assert fitted.whole(FIT, mapped).all()
+
+
+def test_readers_beside_a_writer(tmp_path: Path) -> None:
+    """They see codes that were written, or none; never an error."""
+    fitted, stop = Fitted(tmp_path, DIM), threading.Event()
+    allowed = expected(range(1, 40))
+    wrong: list[object] = []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                Fitted(tmp_path, DIM).fit()
+                wrong.extend(view for view, codes in found(Fitted(tmp_path, DIM)).items() if allowed[view] != codes)
+        except BaseException as error:
+            wrong.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for turn in range(40):
+        fitted.start(FIT)
+        append(fitted, range(1, 20), generation=turn)
+        append(fitted, range(20, 40), generation=turn + 40)
+        append(fitted, range(20, 30), generation=turn)
+        fitted.drop_after(10, 99)
+        with (tmp_path / "fitted" / "codes").open("ab") as stream:
+            stream.write(b"part of a row")
+        append(fitted, [11], generation=turn)
+        fitted.remove()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []

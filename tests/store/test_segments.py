@@ -1,0 +1,153 @@
+import zlib
+
+import numpy as np
+import pytest
+
+from flairsearch.codecs.codec import make_codec
+from flairsearch.core.errors import StoreError
+from flairsearch.core.types import Encoded
+from flairsearch.store.segments import Segment, SegmentWriter, checksums, runs, segment_paths
+
+P, D = 4, 8
+CODEC = make_codec("fp16", P, D)
+
+
+def random_encoded(count, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = ((count, D), (count, P, D), (count, P), (count, P))
+    return Encoded(*(rng.normal(size=shape).astype(np.float16) for shape in shapes))
+
+
+def write(folder, *pieces, number=1):
+    writer = SegmentWriter(folder, number, CODEC)
+    expected = [checksum for piece in pieces for checksum in writer.append(piece)]
+    writer.finish()
+    return expected
+
+
+def damaged(folder, count, expected):
+    """Rows whose bytes have another checksum."""
+    segment = Segment(folder, 1, count, CODEC)
+    found = checksums(segment.tokens.rows, segment.pooled.rows)
+    return [row for row in range(count) if found[row] != expected[row]]
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_what_was_appended_is_read(tmp_path):
+    first, second = random_encoded(3), random_encoded(5, seed=1)
+    write(tmp_path, first, second, number=12)
+    assert names(tmp_path) == ["000012.pooled", "000012.tokens"]
+    segment = Segment(tmp_path, 12, 8, CODEC)
+    rows = np.asarray([7, 0, 3, 0])
+    np.testing.assert_array_equal(
+        CODEC.decode(segment.tokens.rows[rows]), np.concatenate([first.tokens, second.tokens])[rows]
+    )
+    np.testing.assert_array_equal(segment.pooled.rows.view("<f2"), np.concatenate([first.pooled, second.pooled]))
+
+
+def test_checksums_are_of_the_bytes_on_disk(tmp_path):
+    """CRC-32 of the token row, then of the pooled vector, as they lie in the files; rows coded before are the same."""
+    expected = write(tmp_path, random_encoded(3))
+    tokens, pooled = (path.read_bytes() for path in segment_paths(tmp_path, 1))
+    rows = [tokens[i * CODEC.stride :][: CODEC.stride] + pooled[i * 2 * D :][: 2 * D] for i in range(3)]
+    assert expected == [zlib.crc32(row) for row in rows]
+    segment = Segment(tmp_path, 1, 3, CODEC)
+    coded, vectors = segment.tokens.rows, segment.pooled.rows.view("<f2")
+    with SegmentWriter(tmp_path, 2, CODEC) as writer:
+        assert writer.append_rows(coded[[2, 0]], vectors[[2, 0]]) == [expected[2], expected[0]]
+        assert writer.append_rows(coded[::2], vectors[::2]) == [expected[0], expected[2]]
+        writer.finish()
+    copy = Segment(tmp_path, 2, 4, CODEC)
+    np.testing.assert_array_equal(copy.tokens.rows, coded[[2, 0, 0, 2]])
+    np.testing.assert_array_equal(copy.pooled.rows, segment.pooled.rows[[2, 0, 0, 2]])
+
+
+def test_rows_in_a_row_are_found():
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 2, 50):
+        rows = np.sort(rng.choice(70, count, replace=False))
+        for some in (rows, rng.permutation(rows), np.repeat(rows, 2)):
+            found = list(runs(some))
+            assert [row for start, stop in found for row in range(start, stop)] == list(range(len(some)))
+            for start, stop in found:
+                assert some[start:stop].tolist() == list(range(some[start], some[start] + stop - start))
+            assert all(some[stop - 1] + 1 != some[stop] for _, stop in found[:-1])  # none is cut in two
+
+
+def test_what_the_disk_is_told_changes_nothing(tmp_path):
+    write(tmp_path, random_encoded(50))
+    tokens = Segment(tmp_path, 1, 50, CODEC).tokens
+    before = tokens.rows.copy()
+    for rows in (np.arange(50), np.asarray([49]), np.arange(0), np.asarray([3, 4, 40])):
+        tokens.prefetch(rows)
+        assert type(tokens.are_cached(rows)) is bool
+        into = np.empty((len(rows), CODEC.stride), np.uint8)
+        tokens.take(rows, into)
+        np.testing.assert_array_equal(into, before[rows])
+    np.testing.assert_array_equal(tokens.rows, before)
+
+
+def test_nothing_has_its_name_before_it_is_finished(tmp_path):
+    writer = SegmentWriter(tmp_path, 1, CODEC)
+    writer.append(random_encoded(2))
+    assert names(tmp_path) == ["000001.pooled.part", "000001.tokens.part"]
+    writer.discard()
+    assert names(tmp_path) == []
+
+
+def test_a_row_that_was_cut_off_is_dropped(tmp_path):
+    writer = SegmentWriter(tmp_path, 1, CODEC)
+    encoded = random_encoded(2)
+    writer.append(encoded)
+    writer._streams[0].write(b"x" * (CODEC.stride + 3))  # what a full disk leaves of the next append
+    writer.finish()
+    rows = Segment(tmp_path, 1, 2, CODEC).tokens.rows
+    np.testing.assert_array_equal(CODEC.decode(rows), encoded.tokens)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_flipped_bit_is_found_and_only_it(tmp_path, which):
+    expected = write(tmp_path, random_encoded(6))
+    assert damaged(tmp_path, 6, expected) == []
+    file = segment_paths(tmp_path, 1)[which]
+    stride = file.stat().st_size // 6
+    for bit in (0, 8 * stride - 1):
+        data = bytearray(file.read_bytes())
+        data[4 * stride + bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        assert damaged(tmp_path, 6, expected) == [4]
+        data[4 * stride + bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+    assert damaged(tmp_path, 6, expected) == []
+
+
+def test_checksums_tell_rows_that_were_swapped(tmp_path):
+    expected = write(tmp_path, random_encoded(3))
+    assert damaged(tmp_path, 3, expected[::-1]) == [0, 2]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("damage", ["shorter", "longer", "empty", "missing", "folder"])
+def test_a_segment_of_the_wrong_size_is_refused(tmp_path, which, damage):
+    write(tmp_path, random_encoded(3))
+    file = segment_paths(tmp_path, 1)[which]
+    data = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage != "missing":
+        file.write_bytes({"shorter": data[:-1], "longer": data + b"\0", "empty": b""}[damage])
+    with pytest.raises(StoreError) as caught:
+        Segment(tmp_path, 1, 3, CODEC)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_segment_that_may_not_be_read_is_one_line(open_folder, as_user):
+    write(open_folder, random_encoded(3))
+    segment_paths(open_folder, 1)[0].chmod(0)
+    with as_user(), pytest.raises(StoreError, match=r"tokens cannot be read \(Permission denied\)"):
+        Segment(open_folder, 1, 3, CODEC)

@@ -1,0 +1,524 @@
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flairsearch.core.types import Encoded, ImageFile
+from flairsearch.indexing.lifecycle import create_index
+from flairsearch.shortlist.shortlist import open_prefilter
+from flairsearch.store.catalog import Catalog
+from flairsearch.store.changeset import Changeset
+from flairsearch.store.derived_files import Cache
+from flairsearch.store.segments import RowFile
+from flairsearch.store.snapshot import Reader
+from flairsearch.store.writer import Writer
+from tests.store.test_writer import FRAME, add, digest, encoded, filled
+from tests.support.fake import DIM, PATCHES, fake_engine, fake_settings, paint_red
+
+SETTINGS = fake_settings()
+
+
+def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
+    filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
+    reader = Reader(index, SETTINGS, catalog)
+    expected = encoded(range(160))
+    order = np.random.default_rng(0).permutation(160)
+    views = reader.views.id[order]
+    np.testing.assert_array_equal(reader.encoded(views).tokens, expected.tokens[order])
+    np.testing.assert_array_equal(reader.pooled(views), expected.pooled[order])
+    np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), expected.pooled)
+    assert len(reader) == 160
+    assert len(set(reader.contents(views))) == 160
+
+
+def test_by_segment_has_each_view_once_at_its_place(index, catalog):
+    filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
+    reader = Reader(index, SETTINGS, catalog)
+    views = np.random.default_rng(0).permutation(reader.views.id)[:90]
+    parts = list(reader.by_segment(views))
+    numbers = [number for number, _, _, _ in parts]
+    assert numbers == sorted(set(numbers))
+    found, seen = reader.coded(views), []
+    for number, rows, here, places in parts:
+        assert (reader.views.segment[np.searchsorted(reader.views.id, views[here])] == number).all()
+        np.testing.assert_array_equal(rows[places], found[here])
+        seen += here.tolist()
+        assert (np.diff(here) > 0).all()
+    assert sorted(seen) == list(range(90))
+    assert list(reader.by_segment(views[:0])) == []
+
+
+@pytest.mark.parametrize("kind", ["tokens", "pooled"])
+def test_the_views_that_are_not_as_the_catalogue_says(index, catalog, kind):
+    filled(index, range(4), range(4, 7))
+    views = Reader(index, SETTINGS, catalog).views.id
+    expected = checksums(catalog, views)
+    assert not Reader(index, SETTINGS, catalog).damaged(views, expected).any()
+    for number, row in ((1, 1), (2, 2)):
+        file = index / "segments" / f"{number:06d}.{kind}"
+        data = bytearray(file.read_bytes())
+        data[row * len(data) // (4 if number == 1 else 3)] ^= 1
+        file.write_bytes(data)
+    reader = Reader(index, SETTINGS, catalog)
+    assert reader.damaged(views, expected).tolist() == [view in (2, 7) for view in views]
+    assert reader.damaged(views[::-1], expected[::-1]).tolist() == [view in (2, 7) for view in views[::-1]]
+    assert reader.damaged(views[[3, 1]], expected[[3, 1]]).tolist() == [False, True]
+
+
+def checksums(catalog, views):
+    """i64[K], as the catalogue has them."""
+    found = catalog.checksums(views.tolist())
+    return np.array([found[view] for view in views.tolist()], np.int64)
+
+
+@pytest.mark.parametrize("name", ["000001.tokens", "000001.pooled"])
+def test_a_lost_or_cut_segment_is_left_out_with_one_line(index, catalog, name):
+    filled(index, range(3), range(3, 8))
+    assert Reader(index, SETTINGS, catalog).damage == []
+    file = index / "segments" / name
+    data = file.read_bytes()
+    for broken in (data[:-1], data + b"\0", b""):
+        file.write_bytes(broken)
+        reader = Reader(index, SETTINGS, catalog)
+        what = f"{file} has {len(broken)} bytes, expected {len(data)}"
+        assert reader.damage == [f"{what} - run flairsearch verify --repair"]
+        check_that_the_second_segment_is_left(reader)
+    file.unlink()
+    reader = Reader(index, SETTINGS, catalog)
+    assert reader.damage == [f"{file} is missing - run flairsearch verify --repair"]
+    check_that_the_second_segment_is_left(reader)
+    file.write_bytes(data)
+    assert len(Reader(index, SETTINGS, catalog)) == 8
+
+
+def check_that_the_second_segment_is_left(reader):
+    assert reader.lost.id.tolist() == [1, 2, 3]
+    assert reader.views.id.tolist() == [4, 5, 6, 7, 8]
+    np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(3, 8)).tokens)
+    np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), encoded(range(3, 8)).pooled)
+
+
+def test_a_segment_that_nobody_uses_may_be_lost(index, catalog):
+    filled(index, range(3), range(3, 8))
+    catalog.commit(Changeset(removed=[1, 2, 3]))
+    (index / "segments" / "000001.tokens").unlink()
+    reader = Reader(index, SETTINGS, catalog)
+    assert (reader.damage, len(reader.lost.id), len(reader)) == ([], 0, 5)
+
+
+def test_a_reader_looks_again_when_a_segment_has_just_gone(index, catalog, monkeypatch):
+    """As when a segment was rewritten between the look into the catalogue and the opening of its files."""
+    filled(index, range(3), range(3, 5))
+    old = catalog.state()
+    writer = Writer(index, SETTINGS)
+    writer.remove_images([1, 2, 3])
+    writer.commit()
+    writer.close()
+    for name in ("000001.tokens", "000001.pooled"):
+        (index / "segments" / name).unlink()
+    states = iter([old, old, catalog.state(), catalog.state()])
+    monkeypatch.setattr(catalog, "state", lambda with_views=True: next(states))
+    assert len(Reader(index, SETTINGS, catalog)) == 2
+
+
+def test_an_open_reader_keeps_its_state(index, catalog):
+    filled(index, range(3))
+    reader = Reader(index, SETTINGS, catalog)
+    writer = Writer(index, SETTINGS)
+    writer.remove_images([1, 2])
+    add(writer, range(3, 9))
+    writer.commit()
+    writer.close()
+    assert len(reader) == 3
+    np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(3)).tokens)
+    assert len(Reader(index, SETTINGS, catalog)) == 7
+
+
+READER = """
+    import sys, time
+    from pathlib import Path
+    import numpy as np
+    from flairsearch.store.catalog import Catalog
+    from flairsearch.core.settings import IndexSettings
+    from flairsearch.store.snapshot import Reader
+    from flairsearch.shortlist.shortlist import open_prefilter
+
+    assert "torch" not in sys.modules
+    folder = Path(sys.argv[1])
+    settings, catalog = IndexSettings.load(folder), Catalog(folder)
+    seen, last, end = set(), -1, time.monotonic() + 30
+    while last < int(sys.argv[2]) and time.monotonic() < end:
+        reader = Reader(folder, settings, catalog)
+        count = len(reader)
+        assert count % 3 == 0, f"{count} views: part of a commit"
+        assert count >= last, f"{count} views after {last}"
+        assert reader.damage == [], reader.damage
+        prefilter = open_prefilter(reader)
+        assert len(prefilter) == count
+        if count:
+            np.testing.assert_array_equal(reader.views.id, np.arange(1, count + 1))
+            tokens = reader.encoded(reader.views.id).tokens
+            np.testing.assert_array_equal(tokens[:, 0, 0].astype(int), np.arange(count) % 1000)
+        if count != last:
+            sys.stdout.write(f"{count} {reader.generation}\\n")
+            sys.stdout.flush()
+        last = count
+"""
+
+
+def noted(catalog, name, states):
+    """A method of a catalogue after which the number of views is written down for the new generation."""
+    plain = getattr(catalog, name)
+
+    def method(*args):
+        plain(*args)
+        states[catalog.generation()] = catalog.counts()[1]
+
+    return method
+
+
+def test_a_reader_in_another_process_sees_whole_states_only(index, monkeypatch):
+    commits, command = 40, [sys.executable, "-c", textwrap.dedent(READER), str(index)]
+    reader = subprocess.Popen([*command, str(3 * commits)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert reader.stdout.readline() == "0 0\n"
+    writer = Writer(index, SETTINGS)
+    writer.catalog.add_root("/photos")
+    states = {0: 0}  # generation -> views
+    for name in ("commit", "rewrite"):
+        monkeypatch.setattr(writer.catalog, name, noted(writer.catalog, name, states))
+    for commit in range(commits):
+        numbers = range(3 * commit, 3 * commit + 3)
+        tokens = np.stack([np.full((PATCHES, DIM), n % 1000, np.float16) for n in numbers])
+        flat = np.zeros((3, PATCHES), np.float16)
+        writer.add_views([digest(n) for n in numbers], [FRAME] * 3, Encoded(tokens[:, 0], tokens, flat, flat))
+        for n in numbers:
+            writer.add_image(ImageFile("/photos", f"{n}.jpg", 1, 1), digest(n))
+        writer.commit()
+    writer.close()
+    assert len(states) > commits + 1  # merges are commits too, and change nothing that is seen
+    out, err = reader.communicate(timeout=60)
+    assert (reader.returncode, err) == (0, "")
+    seen = [tuple(map(int, line.split())) for line in out.splitlines()]
+    assert all(states[generation] == count for count, generation in seen)
+    assert seen[-1][0] == 3 * commits
+    assert len(seen) > 2  # it did look while the writer was at work
+
+
+# -- its caches: columns and prefilter
+
+
+def kinds(index):
+    return sorted(path.suffix for path in (index / "prefilter").glob("*"))
+
+
+def by_hand(catalog):
+    """id, content, segment and row of each view that some image has, as SQL has them."""
+    query = "SELECT v.id, v.content, segment, row FROM views v WHERE content IN (SELECT content FROM images) ORDER BY 1"
+    with catalog._database.read() as connection:
+        return np.asarray(connection.execute(query).fetchall(), np.int64).reshape(-1, 4)
+
+
+def check_reader(index, catalog, numbers):
+    """Columns, vectors and prefilter against what was written; `numbers` in the order of their views' ids."""
+    reader, expected = Reader(index, SETTINGS, catalog), encoded(numbers)
+    columns = np.stack((reader.views.id, reader.views.content, reader.views.segment, reader.views.row), axis=1)
+    np.testing.assert_array_equal(columns, by_hand(catalog))
+    np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), expected.pooled)
+    prefilter = open_prefilter(reader)
+    assert len(prefilter) == len(numbers)
+    for text in np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32):
+        scores = expected.pooled.astype(np.float64) @ text / np.linalg.norm(text)
+        order = np.lexsort((reader.views.id, -scores))[:7]
+        found = prefilter.search(text, 7)
+        assert found.views.tolist() == reader.views.id[order].tolist()
+        np.testing.assert_allclose(found.scores, scores[order], rtol=1e-3)
+    return reader
+
+
+def test_what_the_caches_give_is_what_is_in_the_index(index, catalog):
+    filled(index, range(50), range(50, 60))
+    writer = Writer(index, SETTINGS)
+    writer.remove_images([1, 7, 55])
+    writer.commit()
+    writer.close()
+    numbers = [n for n in range(60) if n not in (0, 6, 54)]
+    for _ in range(3):  # made, then opened
+        check_reader(index, catalog, numbers)
+        assert kinds(index) == [".faiss", ".views"]
+
+
+@pytest.mark.parametrize("kind", ["faiss", "views"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "longer", "deleted", "a folder", "no such format", "of other views"]
+)
+def test_a_damaged_cache_is_made_again(index, catalog, tmp_path, kind, damage):
+    filled(index, range(40))
+    check_reader(index, catalog, range(40))
+    (file,) = (index / "prefilter").glob(f"*.{kind}")
+    data = file.read_bytes()
+    if damage in ("deleted", "a folder"):
+        file.unlink()
+        if damage == "a folder":
+            file.mkdir()
+    elif damage == "of other views":
+        create_index(tmp_path / "other", SETTINGS)
+        filled(tmp_path / "other", range(100, 139))
+        other = Catalog(tmp_path / "other")
+        open_prefilter(Reader(tmp_path / "other", SETTINGS, other))
+        other.close()
+        (stranger,) = (tmp_path / "other" / "prefilter").glob(f"*.{kind}")
+        file.write_bytes(stranger.read_bytes())
+    else:
+        broken = {"cut": data[:-1], "empty": b"", "longer": data + bytes(32), "no such format": b"none" + data[4:]}
+        file.write_bytes(broken[damage])
+    check_reader(index, catalog, range(40))
+    if damage != "a folder":
+        assert file.read_bytes() == data
+    check_reader(index, catalog, range(40))
+
+
+@pytest.mark.parametrize("kind", ["faiss", "views"])
+def test_verify_removes_a_cache_with_a_flipped_bit(tmp_path, kind):
+    for number in range(1, 9):
+        paint_red(tmp_path / "photos" / f"{number}.png", number)
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(tmp_path / "photos")
+        expected = [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")]
+        engine.search("red", 1, shortlist=2)  # which asks FAISS
+    (file,) = (tmp_path / "index" / "prefilter").glob(f"*.{kind}")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 0x40  # of the last view
+    file.write_bytes(data)
+    with fake_engine(tmp_path / "index") as engine:
+        assert [(hit.path, hit.score) for hit in engine.search("red")] == [hit[:2] for hit in expected]
+        assert [found for _, _, some in engine.verify() for found in some] == []
+    with fake_engine(tmp_path / "index") as engine:
+        assert [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")] == expected
+        engine.search("red", 1, shortlist=2)
+    data[-3] ^= 0x40
+    assert file.read_bytes() == bytes(data)  # made again
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "read-only", "locked"])
+def test_an_index_where_no_cache_can_be_written_works(open_folder, as_user, obstacle):
+    index = open_folder / "index"
+    create_index(index, SETTINGS)
+    filled(index, range(20))
+    (index / "prefilter").write_bytes(b"") if obstacle == "a file" else (index / "prefilter").mkdir()
+    if obstacle == "read-only":
+        for path in [index, *index.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    elif obstacle == "locked":
+        (index / "prefilter").chmod(0)
+        for path in (index, *index.glob("catalog.*")):
+            path.chmod(0o777)
+    with as_user():
+        catalog = Catalog(index)
+        for _ in range(2):
+            check_reader(index, catalog, range(20))
+        catalog.close()
+    if obstacle == "a file":
+        filled(index, range(20, 22))  # nor is it in a writer's way
+        catalog = Catalog(index)
+        check_reader(index, catalog, range(22))
+        catalog.close()
+
+
+def test_older_caches_go(index, catalog):
+    for number in range(5):
+        filled(index, range(4 * number, 4 * number + 4))
+        check_reader(index, catalog, range(4 * number + 4))
+        assert kinds(index) == [".faiss", ".views"]
+
+
+def test_who_has_looked_at_an_older_state_may_make_its_caches_late(index, catalog):
+    filled(index, range(10))
+    old = Reader(index, SETTINGS, catalog)
+    filled(index, range(10, 14))
+    check_reader(index, catalog, range(14))
+    assert len(open_prefilter(old)) == 10
+    assert np.concatenate(list(old.all_pooled())).shape == (10, DIM)
+    check_reader(index, catalog, range(14))
+    filled(index, range(14, 15))
+    check_reader(index, catalog, range(15))
+    assert kinds(index) == [".faiss", ".views"]
+
+
+def test_an_index_without_a_view(index, catalog):
+    for _ in range(2):
+        reader = Reader(index, SETTINGS, catalog)
+        assert (len(reader), reader.damage, len(open_prefilter(reader))) == (0, [], 0)
+        assert list(reader.all_pooled()) == []
+        assert len(open_prefilter(reader).search(np.ones(DIM, np.float32), 5).views) == 0
+    filled(index, range(3))
+    check_reader(index, catalog, range(3))
+    writer = Writer(index, SETTINGS)
+    writer.remove_images([1, 2, 3])
+    writer.commit()
+    for _ in range(2):
+        reader = Reader(index, SETTINGS, catalog)
+        assert (len(reader), reader.damage, len(open_prefilter(reader))) == (0, [], 0)
+        list(writer.compact())
+    writer.close()
+    filled(index, range(3, 5))
+    check_reader(index, catalog, range(3, 5))
+
+
+def test_what_lacks_lost_views_is_not_kept(index, catalog):
+    filled(index, range(5), range(5, 9))
+    file = index / "segments" / "000001.pooled"
+    file.rename(index / "away")
+    reader = Reader(index, SETTINGS, catalog)
+    assert (len(reader), len(open_prefilter(reader))) == (4, 4)
+    (index / "away").rename(file)
+    check_reader(index, catalog, range(9))
+    file.unlink()  # and the whole one that is kept now is not for those that are left
+    reader = Reader(index, SETTINGS, catalog)
+    found = open_prefilter(reader).search(np.ones(DIM, np.float32), 99)
+    assert sorted(found.views.tolist()) == [6, 7, 8, 9]
+
+
+MAKE = """
+    import sys
+    from pathlib import Path
+    from flairsearch.store.catalog import Catalog
+    from flairsearch.store.snapshot import Reader
+    from flairsearch.core.settings import IndexSettings
+    from flairsearch.shortlist.shortlist import open_prefilter
+
+    folder, catalogs = Path(sys.argv[1]), []
+    settings, catalog = IndexSettings.load(folder), Catalog(folder)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        reader = Reader(folder, settings, catalog)
+        prefilter = open_prefilter(reader)
+        found = prefilter.search(reader.pooled(reader.views.id[:1])[0].astype("f4"), 1)
+        print(len(reader), len(prefilter), found.views[0] in reader.views.id, len(reader.damage), flush=True)
+"""
+
+
+def test_two_processes_make_the_caches_at_once(index):
+    filled(index, range(2000))
+    catalog, numbers = Catalog(index), list(range(2000))
+    command = [sys.executable, "-c", textwrap.dedent(MAKE), str(index)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for number in range(2000, 2010):
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        expected = f"{len(numbers)} {len(numbers)} True 0\n"
+        assert [process.stdout.readline() for process in processes] == [expected] * 2
+        assert len(list((index / "prefilter").iterdir())) == 2
+        filled(index, [number])
+        numbers.append(number)
+    for process in processes:
+        assert process.communicate()[1] == ""
+    check_reader(index, catalog, numbers)
+    catalog.close()
+
+
+# -- many small commits
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc")
+def test_a_reader_of_many_commits_holds_few_files_open(index, catalog):
+    writer = Writer(index, SETTINGS)
+    for number in range(100):
+        add(writer, [number])
+        writer.commit()
+    writer.close()
+    before = open_files()
+    reader = check_reader(index, catalog, range(100))
+    assert open_files() - before <= 40
+    del reader
+    gc.collect()
+    assert open_files() - before <= 8  # SQLite's, and the system's
+
+
+def test_opening_while_a_writer_merges_loses_no_view(index):
+    """Each segment may be gone between the look into the catalogue and its opening, more than once."""
+    stop, wrong, opened = threading.Event(), [], []
+
+    def look():
+        catalog = Catalog(index)
+        while not stop.is_set():
+            reader = Reader(index, SETTINGS, catalog)
+            opened.append(len(reader))
+            if reader.damage:
+                wrong.append(reader.damage[0])
+        catalog.close()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for number in range(80):
+            filled(index, [number])
+    finally:
+        stop.set()
+        thread.join()
+    assert wrong == []
+    assert opened == sorted(opened)
+    assert len(opened) > 10
+
+
+def test_a_reader_that_is_slower_than_two_merges_sees_a_whole_state(index, catalog, monkeypatch):
+    """Its first and second look are both out of date when it comes to open the files."""
+    filled(index, range(3), range(3, 5))
+    plain, left = catalog.state, [2]
+
+    def outrun(with_views=True):
+        state = plain(with_views)
+        if with_views and left[0]:  # the last look before the files are opened
+            left[0] -= 1
+            writer = Writer(index, SETTINGS)
+            add(writer, [100 + left[0]])
+            writer.commit()
+            list(writer.compact())
+            writer.close()
+        return state
+
+    monkeypatch.setattr(catalog, "state", outrun)
+    reader = Reader(index, SETTINGS, catalog)
+    assert reader.damage == []
+    assert len(reader) == 7
+
+
+def test_a_late_cache_of_a_future_that_was_undone_is_not_used(index, catalog):
+    """A backup was put back while somebody wrote the cache of the next state but one, as it was to be."""
+    filled(index, range(3))
+    writer = Writer(index, SETTINGS)
+    stale = Reader(index, SETTINGS, catalog).views.only(np.asarray([True, False, False]))
+    for ahead in range(1, 4):
+        stale.save(Cache(index / "prefilter", catalog.generation() + ahead))
+    for number in range(10, 13):
+        add(writer, [number])
+        writer.commit()
+        reader = Reader(index, SETTINGS, catalog)
+        assert len(reader) == len(range(3)) + number - 9
+    writer.close()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_disk_is_told_of_all_rows_unless_they_are_in_memory(index, catalog, monkeypatch, cached):
+    filled(index, range(5), range(5, 300))
+    told = []
+    monkeypatch.setattr(RowFile, "are_cached", lambda file, rows: cached)
+    monkeypatch.setattr(RowFile, "prefetch", lambda file, rows: told.extend(rows.tolist()))
+    reader = Reader(index, SETTINGS, catalog)
+    views = reader.views.id[::2]
+    assert sum(map(len, reader.rows(views))) == len(views)
+    assert told == ([] if cached else reader.views.row[::2].tolist())
