@@ -1,15 +1,16 @@
 # make demo             sample photos -> index -> three queries -> pictures with the regions drawn
 # make demo PHOTOS=DIR  the same on your own photos
 # make check            ruff, mypy, import-linter
-# make test             the daily tests, on two processes
+# make test             the daily tests, in some three minutes on two cores
 # make test-tiers       the others: a browser, kernels without a GPU, training in small, slow ones
 # make test-all         everything, with every shape of the kernels and 300 examples of each property
 PYTHON ?= python3
 PHOTOS ?=
 BIN := .venv/bin
 TIERS := slow browser interpreter training
-# Each of two processes calculates with one thread: with two each, they wait for each other.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Three processes keep two cores busy, as a third of their time is waiting for servers and timers. Each calculates with
+# one thread: with two each, they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 .PHONY: demo test test-tiers test-all check clean
 
