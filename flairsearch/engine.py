@@ -290,6 +290,7 @@ class Engine:
         return self._opened
 
     def close(self) -> None:
+        """Close the catalogue; the engine is not used afterwards."""
         self._catalog.close()
         self._opened = None
 

@@ -87,9 +87,7 @@ def eval_command(
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure retrieval on annotated photos, or what shortlists hold on an index of your own; or how well places are
-    found.
-    """
+    """Measure retrieval on annotated photos, shortlists on an index of your own, or how well places are found."""
     placed = regions or segmentation
     if annotations is None and (photos or form or mosaics or rerank or topk or placed):
         raise UsageError("no annotations for these options - give a file: flairsearch eval ANNOTATIONS --photos DIR")

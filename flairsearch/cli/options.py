@@ -21,22 +21,26 @@ def complete_index(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
+    """Names of models that are here, for `--model`."""
     from flairsearch.model import checkpoints
 
     return _fitting([name for name, _ in checkpoints.available()], incomplete)
 
 
 def complete_codec(incomplete: str) -> list[str]:
+    """Names of codecs, for `--codec`."""
     from flairsearch.codecs.codec import CODECS
 
     return _fitting(CODECS, incomplete)
 
 
 def complete_views(incomplete: str) -> list[str]:
+    """View policies, for `--views`."""
     return _fitting((*ONE_VIEW, "tiles:5", "tiles:10"), incomplete)
 
 
 def complete_device(incomplete: str) -> list[str]:
+    """Devices, for `--device`."""
     return _fitting(get_args(Device), incomplete)
 
 

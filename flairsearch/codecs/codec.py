@@ -84,13 +84,16 @@ class Fp16(Codec):
 
     @property
     def stride(self) -> int:
+        """Bytes of one view."""
         return 2 * self.patches * self.dim + 4 * self.patches
 
     def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
+        """K views -> u8[K, stride]."""
         tokens = np.ascontiguousarray(encoded.tokens, "<f2").reshape(len(encoded.tokens), -1)
         return self._with_moments(tokens.view(np.uint8), encoded)
 
     def decode(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """u8[K, stride] -> coordinates, float16."""
         tokens = np.ascontiguousarray(rows[:, : -4 * self.patches]).view("<f2")
         return tokens.reshape(len(rows), self.patches, self.dim)
 
@@ -101,9 +104,11 @@ class Int8(Codec):
 
     @property
     def stride(self) -> int:
+        """Bytes of one view."""
         return self.patches * self.dim + 6 * self.patches
 
     def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
+        """K views -> u8[K, stride]."""
         pieces = [self._encode(encoded.tokens[i : i + _CHUNK]) for i in range(0, len(encoded.tokens), _CHUNK)]
         return self._with_moments(np.concatenate(pieces), encoded)
 
@@ -115,6 +120,7 @@ class Int8(Codec):
         return np.concatenate([codes.reshape(len(codes), -1).view(np.uint8), step.view(np.uint8)], axis=1)
 
     def decode(self, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """u8[K, stride] -> coordinates, float32."""
         count, split = len(rows), self.patches * self.dim
         codes = rows[:, :split].view(np.int8).reshape(count, self.patches, self.dim)
         step = np.ascontiguousarray(rows[:, split : split + 2 * self.patches]).view("<f2")
@@ -137,13 +143,16 @@ class Quantised(Codec):
 
     @property
     def stride(self) -> int:
+        """Bytes of one view."""
         return sum(len(places) * width // 8 for width, places in self.basis.planes) + 5 * self.patches
 
     @property
     def spatial(self) -> NDArray[np.float32]:
+        """The transform from frequencies to patches, f32[F, P]."""
         return self.basis.cosines
 
     def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
+        """K views -> u8[K, stride]."""
         pieces = [self._encode(encoded.tokens[i : i + _CHUNK]) for i in range(0, len(encoded.tokens), _CHUNK)]
         return self._with_moments(np.concatenate(pieces), encoded)
 
@@ -179,6 +188,7 @@ class Quantised(Codec):
         return y
 
     def restore(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """u8[K, stride] -> coordinates over frequencies, f32[K, F, C]."""
         x = np.asarray(self.basis.cosines.T @ self.decode(rows) @ self.basis.inverse, np.float32)
         x += self.basis.mean
         return x.astype(np.float16)

@@ -108,7 +108,7 @@ def _places(at: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def read_share(value: float | str) -> float:
-    """ "5%" or 0.05 -> 0.05. Raises UsageError on anything but a share from 0 to 1."""
+    """A share like "5%" or 0.05 -> 0.05. Raises UsageError on anything but a share from 0 to 1."""
     text = str(value).strip()
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)

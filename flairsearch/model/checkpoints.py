@@ -170,10 +170,10 @@ def seen_tokens(path: Path) -> frozenset[int] | None:
 
 
 def save(state: Mapping[str, Tensor], config: str, name: str, path: Path, seen: Iterable[int] | None = None) -> None:
-    """Write one of our files, whole or not at all; its hash is the SHA-256 of all names and float32 values,
-    behind the score that photos are ranked by, where that is not FLAIR's.
+    """Write one of our files, whole or not at all.
 
-    `seen`: the token ids it was trained on, where that is worth telling.
+    Its hash is the SHA-256 of the score that photos are ranked by, where that is not FLAIR's, and of all names and
+    float32 values. `seen`: the token ids it was trained on, where that is worth telling.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file

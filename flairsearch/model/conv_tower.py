@@ -29,6 +29,7 @@ class SameConv(nn.Conv2d):
         self._shifts = stride == 2 and not early
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps f[B, C, H, W] -> f[B, C', H', W']."""
         y: Tensor = self._conv_forward(x, self._kernel(), self.bias)
         return y
 
@@ -70,6 +71,7 @@ class InvertedResidual(nn.Module):
         self.project = SameConv(hidden, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps f[B, C, H, W] -> f[B, C', H', W'], with the input added where the sizes agree."""
         wide = x if self.expand is None else self.expand.relu6(x)
         y: Tensor = self.project(self.depthwise.relu6(wide))
         return x + y if x.shape == y.shape else y
@@ -79,6 +81,7 @@ class Unit(nn.Sequential):
     """A convolution and ReLU6: the trunk's first and last unit."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps f[B, C, H, W] -> f[B, C', H', W'], with ReLU6 in one pass."""
         convolution = self[0]
         assert isinstance(convolution, SameConv)
         return convolution.relu6(x)
@@ -116,6 +119,7 @@ class ConvTower(nn.Module):
         self.proj = nn.Parameter(width**-0.5 * torch.randn(width + classes, dim))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Images f[B, 3, S, S] -> global token f[B, D], patch tokens f[B, P, W + C]."""
         return self.tokens(self.trunk(image).flatten(2).transpose(1, 2))
 
     def tokens(self, patches: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,7 @@ class Encoder:
 
     @property
     def pool_weights(self) -> PoolWeights:
+        """What re-ranking needs of the model besides a query."""
         return self._folding.weights
 
     @cached_property

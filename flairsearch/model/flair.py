@@ -88,8 +88,10 @@ class TextConditionedPool(nn.Module):
         self.attn = _PackedProjections(dim)
 
     def forward(self, text: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
-        """text f[T, D] (all pairs) or f[B, T, D] (texts of their own for every image), local f[B, P, D]
-        -> pooled f[B, T, D], attention f[B, T, P] (heads' mean)."""
+        """Texts f[T, D] and local tokens f[B, P, D] -> pooled f[B, T, D], attention f[B, T, P] (heads' mean).
+
+        Texts f[B, T, D] are of their own for every image.
+        """
         _, patches, dim = local.shape
         shape = (self.heads, dim // self.heads)
         weight_q, weight_k, weight_v = self.attn.in_proj_weight.chunk(3)

@@ -94,6 +94,7 @@ class Guard:
         self._held = 0  # bytes of bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is refused; hand any other on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

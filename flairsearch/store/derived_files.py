@@ -19,6 +19,7 @@ class Cache:
         self._folder, self._generation = folder, generation
 
     def find(self, kind: str) -> Path | None:
+        """The file of this kind for this generation; None when there is none."""
         return next(self._folder.glob(f"{self._generation:06d}-*.{kind}"), None)
 
     @contextmanager

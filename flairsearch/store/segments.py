@@ -75,6 +75,7 @@ class SegmentWriter:
             self.discard()
 
     def discard(self) -> None:
+        """Remove what was written of a segment that is not finished."""
         for stream, part in zip(self._streams, self._parts, strict=True):
             with suppress(OSError):  # closing may flush into a full disk
                 stream.close()

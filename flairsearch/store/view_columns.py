@@ -22,6 +22,7 @@ class ViewColumns:
     row: NDArray[np.int64]
 
     def only(self, chosen: NDArray[np.bool_]) -> ViewColumns:
+        """The rows where chosen bool[V] is true."""
         return ViewColumns(self.id[chosen], self.content[chosen], self.segment[chosen], self.row[chosen])
 
     def save(self, cache: Cache) -> None:
