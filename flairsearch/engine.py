@@ -256,10 +256,9 @@ class Engine:
         from flairsearch.search.query_encoder import fold
 
         with self.clock.part("encode"):
+            size = self.settings.image_size
             # The encoder, and torch with it, is loaded when a query has pictures.
-            return fold(
-                several, self.texts, lambda *some: self.encoder.encode_examples(*some), self.settings.image_size
-            )
+            return fold(several, self.texts, lambda *some: self.encoder.encode_examples(*some), size)
 
     def status(self) -> Status:
         """What the index holds."""

@@ -188,7 +188,7 @@ class Quantised(Codec):
         return y
 
     def restore(self, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """u8[K, stride] -> coordinates over frequencies, f32[K, F, C]."""
+        """u8[K, stride] -> x f16[K, P, D], as far as the codec kept it."""
         x = np.asarray(self.basis.cosines.T @ self.decode(rows) @ self.basis.inverse, np.float32)
         x += self.basis.mean
         return x.astype(np.float16)
