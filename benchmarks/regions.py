@@ -143,7 +143,7 @@ def print_rows(sets: list[Set]) -> None:
 
 
 def _forget_bands() -> None:
-    """What region.py keeps was made with the constants as they were."""
+    """What regions/boxes.py keeps was made with the constants as they were."""
     boxes_module._band.cache_clear()
     boxes_module._spread.cache_clear()
 

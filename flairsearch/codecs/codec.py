@@ -2,8 +2,8 @@
 
 fp16    the tokens as they are
 int8    one scale a token
-q4 q2   a basis of the index's own (basis.py), 4 or 2 bits a number on average. What is decoded are coordinates in that
-        basis, over spatial frequencies instead of patches; query and pool are folded into it.
+q4 q2   a basis of the index's own (codecs/transform.py), 4 or 2 bits a number on average. What is decoded are
+        coordinates in that basis, over spatial frequencies instead of patches; query and pool are folded into it.
 """
 
 from __future__ import annotations

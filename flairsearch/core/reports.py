@@ -56,7 +56,7 @@ class Status:
     bytes: int  # on disk
     skipped: tuple[Skipped, ...]
     photos: dict[str, int] = field(default_factory=dict)  # images of each root
-    sizes: dict[str, int] = field(default_factory=dict)  # what the bytes are for: census.PARTS
+    sizes: dict[str, int] = field(default_factory=dict)  # what the bytes are for: store/statistics.PARTS
     last_run: Run | None = None  # None: nobody wrote it down
 
 

@@ -13,8 +13,10 @@ from typing import Literal, get_args
 from flairsearch.core.atomic_file import atomic_write
 from flairsearch.core.errors import StoreError, UsageError
 
-FORMAT_VERSION = 3  # 1: the catalogue did not carry the number; 2: no dates (migrations.py brings them up to date)
-DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of codec_comparison.py: flairsearch eval --codecs
+FORMAT_VERSION = (
+    3  # 1: the catalogue did not carry the number; 2: no dates (store/migrations.py brings them up to date)
+)
+DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate/codec_comparison.py: flairsearch eval --codecs
 EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors
 
 ONE_VIEW = ("squash", "center")  # policies of one view a photo; besides them tiles:N

@@ -138,7 +138,7 @@ class Asked:
     phrases: tuple[Query, ...]  # one at least
     weights: tuple[float, ...] = ()  # of each phrase, > 0; none given: all alike
     without: tuple[Query, ...] = ()
-    at: tuple[str, ...] = ()  # of terms.PLACES
+    at: tuple[str, ...] = ()  # of core/query.PLACES
     min_area: float = 0.0  # of a region, as a share of the photo
 
     @property
@@ -170,7 +170,7 @@ class Ranking:
     content: int  # id
     views: NDArray[np.int64]  # [V] view ids
     scores: NDArray[np.float32]  # [V, phrases] exact
-    score: float  # weighted mean of what it scores for each phrase: grouping.Grouped
+    score: float  # weighted mean of what it scores for each phrase: search/aggregation.Grouped
 
 
 @dataclass(frozen=True)
@@ -186,9 +186,11 @@ class Phrase:
     """What one of a query's texts or pictures finds in a hit."""
 
     text: str  # or the name of the picture's file
-    score: float  # exact; of the photo's views that answer it best (grouping.py)
+    score: float  # exact; of the photo's views that answer it best (search/aggregation.py)
     regions: tuple[Region, ...]  # best first; from all views of the photo that were looked at
-    heat: NDArray[np.float32] | None = field(repr=False)  # [G, G] region.find_heat over that view; a server sends none
+    heat: NDArray[np.float32] | None = field(
+        repr=False
+    )  # [G, G] regions/boxes.find_heat over that view; a server sends none
     frame: Frame = field(repr=False)  # of that view
 
 

@@ -1,4 +1,4 @@
-"""The rows of each format of boxes (box_annotations.py): which photo, which texts, which box."""
+"""The rows of each format of boxes (evaluate/box_datasets.py): which photo, which texts, which box."""
 
 from __future__ import annotations
 

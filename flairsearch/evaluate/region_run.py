@@ -2,8 +2,8 @@
 
 Beside what regions are made from stand the controls: without them no figure says anything.
 
-One pass over the views: their tokens go to a temporary file (shelf.py) while each text's best views are kept; then only
-views that are right are read again, for their maps.
+One pass over the views: their tokens go to a temporary file (evaluate/spill_file.py) while each text's best views are
+kept; then only views that are right are read again, for their maps.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def regions(
     weights: PoolWeights,
     device: str = "cpu",
 ) -> Iterator[RegionRow]:
-    """The regions' row, then the controls'. groups: queries of the texts, each text once (evaluate.encode_in_groups).
+    """The regions' row, then the controls'.
 
-    A wrong text is another that speaks of nothing in the view; where there is none, that control is left out.
+    groups: queries of the texts, each text once (retrieval_run.encode_in_groups). A wrong text is another that speaks of nothing in the view; where there is none, that control is left out.
     Raises FlairSearchError where a score is no number, or there is no room for the views.
     """
     each = [list(group) for group in groups]

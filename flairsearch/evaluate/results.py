@@ -72,7 +72,7 @@ class RegionRow:
     reached: dict[float, float]  # IoU -> share of first regions that reach it
     pointing: float | None  # share of maxima inside a true box; None where there is no map
     energy: float | None  # share of the map inside
-    precision: float  # share of right views among the first localization.PAGE, mean over the texts
+    precision: float  # share of right views among the first region_metrics.PAGE, mean over the texts
     hits_reached: float  # of those right views, the share whose first region reaches an IoU of 0.5,
     hits_centred: float  # and the share whose first region's centre lies in a true box
 

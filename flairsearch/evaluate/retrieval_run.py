@@ -16,7 +16,7 @@ from flairsearch.rerank.many_texts import ManyTexts
 from flairsearch.shortlist.score_predictor import FIT_SAMPLE_VIEWS, Fit, fit
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token
-FITTED = "fitted"  # and that of an index: scores predicted from fitted vectors (fit.py)
+FITTED = "fitted"  # and that of an index: scores predicted from fitted vectors (shortlist/score_predictor.py)
 GROUP = 2048  # texts folded at once
 _ENCODED = 256  # texts through the text tower at once
 

@@ -154,7 +154,7 @@ def check_move(old: str | Path, new: str | Path) -> None:
 def prepare_codec(writer: Writer, chosen: bool, metric: Callable[[], NDArray[np.float32]]) -> None:
     """Fit what the writer's codec needs. chosen: somebody asks for this codec, which the index has from now on.
 
-    metric: f32[D, D], asked when a basis has to be fitted (encode.Encoder.token_metric).
+    metric: f32[D, D], asked when a basis has to be fitted (model/encoder.Encoder.token_metric).
     """
     settings = writer.settings
     asked = needs_basis(settings.codec) and chosen and not writer.has_basis

@@ -1,4 +1,4 @@
-"""WRITE: files -> decode -> encode -> store -> prefilter. The only place where this order is written."""
+"""WRITE: folders -> images -> model -> codecs -> store -> shortlist. The only place where this order is written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EncoderCalls:
     """What an indexing run asks of the model, which may load when it is first asked."""
 
     encode: EncodePictures
-    metric: Callable[[], NDArray[np.float32]]  # encode.Encoder.token_metric, asked when a basis is to be fitted
+    metric: Callable[[], NDArray[np.float32]]  # model/encoder.Encoder.token_metric, asked when a basis is to be fitted
     make_bank: MakeBank | None = None  # what fitted vectors are fitted to; without it there are none
 
     @staticmethod

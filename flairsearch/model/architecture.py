@@ -115,7 +115,7 @@ def _transformer_tensors(prefix: str, width: int, layers: int) -> dict[str, tupl
 
 
 def _conv_tensors(stages: list[list[int]], width: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of `convtower.ConvTower`."""
+    """The tensors of `conv_tower.ConvTower`."""
     shapes = {"visual.classifier.weight": (classes, width), "visual.classifier.bias": (classes,)}
 
     def convolution(name: str, out: int, into: int, kernel: int) -> None:

@@ -93,7 +93,7 @@ class Encoder:
     def token_metric(self) -> np.ndarray:
         """f32[D, D]: how much an error e of a stored token matters, e^T metric e.
 
-        Half for any text (Folding.token_metric), half for those of bank.py: mean squares of e . u, the logits'
+        Half for any text (Folding.token_metric), half for those of model/prompts.py: mean squares of e . u, the logits'
         error, and of e along what moves the pooled vector towards the text; trace 1 each.
         """
         values_of, queries = self.pool_weights, self.encode_texts(prompts.phrases())
@@ -152,7 +152,10 @@ class Encoder:
         return self._folding.queries(vectors.float().cpu().numpy(), list(texts))
 
     def bank(self) -> list[Query]:
-        """The texts of bank.py. Their vectors stay in the user's cache: a large text tower takes minutes for them."""
+        """The texts of model/prompts.py.
+
+        Their vectors stay in the user's cache: a large text tower takes minutes for them.
+        """
         chosen = prompts.texts()
         name = f"{self.weights_hash[:16]}-{zlib.crc32('|'.join(chosen).encode()):08x}.f32"
         file = cache_folder().with_name("banks") / name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-TEXTS = 2400  # in the bank that fit.py fits to
+TEXTS = 2400  # in the bank that shortlist/score_predictor.py fits to
 # ruff: noqa: SIM905 - words as they are written
 
 _NOUNS = (

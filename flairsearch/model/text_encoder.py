@@ -1,7 +1,8 @@
 """Texts -> folded queries without torch: CLIP's text tower in numpy, over the weights' file as it lies on disk.
 
 A query is some ten tokens: importing torch takes longer than all of its arithmetic. Only the tokens up to the end of a
-text are computed (the tower is causal), and only their rows of the embedding are read. Thousands of texts: encode.py.
+text are computed (the tower is causal), and only their rows of the embedding are read. model/encoder.py has the same
+tower in torch, for thousands of texts.
 """
 
 from __future__ import annotations

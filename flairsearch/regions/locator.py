@@ -1,6 +1,6 @@
 """Stored tokens of a few winners + folded queries -> where in each view, and what a part of it scores alone.
 
-The pool of arXiv 2412.03561 in its folded form (folding.py), in numpy: ten views, not thousands.
+The pool of arXiv 2412.03561 in its folded form (model/attention_pool.py), in numpy: ten views, not thousands.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What compiled loops need of LLVM's vectors: products that keep a tile of sums in registers, softmax, unpacking.
 
 numba's own vectoriser keeps no such tile. Vectors are as wide as is useful; LLVM cuts them to any processor.
-numba keeps what it compiled until the file of the loops (numba_kernels.py) changes: touch that when this one does.
+numba keeps what it compiled until the file of the loops changes: touch rerank/numba_kernels.py when this one does.
 """
 
 from __future__ import annotations

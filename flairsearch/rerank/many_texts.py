@@ -1,7 +1,7 @@
 """Thousands of texts over each view: exact FLAIR scores where the view's keys and values are worth projecting.
 
-Folded, a text costs 4 P D H operations a view (rerank.py); here, where a view's tokens are projected once for all
-texts, 4 P D + 2 D^2. All texts' u_h = W_k,h^T q_h span d = D / H dimensions, so a basis of their span stands in for
+Folded, a text costs 4 P D H operations a view (rerank/reranker.py); here, where a view's tokens are projected once for
+all texts, 4 P D + 2 D^2. All texts' u_h = W_k,h^T q_h span d = D / H dimensions, so a basis of their span stands in for
 W_k,h: keys need no other weights than those in the queries.
 """
 

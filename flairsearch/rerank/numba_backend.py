@@ -1,6 +1,7 @@
 """The pool's attention over stored rows, without a float copy of them: numba, vectors written out, threads of our own.
 
-The loops are in numba_kernels.py; here codecs, queries and weights are laid out for them, and threads share the views.
+The loops are in rerank/numba_kernels.py; here codecs, queries and weights are laid out for them, and threads share the
+views.
 Measured on 2 busy cores, D 512, H 8, one query: int8 25,800 views/s, torch on decoded chunks 4,800.
 """
 

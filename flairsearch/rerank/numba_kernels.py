@@ -66,7 +66,7 @@ def attend_views(
     share: F32,
     first_view: int,
 ) -> None:
-    """Rows from one on of u8[n, stride] -> mixed f32[k, N, C], share f32[k, N]; asked: rerank_cpu._queries."""
+    """Rows from one on of u8[n, stride] -> mixed f32[k, N, C], share f32[k, N]; asked: numba_backend._queries."""
     x, scale, logits, weights, spare, shares, sums = scratch
     u, c = asked
     count, columns, flat, queries = len(layout.order), mixed.shape[1], rows.reshape(-1), u.reshape(-1)

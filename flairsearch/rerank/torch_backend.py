@@ -26,7 +26,7 @@ class Reranker:
         dtype: torch.dtype = torch.float32,
         spatial: NDArray[np.float32] | None = None,
     ) -> None:
-        """spatial f32[F, P]: tokens come as coordinates over F spatial frequencies (codec.Codec.spatial)."""
+        """spatial f32[F, P]: tokens come as coordinates over F spatial frequencies (codecs/codec.Codec.spatial)."""
         self._device, self._dtype = device, dtype
         self._value = self._move(weights.value)
         self._value_bias = self._move(weights.value_bias)
@@ -66,7 +66,7 @@ class Reranker:
         """x [n, P, D], u [Q, H, D], c [Q, H], text [Q, D] -> scores [n, Q], attention [n, Q, P].
 
         a = softmax over [x u_h + c_h, 0]; o_h = W_v,h sum_p a_p x_p + (sum_p a_p) b_v,h; score = cos(W_o o + b_o, t):
-        the pool of arXiv 2412.03561 with its LayerNorm gains folded into u and W_v (folding.py).
+        the pool of arXiv 2412.03561 with its LayerNorm gains folded into u and W_v (model/attention_pool.py).
         """
         logits = (x @ u.flatten(0, 1).T).transpose(1, 2)  # [n, Q H, P]
         if self._spatial is not None:

@@ -2,7 +2,7 @@
 
     mixed, share = attend(codec, rows, u, c)
 
-The kernels are in triton_kernels.py; here codecs and queries are laid out for them, and rows go to the device.
+The kernels are in rerank/triton_kernels.py; here codecs and queries are laid out for them, and rows go to the device.
 Importing this raises ImportError where there is no triton; TRITON_INTERPRET=1 runs it without a GPU.
 """
 

@@ -11,7 +11,7 @@ from flairsearch.core.query import Example, Terms
 from flairsearch.core.types import Asked, Picture, Query
 from flairsearch.model.text_encoder import TextEncoder
 
-Look = Callable[[list[Picture], list[str]], list[Query]]  # encode.Encoder.encode_examples
+Look = Callable[[list[Picture], list[str]], list[Query]]  # model/encoder.Encoder.encode_examples
 
 
 def fold(several: Sequence[str | Terms], encoder: TextEncoder, look: Look, size: int) -> list[Asked]:

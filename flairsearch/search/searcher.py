@@ -1,4 +1,4 @@
-"""READ: text -> encode -> prefilter -> store -> rerank -> region. The only place where this order is written."""
+"""READ: request -> model -> shortlist -> rerank -> regions -> result. The only place where this order is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Stored tokens -> fitted vectors, for every view that has none yet: exact scores of a bank of texts (fit.py)."""
+"""Stored tokens -> fitted vectors, for every view that has none yet.
+
+They are fitted to exact scores of a bank of texts (shortlist/score_predictor.py).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class FitPolicy:
 
 
 class Bank(Protocol):
-    """Texts that score views (rerank_many.ManyTexts)."""
+    """Texts that score views (many_texts.ManyTexts)."""
 
     vectors: NDArray[np.float32]  # [T, D]
 
@@ -56,7 +59,7 @@ class MakeBank(Protocol):
         ...
 
     def __call__(self, vectors: NDArray[np.float32] | None) -> Bank:
-        """The bank of the texts with these vectors f32[T, D]; None: of all texts of bank.py."""
+        """The bank of the texts with these vectors f32[T, D]; None: of all texts of model/prompts.py."""
         ...
 
 

@@ -1,8 +1,8 @@
 """Codes of views -> those of largest inner product: the first numbers of all of them, then whole codes of the best.
 
-The axes of a fit come in the order of how much scores vary along them (fit.py), so that a view's first numbers and its
-mean tell nearly all: of a million views they are 64 MB, read at the speed of memory. No lists of clusters and no graph:
-texts lie where no view does, and it is there that those lose.
+The axes of a fit come in the order of how much scores vary along them (shortlist/score_predictor.py), so that a view's
+first numbers and its mean tell nearly all: of a million views they are 64 MB, read at the speed of memory. No lists of
+clusters and no graph: texts lie where no view does, and it is there that those lose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The compiled loops of scan.py: apart from it, as loading numba takes longer than one scan of some thousand views."""
+"""The compiled loops of shortlist/code_scan.py.
+
+They are apart from it, as loading numba takes longer than one scan of some thousand views.
+"""
 
 from __future__ import annotations
 

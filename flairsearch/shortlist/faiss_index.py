@@ -38,7 +38,7 @@ class Prefilter:
     def load(path: Path, ids: NDArray[np.int64], dim: int) -> Prefilter | None:
         """None when the file is not a prefilter of these views, or not what was written: FAISS believes what it reads.
 
-        The file's name carries its CRC-32 (cache.py).
+        The file's name carries its CRC-32 (store/derived_files.py).
         """
         try:
             if not is_whole(path):

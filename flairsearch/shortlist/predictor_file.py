@@ -1,4 +1,6 @@
-"""fitted/: a fit and the codes of views (fit.py). Derived from the stored tokens, but costly, so kept.
+"""fitted/: a fit and the codes of views (shortlist/score_predictor.py).
+
+Derived from the stored tokens, but costly, so kept.
 
     fitted/map.npz   the fit
     fitted/codes     a row a view: its id, the catalogue's generation when it was written, codes i8[W], CRC-32
@@ -87,7 +89,7 @@ class Fitted:
     def drop_after(self, last: int, generation: int) -> None:
         """Rows of views with a larger id than the `last` one there is, and of later generations, go. Raises OSError.
 
-        The others keep their places: caches know those (shortlist.py).
+        The others keep their places: caches know those (shortlist/shortlist.py).
         """
         fit = self.fit()
         if fit is None:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class PromptBanks:
-    """A fitting.MakeBank: the encoder is loaded when the first bank is made."""
+    """A build.MakeBank: the encoder is loaded when the first bank is made."""
 
     def __init__(self, engine: Engine, exhaustive_views: int) -> None:
         self._engine, self.policy = engine, FitPolicy(exhaustive_views=exhaustive_views)
 
     def __call__(self, vectors: NDArray[np.float32] | None) -> ManyTexts:
-        """The bank of the texts with these vectors f32[T, D]; None: of all texts of bank.py."""
+        """The bank of the texts with these vectors f32[T, D]; None: of all texts of model/prompts.py."""
         from flairsearch.rerank.many_texts import ManyTexts
 
         encoder = self._engine.encoder

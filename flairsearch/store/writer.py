@@ -150,7 +150,7 @@ class Writer:
     def fit(self, metric: NDArray[np.float32]) -> None:
         """Fit a basis to the views there are, and write all later segments in it.
 
-        metric f32[D, D]: how much an error of a token matters to the pool (encode.Encoder.token_metric).
+        metric f32[D, D]: how much an error of a token matters to the pool (model/encoder.Encoder.token_metric).
         """
         self.commit()
         name = self.settings.codec

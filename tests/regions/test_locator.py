@@ -34,7 +34,7 @@ def fold(model: FLAIR, text: torch.Tensor) -> Query:
 
 
 def keep(local: torch.Tensor) -> Encoded:
-    """Local tokens f64[N, P, D] as encode.Encoder keeps them."""
+    """Local tokens f64[N, P, D] as model/encoder.Encoder keeps them."""
     mean, scale = local.mean(-1), (local.var(-1, correction=0) + LAYER_NORM_EPS).sqrt()
     x = F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS)
     pooled = F.normalize(local.mean(1), dim=-1)
