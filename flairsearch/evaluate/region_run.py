@@ -70,8 +70,9 @@ def regions(
 ) -> Iterator[RegionRow]:
     """The regions' row, then the controls'.
 
-    groups: queries of the texts, each text once (retrieval_run.encode_in_groups). A wrong text is another that speaks of nothing in the view; where there is none, that control is left out.
-    Raises FlairSearchError where a score is no number, or there is no room for the views.
+    groups: queries of the texts, each text once (retrieval_run.encode_in_groups). A wrong text is another that
+    speaks of nothing in the view; where there is none, that control is left out. Raises FlairSearchError where a
+    score is no number, or there is no room for the views.
     """
     each = [list(group) for group in groups]
     queries = [query for group in each for query in group]
