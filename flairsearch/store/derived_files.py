@@ -38,9 +38,8 @@ class Cache:
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-        for other in self._folder.glob(
-            f"*.{kind}"
-        ):  # of this generation too: an earlier flairsearch wrote another format
+        # Others of this generation go too: an earlier flairsearch may have written another format.
+        for other in self._folder.glob(f"*.{kind}"):
             number = other.name.partition("-")[0]
             if number.isdigit() and int(number) <= self._generation and other != file:
                 with suppress(OSError):  # in use, where a system does not let such files go
