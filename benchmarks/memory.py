@@ -55,7 +55,7 @@ def _link(photos: Path, folder: Path, count: int) -> int:
 
 def _index(work: Path, codec: str) -> tuple[float, float]:
     """Largest RssAnon and VmRSS of the command, MiB."""
-    command = [sys.executable, "-m", "flairsearch.cli.main", "index", str(work / "photos")]
+    command = [sys.executable, "-m", "flairsearch", "index", str(work / "photos")]
     options = ["--index", str(work / "index"), "--model", "flair-small", "--codec", codec]
     with (work / "log").open("w") as log:
         process = subprocess.Popen([*command, *options], stdout=log, stderr=log)

@@ -58,7 +58,7 @@ def main() -> None:
 @contextmanager
 def running(index: Path) -> Iterator[str]:
     """HOST:PORT of a server on the index; it is stopped at the end."""
-    command = [sys.executable, "-m", "flairsearch.cli.main", "serve", "--index", str(index.absolute()), "--port", "0"]
+    command = [sys.executable, "-m", "flairsearch", "serve", "--index", str(index.absolute()), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr

@@ -223,7 +223,7 @@ def test_damaged_photo(evaluate: Run, made: Path, tmp_path: Path) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "flairsearch.cli.main", "eval", "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "flairsearch", "eval", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ANNOTATIONS" in done.stdout
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}

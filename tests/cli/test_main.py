@@ -277,7 +277,7 @@ def test_names_of_any_bytes_for_xargs(home: Path, run: Run) -> None:
     found = done.stdout.split(b"\0")[:-1]
     assert sorted(found) == sorted(os.path.join(os.fsencode(home), b"odd", name) for name in names)
     assert all(os.path.exists(path) for path in found)
-    script = f"'{sys.executable}' -m flairsearch.cli.main query red -0 --index ./odd-index | xargs -0 -n 1 stat -c %s"
+    script = f"'{sys.executable}' -m flairsearch query red -0 --index ./odd-index | xargs -0 -n 1 stat -c %s"
     piped = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
     assert (piped.returncode, len(piped.stdout.splitlines())) == (0, len(names))
 
@@ -680,7 +680,7 @@ def test_a_verb_does_not_load_the_others() -> None:
 
 
 def test_reader_that_goes_away_gets_no_traceback(indexed: Run) -> None:
-    script = f"set -o pipefail; '{sys.executable}' -m flairsearch.cli.main status | true"
+    script = f"set -o pipefail; '{sys.executable}' -m flairsearch status | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0  # nobody read it
     assert done.stderr == ""

@@ -15,7 +15,7 @@ from tests.support.command import Run, settle
 from tests.support.fake import paint_red
 from tests.support.random_flair import random_flair, save_flair
 
-COMMAND = [sys.executable, "-m", "flairsearch.cli.main"]
+COMMAND = [sys.executable, "-m", "flairsearch"]
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def server(place: Path) -> Iterator[str]:
     pytest.importorskip("uvicorn")
     shutil.copytree(place / "indexes" / "default", place / "served")
     process = subprocess.Popen(
-        [sys.executable, "-m", "flairsearch.cli.main", "serve", "--index", "./served", "--port", "0"],
+        [sys.executable, "-m", "flairsearch", "serve", "--index", "./served", "--port", "0"],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -134,7 +134,7 @@ class Watcher:
 
     def __init__(self, *arguments: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flairsearch.cli.main", "index", "--watch", *arguments],
+            [sys.executable, "-m", "flairsearch", "index", "--watch", *arguments],
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job has none

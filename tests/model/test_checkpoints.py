@@ -683,7 +683,7 @@ def test_a_retired_model_that_somebody_kept_is_used(tmp_path: Path, cache: Path)
 def test_pull_without_a_hub(tmp_path: Path) -> None:
     """Offline: one line that says what to do, and no half-made file."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    command = [sys.executable, "-m", "flairsearch.cli.main", "models", "pull", "flair-cc3m-recap"]
+    command = [sys.executable, "-m", "flairsearch", "models", "pull", "flair-cc3m-recap"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
     assert done.stdout == ""

@@ -747,7 +747,7 @@ def start(index, *arguments, **environment):
     command = [
         sys.executable,
         "-m",
-        "flairsearch.cli.main",
+        "flairsearch",
         "serve",
         "--index",
         str(index),
