@@ -19,15 +19,15 @@ import pytest
 from PIL import Image
 
 from flairsearch.cli import thumbnails
-from flairsearch.core.types import Frame, Hit, Phrase, Region
 from tests.support.fake import COLOURS, paint
+from tests.support.hits import hit_of
 
 pytest.importorskip("textual_image")
 
 CODE = """
 import sys
 from pathlib import Path
-from tests.cli.test_thumbnails import hit_of
+from tests.support.hits import hit_of
 from rich.console import Console
 from rich.table import Table
 from flairsearch.cli import thumbnails as terminal
@@ -40,13 +40,6 @@ else:
         table.add_row("before", one, "after")
     Console(width=80).print(table)
 """
-
-
-def hit_of(path: Path) -> Hit:
-    """A red photo of 400 x 300 whose best region is its middle."""
-    regions = (Region((100, 75, 300, 225), 0.5), Region((0, 0, 50, 50), 0.4))
-    phrase = Phrase("a puppy", 0.3, regions, np.zeros((4, 4), np.float32), Frame(400, 300, 0, 0, 400, 300))
-    return Hit(1, str(path), 0.3, 0.2, 400, 300, regions, (phrase,))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from flairsearch.model import checkpoints, prompts
 from flairsearch.model.encoder import Encoder, choose_device, choose_precision
 from flairsearch.model.flair import LAYER_NORM_EPS
 from flairsearch.model.prompts import phrases
-from tests.shortlist.test_predictor_file import file_limit
+from tests.support.full_disk import file_limit
 from tests.support.random_flair import SMALL, oracle_image, oracle_text, random_flair, random_pictures, save_flair
 
 torch.set_num_threads(2)

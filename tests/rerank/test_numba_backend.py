@@ -1,4 +1,4 @@
-"""Attention in numba, beyond the contract of test_rerank_backends.py: ragged bases, threads, the zero key, e^x."""
+"""Attention in numba, beyond the contract of test_backends.py: ragged bases, threads, the zero key, e^x."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flairsearch.codecs.codec import Codec, make_codec
 from flairsearch.codecs.transform import Basis, cosine_transform
 from flairsearch.core.types import Encoded, Query
 from flairsearch.rerank.numba_backend import attend
-from tests.rerank.test_backends import CODECS, make
+from tests.support.backends import CODECS, make
 
 EXACT = 1e-5  # of the largest value: all that float32 sums leave
 

@@ -1,4 +1,4 @@
-"""When numpy scores and when numba does; that both score right is the contract of test_rerank_backends.py."""
+"""When numpy scores and when numba does; that both score right is the contract of test_backends.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flairsearch.codecs.codec import Codec
 from flairsearch.rerank import numba_backend, numpy_backend
 from flairsearch.rerank import reranker as reranker_module
 from flairsearch.rerank.reranker import RowReranker
-from tests.rerank.test_backends import ask, in_float64, make, pool
+from tests.support.backends import ask, in_float64, make, pool
 
 EXACT = 1e-5
 

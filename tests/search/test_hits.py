@@ -19,9 +19,8 @@ from flairsearch.search import aggregation
 from flairsearch.search import hits as hits_module
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.store.snapshot import Reader
-from tests.search.test_searcher import mosaic
 from tests.support import by_hand
-from tests.support.fake import COLOURS, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
+from tests.support.fake import COLOURS, SIZE, FakeEncoder, expected_score, fake_engine, mosaic, paint, paint_red
 
 BIG = 256  # pixels along a side of photos with tiles: a patch of the whole is 32, one of a tile of tiles:4 is 19
 

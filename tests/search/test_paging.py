@@ -17,9 +17,8 @@ from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
 from flairsearch.search.hits import Answerer
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
-from tests.search.test_searcher import mosaic
-from tests.shortlist.test_build import BankEncoder
-from tests.support.fake import SIZE, fake_engine, paint, paint_red
+from tests.support.bank_encoder import BankEncoder
+from tests.support.fake import SIZE, fake_engine, mosaic, paint, paint_red
 
 AREAS = [5, 40, 1, 23, 64, 12, 40, 31, 40, 5, 5, 64, 2, 33, 40, 17]  # red patches; many tie
 

@@ -25,9 +25,20 @@ from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.search.ranker import Ranker
 from flairsearch.search.searcher import evenly_spaced
 from flairsearch.store.snapshot import Reader
-from tests.shortlist.test_build import BankEncoder, SumEncoder
 from tests.support import by_hand
-from tests.support.fake import COLOURS, GRID, PATCHES, SIZE, FakeEncoder, expected_score, fake_engine, paint, paint_red
+from tests.support.bank_encoder import BankEncoder, SumEncoder
+from tests.support.fake import (
+    COLOURS,
+    GRID,
+    PATCHES,
+    SIZE,
+    FakeEncoder,
+    expected_score,
+    fake_engine,
+    mosaic,
+    paint,
+    paint_red,
+)
 
 AREAS = [5, 40, 1, 23, 64, 12, 40, 31]  # red patches of each photo; two of them tie
 
@@ -490,15 +501,6 @@ def test_many_predicted_texts_are_answered_as_one_by_one(subtests: pytest.Subtes
 
 
 # -- the same on photos
-
-
-def mosaic(path: Path, seed: int) -> None:
-    """Patches of a few colours, each photo with its own shares of them."""
-    rng = np.random.default_rng(seed)
-    side, names = SIZE // GRID, sorted(COLOURS)
-    drawn = rng.choice(names, PATCHES, p=rng.dirichlet(np.full(len(names), 0.5)))
-    boxes = [(side * (i % GRID), side * (i // GRID)) for i in range(PATCHES)]
-    paint(path, [(c, (x, y, x + side, y + side)) for c, (x, y) in zip(drawn.tolist(), boxes, strict=True)])
 
 
 @pytest.mark.parametrize("encoder", [BankEncoder, SumEncoder])

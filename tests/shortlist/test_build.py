@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,108 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from flairsearch.core.errors import StoreError
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import Encoded
 from flairsearch.rerank.many_texts import ManyTexts
 from flairsearch.search.policy import SearchPolicy
-from flairsearch.shortlist.build import FitPolicy, drop_lost, fit_views
+from flairsearch.shortlist.build import drop_lost, fit_views
 from flairsearch.shortlist.predictor_file import Fitted
-from flairsearch.shortlist.shortlist import last_places
-from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
 from flairsearch.store.writer import Writer
-from tests.shortlist.test_predictor_file import file_limit
-from tests.store.test_writer import encoded, filled
 from tests.support import by_hand
-from tests.support.fake import DIM, PATCHES, FakeEncoder, fake_engine, fake_settings, paint_red
+from tests.support.bank_encoder import TEXTS, BankEncoder, SumEncoder
+from tests.support.fake import DIM, fake_engine, paint_red
+from tests.support.fits import SMALL, Codes, Counting, codes, fit_all
+from tests.support.full_disk import file_limit
+from tests.support.indexes import SETTINGS, encoded, filled, reading, remove, saved
 
-SETTINGS, TEXTS, SOFT = fake_settings(), 40, 1.0
+pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = SearchPolicy(exhaustive_views=10)
-SMALL = FitPolicy(exhaustive_views=10, sample_views=20, read_views=7, write_views=14)
-Codes = dict[int, list[int]]
-
-
-class BankEncoder(FakeEncoder):
-    """The fake encoder with texts of any direction in the space of colours, and scores smooth in it."""
-
-    def __init__(self) -> None:
-        directions = np.random.default_rng(7).normal(size=(TEXTS, DIM)).astype(np.float32)
-        directions[:, 3] = 0
-        self._bank = directions / np.linalg.norm(directions, axis=1, keepdims=True) * np.float32(3**0.5)
-
-    def encode_texts(self, texts: Sequence[str]) -> list[Query]:
-        vectors = np.stack([query.vector for query in super().encode_texts(texts)])
-        return [replace(query, text=text) for query, text in zip(self.fold(vectors), texts, strict=True)]
-
-    def fold(self, vectors: np.ndarray) -> list[Query]:
-        c = np.asarray([-3 * SOFT - np.log(PATCHES)], np.float32)
-        return [Query("", vector, SOFT * vector[None], c) for vector in vectors]
-
-    def bank(self) -> list[Query]:
-        return self.fold(self._bank)
-
-
-class SumEncoder(BankEncoder):
-    """Its photos rank by the mean of both cosines."""
-
-    @property
-    def pool_weights(self) -> PoolWeights:
-        return replace(super().pool_weights, global_share=0.5)
-
-
-class Counting:
-    """The real bank with small thresholds, and how many views were asked."""
-
-    def __init__(self, encoder: BankEncoder | None = None, policy: FitPolicy = SMALL) -> None:
-        self.policy = policy
-        self._encoder, self.views, self.made = encoder or BankEncoder(), 0, 0
-
-    def __call__(self, vectors: np.ndarray | None) -> Any:
-        queries = self._encoder.bank() if vectors is None else self._encoder.fold(vectors)
-        self._many, self.vectors = ManyTexts(queries, self._encoder.pool_weights), np.stack([q.vector for q in queries])
-        self.made += 1
-        return self
-
-    def score(self, encoded: Encoded) -> Any:
-        self.views += len(encoded.tokens)
-        return self._many.score(encoded)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread: work so small is slower in several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@contextmanager
-def reading(index: Path) -> Iterator[Reader]:
-    catalog = Catalog(index)
-    try:
-        yield Reader(index, SETTINGS, catalog)
-    finally:
-        catalog.close()
-
-
-def fit_all(index: Path, bank: Any = None) -> list[int]:
-    with reading(index) as reader:
-        return list(fit_views(reader, bank or Counting()))
-
-
-def codes(index: Path) -> Codes:
-    """Of each view that the index has, as a reader finds them."""
-    with reading(index) as reader:
-        fitted, ids = Fitted(index, DIM), reader.views.id
-        fit = fitted.fit()
-        if fit is None:
-            return {}
-        rows = fitted.rows(fit, reader.generation)
-        places = last_places(fitted, fit, rows, ids)
-        return {int(view): rows["codes"][at].tolist() for view, at in zip(ids, places, strict=True) if at >= 0}
 
 
 def alike(found: Codes, other: Codes) -> bool:
@@ -121,13 +34,6 @@ def alike(found: Codes, other: Codes) -> bool:
     return found.keys() == other.keys() and all(
         np.abs(np.subtract(found[view], other[view])).max() <= 1 for view in found
     )
-
-
-def remove(index: Path, images: list[int]) -> None:
-    writer = Writer(index, SETTINGS)
-    writer.remove_images(images)
-    writer.commit()
-    writer.close()
 
 
 def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
@@ -376,19 +282,6 @@ def test_scores_that_are_no_numbers_are_of_no_use(index: Path) -> None:
 
 
 # -- a backup put back
-
-
-def saved(index: Path) -> Callable[[], None]:
-    """What puts catalogue and segments back as they are now."""
-    kept = {path: path.read_bytes() for path in [*index.glob("*.sqlite*"), *(index / "segments").iterdir()]}
-
-    def put_back() -> None:
-        for path in [*index.glob("*.sqlite*"), *(index / "segments").iterdir()]:
-            path.unlink()
-        for path, data in kept.items():
-            path.write_bytes(data)
-
-    return put_back
 
 
 def generation(index: Path) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,14 @@ import pytest
 
 from flairsearch.shortlist.predictor_file import Fitted
 from flairsearch.shortlist.score_predictor import Fit
+from tests.support.fits import Codes, a_fit
+from tests.support.full_disk import file_limit
 
 WIDTH, DIM = 5, 3
 ROW = 8 + 8 + WIDTH + 4  # bytes
-Codes = dict[int, list[int]]
 
 
-def a_fit(seed: int = 0, width: int = WIDTH, dim: int = DIM) -> Fit:
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape: int) -> Any:
-        return rng.normal(size=shape).astype(np.float32)
-
-    return Fit(draw(8, dim), np.arange(8), draw(8, width), draw(width), draw(8, width - 1), np.abs(draw(width)))
-
-
-FIT = a_fit()
+FIT = a_fit(0, WIDTH, DIM)
 
 
 def codes_of(views: Any, seed: int = 0, width: int = WIDTH) -> Any:
@@ -61,17 +52,6 @@ def fitted(tmp_path: Path) -> Fitted:
     fitted = Fitted(tmp_path, DIM)
     fitted.start(FIT)
     return fitted
-
-
-@contextmanager
-def file_limit(size: int) -> Iterator[None]:
-    """Writing past so many bytes of a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(tmp_path: Path) -> list[str]:
@@ -135,7 +115,7 @@ def test_a_flipped_bit_loses_its_row_and_no_other(fitted: Fitted, tmp_path: Path
 def test_rows_of_another_fit_are_none(fitted: Fitted, tmp_path: Path) -> None:
     append(fitted, range(1, 9))
     data = (tmp_path / "fitted" / "codes").read_bytes()
-    for other in (a_fit(1), a_fit(1, WIDTH + 1), a_fit(1, WIDTH - 2)):
+    for other in (a_fit(1, WIDTH, DIM), a_fit(1, WIDTH + 1, DIM), a_fit(1, WIDTH - 2, DIM)):
         assert found(fitted, fit=other) == {}
         fitted.start(other)
         assert found(fitted, fit=other) == {}
@@ -242,7 +222,7 @@ def a_folder_for_the_fit(folder: Path) -> None:
 
 
 def a_fit_of_other_dims(folder: Path) -> None:
-    replace(a_fit(), texts=np.zeros((8, DIM + 1), np.float32)).save(folder / "map.npz")
+    replace(a_fit(0, WIDTH, DIM), texts=np.zeros((8, DIM + 1), np.float32)).save(folder / "map.npz")
 
 
 def a_file_for_the_folder(folder: Path) -> None:
@@ -271,10 +251,10 @@ def test_without_its_fit_all_is_made_anew(fitted: Fitted, tmp_path: Path, damage
     damage(tmp_path / "fitted")
     assert fitted.fit() is None
     fitted.drop_after(1, 1)
-    fitted.start(a_fit(3))
+    fitted.start(a_fit(3, WIDTH, DIM))
     again = fitted.fit()
     assert again is not None
-    assert again.crc == a_fit(3).crc
+    assert again.crc == a_fit(3, WIDTH, DIM).crc
     append(fitted, [4], fit=again)
     assert found(fitted, fit=again) == expected([4])
     assert names(tmp_path) == ["codes", "map.npz"]

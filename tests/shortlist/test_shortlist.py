@@ -21,13 +21,12 @@ from flairsearch.shortlist.shortlist import Shortlist
 from flairsearch.store.derived_files import drop_damaged, drop_leftovers, is_whole
 from flairsearch.store.snapshot import Reader
 from flairsearch.store.writer import Writer
-from tests.shortlist.test_build import Counting, codes, fit_all, reading, remove, saved
-from tests.shortlist.test_build import one_thread as one_thread  # a fixture
-from tests.shortlist.test_predictor_file import a_fit
-from tests.store.test_writer import encoded, filled
-from tests.support.fake import DIM, fake_settings
+from tests.support.fake import DIM
+from tests.support.fits import Counting, a_fit, codes, fit_all
+from tests.support.indexes import SETTINGS, encoded, filled, reading, remove, saved
 
-SETTINGS, N, WIDTH = fake_settings(), 60, 70  # more numbers than the scan's heads
+pytestmark = pytest.mark.usefixtures("one_thread")
+N, WIDTH = 60, 70  # more numbers than the scan's heads
 FIT = a_fit(0, WIDTH, DIM)
 TEXTS = np.random.default_rng(5).normal(size=(6, DIM)).astype(np.float32) * 3
 

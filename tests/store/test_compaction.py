@@ -18,11 +18,10 @@ from flairsearch.search.searcher import Searcher
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Reader
 from flairsearch.store.writer import Writer
-from tests.store.test_writer import FRAME, add, digest, encoded, files
 from tests.support import by_hand
-from tests.support.fake import DIM, PATCHES, FakeEncoder, fake_engine, fake_settings, paint, paint_red
+from tests.support.fake import DIM, PATCHES, FakeEncoder, fake_engine, paint, paint_red
+from tests.support.indexes import FRAME, SETTINGS, add, digest, encoded, files
 
-SETTINGS = fake_settings()
 METRIC = np.eye(DIM, dtype=np.float32)
 SMALL = StoreLimits(basis_views=12)
 CODECS = ("fp16", "int8", "q4", "q2", "q1")

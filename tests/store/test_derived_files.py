@@ -13,10 +13,8 @@ from flairsearch.store.catalog import Catalog
 from flairsearch.store.derived_files import Cache, checksum, drop_damaged, is_whole
 from flairsearch.store.snapshot import Reader
 from flairsearch.store.writer import Writer
-from tests.store.test_writer import filled
-from tests.support.fake import fake_engine, fake_settings, paint_red
-
-SETTINGS = fake_settings()
+from tests.support.fake import fake_engine, paint_red
+from tests.support.indexes import SETTINGS, filled
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from flairsearch.indexing.lifecycle import create_index
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset, NewView
-from tests.shortlist.test_build import BankEncoder
+from tests.support.bank_encoder import BankEncoder
 from tests.support.fake import FakeEncoder, exif_of, expected_score, fake_engine, fake_settings, paint_red
 
 ROOTS = ("/photos", "/photos/inner", "/photos2", "/other disk/ü", "/a")

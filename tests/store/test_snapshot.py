@@ -18,10 +18,8 @@ from flairsearch.store.derived_files import Cache
 from flairsearch.store.segments import RowFile
 from flairsearch.store.snapshot import Reader
 from flairsearch.store.writer import Writer
-from tests.store.test_writer import FRAME, add, digest, encoded, filled
-from tests.support.fake import DIM, PATCHES, fake_engine, fake_settings, paint_red
-
-SETTINGS = fake_settings()
+from tests.support.fake import DIM, PATCHES, fake_engine, paint_red
+from tests.support.indexes import FRAME, SETTINGS, add, digest, encoded, filled
 
 
 def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):

@@ -10,48 +10,17 @@ import pytest
 from flairsearch.core.errors import StoreError
 from flairsearch.core.limits import STORE_LIMITS, StoreLimits
 from flairsearch.core.settings import IndexSettings
-from flairsearch.core.types import Encoded, Frame, ImageFile
+from flairsearch.core.types import ImageFile
 from flairsearch.indexing.lifecycle import create_index, replace_index
 from flairsearch.shortlist.shortlist import open_prefilter
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Reader
 from flairsearch.store.verify import verify
 from flairsearch.store.writer import Writer
-from tests.support.fake import DIM, PATCHES, fake_settings
+from tests.support.fake import DIM, PATCHES
+from tests.support.indexes import SETTINGS, add, digest, encoded, files, filled
 
-SETTINGS = fake_settings()
 MERGE = STORE_LIMITS.merge_segments
-FRAME = Frame(10, 10, 0.0, 0.0, 10.0, 10.0)
-
-
-def digest(number):
-    return number.to_bytes(16, "big")
-
-
-def encoded(numbers):
-    """Random vectors that a number stands for."""
-    shapes = ((DIM,), (PATCHES, DIM), (PATCHES,), (PATCHES,))
-    rngs = [np.random.default_rng(number) for number in numbers]
-    return Encoded(*(np.stack([rng.normal(size=shape) for rng in rngs]).astype(np.float16) for shape in shapes))
-
-
-def add(writer, numbers, root="/photos"):
-    writer.catalog.add_root(root)
-    writer.add_views([digest(n) for n in numbers], [FRAME] * len(numbers), encoded(numbers))
-    for number in numbers:
-        writer.add_image(ImageFile(root, f"{number}.jpg", 1, 1), digest(number))
-
-
-def files(folder):
-    return sorted(path.name for path in (folder / "segments").iterdir())
-
-
-def filled(index, *batches, limits=STORE_LIMITS):
-    writer = Writer(index, SETTINGS, limits)
-    for numbers in batches:
-        add(writer, numbers)
-        writer.commit()
-    writer.close()
 
 
 def test_what_is_not_committed_leaves_no_trace(index, catalog):

@@ -120,6 +120,15 @@ def paint_red(path, patches, mark=0):
     return paint(path, [(c, b) for c, b in squares if b[2] > b[0] and b[3] > b[1]], dpi=(72 + mark, 72))
 
 
+def mosaic(path, seed):
+    """Patches of a few colours, each photo with its own shares of them."""
+    rng = np.random.default_rng(seed)
+    side, names = SIZE // GRID, sorted(COLOURS)
+    drawn = rng.choice(names, PATCHES, p=rng.dirichlet(np.full(len(names), 0.5)))
+    boxes = [(side * (i % GRID), side * (i // GRID)) for i in range(PATCHES)]
+    paint(path, [(c, (x, y, x + side, y + side)) for c, (x, y) in zip(drawn.tolist(), boxes, strict=True)])
+
+
 def exif_of(more=(), **first):
     """EXIF of tags -> values: those of its part for cameras, and named ones of its first part (tag_0x0132=...)."""
     exif = Image.Exif()
