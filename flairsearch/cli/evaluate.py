@@ -169,8 +169,9 @@ def _show_retrieval(encoder: Encoder, found: Gallery, rerank: int | None, topk: 
 
     groups = retrieval_run.encode_in_groups(encoder.encode_texts, found.texts)
     queries = follow(groups, "texts", len(set(found.texts)), len)
-    weights, bank = encoder.pool_weights, encoder.bank()
-    scores = retrieval_run.PairScores(found.views, found.texts, queries, weights, encoder.device, bank)
+    weights, device = encoder.pool_weights, encoder.device
+    fitted = retrieval_run.FittedVectors(encoder.bank(), weights, device, found.views)
+    scores = retrieval_run.PairScores(found.views, found.texts, queries, weights, device, fitted)
     for encoded in follow(found.encoded, "views", found.views, _views):
         scores.add(encoded)
     if found.right is not None:

@@ -35,7 +35,7 @@ from flairsearch.model.prompts import phrases
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import PIECE, Reader
 
-_BATCH = 32  # pictures encoded at once
+BATCH = 32  # pictures encoded at once
 
 Encode = Callable[[Sequence[Picture]], Encoded]
 
@@ -165,10 +165,12 @@ def _empty(notes: Annotations) -> tuple[str, ...]:
     return (f"{notes.empty:,} empty captions were left out",) if notes.empty else ()
 
 
-def of_index(folder: Path, settings: IndexSettings, most: int | None = None, count: int | None = None) -> Gallery:
+def of_index(
+    folder: Path, settings: IndexSettings, most: int | None = None, count: int | None = None, piece: int = PIECE
+) -> Gallery:
     """All views of an index, or `most` of them, evenly spaced; and all phrases of the bank, or the first `count`.
 
-    Raises UsageError when the index is empty.
+    piece: views at once. Raises UsageError when the index is empty.
     """
     catalog = Catalog(folder)
     reader = Reader(folder, settings, catalog)
@@ -178,7 +180,7 @@ def of_index(folder: Path, settings: IndexSettings, most: int | None = None, cou
         raise UsageError(f"{folder} holds no photo - run flairsearch index FOLDER first")
     kept = min(most or total, total)
     views = reader.views.id[np.arange(kept) * total // kept]
-    pieces = (reader.encoded(some) for some in chunks(views, PIECE))
+    pieces = (reader.encoded(some) for some in chunks(views, piece))
     notes = (*reader.damage, *((f"{kept:,} views of {total:,}, evenly spaced",) if kept < total else ()))
     return Gallery(kept, pieces, phrases()[:count], None, notes)
 
@@ -205,15 +207,17 @@ def load_pictures(folder: Path, names: Sequence[str], views: str, size: int) -> 
         yield loaded.pictures[0]
 
 
-def encode_in_pieces(encode: Encode, pictures: Iterable[Picture]) -> Iterator[Encoded]:
-    """Pictures -> Encoded, some at once."""
-    return (encoded for encoded, _ in encode_with_frames(encode, pictures))
+def encode_in_pieces(encode: Encode, pictures: Iterable[Picture], batch: int = BATCH) -> Iterator[Encoded]:
+    """Pictures -> Encoded, a batch at once."""
+    return (encoded for encoded, _ in encode_with_frames(encode, pictures, batch))
 
 
-def encode_with_frames(encode: Encode, pictures: Iterable[Picture]) -> Iterator[tuple[Encoded, list[Frame]]]:
-    """Pictures -> Encoded and where they lie, some at once."""
+def encode_with_frames(
+    encode: Encode, pictures: Iterable[Picture], batch: int = BATCH
+) -> Iterator[tuple[Encoded, list[Frame]]]:
+    """Pictures -> Encoded and where they lie, a batch at once."""
     todo = iter(pictures)
-    while piece := list(islice(todo, _BATCH)):
+    while piece := list(islice(todo, batch)):
         yield encode(piece), [picture.frame for picture in piece]
 
 

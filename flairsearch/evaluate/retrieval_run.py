@@ -13,12 +13,12 @@ from flairsearch.core.types import Encoded, PoolWeights, Query
 from flairsearch.evaluate.results import RetrievalRow
 from flairsearch.evaluate.retrieval_metrics import measure, rerank_views, topk_texts
 from flairsearch.rerank.many_texts import ManyTexts
-from flairsearch.shortlist.score_predictor import FIT_SAMPLE_VIEWS, Fit, fit
+from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, Fit, fit
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token
 FITTED = "fitted"  # and that of an index: scores predicted from fitted vectors (shortlist/score_predictor.py)
 GROUP = 2048  # texts folded at once
-_ENCODED = 256  # texts through the text tower at once
+BATCH = 256  # texts through the text tower at once
 
 
 class PairScores:
@@ -34,11 +34,11 @@ class PairScores:
         groups: Iterable[Sequence[Query]],
         weights: PoolWeights,
         device: str,
-        bank: Sequence[Query],
+        fitted: FittedVectors,
     ) -> None:
         """groups: queries of the texts, each once (`encode_in_groups`): the same text scores the same, bit by bit.
 
-        bank: those of Encoder.bank, that the fitted vectors are fitted to.
+        fitted: what predicts the scores of the same views.
         """
         self._many: list[ManyTexts] = []
         numbers: dict[str, int] = {}
@@ -50,7 +50,7 @@ class PairScores:
         self._unit = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).T
         self._columns = [numbers[text] for text in texts]
         self.global_share = weights.global_share
-        self._fitted = _FittedVectors(bank, weights, device, views)
+        self._fitted = fitted
         self._done, shape = 0, (views, len(texts))
         self.exact = np.empty(shape, np.float32)
         self.prefilters = {name: np.empty(shape, np.float32) for name in (GLOBAL, FITTED)}
@@ -69,17 +69,31 @@ class PairScores:
             self.prefilters[FITTED][:] = self._fitted.predict(self._unit.T)[:, self._columns]
 
 
-class _FittedVectors:
+class FittedVectors:
     """Of views that come piece by piece; fitted to the first of them."""
 
-    def __init__(self, bank: Sequence[Query], weights: PoolWeights, device: str, views: int) -> None:
+    def __init__(
+        self,
+        bank: Sequence[Query],
+        weights: PoolWeights,
+        device: str,
+        views: int,
+        sample_views: int = FIT_SAMPLE_VIEWS,
+        asked_texts: int = ASKED,
+    ) -> None:
+        """bank: queries of Encoder.bank. views: how many will come; the first `sample_views` are scored for all of it.
+
+        All others are scored for `asked_texts` of its texts.
+        """
         self._bank, self._weights, self._device = bank, weights, device
         self._texts = ManyTexts(bank, weights, device)
-        self._sample, self._wanted = [np.zeros((0, len(bank)), np.float32)], min(views, FIT_SAMPLE_VIEWS)
+        self._sample, self._wanted = [np.zeros((0, len(bank)), np.float32)], min(views, sample_views)
+        self._asked_texts = asked_texts
         self._codes: list[NDArray[np.int8]] = []
         self._fit: Fit | None = None
 
     def add(self, encoded: Encoded) -> None:
+        """The next views."""
         scores = self._texts.score(encoded)
         if self._fit is not None:
             self._codes.append(self._fit.codes(scores))
@@ -87,7 +101,7 @@ class _FittedVectors:
         self._sample.append(scores)
         if sum(map(len, self._sample)) >= self._wanted:
             sample = np.concatenate(self._sample)
-            self._fit = fit(self._texts.vectors, sample)
+            self._fit = fit(self._texts.vectors, sample, asked=self._asked_texts)
             self._codes.append(self._fit.codes(sample[:, self._fit.asked]))
             self._texts = ManyTexts([self._bank[i] for i in self._fit.asked], self._weights, self._device)
 
@@ -98,11 +112,13 @@ class _FittedVectors:
         return np.concatenate([codes.astype(np.float32) @ features for codes in self._codes])
 
 
-def encode_in_groups(encode: Callable[[Sequence[str]], list[Query]], texts: Sequence[str]) -> Iterator[list[Query]]:
-    """Texts -> queries, each text once, GROUP at once; of them, a batch at once goes through the model."""
+def encode_in_groups(
+    encode: Callable[[Sequence[str]], list[Query]], texts: Sequence[str], group: int = GROUP, batch: int = BATCH
+) -> Iterator[list[Query]]:
+    """Texts -> queries, each text once, `group` at once; of them, a batch at once goes through the model."""
     once = list(dict.fromkeys(texts))
-    for group in chunks(once, GROUP):
-        yield [query for some in chunks(group, _ENCODED) for query in encode(some)]
+    for part in chunks(once, group):
+        yield [query for some in chunks(part, batch) for query in encode(some)]
 
 
 def retrieval(

@@ -52,14 +52,14 @@ def content_hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def read_bytes(path: str) -> bytes:
-    """Raises PictureError when the file is empty, larger than MAX_BYTES or unreadable."""
+def read_bytes(path: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """Raises PictureError when the file is empty, larger than `max_bytes` or unreadable."""
     try:
         size = os.path.getsize(path)
-        if size > MAX_BYTES:
-            raise PictureError(f"{size / 1e6:.0f} MB is more than the {MAX_BYTES / 1e6:.0f} MB a photo may have")
+        if size > max_bytes:
+            raise PictureError(f"{size / 1e6:.0f} MB is more than the {max_bytes / 1e6:.0f} MB a photo may have")
         with open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES)
+            data = stream.read(max_bytes)
     except OSError as error:
         raise PictureError((error.strerror or type(error).__name__).lower()) from None
     except ValueError:
@@ -69,39 +69,39 @@ def read_bytes(path: str) -> bytes:
     return data
 
 
-def decode(data: bytes, views: str, size: int, draft: bool = True) -> tuple[Picture, ...]:
+def decode(data: bytes, views: str, size: int, draft: bool = True, max_pixels: int = MAX_PIXELS) -> tuple[Picture, ...]:
     """Bytes of a photo -> its views, each u8[size, size, 3].
 
     `squash` shows the whole photo, resized to a square; `center` is the reference's crop (short side to `size`,
     bicubic, then the middle); `tiles:N` is the former, then the tiles (tiles.lay_tiles), each from full resolution.
     Animated files: the first frame. Transparency: over white.
     `draft` lets JPEG decode at 1/2, 1/4 or 1/8 where the smallest view's part of it still is twice `size`.
-    Raises PictureError when the data are no picture, damaged, or too large.
+    Raises PictureError when the data are no picture, damaged, or have more than `max_pixels`.
     """
-    with _opening(data) as opened:
+    with _opening(data, max_pixels) as opened:
         return tuple(_views(opened, views, size, draft))
 
 
 @contextmanager
-def _opening(data: bytes) -> Iterator[Opened]:
-    """The picture, not decoded yet, of no more than MAX_PIXELS; closed on leaving."""
-    with _one_line():
-        opened = formats.open_photo(data, MAX_PIXELS)
+def _opening(data: bytes, max_pixels: int) -> Iterator[Opened]:
+    """The picture, not decoded yet, of no more than `max_pixels`; closed on leaving."""
+    with _one_line(max_pixels):
+        opened = formats.open_photo(data, max_pixels)
         with opened.picture as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
+            if picture.width * picture.height > max_pixels:
+                raise PictureError(f"more than {max_pixels // 1_000_000} megapixels")
             yield opened
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _one_line(max_pixels: int) -> Iterator[None]:
     """Whatever goes wrong with a picture, as a PictureError of one line."""
     try:
         yield
     except UnidentifiedImageError:
         raise PictureError("not a picture in a known format") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
+        raise PictureError(f"more than {max_pixels // 1_000_000} megapixels") from None
     except MemoryError:
         raise PictureError("not enough memory to decode it") from None
     except PictureError:
@@ -222,7 +222,7 @@ def _turn(picture: Image.Image, orientation: int) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def open_upright(photo: str | bytes, least: int | None = None) -> Image.Image:
+def open_upright(photo: str | bytes, least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The whole photo, given its path or the bytes of its file, upright, in RGB, for showing.
 
     `least` lets JPEG decode smaller, in less time, where each side still has so many pixels.
@@ -230,7 +230,7 @@ def open_upright(photo: str | bytes, least: int | None = None) -> Image.Image:
     """
     try:
         data = photo if isinstance(photo, bytes) else read_bytes(photo)
-        with _opening(data) as opened:
+        with _opening(data, max_pixels) as opened:
             orientation = _orientation(opened)
             if least is not None and opened.picture.format == "JPEG":
                 opened.picture.draft(None, (least, least))
@@ -248,13 +248,13 @@ def resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uin
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def read_part(source: str | bytes, box: Box | None, size: int) -> Picture:
+def read_part(source: str | bytes, box: Box | None, size: int, max_pixels: int = MAX_PIXELS) -> Picture:
     """What a photo shows inside `box`, or all of it, at full resolution, then squashed to u8[size, size, 3].
 
     source: the photo's path, or the bytes of its file. Raises PictureError as `decode` does, UsageError when the box is
     not inside of the photo.
     """
-    photo = open_upright(source)
+    photo = open_upright(source, max_pixels=max_pixels)
     width, height = photo.size
     left, top, right, bottom = box or (0, 0, width, height)
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):

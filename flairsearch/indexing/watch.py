@@ -27,19 +27,22 @@ def check_installed() -> None:
         raise FlairSearchError('watching folders is not installed - pip install "flairsearch[watch]"')
 
 
-def watch(roots: Callable[[], Sequence[str]], apart: str) -> Iterator[bool]:
-    """For ever: True when something may be new below a root, False about once a second where nothing is.
+def watch(
+    roots: Callable[[], Sequence[str]], apart: str, *, quiet_ms: int = QUIET_MS, tick_ms: int = TICK_MS
+) -> Iterator[bool]:
+    """For ever: True when something may be new below a root, False after each tick where nothing is.
 
     The first is True and comes when the roots are watched, so that nothing is missed that happened before; likewise
     after a root came, went, or became another folder. What happens while the caller is busy is told when it comes back.
     Changes below `apart`, the folder that the caller writes to, are no news.
+    quiet_ms: without a change, then those before it are told; tick_ms: between looks at the roots themselves.
     Raises FlairSearchError when the system does not let so many folders be watched.
     """
     apart = os.path.realpath(apart)
     while True:
         seen = _look(roots())
         fresh = True
-        for changes in _changes([root for root, identity in seen.items() if identity]):
+        for changes in _changes([root for root, identity in seen.items() if identity], quiet_ms, tick_ms):
             gone = any(change == change.deleted and path in seen for change, path in changes)
             if gone or _look(roots()) != seen:  # made anew at once, it may even get the inode it had
                 break
@@ -59,20 +62,20 @@ def _identify(folder: str) -> _Identity:
     return found.st_dev, found.st_ino
 
 
-def _changes(folders: Sequence[str]) -> Iterator[set[FileChange]]:
-    """What changed below folders that are there, every TICK_MS at least; ends when they cannot be watched just now."""
+def _changes(folders: Sequence[str], quiet_ms: int, tick_ms: int) -> Iterator[set[FileChange]]:
+    """What changed below folders that are there, every tick at least; ends when they cannot be watched just now."""
     from watchfiles import watch as follow
 
     while not folders:
-        time.sleep(TICK_MS / 1000)
+        time.sleep(tick_ms / 1000)
         yield set()
     try:
         yield from follow(
             *folders,
             watch_filter=None,
             debounce=LONGEST_MS,
-            step=QUIET_MS,
-            rust_timeout=TICK_MS,
+            step=quiet_ms,
+            rust_timeout=tick_ms,
             yield_on_timeout=True,
             ignore_permission_denied=True,
         )
@@ -82,7 +85,7 @@ def _changes(folders: Sequence[str]) -> Iterator[set[FileChange]]:
                 f"the folders below {', '.join(folders)} are too many to watch ({error}) - raise the limit "
                 "(sysctl fs.inotify.max_user_watches), or run flairsearch index from cron"
             ) from None
-        time.sleep(TICK_MS / 1000)  # one went since it was looked at
+        time.sleep(tick_ms / 1000)  # one went since it was looked at
 
 
 def _matters(path: str, roots: dict[str, _Identity], apart: str) -> bool:

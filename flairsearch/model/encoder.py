@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from flairsearch.core.arrays import chunks
 from flairsearch.core.atomic_file import atomic_write
 from flairsearch.core.errors import UsageError
 from flairsearch.core.paths import cache_folder
@@ -23,7 +24,7 @@ from flairsearch.model import checkpoints, prompts
 from flairsearch.model.attention_pool import LAYER_NORM_EPS, Folding
 from flairsearch.model.flair import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model, run_image_tower
 
-_BANK_TEXTS = 64  # encoded at once
+BANK_BATCH = 64  # texts encoded at once
 _CPU_CONV_VIEWS = 8  # through a convolutional tower on a CPU at once: more leave its caches
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
@@ -151,12 +152,12 @@ class Encoder:
     def _fold(self, vectors: torch.Tensor, texts: Sequence[str]) -> list[Query]:
         return self._folding.queries(vectors.float().cpu().numpy(), list(texts))
 
-    def bank(self) -> list[Query]:
-        """The texts of model/prompts.py.
+    def bank(self, texts: Sequence[str] | None = None, batch: int = BANK_BATCH) -> list[Query]:
+        """The texts, or those of model/prompts.py; `batch` at once goes through the text tower.
 
         Their vectors stay in the user's cache: a large text tower takes minutes for them.
         """
-        chosen = prompts.texts()
+        chosen = prompts.texts() if texts is None else texts
         name = f"{self.weights_hash[:16]}-{zlib.crc32('|'.join(chosen).encode()):08x}.f32"
         file = cache_folder().with_name("banks") / name
         with suppress(OSError):
@@ -165,7 +166,7 @@ class Encoder:
             whole = len(kept) == 4 * len(chosen) * self.config.embed_dim + 4
             if whole and crc == zlib.crc32(vectors.data).to_bytes(4, "little"):
                 return self.fold(vectors.view("<f4").reshape(len(chosen), -1))
-        parts = [self.encode_texts(chosen[i : i + _BANK_TEXTS]) for i in range(0, len(chosen), _BANK_TEXTS)]
+        parts = [self.encode_texts(some) for some in chunks(chosen, batch)]
         queries = [query for part in parts for query in part]
         with suppress(OSError):  # it costs time the next time, no more
             file.parent.mkdir(parents=True, exist_ok=True)

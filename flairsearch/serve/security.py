@@ -84,13 +84,26 @@ class Secret:
 class Guard:
     """ASGI middleware; it answers what it refuses, in the form of all errors, and adds headers to every answer."""
 
-    def __init__(self, app: ASGIApp, host: str, token: str | None, names: Iterable[str] = ()) -> None:
-        """host: what the server is bound to. names: others that it is reached by."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        token: str | None,
+        names: Iterable[str] = (),
+        *,
+        most_held: int = MOST_HELD,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
+        """host: what the server is bound to. names: others that it is reached by.
+
+        most_held: bytes of the bodies of all requests together. body_seconds: for a body to arrive.
+        """
         self._app, self._host = app, host
         self._secret = None if token is None else Secret(token)
         self._names = {name.lower() for name in (host, "localhost", *names)}
         if is_wildcard(host):
             self._names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+        self._most_held, self._body_seconds = most_held, body_seconds
         self._held = 0  # bytes of bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -168,7 +181,7 @@ class Guard:
 
     def _bounded(self, receive: Receive, held: list[int]) -> Receive:
         """A `receive` that counts the body as it comes, whatever Content-Length says. held: [bytes of this one]."""
-        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        deadline = asyncio.get_running_loop().time() + self._body_seconds
         complete = False
 
         async def receive_bounded() -> Message:
@@ -179,7 +192,8 @@ class Guard:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise Refused(408, f"the body took longer than {BODY_SECONDS:.0f} s - send it again", _CLOSE) from None
+                reason = f"the body took longer than {self._body_seconds:.0f} s - send it again"
+                raise Refused(408, reason, _CLOSE) from None
             if message["type"] == "http.disconnect":
                 raise Refused(400, "the body ends too early - send all of it", _CLOSE)
             size = len(message.get("body", b""))
@@ -187,7 +201,7 @@ class Guard:
             self._held += size
             if held[0] > MOST_BODY:
                 raise _too_large()
-            if self._held > MOST_HELD:
+            if self._held > self._most_held:
                 raise Refused(429, "too many pictures at once - ask again in a second", _CLOSE | {"retry-after": "1"})
             complete = not message.get("more_body", False)
             return message

@@ -38,12 +38,23 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
+class _Config(uvicorn.Config):
+    """uvicorn's, which every connection has, and how long the head of a request may take."""
+
+    head_seconds = HEAD_SECONDS
+
+
 class Server(uvicorn.Server):
     """uvicorn around the app. `run(sockets=[...])` serves until a signal comes; it raises KeyboardInterrupt then."""
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
-        """ready: called once, when it answers."""
-        config = uvicorn.Config(
+    def __init__(
+        self, app: ASGIApp, ready: Callable[[], None], *, grace: int = GRACE, head_seconds: float = HEAD_SECONDS
+    ) -> None:
+        """ready: called once, when it answers. grace: seconds for answers under way when it stops.
+
+        head_seconds: for the head of a request to arrive.
+        """
+        config = _Config(
             app,
             http=_Patient,
             ws="none",
@@ -57,9 +68,10 @@ class Server(uvicorn.Server):
             date_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=GRACE,
+            timeout_graceful_shutdown=grace,
             h11_max_incomplete_event_size=MOST_HEAD,
         )
+        config.head_seconds = head_seconds
         super().__init__(config)
         self._ready = ready
 
@@ -73,12 +85,14 @@ class Server(uvicorn.Server):
 class _Patient(H11Protocol):
     """A connection that sends at once, and is closed when the head of a request is not there in time."""
 
+    config: _Config
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As asyncio calls it; the time for the first head begins."""
         super().connection_made(transport)
         # asyncio does it for its own sockets alone; else the body waits 40 ms for the client to confirm the head.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(self.config.head_seconds, self._give_up)
 
     def data_received(self, data: bytes) -> None:
         """As asyncio calls it; the time for a head ends with it."""
@@ -86,7 +100,7 @@ class _Patient(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._no_deadline()
         elif self._deadline is None:  # the start of another request
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            self._deadline = self.loop.call_later(self.config.head_seconds, self._give_up)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets an error in the form of all others."""

@@ -87,12 +87,12 @@ class _Search(_Request):
 class Service:
     """Every method may be called from any thread; one thread of its own does all that concerns the Engine."""
 
-    def __init__(self, open_engine: Callable[[], Engine]) -> None:
-        """open_engine: opens the index; called again when the index was replaced by another one.
+    def __init__(self, open_engine: Callable[[], Engine], warm: str = WARM) -> None:
+        """open_engine: opens the index; called again when the index was replaced by another one. warm: asked first.
 
         The Engine is open afterwards and has answered a query. Raises what opening and searching raise.
         """
-        self._open = open_engine
+        self._open, self._first_text = open_engine, warm
         self._lock = threading.RLock()  # The lock guards _waiting and _stopped.
         self._waiting: dict[_Request, None] = {}  # The requests whose turn has not come, in the order of their turns.
         self._stopped = False
@@ -165,7 +165,7 @@ class Service:
         from flairsearch.shortlist import code_scan_numba  # noqa: F401 - likewise
 
         if engine.status().images:
-            engine.search(WARM, 1)
+            engine.search(self._first_text, 1)
         return _Opened(engine, Catalog(engine.folder), _identity(engine.folder))
 
     def _current(self) -> Engine:

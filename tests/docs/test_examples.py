@@ -10,8 +10,7 @@ from PIL import Image
 
 from flairsearch.core.errors import PictureError, UsageError
 from flairsearch.core.types import Box, Frame
-from flairsearch.images import decoding
-from flairsearch.images.decoding import read_part
+from flairsearch.images.decoding import decode, read_part
 from flairsearch.rerank.torch_backend import Reranker
 from tests.support.fake import COLOURS, SIZE, FakeEncoder, exif_of, expected_score, paint
 
@@ -59,7 +58,7 @@ def test_it_comes_from_full_resolution(tmp_path: Path) -> None:
     path = str(tmp_path / "noise.png")
     assert np.array_equal(read_part(path, (500, 300, 532, 332), 32).pixels, pixels[300:332, 500:532])
     whole = read_part(path, None, 32)
-    (view,) = decoding.decode((tmp_path / "noise.png").read_bytes(), "squash", 32)
+    (view,) = decode((tmp_path / "noise.png").read_bytes(), "squash", 32)
     assert np.array_equal(whole.pixels, view.pixels)
     assert whole.frame == view.frame == Frame(900, 600, 0, 0, 900, 600)
     assert np.array_equal(read_part(path, (0, 0, 900, 600), 32).pixels, whole.pixels)
@@ -86,7 +85,7 @@ def test_a_box_outside(tmp_path: Path, box: Box) -> None:
     assert line == f"box {','.join(map(str, box))} is not inside of {path} - it has 320 x 200 pixels, upright"
 
 
-def test_files_that_are_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "words.jpg").write_text("no picture")
     whole = save_photo(tmp_path / "whole.png").read_bytes()
@@ -99,9 +98,9 @@ def test_files_that_are_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "whole.png": "more than 0 megapixels",
     }
     for name, reason in reasons.items():
-        monkeypatch.setattr(decoding, "MAX_PIXELS", WIDTH * HEIGHT - (name == "whole.png"))
+        most = WIDTH * HEIGHT - (name == "whole.png")
         with pytest.raises(PictureError) as caught:
-            read_part(str(tmp_path / name), None, 48)
+            read_part(str(tmp_path / name), None, 48, max_pixels=most)
         (line,) = str(caught.value).splitlines()
         assert line.startswith(f"{tmp_path / name}: {reason}")
 

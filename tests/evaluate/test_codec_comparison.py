@@ -12,7 +12,7 @@ import torch
 from flairsearch.core.types import Frame, Picture
 from flairsearch.evaluate.codec_comparison import CODECS, compare_codecs
 from flairsearch.evaluate.retrieval_metrics import best_ranks
-from flairsearch.evaluate.retrieval_run import GLOBAL, PairScores
+from flairsearch.evaluate.retrieval_run import GLOBAL, FittedVectors, PairScores
 from flairsearch.model.encoder import Encoder
 from tests.support.random_flair import SMALL, random_flair, random_pictures, save_flair
 
@@ -40,7 +40,8 @@ def test_codecs_are_compared_with_fp16(tmp_path: Path, score: str) -> None:
     assert [row.bytes for row in rows] == sorted((row.bytes for row in rows), reverse=True)
     first = rows[0]
     assert (first.overlap, first.box_iou, first.difference) == (1.0, 1.0, (0.0, 0.0))
-    exact = PairScores(40, texts, [queries], encoder.pool_weights, "cpu", queries)
+    weights = encoder.pool_weights
+    exact = PairScores(40, texts, [queries], weights, "cpu", FittedVectors(queries, weights, "cpu", 40))
     exact.add(encoded)
     ranks = [best_ranks(scores, right) for scores in (exact.exact, 2 * exact.exact - exact.prefilters[GLOBAL])]
     recalls = [{k: float((some < k).mean()) for k in (1, 5, 10)} for some in ranks]

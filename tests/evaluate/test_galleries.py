@@ -32,14 +32,11 @@ def notes(tmp_path: Path) -> Annotations:
 
 
 @pytest.mark.parametrize("policy", ["squash", "center"])
-def test_photos_in_order(notes: Annotations, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(galleries, "_BATCH", 2)
+def test_photos_in_order(notes: Annotations, policy: str) -> None:
     found = galleries.of_photos(notes, FakeEncoder().encode_pictures, policy, SIZE)
-    pieces = list(found.encoded)
-    assert [len(piece.tokens) for piece in pieces] == [2, 2, 1]
     pictures = [decode((notes.folder / photo).read_bytes(), policy, SIZE)[0] for photo in notes.photos]
     expected = FakeEncoder().encode_pictures(pictures)
-    joined = galleries.join(pieces)
+    joined = galleries.join(found.encoded)
     assert (joined.tokens == expected.tokens).all()
     assert (joined.pooled == expected.pooled).all()
     assert (found.views, found.texts) == (5, list(notes.captions))
@@ -47,6 +44,15 @@ def test_photos_in_order(notes: Annotations, policy: str, monkeypatch: pytest.Mo
     for i in range(5):
         assert np.flatnonzero(found.right[i]).tolist() == [t for t, text in enumerate(found.texts) if NAMES[i] in text]
     assert found.notes == ("2 empty captions were left out",)
+
+
+def test_pictures_are_encoded_a_batch_at_once(notes: Annotations) -> None:
+    pictures = list(galleries.load_pictures(notes.folder, notes.photos, "squash", SIZE))
+    pieces = list(galleries.encode_with_frames(FakeEncoder().encode_pictures, pictures, batch=2))
+    assert [len(encoded.tokens) for encoded, _ in pieces] == [2, 2, 1]
+    assert [frame for _, frames in pieces for frame in frames] == [picture.frame for picture in pictures]
+    joined = galleries.join(galleries.encode_in_pieces(FakeEncoder().encode_pictures, pictures, batch=2))
+    assert (joined.tokens == FakeEncoder().encode_pictures(pictures).tokens).all()
 
 
 def test_fewer_captions_are_the_first_of_some_photos(notes: Annotations) -> None:
@@ -169,13 +175,10 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("most", "kept"), [(None, 23), (23, 23), (99, 23), (10, 10), (15, 15), (1, 1)])
-def test_views_of_an_index(
-    tmp_path: Path, photos: Path, most: int | None, kept: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(galleries, "PIECE", 4)
+def test_views_of_an_index(tmp_path: Path, photos: Path, most: int | None, kept: int) -> None:
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
-        found = galleries.of_index(engine.folder, engine.settings, most, 7)
+        found = galleries.of_index(engine.folder, engine.settings, most, 7, piece=4)
     pieces = list(found.encoded)
     assert max(len(piece.tokens) for piece in pieces) <= 4
     areas = (galleries.join(pieces).tokens[..., 0] == 1).sum(1)

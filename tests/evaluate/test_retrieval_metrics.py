@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flairsearch.evaluate import retrieval_metrics
 from flairsearch.evaluate.retrieval_metrics import (
     best_ranks,
     measure,
@@ -104,12 +103,7 @@ def ranked(column: np.ndarray) -> list[int]:
 
 
 CASES = [(1, 1, 1), (2, 7, 1), (13, 40, 3), (40, 13, 5), (130, 30, 20), (130, 30, 100_000)]
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several pieces even of small matrices."""
-    monkeypatch.setattr(retrieval_metrics, "_PIECE", 300)
+FEW = 300  # numbers at once: several pieces even of small matrices
 
 
 @pytest.mark.parametrize(("views", "texts", "levels"), CASES)
@@ -121,7 +115,7 @@ def test_ranks_against_loops(views: int, texts: int, levels: int) -> None:
             for j in range(scores.shape[1])
             if answers[:, j].any()
         ]
-        assert best_ranks(scores, answers).tolist() == expected
+        assert best_ranks(scores, answers, FEW).tolist() == expected
 
 
 def test_ranks_of_no_text() -> None:
@@ -132,27 +126,27 @@ def test_ranks_of_no_text() -> None:
 @pytest.mark.parametrize("count", [1, 3, 12, 1000])
 def test_modes_against_loops(views: int, texts: int, levels: int, count: int) -> None:
     exact, near, _ = draw(views, texts, levels)
-    found = rerank_views(exact, near, count)
+    found = rerank_views(exact, near, count, FEW)
     for j in range(texts):
         order = ranked(near[:, j])
         first, rest = order[:count], order[count:]
         assert ranked(found[:, j]) == sorted(first, key=lambda i: (-exact[i, j], i)) + rest
         assert (found[first, j] == exact[first, j]).all()
-    found = topk_texts(exact, near, count)
+    found = topk_texts(exact, near, count, FEW)
     for i in range(views):
         first = ranked(near[i])[:count]
         expected = np.full(texts, np.float32(-1e10))
         expected[first] = exact[i, first]
         assert (found[i] == expected).all()
     if count >= max(views, texts):
-        assert (rerank_views(exact, near, count) == exact).all()
+        assert (rerank_views(exact, near, count, FEW) == exact).all()
         assert (found == exact).all()
 
 
 @pytest.mark.parametrize(("views", "texts", "levels"), CASES)
 def test_shortlist_recall_against_loops(views: int, texts: int, levels: int) -> None:
     exact, near, _ = draw(views, texts, levels)
-    rows = list(shortlist_recall(exact, {"near": near, "itself": exact}))
+    rows = list(shortlist_recall(exact, {"near": near, "itself": exact}, FEW))
     assert [(row.prefilter, row.top) for row in rows] == [(n, t) for n in ("near", "itself") for t in (10, 100)]
     for row in rows:
         prefilter = near if row.prefilter == "near" else exact

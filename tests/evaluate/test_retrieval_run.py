@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from flairsearch.core.errors import FlairSearchError
 from flairsearch.core.types import Frame, Picture
 from flairsearch.evaluate import galleries, retrieval_run
 from flairsearch.evaluate.retrieval_metrics import best_ranks
-from flairsearch.evaluate.retrieval_run import GLOBAL, PairScores, encode_in_groups
+from flairsearch.evaluate.retrieval_run import GLOBAL, FittedVectors, PairScores, encode_in_groups
 from flairsearch.model.encoder import Encoder
 from tests.support.fake import COLOURS, FakeEncoder, fake_engine, paint_red
 from tests.support.random_flair import SMALL, SUM, ModelConfig, oracle_pool, random_flair, random_pictures, save_flair
@@ -29,18 +28,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("config", [SMALL, SUM, replace(SMALL, score="sum")], ids=["flair", "sum", "transformer's sum"])
-def test_scores_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
+def test_scores_of_all_pairs(tmp_path: Path, config: ModelConfig) -> None:
     """Piece by piece, group by group: those of FLAIR written out by hand, or their mean with the global cosine."""
-    monkeypatch.setattr(retrieval_run, "GROUP", 3)
-    monkeypatch.setattr(retrieval_run, "_ENCODED", 2)
     model = random_flair(config)
     encoder = Encoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
     size = config.image_size
     pictures = [Picture(pixels, Frame(size, size, 0, 0, size, size)) for pixels in random_pictures(7, size)]
     pieces = list(galleries.encode_in_pieces(encoder.encode_pictures, pictures))
-    groups = list(encode_in_groups(encoder.encode_texts, TEXTS))
+    groups = list(encode_in_groups(encoder.encode_texts, TEXTS, group=3, batch=2))
     assert [[query.text for query in group] for group in groups] == [TEXTS[:3], TEXTS[3:4]]
-    scores = PairScores(7, TEXTS, groups, encoder.pool_weights, "cpu", groups[0])
+    weights = encoder.pool_weights
+    scores = PairScores(7, TEXTS, groups, weights, "cpu", FittedVectors(groups[0], weights, "cpu", 7))
     for piece in pieces:
         scores.add(piece)
     image = encoder._normalise(np.stack([picture.pixels for picture in pictures]))
@@ -73,15 +71,9 @@ def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
         found = galleries.of_index(engine.folder, engine.settings)
-        encoder = FakeEncoder()
-        scores = PairScores(
-            found.views,
-            list(COLOURS),
-            [encoder.encode_texts(list(COLOURS))],
-            encoder.pool_weights,
-            "cpu",
-            encoder.encode_texts(list(COLOURS)),
-        )
+        weights, queries = FakeEncoder().pool_weights, FakeEncoder().encode_texts(list(COLOURS))
+        fitted = FittedVectors(queries, weights, "cpu", found.views)
+        scores = PairScores(found.views, list(COLOURS), [queries], weights, "cpu", fitted)
         for piece in found.encoded:
             scores.add(piece)
         for j, colour in enumerate(COLOURS):
@@ -94,14 +86,13 @@ def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
                 assert scores.prefilters[GLOBAL][by_area[area], j] == pytest.approx(hit.score_global, abs=1e-6)
 
 
-def test_fitted_scores_are_near_the_exact_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitted_scores_are_near_the_exact_ones(tmp_path: Path) -> None:
     """Fitted to the first views, which are asked the whole bank; the others ten of its twelve texts."""
-    monkeypatch.setattr(retrieval_run, "FIT_SAMPLE_VIEWS", 50)
-    monkeypatch.setattr(retrieval_run, "fit", partial(retrieval_run.fit, asked=10))
     encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
     texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dog", "car", "hat", "sky")]
-    queries = encoder.encode_texts(texts)
-    scores = PairScores(80, texts, [queries], encoder.pool_weights, "cpu", queries)
+    queries, weights = encoder.encode_texts(texts), encoder.pool_weights
+    vectors = FittedVectors(queries, weights, "cpu", 80, sample_views=50, asked_texts=10)
+    scores = PairScores(80, texts, [queries], weights, "cpu", vectors)
     pictures = [Picture(pixels, FRAME) for pixels in random_pictures(80, 48)]
     for piece in galleries.encode_in_pieces(encoder.encode_pictures, pictures):
         scores.add(piece)
@@ -114,9 +105,10 @@ def test_scores_that_are_no_numbers() -> None:
     encoder = FakeEncoder()
     encoded = encoder.encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)])
     encoded.tokens[0, 0, 0] = np.nan
-    red = encoder.encode_texts(["red"])
+    red, weights = encoder.encode_texts(["red"]), encoder.pool_weights
+    scores = PairScores(1, ["red"], [red], weights, "cpu", FittedVectors(red, weights, "cpu", 1))
     with pytest.raises(FlairSearchError, match="no numbers"):
-        PairScores(1, ["red"], [encoder.encode_texts(["red"])], encoder.pool_weights, "cpu", red).add(encoded)
+        scores.add(encoded)
 
 
 def test_modes_in_order() -> None:
@@ -124,8 +116,8 @@ def test_modes_in_order() -> None:
     encoder = FakeEncoder()
     pictures = [Picture(pixels, FRAME) for pixels in random_pictures(6, 64)]
     colours = ["red", "blue", "green", "white"]
-    queries = encoder.encode_texts(colours)
-    scores = PairScores(6, colours, [queries], encoder.pool_weights, "cpu", queries)
+    queries, weights = encoder.encode_texts(colours), encoder.pool_weights
+    scores = PairScores(6, colours, [queries], weights, "cpu", FittedVectors(queries, weights, "cpu", 6))
     scores.add(encoder.encode_pictures(pictures))
     right = np.arange(6)[:, None] == np.array([0, 1, 1, 3])
     assert [row.mode for row in retrieval_run.retrieval(scores, right)] == ["full", "full", "global", "global"]

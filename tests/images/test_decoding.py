@@ -456,7 +456,7 @@ def test_the_name_says_nothing_about_the_format(tmp_path):
     assert centre(one(read_bytes(str(file)))) == COLOURS["red"]
 
 
-def test_files_that_cannot_be_read(open_folder, as_user, monkeypatch):
+def test_files_that_cannot_be_read(open_folder, as_user):
     locked = open_folder / "locked.jpg"
     locked.write_bytes(PHOTO)
     locked.chmod(0)
@@ -466,12 +466,11 @@ def test_files_that_cannot_be_read(open_folder, as_user, monkeypatch):
         read_bytes(str(open_folder / "gone.jpg"))
     with pytest.raises(PictureError, match=r"^is a directory$"):
         read_bytes(str(open_folder))
-    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
     huge = open_folder / "huge.jpg"
     with huge.open("wb") as stream:
         stream.truncate(2_000_000)
     with pytest.raises(PictureError, match=r"^2 MB is more than the 0 MB a photo may have$"):
-        read_bytes(str(huge))
+        read_bytes(str(huge), max_bytes=1000)
 
 
 # -- dates

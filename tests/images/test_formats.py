@@ -13,7 +13,7 @@ from PIL import Image, features
 from flairsearch.core.dates import clock_seconds
 from flairsearch.core.errors import PictureError
 from flairsearch.core.types import Frame, ImageFile
-from flairsearch.images import decoding, formats, loading
+from flairsearch.images import formats, loading
 from flairsearch.images.decoding import decode, open_upright
 from flairsearch.images.formats import AVIF, HEIF, RAW, find_kind, missing
 from flairsearch.images.loading import Failed, Loaded, load_all
@@ -183,12 +183,11 @@ def test_hostile_bytes_are_one_line_or_a_picture(kind):
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF", "RAW"])
-def test_too_many_pixels_are_refused_before_they_are_decoded(kind, monkeypatch):
+def test_too_many_pixels_are_refused_before_they_are_decoded(kind):
     pytest.importorskip("rawpy")
     data = make_dng(preview=bands((1200, 800))) if kind == "RAW" else save(kind)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 4000)
     with pytest.raises(PictureError, match="megapixels"):
-        decode(data, "squash", SIZE)
+        decode(data, "squash", SIZE, max_pixels=4000)
 
 
 @pytest.mark.parametrize(

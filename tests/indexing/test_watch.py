@@ -31,16 +31,19 @@ def told(news: Iterator[bool], ticks: int = 10) -> bool:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a photo; and less patience."""
-    monkeypatch.setattr(watching, "TICK_MS", 250)
-    monkeypatch.setattr(watching, "QUIET_MS", 150)
+def root(tmp_path: Path) -> Path:
+    """A folder with a photo."""
     paint_red(tmp_path / "photos" / "3.png", 3)
     return tmp_path / "photos"
 
 
+def watch(root: Path, apart: Path) -> Iterator[bool]:
+    """With less patience."""
+    return watching.watch(lambda: [str(root)], str(apart), quiet_ms=150, tick_ms=250)
+
+
 def follow(root: Path, apart: Path) -> Iterator[bool]:
-    news = watching.watch(lambda: [str(root)], str(apart))
+    news = watch(root, apart)
     assert next(news)  # what happened before
     assert not told(news, 2)
     return news
@@ -84,7 +87,7 @@ def test_the_index_is_told_by_whatever_way_it_is_reached(root: Path, tmp_path: P
     written = [root / name for name in ("index/last-run.json.part", "index/segments/1.part", "index.rebuilding/x.png")]
     for file in written:
         file.parent.mkdir(exist_ok=True, parents=True)
-    news = watching.watch(lambda: [str(reached[photos])], str(reached[index] / "index"))
+    news = watch(reached[photos], reached[index] / "index")
     assert next(news)
     for file in written:  # what is gone may have been a photo, had it been elsewhere
         file.write_bytes(b"new")

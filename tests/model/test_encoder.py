@@ -213,9 +213,8 @@ FEW = ["a dog", "two red balls on the grass .", "snow", "a man and a woman", "x 
 
 
 @pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bank of few texts, in a cache of its own: the folder that has it."""
-    monkeypatch.setattr(prompts, "texts", lambda: FEW)
+def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for banks, in a cache of its own."""
     monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "banks"
 
@@ -234,26 +233,24 @@ def test_vectors_are_folded_as_texts_are(encoder: Encoder) -> None:
     assert_alike(encoder.fold(np.stack([query.vector for query in queries])[[3, 1]]), [queries[3], queries[1]])
 
 
-def test_the_bank_is_encoded_once(few: Path, encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flairsearch.model.encoder._BANK_TEXTS", 2)
+def test_the_bank_is_encoded_once(banks: Path, encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = encoder.encode_texts(FEW)
-    assert_alike(encoder.bank(), expected)
-    (file,) = few.iterdir()
+    assert_alike(encoder.bank(FEW, batch=2), expected)
+    (file,) = banks.iterdir()
     before = file.stat().st_mtime_ns
     other = Encoder(str(path), "cpu", torch.float32)
     monkeypatch.setattr(other, "encode_texts", None)
     for _ in range(2):
-        assert_alike(other.bank(), expected)
-    assert [found.stat().st_mtime_ns for found in few.iterdir()] == [before]
-    monkeypatch.setattr(prompts, "texts", lambda: FEW[::-1])  # another release
-    assert_alike(encoder.bank(), expected[::-1])
-    assert len(list(few.iterdir())) == 2
+        assert_alike(other.bank(FEW), expected)
+    assert [found.stat().st_mtime_ns for found in banks.iterdir()] == [before]
+    assert_alike(encoder.bank(FEW[::-1]), expected[::-1])  # another release
+    assert len(list(banks.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "longer", "flipped", "zeros", "no numbers", "an archive"])
-def test_a_damaged_bank_is_made_again(few: Path, encoder: Encoder, damage: str) -> None:
-    expected = encoder.bank()
-    (file,) = few.iterdir()
+def test_a_damaged_bank_is_made_again(banks: Path, encoder: Encoder, damage: str) -> None:
+    expected = encoder.bank(FEW)
+    (file,) = banks.iterdir()
     data = file.read_bytes()
     broken = {
         "cut": data[:-1],
@@ -266,33 +263,33 @@ def test_a_damaged_bank_is_made_again(few: Path, encoder: Encoder, damage: str) 
     }
     file.write_bytes(broken[damage])
     for _ in range(2):
-        assert_alike(encoder.bank(), expected)
-        assert [found.read_bytes() for found in few.iterdir()] == [data]
+        assert_alike(encoder.bank(FEW), expected)
+        assert [found.read_bytes() for found in banks.iterdir()] == [data]
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "nobody may write"])
-def test_a_cache_that_takes_no_bank(few: Path, encoder: Encoder, obstacle: str) -> None:
+def test_a_cache_that_takes_no_bank(banks: Path, encoder: Encoder, obstacle: str) -> None:
     expected = encoder.encode_texts(FEW)
     if obstacle == "a full disk":
         with file_limit(100):
-            assert_alike(encoder.bank(), expected)
-        assert list(few.iterdir()) == []
+            assert_alike(encoder.bank(FEW), expected)
+        assert list(banks.iterdir()) == []
     elif obstacle == "a folder":
-        encoder.bank()
-        (file,) = few.iterdir()
+        encoder.bank(FEW)
+        (file,) = banks.iterdir()
         file.unlink()
         file.mkdir()
-        assert_alike(encoder.bank(), expected)
-        assert list(few.iterdir()) == [file]
+        assert_alike(encoder.bank(FEW), expected)
+        assert list(banks.iterdir()) == [file]
     else:
-        few.write_bytes(b"") if obstacle == "a file" else few.symlink_to("/proc/nowhere")
-        assert_alike(encoder.bank(), expected)
+        banks.write_bytes(b"") if obstacle == "a file" else banks.symlink_to("/proc/nowhere")
+        assert_alike(encoder.bank(FEW), expected)
 
 
-def test_each_model_has_its_own_bank(few: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_each_model_has_its_own_bank(banks: Path, encoder: Encoder, tmp_path: Path) -> None:
     other = Encoder(str(save_flair(random_flair(seed=1), tmp_path / "other.safetensors")), "cpu", torch.float32)
     for _ in range(2):
         for one in (encoder, other):
-            assert_alike(one.bank(), one.encode_texts(FEW))
-    assert len(list(few.iterdir())) == 2
-    assert np.abs(encoder.bank()[0].vector - other.bank()[0].vector).max() > 0.01
+            assert_alike(one.bank(FEW), one.encode_texts(FEW))
+    assert len(list(banks.iterdir())) == 2
+    assert np.abs(encoder.bank(FEW)[0].vector - other.bank(FEW)[0].vector).max() > 0.01

@@ -652,18 +652,18 @@ def test_the_server_still_answers_after_all_that(client):
     assert len(hits_of(client.get(f"{API}/search?q=red"))) == 10
 
 
-def test_a_request_that_comes_slowly_keeps_nobody_waiting_and_ends(site, client, monkeypatch):
-    monkeypatch.setattr("flairsearch.serve.server.HEAD_SECONDS", 1.0)
-    slow = [socket.create_connection((site.host, site.port), timeout=20) for _ in range(100)]
-    for one in slow:
-        one.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
-    began = time.monotonic()
-    assert hits_of(client.get(f"{API}/search?q=red"))
-    assert time.monotonic() - began < 5
-    for one in slow:
-        assert one.recv(100) == b""
-        one.close()
-    assert time.monotonic() - began < 10
+def test_a_request_that_comes_slowly_keeps_nobody_waiting_and_ends(index):
+    with serving_index(index, head_seconds=1.0) as site:
+        slow = [socket.create_connection((site.host, site.port), timeout=20) for _ in range(100)]
+        for one in slow:
+            one.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
+        began = time.monotonic()
+        assert hits_of(httpx.get(f"{site.url}{API}/search?q=red", timeout=30))
+        assert time.monotonic() - began < 5
+        for one in slow:
+            assert one.recv(100) == b""
+            one.close()
+        assert time.monotonic() - began < 10
 
 
 def test_a_connection_that_stays_answers_again_and_again(site):
@@ -704,7 +704,6 @@ def test_what_nobody_foresaw_is_one_line(site, client, monkeypatch, caplog):
 
 
 def test_a_stop_while_searches_take_long_answers_them(index, monkeypatch, caplog, capfd):
-    monkeypatch.setattr("flairsearch.serve.server.GRACE", 0.3)
     entered, go, answers = threading.Event(), threading.Event(), []
     search_many = Engine.search_many
 
@@ -721,7 +720,7 @@ def test_a_stop_while_searches_take_long_answers_them(index, monkeypatch, caplog
             one.join()
         go.set()
 
-    with serving_index(index) as site:
+    with serving_index(index, grace=1) as site:
         monkeypatch.setattr(Engine, "search_many", slow)
         asking = [threading.Thread(target=ask, args=("search?q=red",))]
         asking += [

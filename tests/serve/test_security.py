@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from flairsearch.serve import security
 from flairsearch.serve.security import MOST_BODY, MOST_URL, Guard, is_loopback, is_wildcard
 
 GOOD = {"host": "127.0.0.1:8421"}
@@ -217,16 +216,16 @@ def test_a_length_that_is_too_much_is_refused_at_once(local):
     assert refused(ask(local, method="POST", headers=headers, parts=(None,))) == 413
 
 
-def test_all_bodies_together_are_bounded(local, monkeypatch):
-    monkeypatch.setattr(security, "MOST_HELD", 100)
-    assert refused(ask(local, method="POST", parts=(bytes(60), bytes(60)))) == 429
-    assert ask(local, method="POST", parts=(bytes(60),))[0] == 200
-    assert local._held == 0
+def test_all_bodies_together_are_bounded():
+    small = Guard(echo, "127.0.0.1", None, most_held=100)
+    assert refused(ask(small, method="POST", parts=(bytes(60), bytes(60)))) == 429
+    assert ask(small, method="POST", parts=(bytes(60),))[0] == 200
+    assert small._held == 0
 
 
-def test_a_body_that_does_not_come(local, monkeypatch):
-    monkeypatch.setattr(security, "BODY_SECONDS", 0.05)
-    assert refused(ask(local, method="POST", parts=(b"a", None))) == 408
+def test_a_body_that_does_not_come():
+    impatient = Guard(echo, "127.0.0.1", None, body_seconds=0.05)
+    assert refused(ask(impatient, method="POST", parts=(b"a", None))) == 408
 
 
 def test_a_long_url(local):

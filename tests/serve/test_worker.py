@@ -23,9 +23,8 @@ def index(tmp_path):
 
 
 @pytest.fixture
-def service(index, monkeypatch):
-    monkeypatch.setattr("flairsearch.serve.worker.WARM", "red")
-    service = Service(lambda: fake_engine(index))
+def service(index):
+    service = Service(lambda: fake_engine(index), warm="red")
     service.batches.clear()
     yield service
     if not service._stopped:

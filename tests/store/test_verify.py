@@ -205,8 +205,7 @@ def test_repair_in_a_basis(tmp_path, photos):
             assert score == pytest.approx(score_before, abs=1e-6)  # of one photo, the same codes
 
 
-def test_pieces_and_many_views(tmp_path, monkeypatch):
-    monkeypatch.setattr("flairsearch.store.snapshot.PIECE", 4)
+def test_pieces_and_many_views(tmp_path):
     for number in range(1, 12):
         paint_red(tmp_path / "photos" / f"{number:02d}.png", number)
     with fake_engine(

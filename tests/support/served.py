@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from flairsearch.engine import Engine
@@ -102,14 +103,14 @@ def make_index(folder: Path) -> Path:
 
 @contextmanager
 def serving_index(
-    index: Path, token: str | None = None, open_engine: Callable[[Path], Engine] = open_index
+    index: Path, token: str | None = None, open_engine: Callable[[Path], Engine] = open_index, **limits: Any
 ) -> Iterator[Site]:
-    """A server on it, stopped at the end."""
+    """A server on it, stopped at the end. limits: those of Server."""
     service = Service(lambda: open_engine(index))
     api = app.Api(service, Thumbnails(index.parent / "thumbnails"))
     listener = server_module.listen("127.0.0.1", 0)
     ready = threading.Event()
-    server = server_module.Server(app.create_app(api, "127.0.0.1", token), ready.set)
+    server = server_module.Server(app.create_app(api, "127.0.0.1", token), ready.set, **limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
