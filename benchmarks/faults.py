@@ -37,7 +37,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partialmethod, wraps
 from itertools import cycle
 from pathlib import Path
 
@@ -51,7 +51,6 @@ from flairsearch.engine import Engine
 from flairsearch.images.decoding import content_hash
 from flairsearch.indexing import pipeline, repair  # noqa: F401 - Engine imports them late
 from flairsearch.indexing.lifecycle import create_index, open_settings
-from flairsearch.store import snapshot
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.database import Database
 from flairsearch.store.derived_files import is_whole
@@ -237,7 +236,7 @@ PLAIN_OPEN, PLAIN_FSYNC = io.open, os.fsync
 
 def watch() -> None:
     """From here on this process counts."""
-    snapshot.PIECE = 2  # Readers read in small pieces, too.
+    Reader.rows = partialmethod(Reader.rows, piece_views=2)  # Readers read in small pieces, too.
     io.open, os.fsync = watched_open, watched_fsync
     sys.addaudithook(on_audit)
     watch_sqlite()

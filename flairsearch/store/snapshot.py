@@ -155,8 +155,8 @@ class Reader:
         for start, stop, segment, rows in self._stretches(positions[order]):
             yield segment.number, segment.tokens.rows, order[start:stop], rows
 
-    def rows(self, views: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-        """View ids i64[K] of one codec -> their bytes u8[n, stride] in the same order, in pieces.
+    def rows(self, views: NDArray[np.int64], piece_views: int = PIECE) -> Iterator[NDArray[np.uint8]]:
+        """View ids i64[K] of one codec -> their bytes u8[n, stride] in the same order, in pieces of so many views.
 
         A piece is overwritten by the next one: memory that is in the processor's cache already.
         """
@@ -165,9 +165,9 @@ class Reader:
         if not all(segment.tokens.are_cached(rows) for _, _, segment, rows in probes):
             for _, _, segment, rows in self._stretches(positions):
                 segment.tokens.prefetch(rows)
-        piece = np.empty((min(PIECE, len(views)), self._codec_of(views).stride), np.uint8)
-        for first in range(0, len(positions), PIECE):
-            some = positions[first : first + PIECE]
+        piece = np.empty((min(piece_views, len(views)), self._codec_of(views).stride), np.uint8)
+        for first in range(0, len(positions), piece_views):
+            some = positions[first : first + piece_views]
             self._read(some, piece)
             yield piece[: len(some)]
 

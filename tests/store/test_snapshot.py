@@ -35,6 +35,15 @@ def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
     assert len(set(reader.contents(views))) == 160
 
 
+def test_rows_come_in_pieces(index, catalog):
+    filled(index, range(5), range(5, 11))
+    reader = Reader(index, SETTINGS, catalog)
+    views = np.random.default_rng(0).permutation(reader.views.id)
+    pieces = [piece.copy() for piece in reader.rows(views, piece_views=4)]  # the next one overwrites it
+    assert [len(piece) for piece in pieces] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate(pieces), reader.coded(views))
+
+
 def test_by_segment_has_each_view_once_at_its_place(index, catalog):
     filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
     reader = Reader(index, SETTINGS, catalog)
