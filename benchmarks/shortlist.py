@@ -2,7 +2,7 @@
 
     python -m benchmarks.shortlist DATA [--work FOLDER] [--mosaics 4000] [--variants | --cost]
 
-DATA holds images.tar, train.json and val.json (training/data.py). The queries: all captions of val.json, and the single
+DATA holds images.tar, train.json and val.json. The queries: all captions of val.json, and the single
 words and short phrases below, which are nobody's captions. Truth is the exact score of every stored view. Both indexes
 are made in FOLDER as a user makes them (a run that finds them there goes on from them).
 """

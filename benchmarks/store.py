@@ -193,7 +193,7 @@ def _fill(
 
 
 def writer_folder(writer: Writer) -> Path:
-    return Path(writer._folder)
+    return writer.folder / "segments"
 
 
 @contextmanager

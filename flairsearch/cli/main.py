@@ -77,7 +77,8 @@ def root() -> TyperGroup:
 
 def main() -> None:
     """The console script: one line for every expected error."""
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is checked in decode
+    # images/decoding.py checks a limit of its own.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of broken EXIF: it counts as none
     if sys.stdout is None:  # closed by the shell: >&-
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end

@@ -121,7 +121,7 @@ def _ask_server(question: Question, url: str, local: Sequence[str]) -> Answer:
 
     if local:
         raise UsageError(f"--{local[0]} does not go with --server (or FLAIRSEARCH_SERVER) - leave out one of them")
-    return Server.at(url, os.environ.get("FLAIRSEARCH_TOKEN")).search(question)
+    return Server.at(url, os.environ.get("FLAIRSEARCH_TOKEN") or None).search(question)
 
 
 def _ask_here(question: Question, index: str | None, model: str | None, device: str) -> Answer:
@@ -242,6 +242,8 @@ def _draw(hit: Hit, path: Path, heat: bool) -> Path | None:
     from flairsearch.output import overlay as overlay_module
 
     try:
+        if os.path.exists(hit.path) and not os.path.isfile(hit.path):  # A pipe of that name would never end.
+            raise PictureError(f"{hit.path}: it is no file")
         photo = open_upright(hit.path)
     except PictureError as error:
         typer.echo(f"no overlay for {formatting.escape(str(error))}", err=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flairsearch.engine import Engine
 
 MOST_HITS = 200  # One answer over HTTP holds at most this many hits.
+MOST_BODY = 32_000_000  # One request over HTTP, with its picture, has at most this many bytes.
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,11 @@ class Question:
             "since": None if scope.since is None else scope.since.isoformat(),
             "until": None if last is None else last.isoformat(),
             "larger_than": size,
-            "ext": ",".join(scope.extensions) or None,
         }
         for picture in terms.pictures:
             single["box"] = None if picture.box is None else ",".join(map(str, picture.box))
             single["image_weight"] = picture.weight
-        several = {"q": terms.texts, "not": terms.without, "at": terms.at}
+        several = {"q": terms.texts, "not": terms.without, "at": terms.at, "ext": scope.extensions}
         return [
             *((name, text) for name, texts in several.items() for text in texts),
             *((name, str(value)) for name, value in single.items() if value is not None),

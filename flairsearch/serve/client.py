@@ -19,7 +19,8 @@ from flairsearch.core.query import Example, Terms
 from flairsearch.core.settings import check_token
 from flairsearch.core.types import Answer, Hit
 from flairsearch.output.formatting import escape, from_dict
-from flairsearch.search.request import MOST_HITS, Question
+from flairsearch.search.policy import DEFAULT_POLICY
+from flairsearch.search.request import MOST_BODY, MOST_HITS, Question
 
 PATIENCE = 300.0  # A server has this many seconds for all pages of an answer.
 _LARGEST = 64 << 20  # A page of an answer has at most this many bytes.
@@ -60,8 +61,10 @@ class Server:
     def search(self, question: Question, page: int = MOST_HITS, patience: float = PATIENCE) -> Answer:
         """The answer, asked for in pages of at most `page` hits; patience: seconds for all of them.
 
-        Raises ServerError when there is none, and PictureError when the query's picture cannot be read.
+        Raises ServerError when there is none, PictureError when the query's picture cannot be read or is too large to
+        send, and UsageError on what no server is asked.
         """
+        _check(question)
         picture = _read(question.terms.pictures)
         found: list[Answer | ServerError] = []
 
@@ -140,10 +143,25 @@ class Server:
         return ServerError(f"{self.url} is no flairsearch server ({reason}) - check the address given as --server")
 
 
+def _check(question: Question) -> None:
+    """Raises UsageError on what an index here would refuse, in the same words, and on what no URL can carry."""
+    if question.k < 1:
+        raise UsageError(f"k is {question.k} - ask for at least one hit")
+    for name, value in question.parameters():
+        if not is_text(value):
+            raise UsageError(f"{name}={value!a} is no UTF-8 - a server cannot be asked for it")
+    DEFAULT_POLICY.shortlist_size(question.shortlist, 1)
+
+
 def _named(hit: Hit, terms: Terms) -> Hit:
-    """With the name of the query's picture, which the server has not been told. Raises ValueError on a path of none."""
+    """With the name of the query's picture, which the server has not been told. Raises ValueError on what is no hit."""
     if "\0" in hit.path or not is_text(hit.path):
         raise ValueError("no file has that name")
+    regions = [*hit.regions, *(region for phrase in hit.phrases for region in phrase.regions)]
+    scores = [hit.score, hit.score_global, hit.logit, *(phrase.score for phrase in hit.phrases)]
+    scores += [region.score for region in regions]
+    if not (hit.width > 0 and hit.height > 0 and all(map(math.isfinite, scores))):
+        raise ValueError("no photo has that size, or no hit that score")
     names = [*terms.texts, *(os.path.basename(picture.path) for picture in terms.pictures)]
     phrases = tuple(replace(phrase, text=name) for phrase, name in zip(hit.phrases, names, strict=True))
     return replace(hit, phrases=phrases)
@@ -152,14 +170,18 @@ def _named(hit: Hit, terms: Terms) -> Hit:
 def _read(pictures: Sequence[Example]) -> bytes | None:
     """The file of the picture that is looked for."""
     for picture in pictures:
-        if picture.data is not None:
-            return picture.data
         from flairsearch.images.decoding import read_bytes
 
         try:
-            return read_bytes(os.path.expanduser(picture.path))
+            data = picture.data or read_bytes(os.path.expanduser(picture.path))
         except PictureError as error:
             raise PictureError(f"{picture.path}: {error} - give a picture to look for: --image FILE") from None
+        if len(data) > MOST_BODY:
+            most = f"{MOST_BODY / 1e6:.0f} MB"
+            raise PictureError(
+                f"{picture.path}: more than the {most} a server takes - give a smaller one: --image FILE"
+            )
+        return data
     return None
 
 

@@ -21,9 +21,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flairsearch.search.request import MOST_BODY
 from flairsearch.serve.errors import fail
 
-MOST_BODY = 32_000_000  # bytes of one request
 MOST_HELD = 8 * MOST_BODY  # of all requests together
 MOST_URL = 16_000  # bytes of path and query
 MOST_HEADERS = 32_000  # bytes of their names and values; and so many of them:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from flairsearch.core.errors import FlairSearchError
 from flairsearch.core.filters import Scope
@@ -73,13 +73,15 @@ class _Opened:
 
 @dataclass(eq=False)
 class _Request:
-    """A call that waits for its turn."""
+    """A call that waits for its turn; it is empty when it has been answered or cancelled."""
+
+    do: Callable[[], object] | None = None
 
 
 @dataclass(eq=False)
 class _Search(_Request):
-    terms: Terms
-    how: How
+    terms: Terms | None = None
+    how: How = How()
     found: Found | None = None  # An earlier search that asked alike may have brought the answer along.
     grouped: bool = False  # A search that went wrong in a group is asked alone when its turn comes.
 
@@ -120,7 +122,7 @@ class Service:
 
     def search(self, terms: Terms, how: How) -> Future[Found]:
         """Cancel the answer to leave the queue. Raises Busy or Stopped."""
-        search, began = _Search(terms, how), time.perf_counter()
+        search, began = _Search(terms=terms, how=how), time.perf_counter()
         return self._put(search, lambda: replace(self._answer(search), seconds=time.perf_counter() - began))
 
     def call(self, ask: Callable[[Engine], _T]) -> Future[_T]:
@@ -135,12 +137,16 @@ class Service:
         self._worker.shutdown()
 
     def _put(self, request: _Request, do: Callable[[], _T]) -> Future[_T]:
+        request.do = do
+
         def take_turn() -> _T:
+            """Holds nothing of the request but what `_leave` empties: the queue keeps cancelled calls for a while."""
             with self._lock:
                 self._waiting.pop(request)
                 if self._stopped:
                     raise Stopped("the server stops - ask again later")
-            return do()
+            assert request.do is not None
+            return cast("_T", request.do())
 
         with self._lock:
             if self._stopped:
@@ -153,20 +159,25 @@ class Service:
             return answer
 
     def _leave(self, request: _Request) -> None:
-        """A request that was cancelled waits no longer; any other has gone already."""
+        """A request that was cancelled waits no longer, and what it holds, a picture perhaps, goes at once."""
         with self._lock:
             self._waiting.pop(request, None)
+            request.do = None
+            if isinstance(request, _Search):
+                request.terms = None
 
     # -- in the Engine's thread
 
     def _warm(self) -> _Opened:
         engine = self._open()
+        # Index and identity are read at once: one that replaces this index during the warm-up must be noticed.
+        opened = _Opened(engine, Catalog(engine.folder), _identity(engine.folder))
         from flairsearch.rerank import numba_backend  # noqa: F401 - One query alone would do without numba.
         from flairsearch.shortlist import code_scan_numba  # noqa: F401 - likewise
 
         if engine.status().images:
             engine.search(self._first_text, 1)
-        return _Opened(engine, Catalog(engine.folder), _identity(engine.folder))
+        return opened
 
     def _current(self) -> Engine:
         """The Engine of the index that is there now: `index --rebuild` puts another one in its place."""
@@ -183,28 +194,30 @@ class Service:
         """Together with all that ask alike; where that goes wrong, each alone: one query's error is no other's."""
         if search.found is None:
             with self._lock:
-                waiting = [other for other in self._waiting if isinstance(other, _Search)]
-            alike = [other for other in waiting if other.how == search.how and not (other.grouped or search.grouped)]
-            group = [search, *alike]
-            for one in group:
+                waiting = [search, *(other for other in self._waiting if isinstance(other, _Search))]
+                alike = [
+                    other for other in waiting if other.how == search.how and not (other.grouped or search.grouped)
+                ]
+                group = [(one, one.terms) for one in alike or [search] if one.terms is not None]
+            for one, _ in group:
                 one.grouped = True
             try:
                 self._search(group, search.how)
             except FlairSearchError:
                 if len(group) == 1:
                     raise
-                self._search([search], search.how)
+                self._search(group[:1], search.how)
         assert search.found is not None
         return search.found
 
-    def _search(self, group: Sequence[_Search], how: How) -> None:
+    def _search(self, group: Sequence[tuple[_Search, Terms]], how: How) -> None:
         """One hit more than asked for says whether there is a next page."""
         engine = self._current()
-        several = [search.terms for search in group]
+        several = [terms for _, terms in group]
         found = engine.search_many(several, how.k + 1, how.shortlist, how.min_score, how.scope, how.offset)
         ranked, in_scope = engine.reranked, engine.in_scope
-        for query, (search, hits) in enumerate(zip(group, found, strict=True)):
-            unseen = engine.unseen_words(*search.terms.texts, *search.terms.without)
+        for query, ((search, terms), hits) in enumerate(zip(group, found, strict=True)):
+            unseen = engine.unseen_words(*terms.texts, *terms.without)
             warnings = tuple(engine.warnings(query))
             more = len(hits) > how.k
             search.found = Found(hits[: how.k], more, in_scope, ranked[query], tuple(unseen), warnings)

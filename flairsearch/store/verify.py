@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from flairsearch.core.arrays import chunks
-from flairsearch.core.limits import STORE_LIMITS, StoreLimits
-from flairsearch.store.snapshot import Reader
-
-if TYPE_CHECKING:  # a command that asks a server has hits, and no arrays
-    import numpy as np
-    from numpy.typing import NDArray
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.core.arrays import chunks
 from flairsearch.core.errors import StoreError
+from flairsearch.core.limits import STORE_LIMITS, StoreLimits
 from flairsearch.store.catalog import Catalog
+from flairsearch.store.snapshot import Reader
 
 
 def verify(

@@ -1,4 +1,4 @@
-"""Arrays of a layout go round; whatever does not fit it is refused. Damaged bytes: test_basis.py and test_fit.py."""
+"""Arrays of a layout go round; whatever does not fit it is refused."""
 
 from __future__ import annotations
 

@@ -159,12 +159,12 @@ elsewhere = pytest.mark.skipif(GPU or INTERPRETED, reason="the kernels are teste
 
 @elsewhere
 def test_kernels_in_the_interpreter() -> None:
-    interpret(f"{__file__}::TestKernels", str(Path(__file__).with_name("test_residence.py")), timeout=600)
+    interpret(f"{__file__}::TestKernels", str(Path(__file__).with_name("test_gpu_segment_cache.py")), timeout=600)
 
 
 @elsewhere
 def test_the_contract_in_the_interpreter() -> None:
-    interpret("-k", "triton", str(Path(__file__).with_name("test_rerank_backends.py")), timeout=600)
+    interpret("-k", "triton", str(Path(__file__).with_name("test_backends.py")), timeout=600)
 
 
 @elsewhere

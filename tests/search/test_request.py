@@ -57,7 +57,7 @@ PARAMETERS |= {"box", "image_weight"}
 def read(found: dict[str, list[str]], picture: bytes | str | None = None) -> Question:
     """As the server reads a request's parameters."""
     assert set(found) <= PARAMETERS
-    assert all(len(found[name]) == 1 for name in set(found) - {"q", "not", "at"})
+    assert all(len(found[name]) == 1 for name in set(found) - {"q", "not", "at", "ext"})
     one: Any = {name: values[0] for name, values in found.items()}
     example = None if picture is None else Example.of(picture, one.get("box"), float(one.get("image_weight", 1)))
     terms = Terms.of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -24,7 +25,7 @@ from flairsearch.core.query import Example, Terms
 from flairsearch.core.types import Answer
 from flairsearch.engine import Engine
 from flairsearch.output.formatting import to_dict, to_json
-from flairsearch.search.request import Question
+from flairsearch.search.request import MOST_BODY, Question
 from flairsearch.serve import client
 from flairsearch.serve.client import Server, ServerError
 from tests.support.served import Site, open_index, serving_index
@@ -233,6 +234,7 @@ BAD: dict[str, tuple[object, ...]] = {
     "shortlist": ("red", "--shortlist", "0"),
     "k 0": ("red", "-k", "0"),
     "k below 0": ("red", "-k", "-3"),
+    "shortlist of no letters": ("red", "--shortlist", "\udcff"),
     "box outside": ("--image", "red.png", "--box", "0,0,999,999"),
     "missing picture": ("--image", "nothing.png"),
     "no picture": ("--image", "page.jpg"),
@@ -248,8 +250,9 @@ def test_mistakes_are_one_line(
     for name, arguments in BAD.items():
         with subtests.test(name):
             done = run("query", *arguments, "--server", served.url)
-            assert (done.code, done.out) == (2 if name in ("since when", "empty") else 1, "")
-            refused = name not in ("since when", "empty", "missing picture")
+            here = ("since when", "empty", "shortlist", "k 0", "k below 0", "shortlist of no letters")
+            assert (done.code, done.out) == (2 if name in here else 1, "")
+            refused = name not in (*here, "missing picture")
             assert (f"{served.url} refuses the query: " in done.message) == refused
 
 
@@ -259,6 +262,39 @@ def test_pictures_that_cannot_be_read_are_not_sent(tmp_path: Path) -> None:
             Server.at("http://127.0.0.1:1", None).search(Question(Terms.of(picture=str(path))))
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_pictures_that_are_too_large_are_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(MOST_BODY + 1))
+    for picture in (Example.of(tmp_path / "large.png"), Example.of(bytes(MOST_BODY + 1))):
+        with pytest.raises(PictureError, match="more than the 32 MB a server takes"):
+            Server.at("http://127.0.0.1:1", None).search(Question(Terms.of(picture=picture)))
+
+
+def test_an_empty_token_is_none(served: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAIRSEARCH_TOKEN", "")
+    assert run("query", "red", "--paths", "--server", served.url).code == 0
+
+
+def test_as_many_kinds_as_an_index_takes(served: Site) -> None:
+    scope = Scope.of(ext=[f"kind{number}" for number in range(48)] + ["png"])
+    alike(ask_server(served, Question(RED.terms, scope=scope)), ask_here(served, Question(RED.terms, scope=scope)))
+
+
+def test_a_hit_that_is_a_pipe_is_not_read(run: Run, tmp_path: Path) -> None:
+    """The paths are the server's: here anything may have that name."""
+    os.mkfifo(tmp_path / "pipe.png")
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        found = GOOD | {"hits": [HIT | {"path": str(tmp_path / "pipe.png")}]}
+        connection.sendall(said("200 OK", json.dumps(found).encode()))
+
+    with answering(answer) as port:
+        overlay = str(tmp_path / "drawn")
+        done = run("query", "red", "--paths", "--overlay", overlay, "--server", f"http://127.0.0.1:{port}")
+    assert done.code == 0
+    assert f"no overlay for {tmp_path / 'pipe.png'}: it is no file" in done.err
 
 
 def test_a_real_model_from_end_to_end(real_index: Path, run: Run, subtests: pytest.Subtests) -> None:
@@ -451,6 +487,8 @@ MORE = {
     "a score that is no number": GOOD | {"hits": [HIT | {"score": float("nan")}]},
     "a path of none": GOOD | {"hits": [HIT | {"path": "/x\ud800.png"}]},
     "a path that ends early": GOOD | {"hits": [HIT | {"path": "/x.png\0/y.png"}]},
+    "a score in letters": GOOD | {"hits": [HIT | {"score": "nan"}]},
+    "a photo of no size": GOOD | {"hits": [HIT | {"width_px": 0}]},
     "phrases of nobody": GOOD | {"hits": [HIT | {"phrases": []}]},
     "more hits than asked for": GOOD | {"hits": [HIT] * 11},
     "a page without end": GOOD | {"hits": [], "next": 0},

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from flairsearch.serve.security import MOST_BODY, MOST_URL, Guard, is_loopback, is_wildcard
+from flairsearch.search.request import MOST_BODY
+from flairsearch.serve.security import MOST_URL, Guard, is_loopback, is_wildcard
 
 GOOD = {"host": "127.0.0.1:8421"}
 

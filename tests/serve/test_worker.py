@@ -1,11 +1,13 @@
+import gc
 import threading
+import weakref
 from concurrent.futures import CancelledError
 
 import pytest
 
 from flairsearch.core.errors import UsageError
 from flairsearch.core.filters import Scope
-from flairsearch.core.query import Terms
+from flairsearch.core.query import Example, Terms
 from flairsearch.serve.worker import MOST_WAITING, Busy, How, Service, Stopped
 from tests.support.fake import fake_engine, paint_red
 
@@ -111,6 +113,52 @@ def test_who_went_away_is_not_answered(service, held):
     with pytest.raises(CancelledError):
         goes.result(SECONDS)
     assert service.batches == {1: 1}
+
+
+def test_requests_that_went_away_leave_nothing_behind(service, held):
+    """Their pictures are gone at once, not when their turn comes."""
+    gone = []
+    for _ in range(3 * MOST_WAITING):
+        terms = Terms.of(picture=Example.of(bytes(100)))
+        gone.append(weakref.ref(terms))
+        assert service.search(terms, How(k=2)).cancel()
+    del terms
+    gc.collect()
+    assert not any(one() for one in gone)
+    assert service.waiting == 0
+    held.set()
+    assert names(service.search(RED, How(k=1)).result(SECONDS)) == ["15"]
+
+
+def test_an_index_that_takes_its_place_during_the_warm_up_is_opened(index, tmp_path):
+    """What the service knows of an index is read when it is opened, not after the first query."""
+    for patches in (20, 30):
+        paint_red(tmp_path / "others" / f"{patches}.png", patches)
+    with fake_engine(tmp_path / "other") as engine:
+        engine.add(tmp_path / "others")
+    opened = []
+
+    def open_and_replace():
+        engine = fake_engine(index)
+        if not opened:
+            search = engine.search
+
+            def replace(*asked):
+                found = search(*asked)
+                index.rename(tmp_path / "old")
+                (tmp_path / "other").rename(index)
+                return found
+
+            engine.search = replace
+        opened.append(engine)
+        return engine
+
+    service = Service(open_and_replace, warm="red")
+    try:
+        assert names(service.search(RED, How(k=9)).result(SECONDS)) == ["30", "20"]
+        assert service.catalog.path_of(1).endswith(("20.png", "30.png"))
+    finally:
+        service.close()
 
 
 def test_more_than_may_wait_are_refused(service, held):
