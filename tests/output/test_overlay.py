@@ -146,6 +146,12 @@ def test_labels_of_one_place_do_not_overlap(count: int, box: Box) -> None:
     assert not any(overlap(tags[i], tags[j]) for i in range(count) for j in range(i))
 
 
+def test_a_label_without_a_free_place_takes_the_first() -> None:
+    """The first of its places that lies in the picture: above the box, at its left edge."""
+    assert overlay._find_spot((30, 10), (40, 50, 90, 90), (100, 100), [(0, 0, 100, 100)]) == (40, 40, 70, 50)
+    assert overlay._find_spot((30, 10), (40, 50, 90, 90), (100, 100), []) == (40, 40, 70, 50)
+
+
 def test_two_boxes_at_one_place_both_show() -> None:
     box = (100, 100, 300, 300)
     pixels = paint(make_hit(phrase("puppy", box), phrase("dog", box)))

@@ -76,6 +76,17 @@ def test_texts_asked_for_are_those_that_say_most() -> None:
     assert sorted(set(made.asked // 2)) == list(range(30))
 
 
+def test_scores_beyond_those_of_the_sample_have_the_largest_codes() -> None:
+    """A code of 8 bits ends at 127 on both sides: one step more would change its sign."""
+    made = fit(TEXTS, scores_of(TEXTS, 200), 121)
+    views = scores_of(TEXTS, 50, seed=2)
+    near, far = made.codes(views), made.codes(views * 1000)
+    assert far.min() == -127
+    assert far.max() == 127
+    strong = np.abs(near.astype(int)) > 20
+    assert (np.sign(far[strong]) == np.sign((made.offset + 1000 * (views @ made.gather))[strong])).all()
+
+
 def test_views_all_alike() -> None:
     made = fit(TEXTS, np.full((30, 120), 0.25, np.float32), 8)
     codes = made.codes(np.full((2, 120), 0.25, np.float32))
