@@ -11,7 +11,7 @@ import pytest
 
 from flairsearch.core.errors import FlairSearchError
 from flairsearch.core.types import Encoded, Frame, Picture, PoolWeights
-from flairsearch.evaluate import region_metrics
+from flairsearch.evaluate import region_metrics, region_run
 from flairsearch.evaluate.galleries import PlacedGallery
 from flairsearch.evaluate.region_metrics import iou
 from flairsearch.evaluate.region_run import regions
@@ -263,6 +263,16 @@ def test_pieces_do_not_matter(painted: Painted, rows: list[RegionRow]) -> None:
 def test_fewer_views_than_places_in_a_ranking() -> None:
     rows = Painted(count=4, texts=9).rows()
     assert rows[0].recall[0.0][5] == rows[0].recall[0.0][10]
+
+
+def test_right_views_that_all_come_late_are_no_hits() -> None:
+    """Nothing on the first page: no precision, and no box of a hit."""
+    none = np.zeros(1, np.int64)
+    box = np.array([[0.1, 0.1, 0.5, 0.5]])
+    late = region_run._Pairs(none, none, np.array([region_metrics.PAGE]), np.array([True]), [box])
+    row = region_run._row(late, 1, "regions", [[box[0]]], None, None)
+    assert (row.precision, row.hits_reached, row.hits_centred) == (0, 0, 0)
+    assert row.iou == pytest.approx(1)
 
 
 def test_no_text_is_wrong_where_all_are_right() -> None:
