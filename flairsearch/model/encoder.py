@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
-import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +16,7 @@ from torch.nn import functional as F
 from flairsearch.core.arrays import chunks
 from flairsearch.core.atomic_file import atomic_write
 from flairsearch.core.errors import UsageError
+from flairsearch.core.memory import keep_freed_memory
 from flairsearch.core.paths import cache_folder
 from flairsearch.core.types import Encoded, Picture, PoolWeights, Query
 from flairsearch.model import checkpoints, prompts
@@ -26,7 +25,6 @@ from flairsearch.model.flair import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model, ru
 
 BANK_BATCH = 64  # texts encoded at once
 _CPU_CONV_VIEWS = 8  # through a convolutional tower on a CPU at once: more leave its caches
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def choose_device(name: str = "auto") -> str:
@@ -49,19 +47,6 @@ def choose_precision(device: str) -> torch.dtype:
     return torch.float32
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep what torch frees, where there is glibc.
-
-    A layer's activations of some MB would be taken from the system anew each time, and half of the time of a
-    convolutional tower would be page faults.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-            mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
 class Encoder:
     """A model on a device: the image tower in a fast precision, texts and the fold in float32."""
 
@@ -70,7 +55,7 @@ class Encoder:
     ) -> None:
         self.device = choose_device(device)
         if self.device == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         self._precision = precision or choose_precision(self.device)
         self._model: FLAIR = load_model(model, self.device)
         self.name, self.weights_hash, self.config = self._model.name, self._model.weights_hash, self._model.config

@@ -18,6 +18,7 @@ from typing import TypeVar, cast
 
 from flairsearch.core.errors import FlairSearchError
 from flairsearch.core.filters import Scope
+from flairsearch.core.memory import keep_freed_memory
 from flairsearch.core.query import Terms
 from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
@@ -169,6 +170,7 @@ class Service:
     # -- in the Engine's thread
 
     def _warm(self) -> _Opened:
+        keep_freed_memory()
         engine = self._open()
         # Index and identity are read at once: one that replaces this index during the warm-up must be noticed.
         opened = _Opened(engine, Catalog(engine.folder), _identity(engine.folder))
