@@ -261,3 +261,13 @@ def test_all_kinds_are_indexed_and_found_upright(tmp_path):
             assert abs(right - 600) <= 160
         again = engine.add()
         assert (again.unchanged, again.videos, again.changed) == (3, 2, 0)
+
+
+def test_raw_files_that_are_tiff_but_for_their_first_bytes() -> None:
+    """Olympus and Panasonic: the rest is a TIFF in the same order of bytes; Fujifilm's is not."""
+    rest = b"\x08\0\0\0 and directories"
+    for start, plain in ((b"IIRO", b"II*\0"), (b"IIRS", b"II*\0"), (b"IIU\0", b"II*\0"), (b"MMOR", b"MM\0*")):
+        assert formats._exif_of(start + rest) == plain + rest
+    assert formats._exif_of(b"II*\0" + rest) == b"II*\0" + rest
+    assert formats._exif_of(b"FUJIFILMCCD-RAW" + rest) == b""
+    assert formats._exif_of(b"ftypcrx " + b"CMT1" + rest) == rest

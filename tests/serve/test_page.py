@@ -21,7 +21,7 @@ from tests.support.browsed import (
 )
 
 pytestmark = pytest.mark.browser
-STATIC = Path(__file__).parents[2] / "flairsearch" / "static"
+STATIC = Path(__file__).parents[2] / "flairsearch" / "serve" / "static"
 
 
 def test_modules_are_small_and_build_no_markup() -> None:
