@@ -508,3 +508,14 @@ def test_names_that_are_no_text(tmp_path: Path, photos: Path) -> None:
             engine.show(odd / "3.png", "red")
         with pytest.raises(UsageError, match="is no UTF-8"):
             engine.move_root(photos, odd)
+
+
+def test_a_further_page_warns_of_nothing(tmp_path: Path) -> None:
+    """Without conditions no photo is left out of any page."""
+    for patches in range(1, 9):
+        paint_red(tmp_path / "photos" / f"{patches}.png", patches)
+    with fake_engine(tmp_path / "index") as engine:
+        engine.add(tmp_path / "photos")
+        for offset in (0, 2, 7, 9):
+            engine.search("red", 2, offset=offset)
+            assert (engine.warnings(), engine.passed_over) == ([], [0])

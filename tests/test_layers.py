@@ -127,6 +127,15 @@ def test_every_dependency_is_used() -> None:
     assert {names.get(name, name) for name in declared} == used - SERVE - COMFORT - {"triton"}
 
 
+def test_records_are_frozen() -> None:
+    """Values that several rooms share do not change after they are made."""
+    for module in MODULES:
+        for node in ast.walk(parse(module)) if module.startswith("core/") else ():
+            for decorator in getattr(node, "decorator_list", ()):
+                if "dataclass" in ast.unparse(decorator):
+                    assert "frozen=True" in ast.unparse(decorator), f"{module}: {ast.unparse(node)[:80]}"
+
+
 def test_sizes() -> None:
     for module in MODULES:
         assert len((PACKAGE / module).read_text(encoding="utf-8").splitlines()) <= 300, module
