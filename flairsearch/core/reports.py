@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # a command that asks a server has hits, and no arrays
-    pass
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def test_the_contract_in_the_interpreter() -> None:
 @elsewhere
 @pytest.mark.grid
 def test_the_whole_grid_in_the_interpreter() -> None:
-    """Minutes: `.ci/run` asks for it, `make test` does not."""
+    """It takes minutes: `make test-all` asks for it, `make test` and `.ci/run` do not."""
     interpret("-m", "grid", f"{__file__}::TestGrid", timeout=3000)
 
 
