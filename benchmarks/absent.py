@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from benchmarks.background import Background
 from benchmarks.flickr import FRAME, Annotations, read_photos
 from benchmarks.shortlist import WORDS, head
-from flairsearch.core.types import Encoded, Picture, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Picture
 from flairsearch.evaluate.caption_datasets import read_annotations
-from flairsearch.evaluate.galleries import encode_in_pieces, join, of_photos
+from flairsearch.evaluate.galleries import aggregate_views, encode_in_pieces, join
 from flairsearch.evaluate.mosaics import Mosaics, make_mosaics, plan_mosaics
 from flairsearch.model import prompts
 from flairsearch.model.encoder import Encoder
-from flairsearch.rerank.many_texts import ManyTexts
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.many_texts import TextBatchScorer
+from flairsearch.rerank.torch_backend import TorchPool
 
 TEXTS = 600  # of the bank make a background
 RATES = (0.01, 0.05, 0.1)
@@ -47,31 +47,33 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQuery:
     """T queries over N views."""
 
-    queries: list[Query]
+    queries: list[EncodedText]
     scores: F32  # [N, T] exact
     near: F32  # [N, T] of the global token
     right: Bools  # [N, T] what answers
     gone: Bools  # [N, T] what must not be there for the query to be absent
 
 
-def score(encoder: Encoder, encoded: Encoded, queries: list[Query]) -> F32:
+def score(encoder: Encoder, encoded: EncodedViews, queries: list[EncodedText]) -> F32:
     """Exact, f32[N, T]."""
-    many, count = ManyTexts(queries, encoder.pool_weights, encoder.device), len(encoded.tokens)
+    many, count = TextBatchScorer(queries, encoder.pool_weights, encoder.device), len(encoded.tokens)
     return np.concatenate([many.score(encoded.part(slice(i, i + 64))) for i in range(0, count, 64)])
 
 
-def ask(encoder: Encoder, encoded: Encoded, texts: list[str], right: Bools, gone: Bools) -> Asked:
+def ask(encoder: Encoder, encoded: EncodedViews, texts: list[str], right: Bools, gone: Bools) -> EncodedQuery:
     queries = [q for i in range(0, len(texts), 256) for q in encoder.encode_texts(texts[i : i + 256])]
     unit = np.stack([query.vector / np.linalg.norm(query.vector) for query in queries], 1)
-    return Asked(queries, score(encoder, encoded, queries), encoded.pooled.astype(np.float32) @ unit, right, gone)
+    return EncodedQuery(
+        queries, score(encoder, encoded, queries), encoded.pooled.astype(np.float32) @ unit, right, gone
+    )
 
 
 def ask_captions(
-    encoder: Encoder, encoded: Encoded, notes: Annotations, shown: NDArray[np.int64], said: NDArray[np.int64]
-) -> Asked:
+    encoder: Encoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64], said: NDArray[np.int64]
+) -> EncodedQuery:
     """Each cell's caption, each once."""
     cells = list(dict.fromkeys(zip(shown.ravel().tolist(), said.ravel().tolist(), strict=True)))
     owner = np.array([photo for photo, _ in cells])
@@ -79,7 +81,7 @@ def ask_captions(
     return ask(encoder, encoded, [notes.captions[photo][number] for photo, number in cells], right, right)
 
 
-def ask_words(encoder: Encoder, encoded: Encoded, notes: Annotations, shown: NDArray[np.int64]) -> Asked:
+def ask_words(encoder: Encoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64]) -> EncodedQuery:
     """Single words, no background's. Present where two captions of a photo have it; absent: no caption has."""
     every = prompts.texts()
     words = sorted({*WORDS, *(text for text in every if " " not in text)} - set(every[:: len(every) // TEXTS]))
@@ -90,9 +92,9 @@ def ask_words(encoder: Encoder, encoded: Encoded, notes: Annotations, shown: NDA
     return ask(encoder, encoded, words, np.asarray(right), np.asarray(gone))
 
 
-def shares(encoder: Encoder, encoded: Encoded, asked: Asked, kept: Bools) -> F64:
+def shares(encoder: Encoder, encoded: EncodedViews, asked: EncodedQuery, kept: Bools) -> F64:
     """Of each query's best view among those kept bool[N, T], what the zero key leaves: mean over heads, f64[T]."""
-    reranker, best = Reranker(encoder.pool_weights), np.where(kept, asked.scores, -2).argmax(0)
+    reranker, best = TorchPool(encoder.pool_weights), np.where(kept, asked.scores, -2).argmax(0)
     left = [reranker.attend([encoded.tokens[i : i + 1]], q).sum() for i, q in zip(best, asked.queries, strict=True)]
     return np.array(left, np.float64)
 
@@ -109,7 +111,7 @@ def tail(scores: F32) -> float:
     return float(above[0] / max(mean, 1e-9) + np.log(len(ranked) / last))
 
 
-def signals(asked: Asked, kept: Bools) -> dict[str, F64]:
+def signals(asked: EncodedQuery, kept: Bools) -> dict[str, F64]:
     """name -> f64[T], of the views kept bool[N, T]."""
     rows: dict[str, list[float]] = {}
     for text in range(kept.shape[1]):
@@ -137,15 +139,15 @@ def auroc(present: F64, absent: F64) -> float:
     return float((below + level).mean() / 2 / len(absent))
 
 
-def first(asked: Asked, views: int) -> Asked:
+def first(asked: EncodedQuery, views: int) -> EncodedQuery:
     """The first views only, and the queries that are both present and can be absent there."""
     right, gone = asked.right[:views], asked.gone[:views]
     some = right.any(0) & (gone.mean(0) <= COMMON)
     queries = [query for query, kept in zip(asked.queries, some, strict=True) if kept]
-    return Asked(queries, asked.scores[:views, some], asked.near[:views, some], right[:, some], gone[:, some])
+    return EncodedQuery(queries, asked.scores[:views, some], asked.near[:views, some], right[:, some], gone[:, some])
 
 
-def separate(encoder: Encoder, encoded: Encoded, asked: Asked) -> dict[str, float]:
+def separate(encoder: Encoder, encoded: EncodedViews, asked: EncodedQuery) -> dict[str, float]:
     """Signal -> AUROC."""
     everything, others = np.ones_like(asked.gone), ~asked.gone
     present, absent = signals(asked, everything), signals(asked, others)
@@ -154,13 +156,13 @@ def separate(encoder: Encoder, encoded: Encoded, asked: Asked) -> dict[str, floa
     return found | {"what the zero key leaves, of the best hit": auroc(with_photo, without)}
 
 
-def hits(asked: Asked) -> Bools:
+def hits(asked: EncodedQuery) -> Bools:
     """Of which queries the best hit is right, bool[T]."""
     right: Bools = asked.right[asked.scores.argmax(0), np.arange(len(asked.queries))]
     return right
 
 
-def calibrate(background: Background, asked: Asked) -> list[float]:
+def calibrate(background: Background, asked: EncodedQuery) -> list[float]:
     """Of each of RATES: share of absent queries with a match, of present ones whose best hit is right and a match."""
     right = hits(asked)
     absent = background.false_alarm(np.where(asked.gone, -2, asked.scores).max(0))
@@ -170,7 +172,7 @@ def calibrate(background: Background, asked: Asked) -> list[float]:
     ]
 
 
-def measure(encoder: Encoder, encoded: Encoded, several: dict[str, Asked], sizes: list[int]) -> None:
+def measure(encoder: Encoder, encoded: EncodedViews, several: dict[str, EncodedQuery], sizes: list[int]) -> None:
     chance = score(encoder, encoded, encoder.bank()[:: prompts.TEXTS // TEXTS])
     for name, asked in several.items():
         cut = {size: first(asked, size) for size in sizes}
@@ -191,7 +193,9 @@ def measure(encoder: Encoder, encoded: Encoded, several: dict[str, Asked], sizes
 
 def measure_words(encoder: Encoder, folder: Path, file: Path) -> None:
     """Labels of photos, each asked for alone: present among all photos, absent among those of other labels."""
-    found = of_photos(read_annotations(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size)
+    found = aggregate_views(
+        read_annotations(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size
+    )
     encoded, right = join(found.encoded), found.right
     assert right is not None
     _, once = np.unique(found.texts, return_index=True)

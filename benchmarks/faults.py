@@ -54,7 +54,7 @@ from flairsearch.indexing.lifecycle import create_index, open_settings
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.database import Database
 from flairsearch.store.derived_files import is_whole
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
 
@@ -236,7 +236,7 @@ PLAIN_OPEN, PLAIN_FSYNC = io.open, os.fsync
 
 def watch() -> None:
     """From here on this process counts."""
-    Reader.rows = partialmethod(Reader.rows, piece_views=2)  # Readers read in small pieces, too.
+    Snapshot.rows = partialmethod(Snapshot.rows, piece_views=2)  # Readers read in small pieces, too.
     io.open, os.fsync = watched_open, watched_fsync
     sys.addaudithook(on_audit)
     watch_sqlite()
@@ -449,7 +449,7 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
     seen.damaged = sorted(path for one in damage for path in one.paths)
     seen.listing = listing(catalog)
     seen.skipped = sorted(one.path for one in catalog.census.skipped())
-    reader, state = Reader(engine.folder, engine.settings, catalog), catalog.state()
+    reader, state = Snapshot(engine.folder, engine.settings, catalog), catalog.state()
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
     for number, count, _ in state.segments:
         live = int((state.views.segment == number).sum())

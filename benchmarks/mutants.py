@@ -36,7 +36,7 @@ SWAPS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "an
 SWAPS |= {"in": "not in", "not in": "in", "is": "is not", "is not": "is", **SUMS}
 OPERATOR = re.compile(rb"#[^\n]*|(not\s+in\b|is\s+not\b|[a-z]+|[^\s()#\\\w]+)")  # it passes over comments
 OPPOSED = (ast.Not, ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Is, ast.IsNot)  # to turn one turns its whole condition
-PLAIN = ("-x", "-q", "-p", "no:cacheprovider")
+FALLBACK_CODEC = ("-x", "-q", "-p", "no:cacheprovider")
 APART = re.compile(r"if .*TYPE_CHECKING:|if __name__ ==")
 FIXTURES = re.compile(r"(?m)(?:^def |\b(?=autouse=True))(\w+)")
 FROM = re.compile(r"\bfrom ([\w.]+) import (\([^)]*\)|.*)")
@@ -234,7 +234,7 @@ def meet(mutant: Mutant, root: Path, tests: list[str], args: argparse.Namespace)
     """Outcome and note."""
     source = (file := root / mutant["module"]).read_bytes()
     file.write_bytes(changed(source, mutant))
-    code, said = ask(root, "-m", "pytest", *PLAIN, *shlex.split(args.args), *tests, timeout=args.timeout)
+    code, said = ask(root, "-m", "pytest", *FALLBACK_CODEC, *shlex.split(args.args), *tests, timeout=args.timeout)
     file.write_bytes(source)
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.M)
     notes = {0: "", 5: "", 124: "timeout", **dict.fromkeys((2, 3, 4), "collection error")}
@@ -254,7 +254,7 @@ def run(args: argparse.Namespace) -> None:
         os.chmod(folder, 0o755)
         copy(root := Path(folder, "copy"))
         check = f"import sys, pytest, {package} as it; print(it.__file__, flush=True); sys.exit(pytest.main())"
-        code, said = ask(root, "-c", check, *PLAIN, "--collect-only", *shlex.split(args.args), args.tests)
+        code, said = ask(root, "-c", check, *FALLBACK_CODEC, "--collect-only", *shlex.split(args.args), args.tests)
         if code or not said.startswith(str(root)):
             raise SystemExit(f"{package} must come from {root}, and pytest must find tests there, but: {said[-2000:]}")
         sources, moved = read(root, package), dict(pair.split("=") for pair in args.map)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import Encoded, Query
+from flairsearch.core.types import EncodedText, EncodedViews
 from flairsearch.evaluate import galleries
 from flairsearch.evaluate.caption_datasets import read_annotations
 from flairsearch.evaluate.mosaics import Mosaics
@@ -25,7 +25,7 @@ from flairsearch.evaluate.region_metrics import KS
 from flairsearch.model.encoder import Encoder
 from flairsearch.regions.boxes import find_boxes, find_heat, inside
 from flairsearch.regions.locator import Locator
-from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.search.hits import UNWANTED
 
 Scores = NDArray[np.float32]
@@ -54,7 +54,11 @@ def auroc(high: list[float], low: list[float]) -> float:
 
 
 def judge(
-    encoded: Encoded, queries: list[Query], others: list[dict[str, Query]], locator: Locator, encoder: Encoder
+    encoded: EncodedViews,
+    queries: list[EncodedText],
+    others: list[dict[str, EncodedText]],
+    locator: Locator,
+    encoder: Encoder,
 ) -> None:
     """Table: AUROC of what is there against what is elsewhere, judged in the region and over the photo."""
     places = np.repeat(np.arange(len(encoded.tokens)), CELLS)
@@ -70,7 +74,7 @@ def judge(
         part = parts[locator.score_parts(one.tokens[0], query, parts).argmax()]
         for name, text in other.items():
             here, whole = locator.score_parts(one.tokens[0], text, np.stack([part, np.ones_like(part)]))
-            chance = ManyTexts([text], encoder.pool_weights).score(sample)[:, 0]
+            chance = TextBatchScorer([text], encoder.pool_weights).score(sample)[:, 0]
             found[name].append((float(here), float(whole)))
             left_out[name].append(bool(here >= np.quantile(chance, UNWANTED)))
     for column, name in enumerate(("the region", "the whole photo")):
@@ -96,7 +100,7 @@ def main() -> None:
     found = galleries.of_mosaics(notes, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
     encoded = galleries.join(piece for piece, _ in found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
-    scores = ManyTexts(queries, encoder.pool_weights).score(encoded)
+    scores = TextBatchScorer(queries, encoder.pool_weights).score(encoded)
     photo, rng = found.truth.asked, np.random.default_rng(0)
     shows = np.zeros((args.mosaics, len(notes.photos)), np.bool_)
     shows[found.truth.view, found.truth.thing] = True
@@ -115,7 +119,7 @@ def main() -> None:
     numbers: dict[int, list[int]] = {}
     for caption, owner in enumerate(notes.owner):
         numbers.setdefault(owner, []).append(caption)
-    others: list[dict[str, Query]] = [{} for _ in queries]
+    others: list[dict[str, EncodedText]] = [{} for _ in queries]
     for text in rng.permutation(len(queries))[: args.queries // 2].tolist():
         same = [notes.captions[c] for c in numbers[int(photo[text])] if notes.captions[c] != found.texts[text]]
         cell = CELLS * (text // CELLS) + int(rng.choice([c for c in range(CELLS) if c != text % CELLS]))

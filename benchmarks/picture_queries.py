@@ -22,13 +22,13 @@ from PIL import Image, ImageEnhance
 from torch.nn import functional as F
 
 from benchmarks.flickr import Annotations, read_photos
-from flairsearch.core.types import Encoded, Frame, Picture
+from flairsearch.core.types import EncodedViews, Frame, Picture
 from flairsearch.evaluate.galleries import encode_in_pieces, join
 from flairsearch.evaluate.mosaics import make_mosaics
 from flairsearch.model import prompts
 from flairsearch.model.encoder import Encoder
-from flairsearch.rerank.many_texts import ManyTexts
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.many_texts import TextBatchScorer
+from flairsearch.rerank.torch_backend import TorchPool
 
 Array = NDArray[np.float32]
 PER_PHOTO = 4  # other photos in the gallery for each that is looked for
@@ -94,16 +94,16 @@ class Mosaics:
     def __init__(self, encoder: Encoder, photos: list[NDArray[np.uint8]], shown: NDArray[np.int64]) -> None:
         self.encoder, self.shown = encoder, shown
         pictures = make_mosaics(map(show, photos), shown)
-        self.encoded: Encoded = join(encode_in_pieces(encoder.encode_pictures, pictures))
+        self.encoded: EncodedViews = join(encode_in_pieces(encoder.encode_pictures, pictures))
 
     def score(self, vectors: Array) -> Array:
         """f32[T, N]"""
         queries = self.encoder.fold(vectors)
-        return ManyTexts(queries, self.encoder.pool_weights).score(self.encoded).T
+        return TextBatchScorer(queries, self.encoder.pool_weights).score(self.encoded).T
 
     def cell(self, vectors: Array, mosaics: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which cell of a mosaic of its own gets most of each query's attention, i64[T]."""
-        reranker, cells = Reranker(self.encoder.pool_weights), []
+        reranker, cells = TorchPool(self.encoder.pool_weights), []
         for query, mosaic in zip(self.encoder.fold(vectors), mosaics.tolist(), strict=True):
             attention = reranker.attend([self.encoded.tokens[mosaic : mosaic + 1]], query)[0]
             half = round(len(attention) ** 0.5) // 2

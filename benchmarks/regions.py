@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import Encoded, Query
+from flairsearch.core.types import EncodedText, EncodedViews
 from flairsearch.evaluate import galleries
 from flairsearch.evaluate.box_datasets import read_boxes
 from flairsearch.evaluate.caption_datasets import Annotations, read_annotations
@@ -55,7 +55,7 @@ class Set:
         return len(self.truth)
 
 
-def pool_alone(locator: Locator, encoded: Encoded, query: Query) -> Maps:
+def pool_alone(locator: Locator, encoded: EncodedViews, query: EncodedText) -> Maps:
     """The reference's patch similarity: pool each patch alone, cosine with the text, not below 0."""
     patches = encoded.tokens.shape[1]
     return np.maximum(locator.score_parts(encoded.tokens[0], query, np.eye(patches, dtype=bool)), 0)

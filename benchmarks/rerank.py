@@ -29,10 +29,10 @@ from torch.nn import functional as F
 
 from flairsearch.codecs.codec import AVERAGE_BITS, Fp16, Quantised, make_codec, needs_basis
 from flairsearch.codecs.transform import fit_basis
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.rerank.numba_backend import attend, project_with
 from flairsearch.rerank.numba_backend import score as score_rows
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.torch_backend import TorchPool
 
 PATCHES, DISTINCT = 196, 128
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
@@ -120,10 +120,10 @@ def make_weights(dim: int, heads: int) -> PoolWeights:
     return PoolWeights(*(rng.normal(size=s).astype(np.float32) / dim**0.5 for s in shapes), 1.0, 0.0)
 
 
-def make_queries(number: int, dim: int, heads: int) -> list[Query]:
+def make_queries(number: int, dim: int, heads: int) -> list[EncodedText]:
     rng = np.random.default_rng(2)
     shapes = ((dim,), (heads, dim), (heads,))
-    return [Query("", *(rng.normal(size=s).astype(np.float32) / dim**0.5 for s in shapes)) for _ in range(number)]
+    return [EncodedText("", *(rng.normal(size=s).astype(np.float32) / dim**0.5 for s in shapes)) for _ in range(number)]
 
 
 def make_tokens(dim: int) -> NDArray[np.float16]:
@@ -135,7 +135,7 @@ def make_tokens(dim: int) -> NDArray[np.float16]:
     return np.asarray(tokens / tokens.std(-1, keepdims=True), np.float16)
 
 
-def exact_scores(x: NDArray[np.float64], queries: list[Query], weights: PoolWeights) -> NDArray[np.float64]:
+def exact_scores(x: NDArray[np.float64], queries: list[EncodedText], weights: PoolWeights) -> NDArray[np.float64]:
     """Coordinates over patches f64[n, P, C], queries and weights in them -> f64[n, Q]."""
     scores = []
     for q in queries:
@@ -170,11 +170,11 @@ class Bench:
         basis = fit_basis(sample, metric, AVERAGE_BITS[name]) if needs_basis(name) else None
         codec = make_codec(name, PATCHES, self.dim, basis)
         ones = np.ones(sample.shape[:2], np.float16)
-        encoded = codec.encode(Encoded(sample[:, 0], sample, ones, ones))
+        encoded = codec.encode(EncodedViews(sample[:, 0], sample, ones, ones))
         coded = int(codec.basis.counts.sum(dtype=np.int64)) if isinstance(codec, Quantised) else PATCHES * self.dim
         weights = codec.fold_weights(self.weights)
         projection = project_with(weights)
-        plain = Reranker(weights, spatial=codec.spatial)
+        plain = TorchPool(weights, spatial=codec.spatial)
         order = np.random.default_rng(3).integers(0, DISTINCT, max(candidates))
         rows = encoded[order]  # copies: as many bytes as that many views
         for number in queries:
@@ -182,7 +182,7 @@ class Bench:
             u, c, text = (np.stack([getattr(q, part) for q in asked]) for part in ("u", "c", "vector"))
 
             def score(
-                some: NDArray[np.uint8], asked: list[Query] = asked, folded: tuple[F32, F32, F32] = (u, c, text)
+                some: NDArray[np.uint8], asked: list[EncodedText] = asked, folded: tuple[F32, F32, F32] = (u, c, text)
             ) -> F32:
                 if unfused:
                     assert isinstance(codec, Fp16)

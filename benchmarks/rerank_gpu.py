@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from flairsearch.codecs.codec import AVERAGE_BITS, Codec, make_codec
 from flairsearch.codecs.transform import fit_basis
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 QUERIES = (1, 8, 64)
@@ -49,7 +49,7 @@ class Pool:
     out_bias: Tensor  # [D]
 
     @staticmethod
-    def of(codec: Codec, queries: list[Query], weights: PoolWeights, device: str, dtype: torch.dtype) -> Pool:
+    def of(codec: Codec, queries: list[EncodedText], weights: PoolWeights, device: str, dtype: torch.dtype) -> Pool:
         folded, side = [codec.fold(query) for query in queries], codec.fold_weights(weights)
         columns = [np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector")]
         arrays = (*columns, side.value, side.value_bias, side.out, side.out_bias)
@@ -78,22 +78,24 @@ class Pool:
         return self.cosines(torch.einsum("nqhp,npc->nqhc", weights, x), weights.sum(-1))
 
 
-def tokens(views: int, patches: int, dim: int) -> Encoded:
+def tokens(views: int, patches: int, dim: int) -> EncodedViews:
     """Neighbouring patches alike, some channels louder than others, as of photos; no photos."""
     torch.manual_seed(0)
     local = torch.randn(views, patches, dim).cumsum(1) / patches**0.5 * torch.linspace(3, 0.1, dim)
     x = F.layer_norm(local + 0.3 * torch.randn(views, patches, dim), (dim,)).numpy().astype(np.float16)
-    return Encoded(np.ones((views, dim), np.float16), x, *(np.ones((views, patches), np.float16) for _ in range(2)))
+    return EncodedViews(
+        np.ones((views, dim), np.float16), x, *(np.ones((views, patches), np.float16) for _ in range(2))
+    )
 
 
-def random_pool(queries: int, heads: int, dim: int) -> tuple[list[Query], PoolWeights]:
+def random_pool(queries: int, heads: int, dim: int) -> tuple[list[EncodedText], PoolWeights]:
     """Logits with a spread of about 2."""
     rng = np.random.default_rng(0)
 
     def draw(*shape: int) -> NDArray[np.float32]:
         return rng.normal(size=shape).astype(np.float32)
 
-    texts = [Query("", draw(dim), draw(heads, dim) * 2 / dim**0.5, draw(heads)) for _ in range(queries)]
+    texts = [EncodedText("", draw(dim), draw(heads, dim) * 2 / dim**0.5, draw(heads)) for _ in range(queries)]
     small, root = np.float32(0.1), np.float32(dim**0.5)
     value, out = draw(heads, dim // heads, dim) / root, draw(dim, dim) / root
     return texts, PoolWeights(value, draw(heads, dim // heads) * small, out, draw(dim) * small, 1.0, 0.0)
@@ -160,7 +162,7 @@ def slices(rows: Tensor, count: int) -> Callable[[int], Tensor]:
     return lambda i: rows[i % places * count :][:count]
 
 
-def measure(name: str, args: argparse.Namespace, encoded: Encoded, copied: float) -> None:
+def measure(name: str, args: argparse.Namespace, encoded: EncodedViews, copied: float) -> None:
     basis = None
     if name in AVERAGE_BITS:
         root = np.random.default_rng(1).normal(size=(args.dim, args.dim)).astype(np.float32)

@@ -22,13 +22,13 @@ from PIL import Image
 
 from benchmarks.flickr import FRAME, Annotations, read_photos
 from flairsearch import Engine
-from flairsearch.core.types import Encoded, Picture, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Picture, PoolWeights
 from flairsearch.evaluate.galleries import make_mosaics, shuffle
 from flairsearch.model import prompts
-from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.shortlist.score_predictor import ASKED, fit
 from flairsearch.shortlist.shortlist import Shortlist
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 
 # ruff: noqa: SIM905 - words as they are written
 SHARES = (0.005, 0.01, 0.02, 0.05)
@@ -73,9 +73,9 @@ def make_photos(data: Path, work: Path, mosaics: int) -> tuple[Path, Path]:
     return photos, tiled
 
 
-def exact_scores(engine: Engine, reader: Reader, queries: list[Query]) -> Scores:
+def exact_scores(engine: Engine, reader: Snapshot, queries: list[EncodedText]) -> Scores:
     """Of every view and text, f32[N, T]."""
-    many = ManyTexts(queries, engine.encoder.pool_weights)
+    many = TextBatchScorer(queries, engine.encoder.pool_weights)
     pieces = (reader.views.id[start : start + 128] for start in range(0, len(reader), 128))
     return np.concatenate([many.score(reader.encoded(piece)) for piece in pieces])
 
@@ -121,7 +121,7 @@ def measure(name: str, folder: Path, work: Path, captions: list[str]) -> None:
     with Engine.open(work / f"{name}.index") as engine:
         engine.add(folder)
         print(f"\n{name}: indexed in {time.perf_counter() - began:.0f} s (a few if it was there)")
-        reader = Reader(engine.folder, engine.settings, engine._catalog)
+        reader = Snapshot(engine.folder, engine.settings, engine._catalog)
         shortlist, count = Shortlist(reader), len(reader)
         sizes = {
             part: sum(file.stat().st_size for file in engine.folder.glob(part))
@@ -170,7 +170,7 @@ def ridge(features: Scores, scores: Scores, penalty: float) -> Scores:
 def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float], list[float]]]:
     """(what, recall of captions, of words and phrases) on the mosaics, fitted to 2,000 of them."""
     with Engine.open(work / "mosaics.index") as engine:
-        reader, encoder = Reader(engine.folder, engine.settings, engine._catalog), engine.encoder
+        reader, encoder = Snapshot(engine.folder, engine.settings, engine._catalog), engine.encoder
         asked = [captions[::4], WORDS + PHRASES]
         queries = [[q for t in texts for q in encoder.encode_texts([t])] for texts in asked]
         exact = [exact_scores(engine, reader, several) for several in queries]
@@ -217,12 +217,12 @@ def cost(dim: int, heads: int) -> str:
 
     keys = draw(heads, width, dim)
     queries = [
-        Query("", draw(dim), np.einsum("hde,hd->he", keys, draw(heads, width)), draw(heads)) for _ in range(ASKED)
+        EncodedText("", draw(dim), np.einsum("hde,hd->he", keys, draw(heads, width)), draw(heads)) for _ in range(ASKED)
     ]
     weights = PoolWeights(draw(heads, width, dim), draw(heads, width), draw(dim, dim), draw(dim), 1.0, 0.0)
-    many, tokens = ManyTexts(queries, weights), draw(64, 196, dim).astype(np.float16)
+    many, tokens = TextBatchScorer(queries, weights), draw(64, 196, dim).astype(np.float16)
     nothing = np.zeros((64, 196), np.float16)
-    views = Encoded(draw(64, dim).astype(np.float16), tokens, nothing, nothing)
+    views = EncodedViews(draw(64, dim).astype(np.float16), tokens, nothing, nothing)
     many.score(views)
     times = []
     for _ in range(5):

@@ -22,21 +22,21 @@ from numpy.typing import NDArray
 from benchmarks.flickr import FRAME, Annotations
 from flairsearch import Engine
 from flairsearch.core.settings import IndexSettings
-from flairsearch.core.types import Asked, Encoded, ImageFile, Query
+from flairsearch.core.types import EncodedQuery, EncodedText, EncodedViews, ImageFile
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.search.searcher import Searcher
 from flairsearch.shortlist.build import fit_views
-from flairsearch.shortlist.code_scan import CodeScan, heads_of
-from flairsearch.shortlist.predictor_file import CODES_AT, Fitted
+from flairsearch.shortlist.code_scan import CodeScan, prefix_of
+from flairsearch.shortlist.predictor_file import CODES_OFFSET_BYTES, PredictorFile
 from flairsearch.shortlist.shortlist import Shortlist
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 
 BATCH = 1024
 
 
-def recombined(reader: Reader, count: int) -> Iterator[Encoded]:
+def recombined(reader: Snapshot, count: int) -> Iterator[EncodedViews]:
     """Views in batches: quarters of four views each; the global vector is the mean of theirs."""
     real, rng = reader.encoded(reader.views.id[:: max(1, len(reader) // 4000)]), np.random.default_rng(0)
     grid = round(reader.patches**0.5)
@@ -47,14 +47,14 @@ def recombined(reader: Reader, count: int) -> Iterator[Encoded]:
         shape = picked[:, quarter], np.arange(reader.patches)[None]
         pooled = real.pooled[picked].astype(np.float32).mean(1)
         pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
-        yield Encoded(pooled.astype(np.float16), real.tokens[shape], real.shift[shape], real.scale[shape])
+        yield EncodedViews(pooled.astype(np.float16), real.tokens[shape], real.shift[shape], real.scale[shape])
 
 
 def make_index(engine: Engine, folder: Path, views: int) -> None:
     """Through the store, as `index` does it."""
     create_index(folder, IndexSettings(**vars(engine.settings)))
     rng, done = np.random.default_rng(1), 0
-    reader = Reader(engine.folder, engine.settings, engine._catalog)
+    reader = Snapshot(engine.folder, engine.settings, engine._catalog)
     writer = Writer(folder, engine.settings)
     writer.catalog.add_root("/recombined")
     began = time.perf_counter()
@@ -73,7 +73,7 @@ def make_index(engine: Engine, folder: Path, views: int) -> None:
     writer.close()
 
 
-def milliseconds(work: Callable[[Query], object], queries: list[Query]) -> str:
+def milliseconds(work: Callable[[EncodedText], object], queries: list[EncodedText]) -> str:
     work(queries[0])
     times = []
     for query in queries:
@@ -136,18 +136,18 @@ def main() -> None:
             make_index(engine, folder, args.views)
         catalog = Catalog(folder)
         began = time.perf_counter()
-        done = list(fit_views(Reader(folder, engine.settings, catalog), engine._make_bank))  # or what is left of it
+        done = list(fit_views(Snapshot(folder, engine.settings, catalog), engine._make_bank))  # or what is left of it
         if done:
             print(f"fitted vectors of {done[-1] - done[0]:,} views in {time.perf_counter() - began:.0f} s", flush=True)
-        reader = Reader(folder, engine.settings, catalog)
+        reader = Snapshot(folder, engine.settings, catalog)
         searcher = Searcher(reader, catalog, engine.encoder.pool_weights, engine.encoder.device)
     print(f"{len(reader):,} views, {len(queries)} captions, warm, without the text encoder")
     for shortlist in (1000, "auto"):
-        time_ = milliseconds(lambda q, s=shortlist: searcher.search(Asked((q,)), 10, s), queries)
+        time_ = milliseconds(lambda q, s=shortlist: searcher.search(EncodedQuery((q,)), 10, s), queries)
         print(f"  query, shortlist {shortlist}: {time_}")
     shares = []
     for query in queries:
-        searcher.search(Asked((query,)), 10)
+        searcher.search(EncodedQuery((query,)), 10)
         shares += searcher.reranked
     print(f"  auto ranks {statistics.median(shares):,.0f} views, median")
     shortlist = Shortlist(reader)
@@ -155,17 +155,17 @@ def main() -> None:
     files = [folder / "fitted/codes", *(folder / "prefilter").glob("*")]
     print("  bytes a view:", {str(f.relative_to(folder)): round(f.stat().st_size / len(reader)) for f in files})
 
-    fitted = Fitted(folder, reader.dim)
+    fitted = PredictorFile(folder, reader.dim)
     fit = fitted.fit()
     assert fit is not None
     real = fitted.rows(fit, reader.generation)["codes"]
     rng, width = np.random.default_rng(2), len(fit.steps)
-    rows = np.zeros((args.codes, CODES_AT + width + 4), np.int8)
-    codes = rows[:, CODES_AT : CODES_AT + width]
+    rows = np.zeros((args.codes, CODES_OFFSET_BYTES + width + 4), np.int8)
+    codes = rows[:, CODES_OFFSET_BYTES : CODES_OFFSET_BYTES + width]
     for start in range(0, args.codes, 50_000):
         first, second, third = (real[rng.integers(len(real), size=50_000)].astype(np.int16) for _ in range(3))
         codes[start : start + 50_000] = (first + (second - third) // 3).clip(-127, 127)[: args.codes - start]
-    near = CodeScan(np.arange(args.codes), heads_of(codes), np.arange(args.codes), rows, CODES_AT)
+    near = CodeScan(np.arange(args.codes), prefix_of(codes), np.arange(args.codes), rows, CODES_OFFSET_BYTES)
     features = [fit.features(query.vector) for query in queries]
     print(f"{args.codes:,} codes")
     for count in (100, 1000, 10_000):

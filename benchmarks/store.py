@@ -28,16 +28,16 @@ import numpy as np
 
 from flairsearch.codecs.codec import needs_basis
 from flairsearch.core.limits import INGEST_LIMITS, STORE_LIMITS
-from flairsearch.core.reports import Report
+from flairsearch.core.reports import IndexReport
 from flairsearch.core.settings import DEFAULT_CODEC, IndexSettings
-from flairsearch.core.types import Asked, Encoded, Frame, ImageFile, PoolWeights, Query
+from flairsearch.core.types import EncodedQuery, EncodedText, EncodedViews, Frame, ImageFile, PoolWeights
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.indexing.pipeline import EncoderCalls, ingest
 from flairsearch.search.searcher import Searcher
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset, NewView
 from flairsearch.store.segments import SegmentWriter, segment_paths
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 
 PATCHES, HEADS = 196, 4
@@ -96,14 +96,14 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
         writer.catalog.add_root(str(work / "photos"))
         encoded = _tokens(rng, INGEST_LIMITS.commit_views, args.dim)
         if needs_basis(args.codec):  # its first views come in another codec: have the basis first
-            _append(writer, rng, files[:512], Encoded(*(c[:512] for c in _columns(encoded))))
+            _append(writer, rng, files[:512], EncodedViews(*(c[:512] for c in _columns(encoded))))
             writer.fit(np.eye(args.dim, dtype=np.float32))
         began = time.perf_counter()
         done = writer.catalog.counts()[1]
         first = done
         while done < real:
             some = files[done : min(done + INGEST_LIMITS.commit_views, real)]
-            _append(writer, rng, some, Encoded(*(c[: len(some)] for c in _columns(encoded))))
+            _append(writer, rng, some, EncodedViews(*(c[: len(some)] for c in _columns(encoded))))
             done += len(some)
         figures["append, encoded by the codec: views/s"] = (real - first) / (time.perf_counter() - began)
         for _ in writer.compact():
@@ -114,7 +114,7 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
-def _columns(encoded: Encoded) -> list[np.ndarray]:
+def _columns(encoded: EncodedViews) -> list[np.ndarray]:
     return [encoded.pooled, encoded.tokens, encoded.shift, encoded.scale]
 
 
@@ -130,7 +130,7 @@ def _touch(root: Path, count: int) -> Iterator[ImageFile]:
         yield ImageFile(str(root), path, status.st_size, status.st_mtime_ns)
 
 
-def _tokens(rng: np.random.Generator, count: int, dim: int) -> Encoded:
+def _tokens(rng: np.random.Generator, count: int, dim: int) -> EncodedViews:
     """LayerNorm-ed tokens with a falling spectrum, neighbours alike; what they say does not matter here."""
     spectrum = np.linspace(1, 0.1, dim, dtype=np.float32)
     tokens = rng.standard_normal((count, PATCHES, dim), np.float32) * spectrum
@@ -138,10 +138,10 @@ def _tokens(rng: np.random.Generator, count: int, dim: int) -> Encoded:
     pooled = rng.standard_normal((count, dim), np.float32)
     pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
     moments = np.ones((count, PATCHES), np.float16)
-    return Encoded(pooled.astype(np.float16), tokens.astype(np.float16), 0 * moments, moments)
+    return EncodedViews(pooled.astype(np.float16), tokens.astype(np.float16), 0 * moments, moments)
 
 
-def _append(writer: Writer, rng: np.random.Generator, files: list[ImageFile], encoded: Encoded) -> None:
+def _append(writer: Writer, rng: np.random.Generator, files: list[ImageFile], encoded: EncodedViews) -> None:
     hashes = [rng.bytes(32) for _ in files]
     writer.add_views(hashes, [FRAME] * len(files), encoded)
     for file, digest in zip(files, hashes, strict=True):
@@ -224,9 +224,9 @@ def opened(work: Path) -> dict[str, float]:
         rng, seconds = np.random.default_rng(1), []
         for i in range(10):
             vector, u = rng.standard_normal(dim, np.float32), rng.standard_normal((HEADS, dim), np.float32) / dim
-            query = Query(str(i), vector, u, np.zeros(HEADS, np.float32))
+            query = EncodedText(str(i), vector, u, np.zeros(HEADS, np.float32))
             began = time.perf_counter()
-            searcher.search(Asked((query,)), 10, 2000)
+            searcher.search(EncodedQuery((query,)), 10, 2000)
             seconds.append(time.perf_counter() - began)
     return {
         "open: s": opening,
@@ -245,7 +245,7 @@ def _open(index: Path) -> tuple[float, Searcher]:
     import_module("flairsearch.shortlist.faiss_index")  # its libraries are not what is measured
     began = time.perf_counter()
     catalog = Catalog(index)
-    searcher = Searcher(Reader(index, settings, catalog), catalog, weights, "cpu")
+    searcher = Searcher(Snapshot(index, settings, catalog), catalog, weights, "cpu")
     return time.perf_counter() - began, searcher
 
 
@@ -286,7 +286,7 @@ def read(work: Path) -> dict[str, float]:
     index = work / "index"
     settings, catalog = IndexSettings.load(index), Catalog(index)
     rng, figures = np.random.default_rng(2), {}
-    reader = Reader(index, settings, catalog)
+    reader = Snapshot(index, settings, catalog)
     (number, count, label), *more = sorted(catalog.segments(), key=lambda s: -s[1])[:2]
     numbers = [number, *(n for n, _, other in more if other == label)]
     files = [segment_paths(index / "segments", n)[0] for n in numbers]
@@ -344,7 +344,9 @@ def scan(work: Path) -> dict[str, float]:
     settings = IndexSettings.load(index)
     with Peak() as peak, _writer(index, settings) as writer:
         began = time.perf_counter()
-        report = next(step for step in ingest(writer, [], EncoderCalls(_never, _never)) if isinstance(step, Report))
+        report = next(
+            step for step in ingest(writer, [], EncoderCalls(_never, _never)) if isinstance(step, IndexReport)
+        )
         seconds = time.perf_counter() - began
     assert (report.unchanged, report.added, report.removed) == (writer_count(index), 0, 0), report
     began = time.perf_counter()
@@ -357,7 +359,7 @@ def scan(work: Path) -> dict[str, float]:
     }
 
 
-def _never(*_: object) -> Encoded:
+def _never(*_: object) -> EncodedViews:
     raise AssertionError("nothing has changed")
 
 

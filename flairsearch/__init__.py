@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flairsearch.core.errors import FlairSearchError
-    from flairsearch.core.filters import Scope
-    from flairsearch.core.query import Example, Terms
-    from flairsearch.core.reports import Report
+    from flairsearch.core.filters import Filter
+    from flairsearch.core.query import ImageExample, Query
+    from flairsearch.core.reports import IndexReport
     from flairsearch.core.types import Hit, Region
     from flairsearch.engine import Engine
     from flairsearch.model.flair import FLAIR, load_model
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 __all__ = [
     "FLAIR",
     "Engine",
-    "Example",
+    "Filter",
     "FlairSearchError",
     "Hit",
+    "ImageExample",
+    "IndexReport",
+    "Query",
     "Region",
-    "Report",
-    "Scope",
-    "Terms",
     "load_model",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Engine": "engine",
-    "Example": "core.query",
+    "ImageExample": "core.query",
     "FlairSearchError": "core.errors",
     "FLAIR": "model.flair",
     "load_model": "model.flair",
-    "Report": "core.reports",
-    "Scope": "core.filters",
-    "Terms": "core.query",
+    "IndexReport": "core.reports",
+    "Filter": "core.filters",
+    "Query": "core.query",
 }
 
 

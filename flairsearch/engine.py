@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flairsearch.codecs.codec import check_codec
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Scope
+from flairsearch.core.filters import Filter
 from flairsearch.core.limits import WRITE_LIMITS, WriteLimits
 from flairsearch.core.paths import index_folder
-from flairsearch.core.reports import Progress, Report, Status
+from flairsearch.core.reports import IndexReport, Progress, Status
 from flairsearch.core.settings import IndexSettings, check_device
-from flairsearch.core.timing import Clock
-from flairsearch.core.types import Asked, Hit
+from flairsearch.core.timing import StageTimer
+from flairsearch.core.types import EncodedQuery, Hit
 from flairsearch.indexing.lifecycle import check_move, forget, open_index, prepare_codec, writing
 from flairsearch.model.model_source import ModelSource
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.derived_files import drop_damaged
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.statistics import status_of
 from flairsearch.store.verify import Damage, verify
 from flairsearch.store.writer import Writer
 
 if TYPE_CHECKING:
-    from flairsearch.core.query import Terms
+    from flairsearch.core.query import Query
     from flairsearch.indexing.pipeline import EncoderCalls
     from flairsearch.model.encoder import Encoder
     from flairsearch.model.text_encoder import TextEncoder
@@ -63,7 +63,7 @@ class Engine:
         self.in_scope = 0  # The number of views that the last search was about.
         self.reranked: list[int] = []  # How many of them each text of the last search ranked exactly.
         self.passed_over: list[int] = []  # Photos that may meet its conditions, and were not looked at.
-        self.clock = Clock()  # The times of the parts of all searches.
+        self.clock = StageTimer()  # The times of the parts of all searches.
 
     @staticmethod
     def open(
@@ -87,17 +87,17 @@ class Engine:
 
     # -- write
 
-    def add(self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()) -> Report:
+    def add(self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()) -> IndexReport:
         """Index folders, or rescan all known ones; unchanged files are not read again."""
-        report = Report()
+        report = IndexReport()
         for step in self.adding(folders, exclude):
-            if isinstance(step, Report):
+            if isinstance(step, IndexReport):
                 report = step
         return report
 
     def adding(
         self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()
-    ) -> Iterator[Progress | Report]:
+    ) -> Iterator[Progress | IndexReport]:
         """`add`, step by step: Progress after every file, the Report at the end."""
         from flairsearch.indexing.pipeline import ingest
 
@@ -137,7 +137,7 @@ class Engine:
         Of the files that can be made again, damaged ones are removed.
         """
         drop_damaged(self.folder / "prefilter")
-        yield from verify(Reader(self.folder, self.settings, self._catalog), self._catalog, self._limits.store)
+        yield from verify(Snapshot(self.folder, self.settings, self._catalog), self._catalog, self._limits.store)
 
     def repair(self, damage: Sequence[Damage]) -> list[Damage]:
         """Encode damaged views again from their photos. Returns those whose photo is gone or has changed."""
@@ -174,18 +174,18 @@ class Engine:
 
     def search(
         self,
-        what: str | Terms,
+        what: str | Query,
         k: int = 10,
         shortlist: str | int = "auto",
         min_score: float | None = None,
-        scope: Scope | None = None,
+        scope: Filter | None = None,
         offset: int = 0,
     ) -> list[Hit]:
         """The k photos that answer a text best, each with its regions.
 
-        `what`: a text, or more: `Terms.of(["white puppy", "black ears"], without="leash", at="left")`.
+        `what`: a text, or more: `EncodedText.of(["white puppy", "black ears"], without="leash", at="left")`.
         `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
-        `scope`: which photos are looked at: `Scope.of(under="photos/2024", since="2024-05", ext="jpg")`.
+        `scope`: which photos are looked at: `Filter.of(under="photos/2024", since="2024-05", ext="jpg")`.
         `offset`: how many of the best are left out: the next page of k hits; their ranks go on from there.
         Raises UsageError when the text is empty or the scope's folder holds no indexed photo, PictureError when a
         picture of the query cannot be read, StoreError when the index is damaged.
@@ -194,11 +194,11 @@ class Engine:
 
     def search_many(
         self,
-        several: Sequence[str | Terms],
+        several: Sequence[str | Query],
         k: int = 10,
         shortlist: str | int = "auto",
         min_score: float | None = None,
-        scope: Scope | None = None,
+        scope: Filter | None = None,
         offset: int = 0,
     ) -> list[list[Hit]]:
         """`search` for each query, in less time than one by one: they are encoded, and tokens read, together."""
@@ -209,7 +209,7 @@ class Engine:
         """Where an image is, absolute; None when the index has no such id."""
         return self._catalog.path_of(image)
 
-    def show(self, image: str | Path | int, what: str | Terms) -> Hit:
+    def show(self, image: str | Path | int, what: str | Query) -> Hit:
         """Where one indexed photo, or the image of that id, shows what a query speaks of.
 
         Conditions of the query do not matter. Raises UsageError when the photo is not in the index.
@@ -219,7 +219,7 @@ class Engine:
             raise UsageError(f"no image {image} in the index")
         absolute = os.path.abspath(os.path.expanduser(path))
         (asked,) = self._ask([what])
-        phrases = Asked(asked.phrases, asked.weights)
+        phrases = EncodedQuery(asked.phrases, asked.weights)
         hit = self._of_one_state(lambda searcher: searcher.show(absolute, phrases))
         if hit is None:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
@@ -252,7 +252,7 @@ class Engine:
                 return answer
         return answer
 
-    def _ask(self, several: Sequence[str | Terms]) -> list[Asked]:
+    def _ask(self, several: Sequence[str | Query]) -> list[EncodedQuery]:
         from flairsearch.search.query_encoder import fold
 
         with self.clock.part("encode"):
@@ -284,7 +284,7 @@ class Engine:
         from flairsearch.search.searcher import Searcher
 
         if self._opened is None or self._opened.reader.generation != self._catalog.generation():
-            reader = Reader(self.folder, self.settings, self._catalog)
+            reader = Snapshot(self.folder, self.settings, self._catalog)
             self._opened = Searcher(reader, self._catalog, self.texts.pool_weights, self.device, self._policy)
         return self._opened
 

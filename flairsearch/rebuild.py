@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flairsearch.core.errors import StoreError, UsageError
 from flairsearch.core.paths import index_folder
-from flairsearch.core.reports import Progress, Report
+from flairsearch.core.reports import IndexReport, Progress
 from flairsearch.core.settings import IndexSettings
 from flairsearch.engine import Engine
 from flairsearch.indexing.lifecycle import open_settings, replace_index
@@ -43,7 +43,7 @@ def rebuild(
     options: IndexOptions = AS_BEFORE,
     device: str = "auto",
     exclude: Sequence[str] = (),
-) -> Iterator[Progress | Report]:
+) -> Iterator[Progress | IndexReport]:
     """Make an index anew beside the old one and swap them at the end; a run that is cut off goes on next time.
 
     The folders are those given and those the old index knows; where its catalogue cannot be read, those given.
@@ -72,7 +72,7 @@ def rebuild(
         engine = _open(fresh, options, device)
     with engine:
         for step in engine.adding(roots, exclude):
-            yield replace(step, warnings=(*step.warnings, *warnings)) if isinstance(step, Report) else step
+            yield replace(step, warnings=(*step.warnings, *warnings)) if isinstance(step, IndexReport) else step
     replace_index(folder, fresh)
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 import flairsearch
 from flairsearch.core.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
-from flairsearch.core.query import Example, Terms
-from flairsearch.core.reports import Progress, Report
+from flairsearch.core.query import ImageExample, Query
+from flairsearch.core.reports import IndexReport, Progress
 from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
 from flairsearch.model import checkpoints, encoder
@@ -49,8 +49,8 @@ def model_file(folder: Path, seed: int) -> Path:
 
 def test_real_model_from_folder_to_hits(tmp_path: Path, photos: Path) -> None:
     with Engine.open(tmp_path / "index", model=model_file(tmp_path, 0), device="cpu") as engine:
-        assert engine.add(str(photos)) == Report(added=2)
-        assert engine.add([photos]) == Report(unchanged=2)
+        assert engine.add(str(photos)) == IndexReport(added=2)
+        assert engine.add([photos]) == IndexReport(unchanged=2)
         hits = engine.search("a red ball", k=10)
         assert {hit.path for hit in hits} == {str(photos / "3.png"), str(photos / "30.png")}
         assert all(isinstance(hit, Hit) and -1 <= hit.score <= 1 and hit.regions for hit in hits)
@@ -166,7 +166,7 @@ def test_an_index_of_a_retired_model(tmp_path: Path, photos: Path) -> None:
     file.write_text(file.read_text().replace('"model1"', '"flair-tiny"'))
     checkpoints.import_file(model_file(tmp_path, 1), "flair-merged30m")  # the default is the best that is here
     *_, report = rebuild(tmp_path / "index", [], device="cpu")
-    assert report == Report(added=2)
+    assert report == IndexReport(added=2)
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         assert engine.status().model == "flair-merged30m"
         assert len(engine.search("red")) == 2
@@ -278,7 +278,7 @@ def test_rebuild_of_an_index_whose_catalogue_is_lost(tmp_path: Path, photos: Pat
     with pytest.raises(StoreError, match=r"index --rebuild FOLDER"):
         list(rebuild(tmp_path / "index", [], device="cpu"))
     *_, report = rebuild(tmp_path / "index", [photos], device="cpu")
-    assert isinstance(report, Report)
+    assert isinstance(report, IndexReport)
     assert report.added == len(list(photos.iterdir()))
     assert "other folders of the old index are not known any more" in report.warnings[-1]
 
@@ -288,7 +288,7 @@ def test_rebuild_for_another_model(tmp_path: Path, photos: Path) -> None:
     with Engine.open(tmp_path / "index", model=first, device="cpu") as engine:
         engine.add(photos)
     *progress, report = rebuild(tmp_path / "index", [], IndexOptions(second), "cpu")
-    assert report == Report(added=2)
+    assert report == IndexReport(added=2)
     assert all(isinstance(step, Progress) for step in progress)
     assert Engine.open(tmp_path / "index").settings.model == "model1"
     assert sorted(path.name for path in tmp_path.iterdir() if "index" in path.name) == ["index"]
@@ -343,7 +343,7 @@ def test_an_image_by_its_id(tmp_path: Path, photos: Path) -> None:
 def test_conditions_do_not_matter_where_one_image_is_shown(tmp_path: Path, photos: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
-        terms = Terms.of("red", without="red", at="right", min_area="90%")
+        terms = Query.of("red", without="red", at="right", min_area="90%")
         assert engine.search(terms) == []
         for hit in engine.search("red"):
             assert engine.show(hit.image, terms).regions == engine.show(hit.image, "red").regions
@@ -354,17 +354,17 @@ def test_a_picture_as_bytes_is_as_its_file(tmp_path: Path, photos: Path) -> None
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
         for box in (None, (0, 0, 32, 64), (32, 0, 64, 64)):
-            (by_path,) = engine.search_many([Terms.of(picture=Example.of(two, box))])
-            (by_bytes,) = engine.search_many([Terms.of(picture=Example.of(two.read_bytes(), box))])
+            (by_path,) = engine.search_many([Query.of(picture=ImageExample.of(two, box))])
+            (by_bytes,) = engine.search_many([Query.of(picture=ImageExample.of(two.read_bytes(), box))])
             assert [(hit.image, hit.score) for hit in by_bytes] == [(hit.image, hit.score) for hit in by_path]
             assert {hit.phrases[0].text for hit in by_bytes} == {"picture"}
         for wrong in (b"", b"no picture", two.read_bytes()[:60]):
             with pytest.raises(PictureError) as caught:
-                engine.search(Terms.of("red", picture=Example.of(wrong)))
+                engine.search(Query.of("red", picture=ImageExample.of(wrong)))
             assert len(str(caught.value).splitlines()) == 1
             assert str(wrong)[:20] not in str(caught.value)
         with pytest.raises(UsageError):
-            engine.search(Terms.of(picture=Example.of(two.read_bytes(), (0, 0, 65, 64))))
+            engine.search(Query.of(picture=ImageExample.of(two.read_bytes(), (0, 0, 65, 64))))
 
 
 # -- what another process writes while one photo is shown
@@ -450,7 +450,7 @@ def files(): return {str(path): path.stat().st_mtime_ns for path in (folder / "p
 before = files()
 with Engine.open(folder, device="cpu", create=False) as engine:
     hits = engine.search("a red ball", 3)
-    many = engine.search(Terms.of(["red", "a dog"], without="blue", at="left"), 3)
+    many = engine.search(Query.of(["red", "a dog"], without="blue", at="left"), 3)
 new = sorted(path for path, changed in files().items() if before.get(path) != changed)
 heavy = {"torch", "open_clip", "faiss", "numba", "PIL", "huggingface_hub", "ftfy"}
 print(json.dumps([[hit.path for hit in hits], sorted(heavy & set(sys.modules)), new]))

@@ -27,7 +27,7 @@ from flairsearch.evaluate.box_datasets import PROMPT
 from flairsearch.evaluate.caption_datasets import FORMATS, read_annotations
 
 if TYPE_CHECKING:
-    from flairsearch.core.types import Encoded
+    from flairsearch.core.types import EncodedViews
     from flairsearch.evaluate.caption_datasets import Annotations
     from flairsearch.evaluate.galleries import Gallery
     from flairsearch.model.encoder import Encoder
@@ -133,7 +133,7 @@ def _open_photos(
     policy, shown = check_views(views, tiles=False), Mosaics(mosaics, side) if mosaics else None
     encoder = Encoder(model[0] or checkpoints.default_name(), model[1])
     size = encoder.config.image_size
-    return encoder, galleries.of_photos(notes, encoder.encode_pictures, policy, size, shown, count)
+    return encoder, galleries.aggregate_views(notes, encoder.encode_pictures, policy, size, shown, count)
 
 
 def _open_index(
@@ -179,5 +179,5 @@ def _show_retrieval(encoder: Encoder, found: Gallery, rerank: int | None, topk: 
     show(shortlist_recall(scores.exact, scores.prefilters), tables.to_shortlist_table, json)
 
 
-def _views(encoded: Encoded) -> int:
+def _views(encoded: EncodedViews) -> int:
     return len(encoded.pooled)

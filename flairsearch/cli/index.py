@@ -12,7 +12,7 @@ from flairsearch.cli.options import DeviceOption, IndexOption, ModelOption, comp
 from flairsearch.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from flairsearch.core.reports import Progress, Report
+    from flairsearch.core.reports import IndexReport, Progress
 
 
 _Folders = Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")]
@@ -103,12 +103,12 @@ def _say_default_model() -> None:
         )
 
 
-def _follow(steps: Iterator[Progress | Report]) -> Report:
+def _follow(steps: Iterator[Progress | IndexReport]) -> IndexReport:
     """Show progress on stderr, return the report."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from flairsearch.core.reports import Report
+    from flairsearch.core.reports import IndexReport
 
     columns = (
         TextColumn("indexing"),
@@ -123,7 +123,7 @@ def _follow(steps: Iterator[Progress | Report]) -> Report:
         task = bar.add_task("indexing", total=None, rate="", skipped="")
         report = None
         for step in steps:  # to the end: what comes after the report is the swap of a rebuilt index
-            if isinstance(step, Report):
+            if isinstance(step, IndexReport):
                 report = step
                 continue
             speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
@@ -138,7 +138,7 @@ def _follow(steps: Iterator[Progress | Report]) -> Report:
     return report
 
 
-def _tell(report: Report, folder: Path) -> None:
+def _tell(report: IndexReport, folder: Path) -> None:
     from flairsearch.output.formatting import short_path
     from flairsearch.output.status import to_text, to_video_line
 

@@ -46,9 +46,9 @@ def complete_device(incomplete: str) -> list[str]:
 
 def complete_place(incomplete: str) -> list[str]:
     """For `query --at`."""
-    from flairsearch.core.query import PLACES
+    from flairsearch.core.query import POSITIONS
 
-    return _fitting(PLACES, incomplete)
+    return _fitting(POSITIONS, incomplete)
 
 
 def _fitting(words: Sequence[str], incomplete: str) -> list[str]:

@@ -21,12 +21,12 @@ from flairsearch.cli.options import (
 )
 from flairsearch.core.errors import UsageError
 from flairsearch.core.paths import DEFAULT_INDEX
-from flairsearch.core.timing import Clock, age_of_process
+from flairsearch.core.timing import StageTimer, process_age_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from flairsearch.core.query import Example, Terms
+    from flairsearch.core.query import ImageExample, Query
     from flairsearch.core.types import Answer, Hit
     from flairsearch.search.request import Question
 
@@ -79,14 +79,14 @@ def query_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Find photos, and the place in each."""
-    from flairsearch.core.filters import Scope
-    from flairsearch.core.query import Terms
+    from flairsearch.core.filters import Filter
+    from flairsearch.core.query import Query
     from flairsearch.search.request import Question
 
-    start = age_of_process() or 0.0
+    start = process_age_seconds() or 0.0
     example = _example(image, box, image_weight)
-    terms = Terms.of(texts or (), picture=example, without=without or (), at=at or (), min_area=min_area)
-    scope = Scope.of(under, since, until, larger_than, ext or ())
+    terms = Query.of(texts or (), picture=example, without=without or (), at=at or (), min_area=min_area)
+    scope = Filter.of(under, since, until, larger_than, ext or ())
     question = Question(terms, k, shortlist, min_score, scope)
     how = _Show(json, paths, null, logits, thumbnails, overlay, heat, open_best)
     if server:
@@ -106,7 +106,7 @@ def query_command(
 
 def _show_hits(answer: Answer, how: _Show) -> float:
     """Prints the hits, draws and opens them as asked; -> the seconds it took."""
-    clock = Clock()
+    clock = StageTimer()
     with clock.part("show"):
         drawn = [_draw(hit, how.overlay / _name(hit), how.heat) for hit in answer.hits] if how.overlay else []
         _print(answer.hits, how)
@@ -117,11 +117,11 @@ def _show_hits(answer: Answer, how: _Show) -> float:
 
 def _ask_server(question: Question, url: str, local: Sequence[str]) -> Answer:
     """local: options that were given and only a query on this machine can follow. Raises UsageError on any."""
-    from flairsearch.serve.client import Server
+    from flairsearch.serve.client import ServerClient
 
     if local:
         raise UsageError(f"--{local[0]} does not go with --server (or FLAIRSEARCH_SERVER) - leave out one of them")
-    return Server.at(url, os.environ.get("FLAIRSEARCH_TOKEN") or None).search(question)
+    return ServerClient.at(url, os.environ.get("FLAIRSEARCH_TOKEN") or None).search(question)
 
 
 def _ask_here(question: Question, index: str | None, model: str | None, device: str) -> Answer:
@@ -182,14 +182,14 @@ def _name(hit: Hit) -> str:
     return f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg"
 
 
-def _example(image: str | None, box: str | None, weight: float) -> Example | None:
-    from flairsearch.core.query import Example
+def _example(image: str | None, box: str | None, weight: float) -> ImageExample | None:
+    from flairsearch.core.query import ImageExample
 
     if image is None and box is not None:
         raise UsageError("a box without a picture - give the picture too: --image FILE")
     if image is None and weight != 1:
         raise UsageError("a picture's weight without a picture - give the picture too: --image FILE")
-    return None if image is None else Example.of(image, box, weight)
+    return None if image is None else ImageExample.of(image, box, weight)
 
 
 def _say(question: Question, answer: Answer, index: str | None, limits: str) -> None:
@@ -210,7 +210,7 @@ def _say_unseen(words: Iterable[str], index: str | None) -> None:
         typer.echo(f"note: {model} was trained on no text with {several}; the hits do not know that word", err=True)
 
 
-def _say_nothing(answer: Answer, terms: Terms, scope: str) -> None:
+def _say_nothing(answer: Answer, terms: Query, scope: str) -> None:
     """Why there is no hit. scope: the options that leave photos out."""
     narrows = terms.without or terms.at or terms.min_area
     if not answer.in_scope:
@@ -230,7 +230,7 @@ def _say_how_many(answer: Answer, scoped: bool) -> None:
 def _say_timings(seconds: Mapping[str, float]) -> None:
     """start: of Python, to the command. The other parts by name; what they leave is between them."""
     parts = "  ".join(f"{name} {1000 * taken:.0f}" for name, taken in seconds.items() if taken)
-    age = age_of_process()
+    age = process_age_seconds()
     typer.echo(f"milliseconds: {parts}" + ("" if age is None else f"  in all {1000 * age:.0f}"), err=True)
 
 
@@ -262,11 +262,11 @@ def show_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw where one photo shows what the text says."""
-    from flairsearch.core.query import Terms
+    from flairsearch.core.query import Query
     from flairsearch.engine import Engine
     from flairsearch.output import formatting
 
-    terms = Terms.of(texts)
+    terms = Query.of(texts)
     with Engine.open(index, device="cpu" if device == "auto" else device, create=False) as engine:
         hit = engine.show(image, terms)
         _say_unseen(engine.unseen_words(*terms.texts), index)

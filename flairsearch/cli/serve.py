@@ -68,10 +68,10 @@ def _api(index: str, device: str) -> Iterator[Api]:
     from flairsearch.engine import Engine
     from flairsearch.serve.app import Api
     from flairsearch.serve.thumbnails import Thumbnails
-    from flairsearch.serve.worker import Service
+    from flairsearch.serve.worker import SearchWorker
 
     with ExitStack() as stack:
-        service = stack.enter_context(closing(Service(lambda: Engine.open(index, device=device, create=False))))
+        service = stack.enter_context(closing(SearchWorker(lambda: Engine.open(index, device=device, create=False))))
         yield stack.enter_context(closing(Api(service, Thumbnails())))
 
 

@@ -14,7 +14,7 @@ from flairsearch.core.errors import StoreError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flairsearch.core.reports import Report
+    from flairsearch.core.reports import IndexReport
     from flairsearch.engine import Engine
 
 RETRY = 5.0  # seconds after a run that could not be made: another process writes, the disk is full
@@ -32,7 +32,7 @@ def on_stop(watching: bool) -> Iterator[None]:
         typer.echo("stopped watching; what was committed is kept", err=True)
 
 
-def keep_watching(engine: Engine, first: Report, run: Callable[[Engine], Report], device: str) -> None:
+def keep_watching(engine: Engine, first: IndexReport, run: Callable[[Engine], IndexReport], device: str) -> None:
     """For ever: `run` whenever something changed below the index's folders. first: the report of the run before."""
     from flairsearch.indexing.watch import watch
     from flairsearch.output.formatting import short_path
@@ -50,7 +50,7 @@ def keep_watching(engine: Engine, first: Report, run: Callable[[Engine], Report]
 class _Watched:
     """An index and what was said of it."""
 
-    def __init__(self, engine: Engine, first: Report, run: Callable[[Engine], Report], device: str) -> None:
+    def __init__(self, engine: Engine, first: IndexReport, run: Callable[[Engine], IndexReport], device: str) -> None:
         self._engine, self._run, self._device = engine, run, device
         self._mark = _mark(engine.folder)
         self._roots, self._asked = engine.status().roots, time.monotonic()
@@ -91,7 +91,7 @@ class _Watched:
             self._engine.close()
             self._engine, self._mark = fresh, _mark(folder)
 
-    def _tell(self, report: Report) -> None:
+    def _tell(self, report: IndexReport) -> None:
         """One line, if anything changed; and of what is wrong, what was not wrong before."""
         from flairsearch.output.formatting import short_path
         from flairsearch.output.status import to_text

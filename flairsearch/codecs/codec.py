@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.codecs.transform import Basis
+from flairsearch.codecs.transform import TransformBasis
 from flairsearch.core.errors import StoreError, UsageError
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 
 Coordinates = NDArray[np.float16] | NDArray[np.float32]
 AVERAGE_BITS = {"q4": 4.0, "q2": 2.0, "q1": 1.0}
@@ -45,7 +45,7 @@ class Codec(ABC):
         return None
 
     @abstractmethod
-    def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
+    def encode(self, encoded: EncodedViews) -> NDArray[np.uint8]:
         """K views -> u8[K, stride]."""
 
     @abstractmethod
@@ -61,11 +61,11 @@ class Codec(ABC):
         values = np.ascontiguousarray(rows[:, -4 * self.patches :]).view("<f2")
         return values[:, : self.patches], values[:, self.patches :]
 
-    def restore_all(self, rows: NDArray[np.uint8], pooled: NDArray[np.float16]) -> Encoded:
+    def restore_all(self, rows: NDArray[np.uint8], pooled: NDArray[np.float16]) -> EncodedViews:
         """u8[K, stride] and pooled f16[K, D] -> what was encoded, as far as the codec kept it."""
-        return Encoded(pooled, self.restore(rows), *self.decode_moments(rows))
+        return EncodedViews(pooled, self.restore(rows), *self.decode_moments(rows))
 
-    def fold(self, query: Query) -> Query:
+    def fold(self, query: EncodedText) -> EncodedText:
         """The query in the codec's coordinates."""
         return query
 
@@ -73,7 +73,7 @@ class Codec(ABC):
         """The value side of the pool in the codec's coordinates."""
         return weights
 
-    def _with_moments(self, codes: NDArray[np.uint8], encoded: Encoded) -> NDArray[np.uint8]:
+    def _with_moments(self, codes: NDArray[np.uint8], encoded: EncodedViews) -> NDArray[np.uint8]:
         moments = np.concatenate([part.astype("<f2", copy=False) for part in (encoded.shift, encoded.scale)], axis=1)
         return np.concatenate([codes, np.ascontiguousarray(moments).view(np.uint8)], axis=1)
 
@@ -87,7 +87,7 @@ class Fp16(Codec):
         """Bytes of one view."""
         return 2 * self.patches * self.dim + 4 * self.patches
 
-    def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
+    def encode(self, encoded: EncodedViews) -> NDArray[np.uint8]:
         """K views -> u8[K, stride]."""
         tokens = np.ascontiguousarray(encoded.tokens, "<f2").reshape(len(encoded.tokens), -1)
         return self._with_moments(tokens.view(np.uint8), encoded)
@@ -107,7 +107,7 @@ class Int8(Codec):
         """Bytes of one view."""
         return self.patches * self.dim + 6 * self.patches
 
-    def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
+    def encode(self, encoded: EncodedViews) -> NDArray[np.uint8]:
         """K views -> u8[K, stride]."""
         pieces = [self._encode(encoded.tokens[i : i + _CHUNK]) for i in range(0, len(encoded.tokens), _CHUNK)]
         return self._with_moments(np.concatenate(pieces), encoded)
@@ -139,7 +139,7 @@ class Quantised(Codec):
     of an octave, 128 for alike. So a view of another kind than the sample is not cut off at the quantisers' ends.
     """
 
-    basis: Basis
+    basis: TransformBasis
 
     @property
     def stride(self) -> int:
@@ -151,7 +151,7 @@ class Quantised(Codec):
         """The transform from frequencies to patches, f32[F, P]."""
         return self.basis.cosines
 
-    def encode(self, encoded: Encoded) -> NDArray[np.uint8]:
+    def encode(self, encoded: EncodedViews) -> NDArray[np.uint8]:
         """K views -> u8[K, stride]."""
         pieces = [self._encode(encoded.tokens[i : i + _CHUNK]) for i in range(0, len(encoded.tokens), _CHUNK)]
         return self._with_moments(np.concatenate(pieces), encoded)
@@ -193,7 +193,7 @@ class Quantised(Codec):
         x += self.basis.mean
         return x.astype(np.float16)
 
-    def fold(self, query: Query) -> Query:
+    def fold(self, query: EncodedText) -> EncodedText:
         """x u + c = y (inverse u) + (mean u + c)."""
         return replace(query, u=query.u @ self.basis.inverse.T, c=query.c + query.u @ self.basis.mean)
 
@@ -225,7 +225,7 @@ def check_codec(name: str) -> str:
     return name
 
 
-def make_codec(name: str, patches: int, dim: int, basis: Basis | None = None) -> Codec:
+def make_codec(name: str, patches: int, dim: int, basis: TransformBasis | None = None) -> Codec:
     """Raises StoreError when there is no codec of that name, or its basis is missing or of another size."""
     if name not in CODECS:
         raise StoreError(f"the index names a codec {name!r} that this flairsearch does not know - update flairsearch")

@@ -36,7 +36,7 @@ _LAYOUT: Layout = {
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
+class TransformBasis:
     """y = cosine transform over patches of (x - mean) @ forward; x ~ y back to patches @ inverse + mean.
 
     C channels, those that vary most first; F = P spatial frequencies. At frequency f the first counts[0, f] channels
@@ -54,11 +54,11 @@ class Basis:
         save_arrays(path, {name: getattr(self, name) for name in _LAYOUT})
 
     @staticmethod
-    def load(path: Path) -> Basis:
+    def load(path: Path) -> TransformBasis:
         """Raises StoreError when the file is missing, damaged, or from before format 2."""
         todo = "run flairsearch verify --repair, or index --rebuild"
         try:
-            basis = Basis(**load_arrays(path, _LAYOUT))
+            basis = TransformBasis(**load_arrays(path, _LAYOUT))
             if not basis._is_sound():
                 raise ValueError("its arrays do not fit")
         except FileNotFoundError:
@@ -127,7 +127,7 @@ def cosines_1d(count: int) -> NDArray[np.float64]:
     return matrix
 
 
-def fit_basis(tokens: NDArray[np.float16], metric: NDArray[np.float32], average: float) -> Basis:
+def fit_basis(tokens: NDArray[np.float16], metric: NDArray[np.float32], average: float) -> TransformBasis:
     """Decorrelate what the pool can tell apart, then spend bits where the error falls most.
 
     tokens f16[n, P, D]: a sample of x; metric f32[D, D]: an error e of x matters e^T metric e; average: bits a number.
@@ -160,7 +160,7 @@ def fit_basis(tokens: NDArray[np.float16], metric: NDArray[np.float32], average:
     variance = (1 - _ALIKE) * variance / views + _ALIKE * variance.mean(0) / views
     counts, step = _spend(np.maximum(variance, 1e-12), average)
     used = int(counts.sum(0).max())
-    return Basis(
+    return TransformBasis(
         np.ascontiguousarray(mean, np.float32),
         np.ascontiguousarray(forward[:, :used], np.float32),
         np.ascontiguousarray(inverse[:used], np.float32),

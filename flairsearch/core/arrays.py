@@ -21,7 +21,7 @@ def chunks(values: Any, size: int) -> Iterator[Any]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-def places_in(ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
+def positions_of(ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
     """ids i64[N], some i64[n], both ascending -> where in `ids` those are that it has, ascending."""
     some = some[: int(some.searchsorted(ids[-1:], "right").sum())]  # the others are larger than all
     places = ids.searchsorted(some)

@@ -18,7 +18,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 @dataclass(frozen=True)
-class Scope:
+class Filter:
     """What a photo must be to be looked at; what is None, or empty, keeps none out. False where all is."""
 
     under: str | None = None  # folder, absolute
@@ -29,7 +29,7 @@ class Scope:
     extensions: tuple[str, ...] = ()  # lower case, without the dot
 
     def __bool__(self) -> bool:
-        return self != Scope()
+        return self != Filter()
 
     @staticmethod
     def of(
@@ -38,7 +38,7 @@ class Scope:
         until: str | None = None,
         larger_than: str | None = None,
         ext: str | Iterable[str] = (),
-    ) -> Scope:
+    ) -> Filter:
         """A scope as people write it.
 
         since, until: `2024`, `2024-05`, `2024-05-17`, `2024-05-17T14:00`; from the beginning of that year, month, day
@@ -50,7 +50,7 @@ class Scope:
         if first and last and first >= last:
             raise UsageError(f"--since {since} is later than --until {until} - no photo is from between them")
         size = None if larger_than is None else parse_size(larger_than)
-        return Scope(
+        return Filter(
             None if under is None else _folder(os.fspath(under)),
             first,
             last,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from flairsearch.core.errors import UsageError
 from flairsearch.core.types import Box
 
-PLACES = ("left", "right", "top", "bottom", "center")
+POSITIONS = ("left", "right", "top", "bottom", "center")
 
 
 @dataclass(frozen=True)
-class Example:
+class ImageExample:
     """A picture that is looked for, or a part of it."""
 
     path: str  # or a name for `data`
@@ -23,7 +23,7 @@ class Example:
     data: bytes | None = field(default=None, repr=False)  # of the picture's file, where it is none on this machine
 
     @staticmethod
-    def of(picture: str | os.PathLike[str] | bytes, box: Box | str | None = None, weight: float = 1.0) -> Example:
+    def of(picture: str | os.PathLike[str] | bytes, box: Box | str | None = None, weight: float = 1.0) -> ImageExample:
         """picture: its path, or the bytes of its file. box: (left, top, right, bottom), or "l,t,r,b".
 
         Raises UsageError when it is no box or no weight.
@@ -32,16 +32,16 @@ class Example:
             raise UsageError(f"the picture's weight is {weight} - give a number above 0; a text weighs 1")
         box = None if box is None else read_box(box)
         if isinstance(picture, bytes):
-            return Example("picture", box, weight, picture)
-        return Example(os.fspath(picture), box, weight)
+            return ImageExample("picture", box, weight, picture)
+        return ImageExample(os.fspath(picture), box, weight)
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Make one with `Terms.of`."""
+class Query:
+    """Make one with `EncodedText.of`."""
 
     texts: tuple[str, ...] = ()
-    pictures: tuple[Example, ...] = ()
+    pictures: tuple[ImageExample, ...] = ()
     without: tuple[str, ...] = ()
     at: tuple[str, ...] = ()
     min_area: float = 0.0  # share of the photo, 0 to 1
@@ -50,12 +50,12 @@ class Terms:
     def of(
         texts: str | Sequence[str] = (),
         *,
-        picture: str | os.PathLike[str] | Example | None = None,
+        picture: str | os.PathLike[str] | ImageExample | None = None,
         without: str | Sequence[str] = (),
         at: str | Sequence[str] = (),
         min_area: float | str = 0.0,
-    ) -> Terms:
-        """`Terms.of(["white puppy", "black ears"], without="leash", at="left", min_area="5%")`.
+    ) -> Query:
+        """`EncodedText.of(["white puppy", "black ears"], without="leash", at="left", min_area="5%")`.
 
         Each text, and the picture, is a phrase: it has a score and regions of its own in every hit, whose score is the
         weighted mean of theirs. `without` is judged where the phrases are found, not elsewhere in the photo.
@@ -65,9 +65,9 @@ class Terms:
         left_out = tuple(_check_text(text, "--not is empty - say what must not be there") for text in _many(without))
         if not several and picture is None:
             raise UsageError("nothing to look for - give a text, or a picture: --image FILE")
-        example = picture if picture is None or isinstance(picture, Example) else Example.of(picture)
+        example = picture if picture is None or isinstance(picture, ImageExample) else ImageExample.of(picture)
         pictures = () if example is None else (example,)
-        return Terms(several, pictures, left_out, _places(at), read_share(min_area))
+        return Query(several, pictures, left_out, _places(at), read_share(min_area))
 
 
 def read_box(box: Box | str) -> Box:
@@ -99,8 +99,8 @@ def _check_text(text: str, empty: str) -> str:
 def _places(at: str | Sequence[str]) -> tuple[str, ...]:
     several = tuple(dict.fromkeys(_many(at)))
     for place in several:
-        if place not in PLACES:
-            raise UsageError(f"no place named {place!r} - use one of {', '.join(PLACES)}")
+        if place not in POSITIONS:
+            raise UsageError(f"no place named {place!r} - use one of {', '.join(POSITIONS)}")
     for one, other in (("left", "right"), ("top", "bottom")):
         if one in several and other in several:
             raise UsageError(f"nothing is at the {one} and at the {other} - give one of them")

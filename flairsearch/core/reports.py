@@ -23,7 +23,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Run:
+class IndexRun:
     """What the last indexing run did, in files."""
 
     finished: float  # seconds since 1970, UTC
@@ -53,11 +53,11 @@ class Status:
     skipped: tuple[Skipped, ...]
     photos: dict[str, int] = field(default_factory=dict)  # images of each root
     sizes: dict[str, int] = field(default_factory=dict)  # what the bytes are for: store/statistics.PARTS
-    last_run: Run | None = None  # None: nobody wrote it down
+    last_run: IndexRun | None = None  # None: nobody wrote it down
 
 
 @dataclass(frozen=True)
-class Report:
+class IndexReport:
     """What one indexing run did, in files."""
 
     added: int = 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Clock:
+class StageTimer:
     """Seconds by part, in the order in which parts were first timed."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
 
 
-def age_of_process() -> float | None:
+def process_age_seconds() -> float | None:
     """Seconds since this process was started; None where the system does not say."""
     try:
         with open("/proc/self/stat", encoding="ascii") as stream:

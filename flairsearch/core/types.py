@@ -33,7 +33,7 @@ class ImageFile:
         return f"{self.root.rstrip('/')}/{self.path}"
 
 
-class Known(NamedTuple):
+class IndexedFile(NamedTuple):
     """What the index remembers of a file; a tuple, as there is one for each of a million files."""
 
     image: int  # id
@@ -83,7 +83,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedViews:
     """What the model keeps of N views."""
 
     pooled: NDArray[np.float16]  # [N, D] global tokens, unit length
@@ -91,17 +91,17 @@ class Encoded:
     shift: NDArray[np.float16]  # [N, P] r = mean / sqrt(var + eps) of each local token
     scale: NDArray[np.float16]  # [N, P] s = sqrt(var + eps); local token = s (x + r)
 
-    def part(self, rows: slice) -> Encoded:
+    def part(self, rows: slice) -> EncodedViews:
         """Some of the views."""
-        return Encoded(*(column[rows] for column in (self.pooled, self.tokens, self.shift, self.scale)))
+        return EncodedViews(*(column[rows] for column in (self.pooled, self.tokens, self.shift, self.scale)))
 
-    def only(self, i: int) -> Encoded:
+    def only(self, i: int) -> EncodedViews:
         """The i-th view alone."""
         return self.part(slice(i, i + 1))
 
 
 @dataclass(frozen=True)
-class Query:
+class EncodedText:
     """A text and its folded form."""
 
     text: str
@@ -132,12 +132,12 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQuery:
     """What a query asks for, folded: phrases that are wanted, and what must not be where they are found."""
 
-    phrases: tuple[Query, ...]  # one at least
+    phrases: tuple[EncodedText, ...]  # one at least
     weights: tuple[float, ...] = ()  # of each phrase, > 0; none given: all alike
-    without: tuple[Query, ...] = ()
+    without: tuple[EncodedText, ...] = ()
     at: tuple[str, ...] = ()  # of core/query.PLACES
     min_area: float = 0.0  # of a region, as a share of the photo
 

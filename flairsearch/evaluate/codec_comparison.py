@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from flairsearch.codecs.codec import AVERAGE_BITS, Codec, make_codec
 from flairsearch.codecs.transform import BASIS_SAMPLE_VIEWS, fit_basis
 from flairsearch.core.arrays import chunks
-from flairsearch.core.types import Encoded, Frame, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Frame, PoolWeights
 from flairsearch.evaluate.region_metrics import iou
 from flairsearch.evaluate.results import CodecRow
 from flairsearch.evaluate.retrieval_metrics import best_ranks
 from flairsearch.regions.locator import Locator
 from flairsearch.rerank.reranker import with_global
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.torch_backend import TorchPool
 
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 
@@ -40,8 +40,8 @@ _TEXTS = 64  # texts scored at once
 
 
 def compare_codecs(
-    encoded: Encoded,
-    queries: Sequence[Query],
+    encoded: EncodedViews,
+    queries: Sequence[EncodedText],
     right: NDArray[np.bool_] | None,
     weights: PoolWeights,
     metric: NDArray[np.float32],
@@ -81,14 +81,14 @@ class _Ranked:
 
 def _rank(
     codec: Codec,
-    encoded: Encoded,
-    queries: Sequence[Query],
+    encoded: EncodedViews,
+    queries: Sequence[EncodedText],
     weights: PoolWeights,
     exact: _Ranked | None,
     device: str,
 ) -> _Ranked:
     rows = codec.encode(encoded)
-    reranker = Reranker(codec.fold_weights(weights), device, spatial=codec.spatial)
+    reranker = TorchPool(codec.fold_weights(weights), device, spatial=codec.spatial)
     folded = [codec.fold(query) for query in queries]
     began = time.perf_counter()
     scores = np.concatenate([_score(codec, reranker, some, folded) for some in chunks(rows, _BATCH)])
@@ -103,7 +103,9 @@ def _rank(
     return _Ranked(scores, top, boxes, speed)
 
 
-def _score(codec: Codec, reranker: Reranker, rows: NDArray[np.uint8], queries: Sequence[Query]) -> NDArray[np.float32]:
+def _score(
+    codec: Codec, reranker: TorchPool, rows: NDArray[np.uint8], queries: Sequence[EncodedText]
+) -> NDArray[np.float32]:
     """Rows u8[n, stride] -> scores f32[n, T]; decoded once for all texts."""
     pieces = [codec.decode(rows)]
     parts = [reranker.score_many(pieces, some) for some in chunks(queries, _TEXTS)]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flairsearch.core.arrays import chunks
 from flairsearch.core.errors import UsageError
 from flairsearch.core.settings import IndexSettings
-from flairsearch.core.types import Encoded, Frame, ImageFile, Picture
+from flairsearch.core.types import EncodedViews, Frame, ImageFile, Picture
 from flairsearch.evaluate.box_datasets import BoxAnnotations
 from flairsearch.evaluate.caption_datasets import LABELLED, Annotations
 from flairsearch.evaluate.mosaics import (
@@ -33,11 +33,11 @@ from flairsearch.evaluate.results import Truth
 from flairsearch.images import loading
 from flairsearch.model.prompts import phrases
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import PIECE, Reader
+from flairsearch.store.snapshot import PIECE, Snapshot
 
 BATCH = 32  # pictures encoded at once
 
-Encode = Callable[[Sequence[Picture]], Encoded]
+Encode = Callable[[Sequence[Picture]], EncodedViews]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Gallery:
     """N views and T texts."""
 
     views: int
-    encoded: Iterator[Encoded]  # once
+    encoded: Iterator[EncodedViews]  # once
     texts: list[str]
     right: NDArray[np.bool_] | None = None  # [N, T] which views answer which text, where anybody knows
     notes: tuple[str, ...] = ()  # what a person should know of it, a line each
@@ -56,13 +56,13 @@ class PlacedGallery:
     """N views, T texts, and where in the views is what they speak of."""
 
     views: int
-    encoded: Iterator[tuple[Encoded, list[Frame]]]  # once
+    encoded: Iterator[tuple[EncodedViews, list[Frame]]]  # once
     texts: list[str]
     truth: Truth
     notes: tuple[str, ...] = ()
 
 
-def of_photos(
+def aggregate_views(
     notes: Annotations,
     encode: Encode,
     views: str,
@@ -173,7 +173,7 @@ def of_index(
     piece: views at once. Raises UsageError when the index is empty.
     """
     catalog = Catalog(folder)
-    reader = Reader(folder, settings, catalog)
+    reader = Snapshot(folder, settings, catalog)
     catalog.close()
     total = len(reader)
     if not total:
@@ -207,21 +207,23 @@ def load_pictures(folder: Path, names: Sequence[str], views: str, size: int) -> 
         yield loaded.pictures[0]
 
 
-def encode_in_pieces(encode: Encode, pictures: Iterable[Picture], batch: int = BATCH) -> Iterator[Encoded]:
+def encode_in_pieces(encode: Encode, pictures: Iterable[Picture], batch: int = BATCH) -> Iterator[EncodedViews]:
     """Pictures -> Encoded, a batch at once."""
     return (encoded for encoded, _ in encode_with_frames(encode, pictures, batch))
 
 
 def encode_with_frames(
     encode: Encode, pictures: Iterable[Picture], batch: int = BATCH
-) -> Iterator[tuple[Encoded, list[Frame]]]:
+) -> Iterator[tuple[EncodedViews, list[Frame]]]:
     """Pictures -> Encoded and where they lie, a batch at once."""
     todo = iter(pictures)
     while piece := list(islice(todo, batch)):
         yield encode(piece), [picture.frame for picture in piece]
 
 
-def join(pieces: Iterable[Encoded]) -> Encoded:
+def join(pieces: Iterable[EncodedViews]) -> EncodedViews:
     """Encoded of some views each -> one of all."""
     parts = list(pieces)
-    return Encoded(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("pooled", "tokens", "shift", "scale")))
+    return EncodedViews(
+        *(np.concatenate([getattr(p, n) for p in parts]) for n in ("pooled", "tokens", "shift", "scale"))
+    )

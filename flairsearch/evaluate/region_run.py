@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Encoded, Frame, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Frame, PoolWeights
 from flairsearch.evaluate import region_metrics
 from flairsearch.evaluate.galleries import PlacedGallery
 from flairsearch.evaluate.region_metrics import Boxes
 from flairsearch.evaluate.results import RegionRow, Truth
-from flairsearch.evaluate.spill_file import Shelf
+from flairsearch.evaluate.spill_file import SpillFile
 from flairsearch.regions.boxes import find_boxes, find_heat
 from flairsearch.regions.locator import Locator
-from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.many_texts import TextBatchScorer
 
 TOP = region_metrics.PAGE  # views of a text whose rank is kept
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -34,16 +34,18 @@ _QUADRANTS = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5), (0.0, 0.5, 0.5, 1.0), 
 
 Heat = NDArray[np.float32]
 Placed = tuple[Heat, Boxes]  # map f32[G, G], none below 0; the first box [4], in view coordinates
-Place = Callable[[Encoded, Frame, Query], Placed]
+Place = Callable[[EncodedViews, Frame, EncodedText], Placed]
 
 
-def place(locator: Locator, encoded: Encoded, frame: Frame, query: Query) -> Placed:
+def place(locator: Locator, encoded: EncodedViews, frame: Frame, query: EncodedText) -> Placed:
     """Where a search says that a text is, in one view: its heat, and its best region's box."""
     heat, found = locator.find(encoded, frame, query)
     return np.maximum(heat, 0), np.array(frame.to_view(found[0].box))
 
 
-def place_by(values_of: Callable[[Encoded, Query], Heat], encoded: Encoded, _: Frame, query: Query) -> Placed:
+def place_by(
+    values_of: Callable[[EncodedViews, EncodedText], Heat], encoded: EncodedViews, _: Frame, query: EncodedText
+) -> Placed:
     """Control: one map alone, as it is, f32[1, P]; its box is made as a search makes its boxes."""
     values = values_of(encoded, query)[0]
     grid = round(len(values) ** 0.5)
@@ -64,7 +66,7 @@ class _Pairs:
 
 def regions(
     found: PlacedGallery,
-    groups: Iterable[Sequence[Query]],
+    groups: Iterable[Sequence[EncodedText]],
     weights: PoolWeights,
     device: str = "cpu",
 ) -> Iterator[RegionRow]:
@@ -78,8 +80,8 @@ def regions(
     queries = [query for group in each for query in group]
     numbers = {query.text: number for number, query in enumerate(queries)}
     asks = np.array([numbers[text] for text in found.texts])  # the query of each text
-    with Shelf() as shelf:
-        best, frames = _rank(found.encoded, [ManyTexts(group, weights, device) for group in each], shelf)
+    with SpillFile() as shelf:
+        best, frames = _rank(found.encoded, [TextBatchScorer(group, weights, device) for group in each], shelf)
         pairs = _pair(found.truth, best[:, asks], frames)
         locator = Locator(weights)
         look = partial(_look, shelf, queries, frames, pairs.view)
@@ -94,7 +96,7 @@ def regions(
 
 
 def _rank(
-    pieces: Iterable[tuple[Encoded, list[Frame]]], texts: Sequence[ManyTexts], shelf: Shelf
+    pieces: Iterable[tuple[EncodedViews, list[Frame]]], texts: Sequence[TextBatchScorer], shelf: SpillFile
 ) -> tuple[NDArray[np.int64], list[Frame]]:
     """Views on the shelf, and each query's best of them, i64[TOP or N, U], by exact score, then by number."""
     frames: list[Frame] = []
@@ -152,8 +154,8 @@ def _wrong_texts(truth: Truth, pairs: _Pairs) -> NDArray[np.int64] | None:
 
 
 def _look(
-    shelf: Shelf,
-    queries: Sequence[Query],
+    shelf: SpillFile,
+    queries: Sequence[EncodedText],
     frames: Sequence[Frame],
     views: NDArray[np.int64],
     asked: NDArray[np.int64],

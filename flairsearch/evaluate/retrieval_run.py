@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from flairsearch.core.arrays import chunks
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.evaluate.results import RetrievalRow
 from flairsearch.evaluate.retrieval_metrics import measure, rerank_views, topk_texts
-from flairsearch.rerank.many_texts import ManyTexts
-from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, Fit, fit
+from flairsearch.rerank.many_texts import TextBatchScorer
+from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, ScorePredictor, fit
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token
 FITTED = "fitted"  # and that of an index: scores predicted from fitted vectors (shortlist/score_predictor.py)
@@ -31,7 +31,7 @@ class PairScores:
         self,
         views: int,
         texts: Sequence[str],
-        groups: Iterable[Sequence[Query]],
+        groups: Iterable[Sequence[EncodedText]],
         weights: PoolWeights,
         device: str,
         fitted: FittedVectors,
@@ -40,10 +40,10 @@ class PairScores:
 
         fitted: what predicts the scores of the same views.
         """
-        self._many: list[ManyTexts] = []
+        self._many: list[TextBatchScorer] = []
         numbers: dict[str, int] = {}
         for queries in groups:
-            self._many.append(ManyTexts(queries, weights, device))
+            self._many.append(TextBatchScorer(queries, weights, device))
             for query in queries:
                 numbers[query.text] = len(numbers)
         vectors = np.concatenate([many.vectors for many in self._many])
@@ -55,7 +55,7 @@ class PairScores:
         self.exact = np.empty(shape, np.float32)
         self.prefilters = {name: np.empty(shape, np.float32) for name in (GLOBAL, FITTED)}
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, encoded: EncodedViews) -> None:
         """The next views. Raises FlairSearchError where a score is no number."""
         here = slice(self._done, self._done + len(encoded.tokens))
         self.exact[here] = np.concatenate([many.score(encoded) for many in self._many], 1)[:, self._columns]
@@ -74,7 +74,7 @@ class FittedVectors:
 
     def __init__(
         self,
-        bank: Sequence[Query],
+        bank: Sequence[EncodedText],
         weights: PoolWeights,
         device: str,
         views: int,
@@ -86,13 +86,13 @@ class FittedVectors:
         All others are scored for `asked_texts` of its texts.
         """
         self._bank, self._weights, self._device = bank, weights, device
-        self._texts = ManyTexts(bank, weights, device)
+        self._texts = TextBatchScorer(bank, weights, device)
         self._sample, self._wanted = [np.zeros((0, len(bank)), np.float32)], min(views, sample_views)
         self._asked_texts = asked_texts
         self._codes: list[NDArray[np.int8]] = []
-        self._fit: Fit | None = None
+        self._fit: ScorePredictor | None = None
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, encoded: EncodedViews) -> None:
         """The next views."""
         scores = self._texts.score(encoded)
         if self._fit is not None:
@@ -103,7 +103,7 @@ class FittedVectors:
             sample = np.concatenate(self._sample)
             self._fit = fit(self._texts.vectors, sample, asked=self._asked_texts)
             self._codes.append(self._fit.codes(sample[:, self._fit.asked]))
-            self._texts = ManyTexts([self._bank[i] for i in self._fit.asked], self._weights, self._device)
+            self._texts = TextBatchScorer([self._bank[i] for i in self._fit.asked], self._weights, self._device)
 
     def predict(self, texts: NDArray[np.float32]) -> NDArray[np.float32]:
         """Text vectors f32[T, D] -> f32[N, T]."""
@@ -113,8 +113,8 @@ class FittedVectors:
 
 
 def encode_in_groups(
-    encode: Callable[[Sequence[str]], list[Query]], texts: Sequence[str], group: int = GROUP, batch: int = BATCH
-) -> Iterator[list[Query]]:
+    encode: Callable[[Sequence[str]], list[EncodedText]], texts: Sequence[str], group: int = GROUP, batch: int = BATCH
+) -> Iterator[list[EncodedText]]:
     """Texts -> queries, each text once, `group` at once; of them, a batch at once goes through the model."""
     once = list(dict.fromkeys(texts))
     for part in chunks(once, group):

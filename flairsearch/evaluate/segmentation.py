@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.types import Encoded, Frame, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Frame
 from flairsearch.evaluate.results import SegmentationRow
 from flairsearch.regions.locator import patch_cosine
 
@@ -156,7 +156,7 @@ class Confusion:
 
 
 def segmentation(
-    pieces: Iterable[tuple[Encoded, list[Frame]]], texts: Sequence[Query], masked: MaskedPhotos
+    pieces: Iterable[tuple[EncodedViews, list[Frame]]], texts: Sequence[EncodedText], masked: MaskedPhotos
 ) -> SegmentationRow:
     """Views of the photos, in order, and a text for each class -> one row.
 

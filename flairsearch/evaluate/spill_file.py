@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Encoded
+from flairsearch.core.types import EncodedViews
 
 
-class Shelf:
+class SpillFile:
     """Use as a context manager: the file goes with it, or with the process."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Shelf:
         except OSError as error:
             raise _no_room(error) from None
 
-    def __enter__(self) -> Shelf:
+    def __enter__(self) -> SpillFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,9 +36,9 @@ class Shelf:
     def __len__(self) -> int:
         return self._rows
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, encoded: EncodedViews) -> None:
         """The next views. Raises FlairSearchError when the disk is full."""
-        columns = {field.name: getattr(encoded, field.name) for field in fields(Encoded)}
+        columns = {field.name: getattr(encoded, field.name) for field in fields(EncodedViews)}
         self._row = np.dtype([(name, column.dtype, column.shape[1:]) for name, column in columns.items()])
         rows = np.empty(len(encoded.tokens), self._row)
         for name, column in columns.items():
@@ -52,12 +52,12 @@ class Shelf:
         self._rows += len(rows)
         self.patches = encoded.tokens.shape[1]
 
-    def read(self, views: NDArray[np.int64]) -> Encoded:
+    def read(self, views: NDArray[np.int64]) -> EncodedViews:
         """View numbers, from 0 in the order in which they came -> Encoded."""
         size = self._row.itemsize
         data = bytearray().join(os.pread(self._file.fileno(), size, view * size) for view in views.tolist())
         rows = np.frombuffer(data, self._row)
-        return Encoded(*(rows[field.name] for field in fields(Encoded)))
+        return EncodedViews(*(rows[field.name] for field in fields(EncodedViews)))
 
 
 def _no_room(error: OSError) -> FlairSearchError:

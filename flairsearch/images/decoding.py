@@ -20,7 +20,7 @@ from flairsearch.core.settings import tile_count
 from flairsearch.core.tiling import lay_tiles
 from flairsearch.core.types import Box, Frame, Picture
 from flairsearch.images import formats
-from flairsearch.images.formats import Opened
+from flairsearch.images.formats import OpenedImage
 
 MAX_BYTES = 1 << 30  # of a file
 MAX_PIXELS = 178_000_000  # of a picture; Pillow itself refuses a little more than this
@@ -83,7 +83,7 @@ def decode(data: bytes, views: str, size: int, draft: bool = True, max_pixels: i
 
 
 @contextmanager
-def _opening(data: bytes, max_pixels: int) -> Iterator[Opened]:
+def _opening(data: bytes, max_pixels: int) -> Iterator[OpenedImage]:
     """The picture, not decoded yet, of no more than `max_pixels`; closed on leaving."""
     with _one_line(max_pixels):
         opened = formats.open_photo(data, max_pixels)
@@ -111,7 +111,7 @@ def _one_line(max_pixels: int) -> Iterator[None]:
         raise PictureError(f"damaged ({text or type(error).__name__})") from None
 
 
-def _views(opened: Opened, views: str, size: int, draft: bool) -> Iterator[Picture]:
+def _views(opened: OpenedImage, views: str, size: int, draft: bool) -> Iterator[Picture]:
     picture, orientation = opened.picture, _orientation(opened)
     width, height = picture.size
     upright = (height, width) if orientation in _TURNED else (width, height)
@@ -175,7 +175,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _orientation(opened: Opened) -> int:
+def _orientation(opened: OpenedImage) -> int:
     """The EXIF orientation that is left to apply: Pillow itself turns a TIFF as it loads."""
     picture = opened.picture
     if picture.format == "TIFF" or opened.upright:
@@ -195,7 +195,7 @@ def _read_exif(load: Callable[[], Image.Exif], tag: int, more: bool = False) -> 
         return None
 
 
-def _taken(opened: Opened) -> int | None:
+def _taken(opened: OpenedImage) -> int | None:
     """When, as the first of its EXIF's dates that makes sense has it, or of its file's: dates.clock_seconds."""
 
     def around() -> Image.Exif:

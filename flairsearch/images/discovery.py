@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from flairsearch.core.reports import Skipped
-from flairsearch.core.types import ImageFile, Known
+from flairsearch.core.types import ImageFile, IndexedFile
 
 RAW_NAMES = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))  # of cameras
 EXTENSIONS = RAW_NAMES.union(
@@ -20,7 +20,7 @@ _SKIPPED_FOLDERS = frozenset({"@eadir", "thumbnails", "thumbs", "#recycle", "$re
 
 
 @dataclass(frozen=True)
-class Blind:
+class UnreadableFolder:
     """A folder whose content could not be seen; what the index knows below it stays."""
 
     folder: str  # relative to the root, "" for the root itself
@@ -36,7 +36,7 @@ class Video:
 
 def walk(
     root: str, exclude: Sequence[str] = (), apart: Collection[str] = ()
-) -> Iterator[ImageFile | Skipped | Blind | Video]:
+) -> Iterator[ImageFile | Skipped | UnreadableFolder | Video]:
     """Every image file below a folder, depth first in name order; and what is left out there.
 
     Hidden and thumbnail folders and hidden files are passed over, links to folders followed once. `exclude` holds
@@ -52,7 +52,7 @@ def walk(
             with os.scandir(here) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            yield Blind(folder, _reason(error))
+            yield UnreadableFolder(folder, _reason(error))
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in seen:
@@ -61,7 +61,7 @@ def walk(
             continue
         seen.add(identity)
         if not entries:
-            yield Blind(folder, "empty")
+            yield UnreadableFolder(folder, "empty")
         below: list[str] = []
         for entry in entries:
             relative = f"{folder}/{entry.name}" if folder else entry.name
@@ -121,7 +121,9 @@ class Changes:
     videos: int  # files passed over
 
 
-def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nested: Sequence[str] = ()) -> Changes:
+def compare(
+    root: str, known: dict[str, IndexedFile], exclude: Sequence[str] = (), nested: Sequence[str] = ()
+) -> Changes:
     """Walk one root and compare it with what the index knows (path relative to the root -> Known).
 
     `nested` are other roots inside this one; they are walked on their own, so no file is indexed twice.
@@ -131,14 +133,14 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
     fresh: list[ImageFile] = []
     changed: list[tuple[ImageFile, int]] = []
     skipped: list[Skipped] = []
-    blind: list[Blind] = []
+    blind: list[UnreadableFolder] = []
     missing, any_known = known, bool(known)
     unchanged = found = videos = 0
     for seen in walk(root, exclude, {os.path.relpath(other, root) for other in nested}):
         if isinstance(seen, Skipped):
             skipped.append(seen)
             missing.pop(os.path.relpath(seen.path, root), None)  # there, but not readable now: keep it
-        elif isinstance(seen, Blind):
+        elif isinstance(seen, UnreadableFolder):
             blind.append(seen)
         elif isinstance(seen, Video):
             videos += 1
@@ -152,7 +154,7 @@ def compare(root: str, known: dict[str, Known], exclude: Sequence[str] = (), nes
             else:
                 changed.append((seen, before.image))
     if any_known and not found and not any(b.folder == "" for b in blind):
-        blind.insert(0, Blind("", "no image left in it"))
+        blind.insert(0, UnreadableFolder("", "no image left in it"))
     warnings = []
     for b in blind:
         prefix = f"{b.folder}/" if b.folder else ""

@@ -38,7 +38,7 @@ _MOST_FOLDERS = 64  # directories of a TIFF that are looked at
 _TURNS = {0: 1, 1: 2, 3: 3, 2: 4, 4: 5, 6: 6, 7: 7, 5: 8}  # LibRaw's flip -> EXIF orientation
 
 
-class Opened(NamedTuple):
+class OpenedImage(NamedTuple):
     """A picture, and what the file around it says of it: of RAW files alone, where its own EXIF does not."""
 
     picture: Image.Image
@@ -47,7 +47,7 @@ class Opened(NamedTuple):
     upright: bool = False  # whatever any EXIF says
 
 
-def open_photo(data: bytes, most_pixels: int) -> Opened:
+def open_photo(data: bytes, most_pixels: int) -> OpenedImage:
     """The picture in a file's bytes; pixels of most kinds are decoded later.
 
     Raises PictureError when the kind needs a library that is not installed, or a RAW file or HEIC has more pixels than
@@ -57,10 +57,10 @@ def open_photo(data: bytes, most_pixels: int) -> Opened:
     if kind in _NEEDS and not _can_open(kind):
         raise PictureError(_NEEDS[kind])
     if kind == HEIF:
-        return Opened(_open_heif(data, most_pixels))
+        return OpenedImage(_open_heif(data, most_pixels))
     if kind == RAW:
         return _open_raw(data, most_pixels)
-    return Opened(Image.open(BytesIO(data)))
+    return OpenedImage(Image.open(BytesIO(data)))
 
 
 def missing(path: str) -> str | None:
@@ -135,7 +135,7 @@ def _open_heif(data: bytes, most_pixels: int) -> Image.Image:
     return picture
 
 
-def _open_raw(data: bytes, most_pixels: int) -> Opened:
+def _open_raw(data: bytes, most_pixels: int) -> OpenedImage:
     """The preview that the camera made, where it is large; else the sensor's picture at half its size."""
     from rawpy import RawPy
 
@@ -144,10 +144,12 @@ def _open_raw(data: bytes, most_pixels: int) -> Opened:
         _check_pixels(raw.sizes.raw_width, raw.sizes.raw_height, most_pixels)
         if preview := _open_preview(raw):
             turn = _TURNS.get(raw.sizes.flip, 1)
-            return Opened(preview, turn, _exif_of(data), turn >= 5 and _lies(raw) != (preview.width > preview.height))
+            return OpenedImage(
+                preview, turn, _exif_of(data), turn >= 5 and _lies(raw) != (preview.width > preview.height)
+            )
         raw.unpack()
         developed = Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
-        return Opened(developed, exif=_exif_of(data), upright=True)
+        return OpenedImage(developed, exif=_exif_of(data), upright=True)
 
 
 def _open_preview(raw: RawPy) -> Image.Image | None:

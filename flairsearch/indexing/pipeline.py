@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from flairsearch.core.arrays import chunks
 from flairsearch.core.errors import UsageError
 from flairsearch.core.limits import INGEST_LIMITS, IngestLimits
-from flairsearch.core.reports import Progress, Report, Run, Skipped
-from flairsearch.core.types import Encoded, ImageFile, Picture
+from flairsearch.core.reports import IndexReport, IndexRun, Progress, Skipped
+from flairsearch.core.types import EncodedViews, ImageFile, Picture
 from flairsearch.images import discovery, loading
 from flairsearch.shortlist.build import MakeBank, drop_lost, fit_views
 from flairsearch.shortlist.shortlist import Shortlist
@@ -24,7 +24,7 @@ from flairsearch.store.writer import Writer
 if TYPE_CHECKING:
     from flairsearch.model.encoder import Encoder
 
-EncodePictures = Callable[[Sequence[Picture]], Encoded]
+EncodePictures = Callable[[Sequence[Picture]], EncodedViews]
 
 
 class HasEncoder(Protocol):
@@ -78,7 +78,7 @@ def ingest(
     encoder: EncoderCalls,
     exclude: Sequence[str] = (),
     limits: IngestLimits = INGEST_LIMITS,
-) -> Iterator[Progress | Report]:
+) -> Iterator[Progress | IndexReport]:
     """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is a Report.
 
     Whatever was committed stays when the run is cut off, and a KeyboardInterrupt commits what is encoded first.
@@ -108,9 +108,9 @@ def ingest(
                 yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
             reader = writer.reader()
         Shortlist(reader)  # so that the first query finds both made
-    run = Run(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
+    run = IndexRun(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
     writer.catalog.census.save_run(run)
-    yield Report(*work.counts, tuple(work.skipped), tuple(work.warnings), work.videos)
+    yield IndexReport(*work.counts, tuple(work.skipped), tuple(work.warnings), work.videos)
 
 
 def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _Work:
@@ -206,12 +206,12 @@ class _Batch:
         self._photos, self._hashes, self._views = [], set(), []
 
 
-def _encode_all(encode: EncodePictures, pictures: Sequence[Picture], size: int) -> Encoded:
+def _encode_all(encode: EncodePictures, pictures: Sequence[Picture], size: int) -> EncodedViews:
     """No more than `size` at once."""
     parts = [encode(some) for some in chunks(pictures, size)]
     if len(parts) == 1:
         return parts[0]
-    return Encoded(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Encoded)))
+    return EncodedViews(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(EncodedViews)))
 
 
 def _record(writer: Writer, work: _Work, loaded: loading.Loaded) -> None:

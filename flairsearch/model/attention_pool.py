@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import PoolWeights, Query
+from flairsearch.core.types import EncodedText, PoolWeights
 from flairsearch.model.architecture import SCORES
 
 LAYER_NORM_EPS = 1e-5
@@ -26,7 +26,7 @@ def layer_norm(x: F32, gain: F32, bias: F32, axis: int = -1) -> F32:
     return np.asarray(centred / spread * gain + bias, np.float32)
 
 
-class Folding:
+class FoldedPool:
     """The pool of one model, given its tensors under FLAIR's names; they are read when they are needed."""
 
     def __init__(self, tensors: Mapping[str, F32], heads: int, score: str = "flair") -> None:
@@ -63,10 +63,10 @@ class Folding:
         c = (q @ self._key_shift[..., None])[..., 0].T
         return np.ascontiguousarray(u, np.float32), np.ascontiguousarray(c, np.float32)
 
-    def queries(self, vectors: F32, texts: list[str]) -> list[Query]:
+    def queries(self, vectors: F32, texts: list[str]) -> list[EncodedText]:
         """Global text tokens f32[T, D], not normalised, and their texts -> folded queries."""
         u, c = self.fold(vectors)
-        return [Query(text, vectors[i], u[i], c[i]) for i, text in enumerate(texts)]
+        return [EncodedText(text, vectors[i], u[i], c[i]) for i, text in enumerate(texts)]
 
     @cached_property
     def weights(self) -> PoolWeights:

@@ -23,7 +23,7 @@ from flairsearch.core.errors import WeightsError
 from flairsearch.core.paths import cache_folder
 from flairsearch.model.architecture import LARGEST, check_tensors, expected_tensors
 from flairsearch.model.published_checkpoints import read_published
-from flairsearch.model.safetensors_file import Tensors, check_file, read_metadata
+from flairsearch.model.safetensors_file import SafetensorsFile, check_file, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ def describe(path: Path) -> tuple[str, str]:
     return metadata["config"], metadata["hash"]
 
 
-def check(tensors: Tensors, config: str, path: Path) -> None:
+def check(tensors: SafetensorsFile, config: str, path: Path) -> None:
     """Raises WeightsError when a file lacks a tensor of its configuration, or has one of another shape."""
     check_tensors({name: tensors.shape(name) for name in tensors}, expected_tensors(config), str(path))
 

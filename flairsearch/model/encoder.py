@@ -18,9 +18,9 @@ from flairsearch.core.atomic_file import atomic_write
 from flairsearch.core.errors import UsageError
 from flairsearch.core.memory import keep_freed_memory
 from flairsearch.core.paths import cache_folder
-from flairsearch.core.types import Encoded, Picture, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Picture, PoolWeights
 from flairsearch.model import checkpoints, prompts
-from flairsearch.model.attention_pool import LAYER_NORM_EPS, Folding
+from flairsearch.model.attention_pool import LAYER_NORM_EPS, FoldedPool
 from flairsearch.model.flair import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model, run_image_tower
 
 BANK_BATCH = 64  # texts encoded at once
@@ -67,7 +67,7 @@ class Encoder:
         return visual if self._precision == torch.float32 else copy.deepcopy(visual).to(self._precision)
 
     @cached_property
-    def _folding(self) -> Folding:
+    def _folding(self) -> FoldedPool:
         return self._model.folding
 
     @property
@@ -79,8 +79,8 @@ class Encoder:
     def token_metric(self) -> np.ndarray:
         """f32[D, D]: how much an error e of a stored token matters, e^T metric e.
 
-        Half for any text (Folding.token_metric), half for those of model/prompts.py: mean squares of e . u, the logits'
-        error, and of e along what moves the pooled vector towards the text; trace 1 each.
+        Half for any text (FoldedPool.token_metric), half for those of model/prompts.py: mean squares of e . u, the
+        logits' error, and of e along what moves the pooled vector towards the text; trace 1 each.
         """
         values_of, queries = self.pool_weights, self.encode_texts(prompts.phrases())
         keys = np.concatenate([query.u for query in queries])
@@ -92,16 +92,16 @@ class Encoder:
         return metric
 
     @torch.inference_mode()
-    def encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:
+    def encode_pictures(self, pictures: Sequence[Picture]) -> EncodedViews:
         """N views u8[S, S, 3] -> Encoded; x = LayerNorm without gain of each local token."""
         pooled, local = self._look(pictures)
         mean = local.mean(-1, keepdim=True)
         scale = (local.var(-1, correction=0, keepdim=True) + LAYER_NORM_EPS).sqrt()
         columns = (pooled, (local - mean) / scale, (mean / scale).squeeze(-1), scale.squeeze(-1))
-        return Encoded(*(column.half().cpu().numpy() for column in columns))
+        return EncodedViews(*(column.half().cpu().numpy() for column in columns))
 
     @torch.inference_mode()
-    def encode_examples(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[Query]:
+    def encode_examples(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
         """Pictures that are looked for, u8[S, S, 3], and what to call them -> folded queries, float32.
 
         t = unit(g) + unit(pool(g, L)), g the global token and L the local ones: the picture as CLIP sees it, and what
@@ -125,19 +125,19 @@ class Encoder:
         return F.normalize(pooled, dim=-1), local
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> list[Query]:
+    def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
         """Texts -> folded queries, float32."""
         vectors = self._model.encode_text(self._model.tokenize(list(texts)).to(self.device))
         return self._fold(vectors, texts)
 
-    def fold(self, vectors: np.ndarray) -> list[Query]:
+    def fold(self, vectors: np.ndarray) -> list[EncodedText]:
         """Vectors of texts that nobody knows any more, f32[T, D] -> folded queries."""
         return self._folding.queries(vectors, [""] * len(vectors))
 
-    def _fold(self, vectors: torch.Tensor, texts: Sequence[str]) -> list[Query]:
+    def _fold(self, vectors: torch.Tensor, texts: Sequence[str]) -> list[EncodedText]:
         return self._folding.queries(vectors.float().cpu().numpy(), list(texts))
 
-    def bank(self, texts: Sequence[str] | None = None, batch: int = BANK_BATCH) -> list[Query]:
+    def bank(self, texts: Sequence[str] | None = None, batch: int = BANK_BATCH) -> list[EncodedText]:
         """The texts, or those of model/prompts.py; `batch` at once goes through the text tower.
 
         Their vectors stay in the user's cache: a large text tower takes minutes for them.

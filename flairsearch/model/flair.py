@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from flairsearch.core.errors import WeightsError
 from flairsearch.model import checkpoints
 from flairsearch.model.architecture import check_config, check_tensors
-from flairsearch.model.attention_pool import LAYER_NORM_EPS, Folding
+from flairsearch.model.attention_pool import LAYER_NORM_EPS, FoldedPool
 from flairsearch.model.conv_tower import ConvTower, Stage
 from flairsearch.model.tokenizer import unseen_words
 
@@ -248,14 +248,14 @@ class FLAIR(nn.Module):
     # -- the folded form: what re-ranking needs, in float32 numpy
 
     @property
-    def folding(self) -> Folding:
+    def folding(self) -> FoldedPool:
         """Of the weights as they are now."""
         pool = {
             name: tensor.detach().float().cpu().numpy()
             for name, tensor in self.flair_state().items()
             if name.startswith(("visual_proj.", "logit_"))
         }
-        return Folding(pool, self.config.pool_heads, self.config.score)
+        return FoldedPool(pool, self.config.pool_heads, self.config.score)
 
 
 def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:

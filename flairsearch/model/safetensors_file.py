@@ -50,7 +50,7 @@ def _open(path: Path) -> Any:
         raise WeightsError(f"{path} is not a safetensors file ({what}) - copy or download it again") from None
 
 
-class Tensors(Mapping[str, F32]):
+class SafetensorsFile(Mapping[str, F32]):
     """Each tensor by its name, f32 of its shape; a float32 one is the file itself, mapped."""
 
     def __init__(self, path: Path) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import PoolWeights, Query
+from flairsearch.core.types import EncodedText, PoolWeights
 from flairsearch.model import checkpoints
-from flairsearch.model.attention_pool import Folding, layer_norm
-from flairsearch.model.safetensors_file import Tensors
+from flairsearch.model.attention_pool import FoldedPool, layer_norm
+from flairsearch.model.safetensors_file import SafetensorsFile
 from flairsearch.model.tokenizer import Tokenizer, unseen_words
 
 F32 = NDArray[np.float32]
@@ -33,18 +33,18 @@ class TextEncoder:
         """Raises WeightsError when the file is missing, damaged or not ours."""
         config, self.weights_hash = checkpoints.describe(file)
         self._config = json.loads(config)
-        self._tensors = Tensors(file)
+        self._tensors = SafetensorsFile(file)
         checkpoints.check(self._tensors, config, file)
         self._tokenizer = Tokenizer(self._config.get("context_length", 77))
         self._seen = checkpoints.seen_tokens(file)
-        self.folding = Folding(self._tensors, self._config["pool_heads"], self._config.get("score", "flair"))
+        self.folding = FoldedPool(self._tensors, self._config["pool_heads"], self._config.get("score", "flair"))
 
     @property
     def pool_weights(self) -> PoolWeights:
         """The pool's value and output side, for re-ranking."""
         return self.folding.weights
 
-    def encode_texts(self, texts: Sequence[str]) -> list[Query]:
+    def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
         """Texts -> folded queries, float32. Texts of very different lengths are better asked one by one."""
         return self.folding.queries(self._tower(texts), list(texts)) if texts else []
 
@@ -80,7 +80,7 @@ class _Block:
     Tokens are columns, x f32[W, T L]: those of T texts, one text after the other. Weights are used as they are stored.
     """
 
-    def __init__(self, tensors: Tensors, name: str, heads: int) -> None:
+    def __init__(self, tensors: SafetensorsFile, name: str, heads: int) -> None:
         self._heads = heads
         self._in, self._out, self._wide, self._narrow = (
             (tensors[f"{name}.{weight}"], tensors[f"{name}.{bias}"][:, None])

@@ -6,13 +6,13 @@ import json
 import time
 from dataclasses import asdict
 
-from flairsearch.core.reports import Report, Run, Skipped, Status
+from flairsearch.core.reports import IndexReport, IndexRun, Skipped, Status
 from flairsearch.output.formatting import escape, short_path
 
 _SOME = 3  # paths shown of those skipped for one reason
 
 
-def to_text(report: Report | Run) -> str:
+def to_text(report: IndexReport | IndexRun) -> str:
     """One line about a run."""
     counts = [
         (report.added, "added"),
@@ -20,7 +20,7 @@ def to_text(report: Report | Run) -> str:
         (report.moved, "moved"),
         (report.removed, "removed"),
         (report.unchanged, "unchanged"),
-        (report.skipped if isinstance(report, Run) else len(report.skipped), "skipped"),
+        (report.skipped if isinstance(report, IndexRun) else len(report.skipped), "skipped"),
     ]
     return ", ".join(f"{number:,} {name}" for number, name in counts if number) or "nothing to do"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import Encoded, Frame, PoolWeights, Query, Region
+from flairsearch.core.types import EncodedText, EncodedViews, Frame, PoolWeights, Region
 from flairsearch.regions.boxes import find_boxes, find_heat, inside
 from flairsearch.rerank.numpy_backend import attend, project
 
@@ -21,7 +21,7 @@ class Locator:
     def __init__(self, weights: PoolWeights) -> None:
         self._weights = weights
 
-    def find(self, encoded: Encoded, frame: Frame, query: Query) -> tuple[F32, list[Region]]:
+    def find(self, encoded: EncodedViews, frame: Frame, query: EncodedText) -> tuple[F32, list[Region]]:
         """One view and its frame -> heat f32[G, G], and its regions, best first: one at least."""
         x = encoded.tokens.astype(np.float32)
         logits = _logits(x, query)
@@ -32,15 +32,15 @@ class Locator:
         regions = [Region(frame.to_pixels(*box), score) for box, score in zip(boxes, scores.tolist(), strict=True)]
         return heat, sorted(regions, key=lambda region: (-region.score, region.box))
 
-    def attend(self, encoded: Encoded, query: Query) -> F32:
+    def attend(self, encoded: EncodedViews, query: EncodedText) -> F32:
         """Attention f32[N, P]: the heads' mean over the patches, zero key left out."""
         return np.asarray(attend(_logits(encoded.tokens.astype(np.float32), query)).mean(1), np.float32)
 
-    def compare(self, encoded: Encoded, query: Query) -> F32:
+    def compare(self, encoded: EncodedViews, query: EncodedText) -> F32:
         """Similarity f32[N, P]: the cosine of each local token and the text."""
         return patch_cosine(encoded.tokens, encoded.shift, query.vector[None])[:, 0]
 
-    def score_parts(self, tokens: NDArray[np.float16], query: Query, parts: NDArray[np.bool_]) -> F32:
+    def score_parts(self, tokens: NDArray[np.float16], query: EncodedText, parts: NDArray[np.bool_]) -> F32:
         """One view's x f16[P, D], parts bool[R, P] -> f32[R]: cos(pool(t, the part's tokens), t).
 
         The exact score where a part is the whole view. Of a part without a patch: what the pool makes of nothing.
@@ -48,7 +48,7 @@ class Locator:
         x = tokens.astype(np.float32)
         return self._score(x, _logits(x[None], query), query, parts)
 
-    def _score(self, x: F32, logits: F32, query: Query, parts: NDArray[np.bool_]) -> F32:
+    def _score(self, x: F32, logits: F32, query: EncodedText, parts: NDArray[np.bool_]) -> F32:
         """x f32[P, D], its logits f32[1, H, P], parts bool[R, P] -> f32[R]."""
         shares = attend(logits, parts[:, None])  # [R, H, P]
         mixed = (shares.reshape(-1, len(x)) @ x).reshape(*shares.shape[:2], -1)  # [R, H, D]
@@ -65,6 +65,6 @@ def patch_cosine(tokens: NDArray[np.float16] | F32, shift: NDArray[np.float16], 
     return np.asarray(vectors @ local.swapaxes(1, 2) / np.maximum(lengths, 1e-12), np.float32)
 
 
-def _logits(x: F32, query: Query) -> F32:
+def _logits(x: F32, query: EncodedText) -> F32:
     """x f32[N, P, D] -> f32[N, H, P]."""
     return np.asarray(query.u @ x.swapaxes(1, 2) + query.c[:, None], np.float32)

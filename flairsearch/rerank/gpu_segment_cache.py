@@ -38,7 +38,7 @@ class ResidencePolicy:
 _DEFAULT = ResidencePolicy()
 
 
-class Resident:
+class GpuSegmentCache:
     """Whole segments' rows on a device, by segment number; those not asked for longest make room.
 
     A number stands for the same rows for as long as this lives: as within one committed state of an index.

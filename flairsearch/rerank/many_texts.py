@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.rerank.reranker import with_global
 
 _TEXTS = 512  # at once: with _VIEWS, logits of the size of a processor's cache
 _VIEWS = 4
 
 
-class ManyTexts:
+class TextBatchScorer:
     """T folded texts, ready for any number of views."""
 
-    def __init__(self, queries: Sequence[Query], weights: PoolWeights, device: str = "cpu") -> None:
+    def __init__(self, queries: Sequence[EncodedText], weights: PoolWeights, device: str = "cpu") -> None:
         """Queries and weights as the model gives them, not in a codec's coordinates."""
         self._device, self._global_share = device, weights.global_share
         heads, width, _ = weights.value.shape
@@ -46,7 +46,7 @@ class ManyTexts:
         self._text = self._move(texts @ weights.out)  # W_o^T t: the cosine's upper part needs no projection of o
         self._text_bias = self._move(texts @ weights.out_bias)
 
-    def score(self, encoded: Encoded) -> NDArray[np.float32]:
+    def score(self, encoded: EncodedViews) -> NDArray[np.float32]:
         """n views -> what they are ranked by f32[n, T]: cos(pool(t, L), t), with the global cosine's share in it."""
         return with_global(self._condition(encoded.tokens), encoded.pooled, self.vectors, self._global_share)
 

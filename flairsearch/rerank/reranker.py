@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.codecs.codec import Codec
-from flairsearch.core.types import PoolWeights, Query
+from flairsearch.core.types import EncodedText, PoolWeights
 from flairsearch.rerank import numpy_backend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flairsearch.rerank.torch_backend import Reranker
+    from flairsearch.rerank.torch_backend import TorchPool
 
 F32 = NDArray[np.float32]
 _FEW = 1000  # views times queries: rerank_numpy scores them while numba is loaded
@@ -43,7 +43,7 @@ def with_global(conditioned: F32, pooled: NDArray[np.float16], vectors: F32, sha
     return np.asarray(np.float32(1 - share) * conditioned + np.float32(share) * near, np.float32)
 
 
-class RowReranker:
+class Reranker:
     """The same over a codec's rows as they are stored; queries come as the model folds them.
 
     Scores come from the path that is fused over the codec: rerank_cpu, or rerank_triton where there is CUDA and Triton.
@@ -54,7 +54,7 @@ class RowReranker:
         self._weights = codec.fold_weights(weights)
         self._without_numba = 0  # views times queries that were scored so
 
-    def score(self, rows: Iterable[NDArray[np.uint8]], queries: Sequence[Query]) -> NDArray[np.float32]:
+    def score(self, rows: Iterable[NDArray[np.uint8]], queries: Sequence[EncodedText]) -> NDArray[np.float32]:
         """Pieces of rows u8[n, stride] -> exact conditioned scores f32[N, Q], N the sum of all n."""
         if not queries:
             return np.zeros((sum(map(len, rows)), 0), np.float32)
@@ -68,10 +68,10 @@ class RowReranker:
         return self._reference.score_many((self._codec.decode(piece) for piece in rows), folded)
 
     @cached_property
-    def _reference(self) -> Reranker:
-        from flairsearch.rerank.torch_backend import Reranker
+    def _reference(self) -> TorchPool:
+        from flairsearch.rerank.torch_backend import TorchPool
 
-        return Reranker(self._weights, self._device, spatial=self._codec.spatial)
+        return TorchPool(self._weights, self._device, spatial=self._codec.spatial)
 
     @cached_property
     def _projection(self) -> Any:
@@ -79,7 +79,7 @@ class RowReranker:
 
         return numba_backend.project_with(self._weights)
 
-    def _score_on_cpu(self, rows: Iterable[NDArray[np.uint8]], folded: Sequence[Query]) -> NDArray[np.float32]:
+    def _score_on_cpu(self, rows: Iterable[NDArray[np.uint8]], folded: Sequence[EncodedText]) -> NDArray[np.float32]:
         u, c, text = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
         parts = [self._score_piece(piece, u, c, text) for piece in rows]
         return np.concatenate([np.zeros((0, len(folded)), np.float32), *parts])
@@ -93,7 +93,7 @@ class RowReranker:
 
         return numba_backend.score(self._codec, rows, self._projection, u, c, text)
 
-    def score_there(self, rows: Iterable[Tensor], queries: Sequence[Query]) -> NDArray[np.float32]:
+    def score_there(self, rows: Iterable[Tensor], queries: Sequence[EncodedText]) -> NDArray[np.float32]:
         """`score` by rerank_triton, of pieces of rows u8[n, stride] that are on the device already; one query at least.
 
         Nothing is waited for before the last piece, so that the next rows are read while the device works.

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flairsearch.core.types import PoolWeights, Query
+from flairsearch.core.types import EncodedText, PoolWeights
 
 Pieces = Iterable[NDArray[np.float16] | NDArray[np.float32]]
 CHUNK = 128  # views at once: their float32 tokens stay near the cache
 
 
-class Reranker:
+class TorchPool:
     """The pool's value and output side on a device, ready for any number of queries."""
 
     def __init__(
@@ -34,24 +34,24 @@ class Reranker:
         self._out_bias = self._move(weights.out_bias)
         self._spatial = None if spatial is None else self._move(spatial)
 
-    def score(self, tokens: Pieces, query: Query) -> NDArray[np.float32]:
+    def score(self, tokens: Pieces, query: EncodedText) -> NDArray[np.float32]:
         """Pieces of tokens x [n, P, D] -> cos(pool(t, L), t) f32[N], N the sum of all n.
 
         Or pieces of coordinates in a codec's basis, with the query and the weights folded into it.
         """
         return self.score_many(tokens, [query])[:, 0]
 
-    def score_many(self, tokens: Pieces, queries: Sequence[Query]) -> NDArray[np.float32]:
+    def score_many(self, tokens: Pieces, queries: Sequence[EncodedText]) -> NDArray[np.float32]:
         """`score` for Q queries at once, each piece read once for all of them: f32[N, Q]."""
         return np.concatenate([np.zeros((0, len(queries)), np.float32), *(s for s, _ in self._rank(tokens, queries))])
 
-    def attend(self, tokens: Pieces, query: Query) -> NDArray[np.float32]:
+    def attend(self, tokens: Pieces, query: EncodedText) -> NDArray[np.float32]:
         """Pieces of tokens x [n, P, D] -> attention f32[N, P]: the heads' mean, zero key left out."""
         pieces = [attention for _, attention in self._rank(tokens, [query])]
         return np.concatenate(pieces)[:, 0] if pieces else np.zeros((0, 0), np.float32)
 
     def _rank(
-        self, tokens: Pieces, queries: Sequence[Query]
+        self, tokens: Pieces, queries: Sequence[EncodedText]
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Scores f32[n, Q] and attention f32[n, Q, P] of one chunk after the other."""
         u, c, text = (self._move(np.stack([getattr(q, name) for q in queries])) for name in ("u", "c", "vector"))

@@ -13,7 +13,7 @@ VIEWS = 3  # of a photo count for a phrase, the best ones; the best of many alon
 
 
 @dataclass(frozen=True)
-class Grouped:
+class ScoredImages:
     """K views of C contents, the views of a content side by side."""
 
     views: NDArray[np.int64]  # [K] ids
@@ -28,13 +28,13 @@ class Grouped:
         contents: NDArray[np.int64],
         parts: NDArray[np.float32],
         shares: NDArray[np.float32],
-    ) -> Grouped:
+    ) -> ScoredImages:
         """views i64[K], ascending, contents i64[K] of them, parts f32[K, phrases], shares f32[phrases]."""
         order = np.argsort(contents, kind="stable")
         views, parts = views[order], parts[order]
         ids, starts = np.unique(contents[order], return_index=True)
         best = _mean_of_best(parts, starts)
-        return Grouped(views, parts, ids, np.append(starts, len(views)), np.asarray(best @ shares, np.float32))
+        return ScoredImages(views, parts, ids, np.append(starts, len(views)), np.asarray(best @ shares, np.float32))
 
     def best(self, k: int) -> NDArray[np.int64]:
         """Places of the k best contents, best first, equal ones by id; and of all that score as the k-th does."""
@@ -49,7 +49,7 @@ class Grouped:
         return Ranking(int(self.contents[place]), self.views[here], self.parts[here], float(self.scores[place]))
 
 
-def of_photos(contents: NDArray[np.int64], parts: NDArray[np.float32]) -> NDArray[np.float32]:
+def aggregate_views(contents: NDArray[np.int64], parts: NDArray[np.float32]) -> NDArray[np.float32]:
     """contents i64[K] of views, their exact scores f32[K, Q] -> what each content scores, by its id, f32[C, Q]."""
     order = np.argsort(contents, kind="stable")
     return _mean_of_best(parts[order], np.unique(contents[order], return_index=True)[1])

@@ -9,32 +9,42 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.filters import Scope
-from flairsearch.core.types import Asked, Box, Encoded, Frame, Hit, Phrase, PoolWeights, Query, Ranking
+from flairsearch.core.filters import Filter
+from flairsearch.core.types import (
+    Box,
+    EncodedQuery,
+    EncodedText,
+    EncodedViews,
+    Frame,
+    Hit,
+    Phrase,
+    PoolWeights,
+    Ranking,
+)
 from flairsearch.regions.boxes import area, inside, merge
 from flairsearch.regions.locator import Locator
-from flairsearch.search.aggregation import of_photos
+from flairsearch.search.aggregation import aggregate_views
 from flairsearch.search.policy import SearchPolicy
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 
 LOOKED = 4  # views of a photo that a phrase's regions come from: the best
 ALIKE = 1e-4  # scores of one text that was asked twice differ by less
 UNWANTED = 0.9  # of the photos score less with a text that is not wanted: a place that scores more shows it
 
-_Look = tuple[Encoded, Frame]  # of one view
+_Look = tuple[EncodedViews, Frame]  # of one view
 
 
-class Answerer:
+class HitBuilder:
     """Makes hits, in one committed state of the index."""
 
-    def __init__(self, reader: Reader, catalog: Catalog, weights: PoolWeights, policy: SearchPolicy) -> None:
+    def __init__(self, reader: Snapshot, catalog: Catalog, weights: PoolWeights, policy: SearchPolicy) -> None:
         self._reader, self._catalog, self._weights, self._policy = reader, catalog, weights, policy
         self._locator = Locator(weights)
         self._judged: dict[Hashable, dict[int, list[Hit]]] = {}  # question -> content -> its hits
 
     def hits(
-        self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None = None
+        self, ranked: Sequence[Ranking], asked: EncodedQuery, limits: NDArray[np.float32], scope: Filter | None = None
     ) -> Iterator[Hit]:
         """Hits without rank; one for each image in scope, as identical files share a content.
 
@@ -52,7 +62,9 @@ class Answerer:
         for one in ranked:
             yield from judged.get(one.content, ())
 
-    def _remembered(self, asked: Asked, limits: NDArray[np.float32], scope: Scope | None) -> dict[int, list[Hit]]:
+    def _remembered(
+        self, asked: EncodedQuery, limits: NDArray[np.float32], scope: Filter | None
+    ) -> dict[int, list[Hit]]:
         """Who leafs on asks the same again, of what was judged for the page before too."""
         queries = tuple((query.text, query.vector.tobytes()) for query in (*asked.phrases, *asked.without))
         key = (queries, asked.weights, len(asked.without), asked.at, asked.min_area, limits.tobytes(), scope)
@@ -63,7 +75,7 @@ class Answerer:
         return judged
 
     def _look_at(
-        self, ranked: Sequence[Ranking], asked: Asked, limits: NDArray[np.float32], scope: Scope | None
+        self, ranked: Sequence[Ranking], asked: EncodedQuery, limits: NDArray[np.float32], scope: Filter | None
     ) -> Iterator[tuple[int, list[Hit]]]:
         """(content, its hits); of one that is gone, nothing."""
         images = self._catalog.images_of([one.content for one in ranked], scope)
@@ -75,7 +87,7 @@ class Answerer:
             if not looks.keys() >= set(one.views[places].ravel().tolist()):
                 continue  # gone since: who asked will see that this state is not the newest, and ask again
             seen = [[looks[view] for view in several] for several in one.views[places].T.tolist()]
-            scores = of_photos(np.full(len(one.views), one.content), one.scores)[0].tolist()
+            scores = aggregate_views(np.full(len(one.views), one.content), one.scores)[0].tolist()
             phrases = tuple(
                 self._find(query, score, several, asked)
                 for query, score, several in zip(asked.phrases, scores, seen, strict=True)
@@ -88,7 +100,7 @@ class Answerer:
             yield one.content, of_image
 
     def _is_answer(
-        self, phrases: Sequence[Phrase], asked: Asked, limits: NDArray[np.float32], looks: list[_Look]
+        self, phrases: Sequence[Phrase], asked: EncodedQuery, limits: NDArray[np.float32], looks: list[_Look]
     ) -> bool:
         """Whether a photo shows all phrases where the query wants them, and there nothing that it does not want."""
         if not all(phrase.regions for phrase in phrases):
@@ -103,7 +115,7 @@ class Answerer:
         frames, encoded = self._catalog.frames(ids.tolist()), self._reader.encoded(ids)
         return {view: (encoded.only(i), frames[view]) for i, view in enumerate(ids.tolist()) if view in frames}
 
-    def _find(self, query: Query, score: float, looks: Sequence[_Look], asked: Asked) -> Phrase:
+    def _find(self, query: EncodedText, score: float, looks: Sequence[_Look], asked: EncodedQuery) -> Phrase:
         """Looks at views of a photo, the best first. Conditions are asked of the regions that stay of all of them."""
         heats, found = zip(*(self._locator.find(encoded, frame, query) for encoded, frame in looks), strict=True)
         frame = looks[0][1]
@@ -111,7 +123,9 @@ class Answerer:
         wanted = tuple(region for region in merge(chain(*found)) if _is_wanted(region.box, frame, asked))
         return Phrase(query.text, score, wanted, heats[0], frame)
 
-    def _judge(self, without: Sequence[Query], phrases: Sequence[Phrase], looks: list[_Look]) -> NDArray[np.float32]:
+    def _judge(
+        self, without: Sequence[EncodedText], phrases: Sequence[Phrase], looks: list[_Look]
+    ) -> NDArray[np.float32]:
         """What each unwanted text scores where the phrases are, f32[without]: not what is elsewhere in the photo.
 
         Judged in the view that shows most of that place and, of several, least besides: the best one may show none.
@@ -122,7 +136,7 @@ class Answerer:
         part = inside(frame.to_view(around), round(encoded.tokens.shape[1] ** 0.5))[None]
         return np.array([self._locator.score_parts(encoded.tokens[0], query, part)[0] for query in without])
 
-    def _hit(self, one: Ranking, phrases: tuple[Phrase, ...], asked: Asked, looks: Sequence[_Look]) -> Hit:
+    def _hit(self, one: Ranking, phrases: tuple[Phrase, ...], asked: EncodedQuery, looks: Sequence[_Look]) -> Hit:
         near = [
             float(encoded.pooled[0].astype(np.float32) @ query.vector / max(float(np.linalg.norm(query.vector)), 1e-12))
             for (encoded, _), query in zip(looks, asked.phrases, strict=True)
@@ -141,7 +155,7 @@ def _shown(box: Box, frame: Frame) -> tuple[float, float]:
     return max(wide, 0) * max(high, 0), -(frame.right - frame.left) * (frame.bottom - frame.top)
 
 
-def _is_wanted(box: Box, frame: Frame, asked: Asked) -> bool:
+def _is_wanted(box: Box, frame: Frame, asked: EncodedQuery) -> bool:
     """Whether a region is large enough, and its middle in the half of the photo that is asked for.
 
     `center` is the middle half, both ways.

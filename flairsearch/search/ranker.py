@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.timing import Clock
-from flairsearch.core.types import Asked, Candidates
-from flairsearch.search.aggregation import Grouped
+from flairsearch.core.timing import StageTimer
+from flairsearch.core.types import Candidates, EncodedQuery
+from flairsearch.search.aggregation import ScoredImages
 from flairsearch.search.policy import SearchPolicy
 from flairsearch.search.scorer import Scorer
 from flairsearch.shortlist.shortlist import Shortlist
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 
 Ids = NDArray[np.int64]
 
@@ -23,18 +23,18 @@ Ids = NDArray[np.int64]
 class Ranked:
     """The images of a query, and whether there are more."""
 
-    images: Grouped
+    images: ScoredImages
     more: Candidates | None  # The candidates of which more can be ranked; None: no more are.
 
 
 class Ranker:
     """Ranks images of one committed state of the index. Nothing is looked at: conditions are the searcher's."""
 
-    def __init__(self, reader: Reader, shortlist: Shortlist, scorer: Scorer, policy: SearchPolicy) -> None:
+    def __init__(self, reader: Snapshot, shortlist: Shortlist, scorer: Scorer, policy: SearchPolicy) -> None:
         self._reader, self._shortlist, self._scorer, self._policy = reader, shortlist, scorer, policy
 
     def rank_many(
-        self, several: Sequence[Asked], end: int, shortlist: str | int, among: Ids | None, clock: Clock
+        self, several: Sequence[EncodedQuery], end: int, shortlist: str | int, among: Ids | None, clock: StageTimer
     ) -> list[Ranked]:
         """Each query's images, the `end` best of them sure; with conditions more, as some may be left out.
 
@@ -61,7 +61,7 @@ class Ranker:
             for asked, images, candidates in zip(several, ranked, found, strict=True)
         ]
 
-    def _candidates(self, asked: Asked, size: int, among: Ids | None, least: int) -> Candidates:
+    def _candidates(self, asked: EncodedQuery, size: int, among: Ids | None, least: int) -> Candidates:
         """The shortlist of `size` views; a longer one while it holds fewer images than `least`."""
         total = len(self._reader if among is None else among)
         if size >= total:
@@ -73,7 +73,7 @@ class Ranker:
                 return found
             size = min(2 * size, total)
 
-    def _rank_all(self, found: Sequence[Candidates], several: Sequence[Asked]) -> list[Grouped]:
+    def _rank_all(self, found: Sequence[Candidates], several: Sequence[EncodedQuery]) -> list[ScoredImages]:
         """The candidates of each query -> their images with exact scores, from all views of each image."""
         lists = [self._reader.beside(candidates.views) for candidates in found]
         together = lists[0] if len(lists) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
@@ -87,11 +87,13 @@ class Ranker:
             for views, part, asked in zip(lists, parts, several, strict=True)
         ]
 
-    def rank(self, views: Ids, asked: Asked) -> Grouped:
+    def rank(self, views: Ids, asked: EncodedQuery) -> ScoredImages:
         """View ids i64[K] -> their images with exact scores."""
         return self._group(views, self._scorer.score(views, asked.phrases), asked)
 
-    def rank_until_stable(self, asked: Asked, candidates: Candidates, k: int, known: Grouped | None = None) -> Grouped:
+    def rank_until_stable(
+        self, asked: EncodedQuery, candidates: Candidates, k: int, known: ScoredImages | None = None
+    ) -> ScoredImages:
         """Candidates with predicted scores, best first -> the images ranked until the k best of them are sure.
 
         They are sure when the next candidate's prediction, plus the mean error of those ranked so far and `stop_sigma`
@@ -123,5 +125,5 @@ class Ranker:
                 return grouped
             done, count = count, min(len(lead), int(self._policy.growth_factor * count) + 1)
 
-    def _group(self, views: Ids, parts: NDArray[np.float32], asked: Asked) -> Grouped:
-        return Grouped.of(views, self._reader.contents(views), parts, asked.shares)
+    def _group(self, views: Ids, parts: NDArray[np.float32], asked: EncodedQuery) -> ScoredImages:
+        return ScoredImages.of(views, self._reader.contents(views), parts, asked.shares)

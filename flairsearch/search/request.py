@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from flairsearch.core.filters import Scope
-from flairsearch.core.query import Terms
+from flairsearch.core.filters import Filter
+from flairsearch.core.query import Query
 from flairsearch.core.types import Answer
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ MOST_BODY = 32_000_000  # One request over HTTP, with its picture, has at most t
 class Question:
     """`Engine.search`'s parameters."""
 
-    terms: Terms
+    terms: Query
     k: int = 10
     shortlist: str = "auto"
     min_score: float | None = None
-    scope: Scope = field(default_factory=Scope)
+    scope: Filter = field(default_factory=Filter)
 
     def ask(self, engine: Engine) -> Answer:
         """Raises what Engine.search raises."""
@@ -49,7 +49,7 @@ class Question:
             "min_area": terms.min_area or None,
             "shortlist": self.shortlist,
             "min_score": self.min_score,
-            "under": scope.under,
+            "folder": scope.under,
             "since": None if scope.since is None else scope.since.isoformat(),
             "until": None if last is None else last.isoformat(),
             "larger_than": size,
@@ -57,7 +57,7 @@ class Question:
         for picture in terms.pictures:
             single["box"] = None if picture.box is None else ",".join(map(str, picture.box))
             single["image_weight"] = picture.weight
-        several = {"q": terms.texts, "not": terms.without, "at": terms.at, "ext": scope.extensions}
+        several = {"q": terms.texts, "exclude": terms.without, "position": terms.at, "extension": scope.extensions}
         return [
             *((name, text) for name, texts in several.items() for text in texts),
             *((name, str(value)) for name, value in single.items() if value is not None),

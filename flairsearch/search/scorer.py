@@ -9,26 +9,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import PoolWeights, Query
-from flairsearch.rerank.reranker import RowReranker, fused_on_gpu, with_global
-from flairsearch.store.snapshot import Reader
+from flairsearch.core.types import EncodedText, PoolWeights
+from flairsearch.rerank.reranker import Reranker, fused_on_gpu, with_global
+from flairsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flairsearch.rerank.gpu_segment_cache import Resident
+    from flairsearch.rerank.gpu_segment_cache import GpuSegmentCache
 
 
 class Scorer:
     """Scores views of one committed state of the index."""
 
-    def __init__(self, reader: Reader, weights: PoolWeights, device: str, resident: Resident | None = None) -> None:
+    def __init__(
+        self, reader: Snapshot, weights: PoolWeights, device: str, resident: GpuSegmentCache | None = None
+    ) -> None:
         """resident: the cache of segments on the device; without one, it is made when it is needed."""
         self._reader, self._weights, self._device = reader, weights, device
         self._given_resident = resident
-        self._rerankers = {label: RowReranker(codec, weights, device) for label, codec in reader.codecs.items()}
+        self._rerankers = {label: Reranker(codec, weights, device) for label, codec in reader.codecs.items()}
 
-    def score(self, views: NDArray[np.int64], queries: Sequence[Query]) -> NDArray[np.float32]:
+    def score(self, views: NDArray[np.int64], queries: Sequence[EncodedText]) -> NDArray[np.float32]:
         """View ids i64[K] -> exact scores f32[K, Q], with the global token's share in them."""
         conditioned, share = self.condition(views, queries), self._weights.global_share
         if not share or not queries:
@@ -36,7 +38,7 @@ class Scorer:
         vectors = np.stack([query.vector for query in queries])
         return with_global(conditioned, self._reader.pooled(views), vectors, share)
 
-    def condition(self, views: NDArray[np.int64], queries: Sequence[Query]) -> NDArray[np.float32]:
+    def condition(self, views: NDArray[np.int64], queries: Sequence[EncodedText]) -> NDArray[np.float32]:
         """View ids i64[K] -> exact conditioned cosines f32[K, Q], without the global token."""
         scores = np.empty((len(views), len(queries)), np.float32)
         for label, here in self._reader.by_codec(views):
@@ -49,16 +51,16 @@ class Scorer:
         return scores
 
     @cached_property
-    def resident(self) -> Resident | None:
+    def resident(self) -> GpuSegmentCache | None:
         """The segments of all codecs that stay on the GPU; gone with this state of the index."""
         if self._given_resident is not None or not fused_on_gpu(self._device):
             return self._given_resident
-        from flairsearch.rerank.gpu_segment_cache import Resident
+        from flairsearch.rerank.gpu_segment_cache import GpuSegmentCache
 
-        return Resident(self._device)
+        return GpuSegmentCache(self._device)
 
     def _rows_on_device(
-        self, views: NDArray[np.int64], resident: Resident
+        self, views: NDArray[np.int64], resident: GpuSegmentCache
     ) -> tuple[NDArray[np.int64], Iterator[Tensor]]:
         """View ids i64[K] of one codec -> an order of them i64[K], segment by segment, and so their rows on the GPU.
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flairsearch.core.errors import StoreError, UsageError
-from flairsearch.core.filters import Scope
-from flairsearch.core.timing import Clock
-from flairsearch.core.types import Asked, Hit, PoolWeights
-from flairsearch.search.aggregation import Grouped
-from flairsearch.search.hits import UNWANTED, Answerer
+from flairsearch.core.filters import Filter
+from flairsearch.core.timing import StageTimer
+from flairsearch.core.types import EncodedQuery, Hit, PoolWeights
+from flairsearch.search.aggregation import ScoredImages
+from flairsearch.search.hits import UNWANTED, HitBuilder
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.search.ranker import Ranked, Ranker
 from flairsearch.search.scorer import Scorer
 from flairsearch.shortlist.shortlist import Shortlist
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class _Page:
     k: int
     offset: int
     min_score: float | None
-    scope: Scope | None
+    scope: Filter | None
 
     @property
     def end(self) -> int:
@@ -40,7 +40,7 @@ class Searcher:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Snapshot,
         catalog: Catalog,
         weights: PoolWeights,
         device: str,
@@ -49,19 +49,19 @@ class Searcher:
         self.reader, self._catalog, self._policy = reader, catalog, policy
         self._scorer = Scorer(reader, weights, device)
         self._ranker = Ranker(reader, Shortlist(reader), self._scorer, policy)
-        self._answerer = Answerer(reader, catalog, weights, policy)
-        self.clock = Clock()
+        self._answerer = HitBuilder(reader, catalog, weights, policy)
+        self.clock = StageTimer()
         self.in_scope = 0  # The number of views that the last search was about.
         self.reranked: list[int] = []  # How many of them each query of the last search ranked exactly.
         self.passed_over: list[int] = []  # Images that nobody looked at though they may meet a query's conditions.
 
     def search(
         self,
-        asked: Asked,
+        asked: EncodedQuery,
         k: int,
         shortlist: str | int = "auto",
         min_score: float | None = None,
-        scope: Scope | None = None,
+        scope: Filter | None = None,
         offset: int = 0,
     ) -> list[Hit]:
         """The k best images in scope after the first `offset`, best first; equal scores by image id."""
@@ -69,11 +69,11 @@ class Searcher:
 
     def search_many(
         self,
-        several: Sequence[Asked],
+        several: Sequence[EncodedQuery],
         k: int,
         shortlist: str | int = "auto",
         min_score: float | None = None,
-        scope: Scope | None = None,
+        scope: Filter | None = None,
         offset: int = 0,
     ) -> list[list[Hit]]:
         """`search` for each query. Where their shortlists are much the same, tokens are read once for all of them.
@@ -91,7 +91,7 @@ class Searcher:
         self.reranked, self.passed_over = [], []
         return [self._answer(asked, one, page) for asked, one in zip(several, ranked, strict=True)]
 
-    def _answer(self, asked: Asked, ranked: Ranked, page: _Page) -> list[Hit]:
+    def _answer(self, asked: EncodedQuery, ranked: Ranked, page: _Page) -> list[Hit]:
         """Photos with exact scores -> the hits of the page; more are ranked while conditions leave too many out."""
         grouped, policy = ranked.images, self._policy
         with self.clock.part("regions"):
@@ -111,7 +111,7 @@ class Searcher:
         return hits
 
     def _look(
-        self, asked: Asked, grouped: Grouped, page: _Page, limits: np.ndarray, most: int
+        self, asked: EncodedQuery, grouped: ScoredImages, page: _Page, limits: np.ndarray, most: int
     ) -> tuple[list[Hit], int]:
         """The hits of the page among the `most` best photos, and how many photos nobody looked at.
 
@@ -134,7 +134,7 @@ class Searcher:
         hits = _ranked(found[page.offset : page.end], page)
         return hits, 0 if complete else max(0, self._photos(grouped) - len(best))
 
-    def _hits_of_page(self, asked: Asked, grouped: Grouped, best: np.ndarray, page: _Page) -> list[Hit]:
+    def _hits_of_page(self, asked: EncodedQuery, grouped: ScoredImages, best: np.ndarray, page: _Page) -> list[Hit]:
         """Of the photos at these places: who they are is known before they are looked at."""
         images = self._catalog.images_of(grouped.contents[best].tolist(), page.scope)
         known = sorted(
@@ -147,11 +147,11 @@ class Searcher:
         found = self._answerer.hits(rankings, asked, np.zeros(0, np.float32), page.scope)
         return sorted((hit for hit in found if hit.image in wanted), key=_order)
 
-    def _photos(self, grouped: Grouped) -> int:
+    def _photos(self, grouped: ScoredImages) -> int:
         """How many are in scope: as many for a view as of those that were ranked."""
         return self.in_scope * len(grouped.scores) // max(1, len(grouped.views))
 
-    def _limits(self, asked: Asked) -> np.ndarray:
+    def _limits(self, asked: EncodedQuery) -> np.ndarray:
         """f32[without]: what a place scores, at least, that shows what is not wanted.
 
         The UNWANTED quantile of each text's scores, of views spread evenly over the index; NaN where these are too few.
@@ -163,7 +163,7 @@ class Searcher:
         scores = self._scorer.condition(ids[places], asked.without)  # A place in an image has no global token.
         return np.asarray(np.quantile(scores, UNWANTED, axis=0), np.float32)
 
-    def show(self, path: str, asked: Asked) -> Hit | None:
+    def show(self, path: str, asked: EncodedQuery) -> Hit | None:
         """The hit of the image at an absolute path, whatever it shows; None when there is none in this state.
 
         Raises StoreError when its part of the index is damaged.

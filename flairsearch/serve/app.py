@@ -20,18 +20,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from flairsearch.core.errors import PictureError, UsageError
-from flairsearch.core.query import Example
+from flairsearch.core.query import ImageExample
 from flairsearch.images.decoding import MAX_BYTES
 from flairsearch.search.request import MOST_HITS
 from flairsearch.serve import answer_schemas as shapes
 from flairsearch.serve import schemas
-from flairsearch.serve.errors import ClientGone, Door, Errors
+from flairsearch.serve.errors import ClientGone, ErrorMiddleware, Errors
 from flairsearch.serve.files import PRIVATE, PageFiles
 from flairsearch.serve.metrics import CONTENT_TYPE, Metrics
 from flairsearch.serve.original_files import disposition, open_original, opened
-from flairsearch.serve.security import FREE, Guard
+from flairsearch.serve.security import PUBLIC_PATHS, SecurityMiddleware
 from flairsearch.serve.thumbnails import Thumbnails
-from flairsearch.serve.worker import Service
+from flairsearch.serve.worker import SearchWorker
 
 SIDES = (256, 512)  # of thumbnails, pixels
 FULL = 65_500  # pixels: no JPEG is larger
@@ -44,7 +44,7 @@ _Id = Annotated[int, Path(ge=1, le=schemas.MOST_ID, description="Id of an image:
 class Api:
     """What is served, and the functions that answer."""
 
-    def __init__(self, service: Service, thumbnails: Thumbnails) -> None:
+    def __init__(self, service: SearchWorker, thumbnails: Thumbnails) -> None:
         self.service, self.thumbnails = service, thumbnails
         self.metrics = Metrics(service)
         self.files, self.errors = PageFiles(), Errors(service)
@@ -145,7 +145,7 @@ class Api:
             raise HTTPException(404, f"no image {image} in the index")
         return path
 
-    async def _example(self, request: Request, asked: schemas.Texts, body: bytes | None) -> Example | None:
+    async def _example(self, request: Request, asked: schemas.Texts, body: bytes | None) -> ImageExample | None:
         name = "picture"
         if asked.image is not None:
             path = await self._path(request, asked.image)
@@ -180,7 +180,7 @@ def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()
     )
     _add_routes(app, api, token)
     api.errors.add_to(app)
-    return Door(Guard(app, host, token, names), api.metrics)
+    return ErrorMiddleware(SecurityMiddleware(app, host, token, names), api.metrics)
 
 
 def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
@@ -194,7 +194,7 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
         failures: dict[int | str, dict[str, Any]] = {
             status: {"model": shapes.FailureJson} for status in (401, 403, *bad)
         }
-        locked = token is not None and f"/api/v1/{path}" not in FREE
+        locked = token is not None and f"/api/v1/{path}" not in PUBLIC_PATHS
         posts = answer in (api.search_by_picture, api.regions_by_picture)
         app.add_api_route(
             f"/api/v1/{path}",

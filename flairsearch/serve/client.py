@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 
 from flairsearch.core.errors import FlairSearchError, PictureError, UsageError
 from flairsearch.core.filters import is_text
-from flairsearch.core.query import Example, Terms
+from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.settings import check_token
 from flairsearch.core.types import Answer, Hit
 from flairsearch.output.formatting import escape, from_dict
@@ -32,7 +32,7 @@ class ServerError(FlairSearchError):
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerClient:
     """Where a server listens, and the token it wants."""
 
     url: str  # Errors name the server as the user wrote it.
@@ -42,7 +42,7 @@ class Server:
     token: str | None
 
     @staticmethod
-    def at(url: str, token: str | None) -> Server:
+    def at(url: str, token: str | None) -> ServerClient:
         """Raises UsageError when the URL is not http(s)://HOST[:PORT], or no header can carry the token."""
         try:
             parts = urlsplit(url)
@@ -56,7 +56,7 @@ class Server:
                 f"--server {parts.scheme}://{host} with more than host and port - "
                 "leave the rest out, and set FLAIRSEARCH_TOKEN to the token"
             )
-        return Server(url, host, port, parts.scheme == "https", None if token is None else check_token(token))
+        return ServerClient(url, host, port, parts.scheme == "https", None if token is None else check_token(token))
 
     def search(self, question: Question, page: int = MOST_HITS, patience: float = PATIENCE) -> Answer:
         """The answer, asked for in pages of at most `page` hits; patience: seconds for all of them.
@@ -153,7 +153,7 @@ def _check(question: Question) -> None:
     DEFAULT_POLICY.shortlist_size(question.shortlist, 1)
 
 
-def _named(hit: Hit, terms: Terms) -> Hit:
+def _named(hit: Hit, terms: Query) -> Hit:
     """With the name of the query's picture, which the server has not been told. Raises ValueError on what is no hit."""
     if "\0" in hit.path or not is_text(hit.path):
         raise ValueError("no file has that name")
@@ -167,7 +167,7 @@ def _named(hit: Hit, terms: Terms) -> Hit:
     return replace(hit, phrases=phrases)
 
 
-def _read(pictures: Sequence[Example]) -> bytes | None:
+def _read(pictures: Sequence[ImageExample]) -> bytes | None:
     """The file of the picture that is looked for."""
     for picture in pictures:
         from flairsearch.images.decoding import read_bytes

@@ -19,7 +19,7 @@ from flairsearch.core.errors import FlairSearchError, PictureError, UsageError
 from flairsearch.serve import schemas
 from flairsearch.serve.metrics import Metrics
 from flairsearch.serve.original_files import PhotoGone
-from flairsearch.serve.worker import Busy, Service, Stopped
+from flairsearch.serve.worker import Busy, SearchWorker, Stopped
 
 GONE = 499  # The client went away: only the log and the metrics see this status.
 
@@ -39,7 +39,7 @@ def fail(status: int, reason: str, headers: Mapping[str, str] | None = None) -> 
 class Errors:
     """The exceptions of an app, as answers."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: SearchWorker) -> None:
         self._service = service
 
     def add_to(self, app: FastAPI) -> None:
@@ -88,7 +88,7 @@ class Errors:
         return _unforeseen()
 
 
-class Door:
+class ErrorMiddleware:
     """The outermost middleware: the named door where anything unforeseen becomes one line; and counts answers."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from flairsearch.serve.worker import Service
+from flairsearch.serve.worker import SearchWorker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -17,7 +17,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 class Metrics:
     """Of one server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: SearchWorker) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_OfService(service))
         self.requests = Counter(
@@ -38,7 +38,7 @@ class Metrics:
 class _OfService:
     """What the service itself counts, read when somebody asks."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: SearchWorker) -> None:
         self._service = service
 
     def describe(self) -> list[Metric]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Scope
-from flairsearch.core.query import PLACES, Example, Terms
+from flairsearch.core.filters import Filter
+from flairsearch.core.query import POSITIONS, ImageExample, Query
 from flairsearch.core.types import Hit
 from flairsearch.output import formatting
 from flairsearch.search.request import MOST_HITS
@@ -36,7 +36,7 @@ class Texts(BaseModel):
         None, ge=0.001, le=1000, allow_inf_nan=False, description="The picture's weight, where a text weighs 1."
     )
 
-    def example(self, picture: bytes | None, name: str) -> Example | None:
+    def example(self, picture: bytes | None, name: str) -> ImageExample | None:
         """The picture that is looked for. Raises UsageError when something is said of one that is not there."""
         if picture is None:
             if self.box is not None:
@@ -44,51 +44,49 @@ class Texts(BaseModel):
             if self.image_weight is not None:
                 raise UsageError("image_weight without a picture - give the picture too: image=ID, or POST its file")
             return None
-        example = Example.of(picture, self.box, 1.0 if self.image_weight is None else self.image_weight)
-        return Example(name, example.box, example.weight, picture)
+        example = ImageExample.of(picture, self.box, 1.0 if self.image_weight is None else self.image_weight)
+        return ImageExample(name, example.box, example.weight, picture)
 
-    def terms(self, example: Example | None) -> Terms:
+    def terms(self, example: ImageExample | None) -> Query:
         """Raises UsageError when nothing is asked for."""
         if not self.q and example is None:
             raise UsageError("nothing to look for - give a text, q=..., or a picture: image=ID, or POST its file")
-        return Terms.of(self.q, picture=example)
+        return Query.of(self.q, picture=example)
 
 
 class Search(Texts):
     """What is looked for, among which photos, and how many of them."""
 
-    without: list[_Text] = Field(
-        [], alias="not", max_length=MOST_TEXTS, description="What must not be where the match is."
-    )
-    at: list[_Short] = Field(
+    exclude: list[_Text] = Field([], max_length=MOST_TEXTS, description="What must not be where the match is.")
+    position: list[_Short] = Field(
         [],
         max_length=8,
         description="Where it has to be; several must all hold.",
-        json_schema_extra={"items": {"type": "string", "enum": list(PLACES)}},
+        json_schema_extra={"items": {"type": "string", "enum": list(POSITIONS)}},
     )
     min_area: _Short = Field("0", description="How large it has to be, as a share of the photo: 5% or 0.05.")
     k: int = Field(10, ge=1, le=MOST_HITS, description="How many hits at most.")
     offset: int = Field(0, ge=0, le=MOST_OFFSET, description="How many of the best are left out: `next` of an answer.")
     shortlist: _Short = Field("auto", description="Views ranked exactly: auto, all or a number.")
     min_score: float | None = Field(None, allow_inf_nan=False, description="Hits that score less are left out.")
-    under: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+    folder: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         None, description="Only photos below this folder, an absolute path."
     )
     since: _Short | None = Field(None, description="Only photos from then on: 2024, 2024-05, 2024-05-17.")
     until: _Short | None = Field(None, description="Only photos to then, with all of it.")
     larger_than: _Short | None = Field(None, description="Only these: 2MB, or 1920x1080.")
-    ext: list[_Short] = Field([], max_length=50, description="Only these kinds of files: jpg, or jpg,png.")
+    extension: list[_Short] = Field([], max_length=50, description="Only these kinds of files: jpg, or jpg,png.")
 
-    def terms(self, example: Example | None) -> Terms:
+    def terms(self, example: ImageExample | None) -> Query:
         """The same, with its conditions."""
         super().terms(example)
-        return Terms.of(self.q, picture=example, without=self.without, at=self.at, min_area=self.min_area)
+        return Query.of(self.q, picture=example, without=self.exclude, at=self.position, min_area=self.min_area)
 
     def how(self) -> How:
         """Raises UsageError when a date, size, folder or kind has no sense."""
-        if self.under is not None and not self.under.startswith("/") and self.under[1:3] not in (":\\", ":/"):
-            raise UsageError(f"under={self.under[:100]!r} is no absolute path - give one of the folders in status")
-        scope = Scope.of(self.under, self.since, self.until, self.larger_than, self.ext)
+        if self.folder is not None and not self.folder.startswith("/") and self.folder[1:3] not in (":\\", ":/"):
+            raise UsageError(f"folder={self.folder[:100]!r} is no absolute path - give one of the folders in status")
+        scope = Filter.of(self.folder, self.since, self.until, self.larger_than, self.extension)
         return How(self.k, self.offset, self.shortlist, self.min_score, scope or None)
 
 

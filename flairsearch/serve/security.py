@@ -29,7 +29,7 @@ MOST_URL = 16_000  # bytes of path and query
 MOST_HEADERS = 32_000  # bytes of their names and values; and so many of them:
 MANY_HEADERS = 200
 BODY_SECONDS = 60.0  # for a body to arrive
-FREE = ("/api/v1/health",)  # needs no token
+PUBLIC_PATHS = ("/api/v1/health",)  # needs no token
 
 HEADERS = (
     (
@@ -45,12 +45,12 @@ HEADERS = (
 )
 
 
-class Refused(HTTPException):
+class RequestRejected(HTTPException):
     """A request that ends here; a route that reads the body may meet it, too."""
 
 
 @dataclass(frozen=True)
-class Secret:
+class TokenAuth:
     """The token, and the cookie that stands for it."""
 
     token: str
@@ -81,7 +81,7 @@ class Secret:
         return hmac.new(self.token.encode(), what.encode(), hashlib.sha256).hexdigest()
 
 
-class Guard:
+class SecurityMiddleware:
     """ASGI middleware; it answers what it refuses, in the form of all errors, and adds headers to every answer."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Guard:
         most_held: bytes of the bodies of all requests together. body_seconds: for a body to arrive.
         """
         self._app, self._host = app, host
-        self._secret = None if token is None else Secret(token)
+        self._secret = None if token is None else TokenAuth(token)
         self._names = {name.lower() for name in (host, "localhost", *names)}
         if is_wildcard(host):
             self._names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
@@ -123,7 +123,7 @@ class Guard:
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 receive = self._bounded(receive, held)
             await self._app(scope, receive, send_guarded)
-        except Refused as refused:
+        except RequestRejected as refused:
             await _answer(refused)(scope, receive, send_guarded)
         finally:
             self._held -= held[0]
@@ -131,17 +131,17 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MOST_URL:
-            raise Refused(414, f"the URL is longer than {MOST_URL} bytes - ask with less")
+            raise RequestRejected(414, f"the URL is longer than {MOST_URL} bytes - ask with less")
         if len(scope["headers"]) > MANY_HEADERS or sum(len(a) + len(b) for a, b in scope["headers"]) > MOST_HEADERS:
-            raise Refused(431, "the headers are too long - ask with fewer")
+            raise RequestRejected(431, "the headers are too long - ask with fewer")
         if not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
-            raise Refused(
+            raise RequestRejected(
                 400,
                 "the Host header names another machine - use the address that flairsearch serve printed, "
                 "or start it with --name",
             )
         self._check_site(scope, headers)
-        if self._secret is not None and scope["path"] not in FREE and not self._secret.is_given(headers):
+        if self._secret is not None and scope["path"] not in PUBLIC_PATHS and not self._secret.is_given(headers):
             self._check_token(scope, self._secret)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > MOST_BODY:
@@ -160,12 +160,12 @@ class Guard:
     def _check_site(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         visits = scope["path"] == "/" and headers.get(b"sec-fetch-mode") == b"navigate" and scope["method"] == "GET"
         if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and not visits:
-            raise Refused(403, "asked by a page of another site - open this server's own page")
+            raise RequestRejected(403, "asked by a page of another site - open this server's own page")
         origin = headers.get(b"origin")
         if origin is not None and origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower():
-            raise Refused(403, "asked by a page of another origin - open this server's own page")
+            raise RequestRejected(403, "asked by a page of another origin - open this server's own page")
 
-    def _check_token(self, scope: Scope, secret: Secret) -> None:
+    def _check_token(self, scope: Scope, secret: TokenAuth) -> None:
         """A visit with the token in its URL gets the cookie, and a URL without it.
 
         The page itself is no secret: a visit by a link from elsewhere has no cookie, but what the page then asks has.
@@ -175,9 +175,9 @@ class Guard:
             if given is None:
                 return
             if len(given) == 1 and secret.is_token(given[0]) and scope["path"] == "/":
-                raise Refused(303, "", {"location": "/", "set-cookie": secret.set_cookie()})
+                raise RequestRejected(303, "", {"location": "/", "set-cookie": secret.set_cookie()})
         where = "open the address that flairsearch serve printed, or send Authorization: Bearer TOKEN"
-        raise Refused(401, f"the token is missing or wrong - {where}", {"www-authenticate": "Bearer"})
+        raise RequestRejected(401, f"the token is missing or wrong - {where}", {"www-authenticate": "Bearer"})
 
     def _bounded(self, receive: Receive, held: list[int]) -> Receive:
         """A `receive` that counts the body as it comes, whatever Content-Length says. held: [bytes of this one]."""
@@ -193,16 +193,18 @@ class Guard:
                     message = await receive()
             except TimeoutError:
                 reason = f"the body took longer than {self._body_seconds:.0f} s - send it again"
-                raise Refused(408, reason, _CLOSE) from None
+                raise RequestRejected(408, reason, _CLOSE) from None
             if message["type"] == "http.disconnect":
-                raise Refused(400, "the body ends too early - send all of it", _CLOSE)
+                raise RequestRejected(400, "the body ends too early - send all of it", _CLOSE)
             size = len(message.get("body", b""))
             held[0] += size
             self._held += size
             if held[0] > MOST_BODY:
                 raise _too_large()
             if self._held > self._most_held:
-                raise Refused(429, "too many pictures at once - ask again in a second", _CLOSE | {"retry-after": "1"})
+                raise RequestRejected(
+                    429, "too many pictures at once - ask again in a second", _CLOSE | {"retry-after": "1"}
+                )
             complete = not message.get("more_body", False)
             return message
 
@@ -212,11 +214,11 @@ class Guard:
 _CLOSE = {"connection": "close"}
 
 
-def _too_large() -> Refused:
-    return Refused(413, f"the body has more than {MOST_BODY / 1e6:.0f} MB - send a smaller picture", _CLOSE)
+def _too_large() -> RequestRejected:
+    return RequestRejected(413, f"the body has more than {MOST_BODY / 1e6:.0f} MB - send a smaller picture", _CLOSE)
 
 
-def _answer(refused: Refused) -> Response:
+def _answer(refused: RequestRejected) -> Response:
     if refused.detail:
         return fail(refused.status_code, refused.detail, refused.headers)
     return Response(

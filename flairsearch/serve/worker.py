@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.filters import Scope
+from flairsearch.core.filters import Filter
 from flairsearch.core.memory import keep_freed_memory
-from flairsearch.core.query import Terms
+from flairsearch.core.query import Query
 from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
 from flairsearch.store.catalog import Catalog
@@ -47,7 +47,7 @@ class How:
     offset: int = 0
     shortlist: str = "auto"
     min_score: float | None = None
-    scope: Scope | None = None
+    scope: Filter | None = None
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class _Request:
 
 @dataclass(eq=False)
 class _Search(_Request):
-    terms: Terms | None = None
+    terms: Query | None = None
     how: How = How()
     found: Found | None = None  # An earlier search that asked alike may have brought the answer along.
     grouped: bool = False  # A search that went wrong in a group is asked alone when its turn comes.
 
 
-class Service:
+class SearchWorker:
     """Every method may be called from any thread; one thread of its own does all that concerns the Engine."""
 
     def __init__(self, open_engine: Callable[[], Engine], warm: str = WARM) -> None:
@@ -121,7 +121,7 @@ class Service:
         """Where the index lies."""
         return self._opened.engine.folder
 
-    def search(self, terms: Terms, how: How) -> Future[Found]:
+    def search(self, terms: Query, how: How) -> Future[Found]:
         """Cancel the answer to leave the queue. Raises Busy or Stopped."""
         search, began = _Search(terms=terms, how=how), time.perf_counter()
         return self._put(search, lambda: replace(self._answer(search), seconds=time.perf_counter() - began))
@@ -212,7 +212,7 @@ class Service:
         assert search.found is not None
         return search.found
 
-    def _search(self, group: Sequence[tuple[_Search, Terms]], how: How) -> None:
+    def _search(self, group: Sequence[tuple[_Search, Query]], how: How) -> None:
         """One hit more than asked for says whether there is a next page."""
         engine = self._current()
         several = [terms for _, terms in group]

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from flairsearch.core.arrays import chunks
 from flairsearch.core.settings import EXHAUSTIVE_VIEWS
-from flairsearch.core.types import Encoded
-from flairsearch.shortlist.predictor_file import Fitted
+from flairsearch.core.types import EncodedViews
+from flairsearch.shortlist.predictor_file import PredictorFile
 from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, fit
 from flairsearch.shortlist.shortlist import drop_kept, last_places
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
-class FitPolicy:
+class PredictorPolicy:
     """The thresholds of making fitted vectors."""
 
     exhaustive_views: int = EXHAUSTIVE_VIEWS
@@ -45,7 +45,7 @@ class Bank(Protocol):
 
     vectors: NDArray[np.float32]  # [T, D]
 
-    def score(self, encoded: Encoded) -> NDArray[np.float32]:
+    def score(self, encoded: EncodedViews) -> NDArray[np.float32]:
         """n views -> f32[n, T]."""
         ...
 
@@ -54,7 +54,7 @@ class MakeBank(Protocol):
     """Makes banks, and says from how many views on they are wanted."""
 
     @property
-    def policy(self) -> FitPolicy:
+    def policy(self) -> PredictorPolicy:
         """The thresholds of making fitted vectors."""
         ...
 
@@ -63,7 +63,7 @@ class MakeBank(Protocol):
         ...
 
 
-def fit_views(reader: Reader, make_bank: MakeBank) -> Iterator[int]:
+def fit_views(reader: Snapshot, make_bank: MakeBank) -> Iterator[int]:
     """Every view of the index gets its vector, once there are too many to rank them all; yields how many are done.
 
     Damaged ones get none (flairsearch verify names them): their scores would stay when they are repaired.
@@ -71,30 +71,30 @@ def fit_views(reader: Reader, make_bank: MakeBank) -> Iterator[int]:
     """
     if len(reader) > make_bank.policy.exhaustive_views:
         with closing(Catalog(reader.folder)) as catalog:
-            before = Fitted(reader.folder, reader.dim).size()
+            before = PredictorFile(reader.folder, reader.dim).size()
             yield from _fit_views(reader, catalog, make_bank)
-            if Fitted(reader.folder, reader.dim).size() != before:
+            if PredictorFile(reader.folder, reader.dim).size() != before:
                 catalog.commit(Changeset())  # who has this state open looks at the index again
 
 
-def refit_views(reader: Reader, make_bank: MakeBank) -> Iterator[tuple[int, int]]:
+def refit_views(reader: Snapshot, make_bank: MakeBank) -> Iterator[tuple[int, int]]:
     """Every view gets its vector anew; yields (views done, views in all). For the one writer. Raises OSError."""
-    Fitted(reader.folder, reader.dim).remove()
+    PredictorFile(reader.folder, reader.dim).remove()
     for done in fit_views(reader, make_bank):
         yield done, len(reader)
 
 
-def drop_lost(reader: Reader) -> None:
+def drop_lost(reader: Snapshot) -> None:
     """Codes of views that the index does not have yet: they are of a future that a backup put back has not.
 
     For the one writer of the index, before it adds views: those get the ids again. Raises OSError.
     """
     last = max((int(ids[-1]) for ids in (reader.views.id, reader.lost.id) if len(ids)), default=0)
-    Fitted(reader.folder, reader.dim).drop_after(last, reader.generation)
+    PredictorFile(reader.folder, reader.dim).drop_after(last, reader.generation)
 
 
-def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterator[int]:
-    fitted, ids, policy = Fitted(reader.folder, reader.dim), reader.views.id, make_bank.policy
+def _fit_views(reader: Snapshot, catalog: Catalog, make_bank: MakeBank) -> Iterator[int]:
+    fitted, ids, policy = PredictorFile(reader.folder, reader.dim), reader.views.id, make_bank.policy
     known = fitted.fit()
     if known is None:
         chosen = ids[np.linspace(0, len(ids) - 1, min(policy.sample_views, len(ids))).astype(np.int64)]
@@ -124,7 +124,7 @@ def _fit_views(reader: Reader, catalog: Catalog, make_bank: MakeBank) -> Iterato
 
 
 def _score(
-    reader: Reader, catalog: Catalog, bank: Bank, views: NDArray[np.int64]
+    reader: Snapshot, catalog: Catalog, bank: Bank, views: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """View ids i64[K] -> those that are whole i64[n], their scores f32[n, T]."""
     sums = catalog.checksums(views.tolist())

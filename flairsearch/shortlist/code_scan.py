@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.arrays import places_in
+from flairsearch.core.arrays import positions_of
 from flairsearch.core.types import Candidates
 
-HEAD = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
+PREFIX_DIMS = 64  # numbers of a view that are always read: the first, and the last, which is the mean of its scores
 MIN_REFINED = 16384  # The whole codes of at least this number of views are read.
 REFINE_FACTOR = 4  # The whole codes of at least this factor times the views asked for are read.
 SAMPLED_SCORES = 16384  # This number of scores estimate the bound that lets enough views through.
@@ -38,7 +38,7 @@ class CodeScan:
         rows: NDArray[np.int8],
         start: int,
     ) -> None:
-        """ids i64[N] ascending; heads i8[N, HEAD] (`heads_of`); codes i8[W] of a view: rows i8[M, _][place, start:]."""
+        """ids i64[N] ascending; heads i8[N, PREFIX_DIMS]; codes i8[W] of a view: rows i8[M, _][place, start:]."""
         self._ids, self._heads, self._places, self._rows, self._start = ids, heads, places, rows, start
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class CodeScan:
         among: view ids i64[n], ascending: no others are looked at.
         Exact as long as no view of them has a head that 4 `count` others surpass (benchmarks/shortlist_large.py).
         """
-        chosen = None if among is None else places_in(self._ids, among)
+        chosen = None if among is None else positions_of(self._ids, among)
         count = min(count, len(self) if chosen is None else len(chosen))
         if not count:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -81,7 +81,7 @@ class CodeScan:
         total = len(self) if chosen is None else len(chosen)
         if count >= total:
             return np.arange(total) if chosen is None else chosen
-        query, scores = heads_of(features[None])[0], np.empty(total, np.float32)
+        query, scores = prefix_of(features[None])[0], np.empty(total, np.float32)
 
         multiply_codes(self._heads, chosen, 0, query, scores, _PIECE)
         sample = scores[:: max(1, len(scores) // sampled_scores)]
@@ -98,10 +98,10 @@ class CodeScan:
         return scores
 
 
-def heads_of(codes: NDArray[_Number]) -> NDArray[_Number]:
+def prefix_of(codes: NDArray[_Number]) -> NDArray[_Number]:
     """[n, W] -> [n, HEAD]: the first numbers and the last; zeros where W is smaller."""
-    heads = np.zeros((len(codes), HEAD), codes.dtype)
-    first = min(HEAD, codes.shape[1]) - 1
+    heads = np.zeros((len(codes), PREFIX_DIMS), codes.dtype)
+    first = min(PREFIX_DIMS, codes.shape[1]) - 1
     heads[:, :first], heads[:, -1] = codes[:, :first], codes[:, -1]
     return heads
 

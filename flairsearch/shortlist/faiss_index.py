@@ -9,12 +9,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.arrays import places_in
+from flairsearch.core.arrays import positions_of
 from flairsearch.core.types import Candidates
 from flairsearch.store.derived_files import is_whole
 
 
-class Prefilter:
+class FaissIndex:
     """Inner product of unit vectors, kept as float16: 2 D bytes a view, memory-mapped when they come from a file."""
 
     def __init__(self, ids: NDArray[np.int64], index: faiss.Index) -> None:
@@ -22,12 +22,12 @@ class Prefilter:
         self._ids, self._index = ids, index
 
     @staticmethod
-    def build(ids: NDArray[np.int64], dim: int, pooled: Iterable[NDArray[np.float16]]) -> Prefilter:
+    def build(ids: NDArray[np.int64], dim: int, pooled: Iterable[NDArray[np.float16]]) -> FaissIndex:
         """pooled: unit vectors f16[n, D] of the views `ids`, in their order, in pieces."""
         index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         for piece in pooled:
             index.add(np.ascontiguousarray(piece, np.float32))
-        return Prefilter(ids, index)
+        return FaissIndex(ids, index)
 
     def save(self, path: Path) -> None:
         """Write the file that `load` maps. Raises OSError."""
@@ -35,7 +35,7 @@ class Prefilter:
             faiss.write_index(self._index, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
 
     @staticmethod
-    def load(path: Path, ids: NDArray[np.int64], dim: int) -> Prefilter | None:
+    def load(path: Path, ids: NDArray[np.int64], dim: int) -> FaissIndex | None:
         """None when the file is not a prefilter of these views, or not what was written: FAISS believes what it reads.
 
         The file's name carries its CRC-32 (store/derived_files.py).
@@ -46,7 +46,7 @@ class Prefilter:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except (OSError, RuntimeError):
             return None
-        return Prefilter(ids, index) if (index.ntotal, index.d) == (len(ids), dim) else None
+        return FaissIndex(ids, index) if (index.ntotal, index.d) == (len(ids), dim) else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -56,7 +56,7 @@ class Prefilter:
 
         among: view ids i64[n], ascending: others are passed over, and cost next to nothing.
         """
-        chosen = None if among is None else places_in(self._ids, among)
+        chosen = None if among is None else positions_of(self._ids, among)
         total = len(self) if chosen is None else len(chosen)
         count = min(count, total)
         if not count:

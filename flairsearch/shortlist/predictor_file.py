@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.core.atomic_file import atomic_path, atomic_write
-from flairsearch.shortlist.score_predictor import Fit
+from flairsearch.shortlist.score_predictor import ScorePredictor
 
-CODES_AT = 16  # bytes of a row before its codes
+CODES_OFFSET_BYTES = 16  # bytes of a row before its codes
 
 
-class Fitted:
+class PredictorFile:
     """The folder of one index."""
 
     def __init__(self, index: Path, dim: int) -> None:
@@ -35,11 +35,11 @@ class Fitted:
     def _rows(self) -> Path:
         return self._folder / "codes"
 
-    def fit(self) -> Fit | None:
+    def fit(self) -> ScorePredictor | None:
         """None where there is none yet, or a damaged one."""
-        return Fit.load(self._folder / "map.npz", self._dim)
+        return ScorePredictor.load(self._folder / "map.npz", self._dim)
 
-    def rows(self, fit: Fit, generation: int) -> NDArray[np.void]:
+    def rows(self, fit: ScorePredictor, generation: int) -> NDArray[np.void]:
         """Rows of (view, generation, codes, crc) up to a generation, memory-mapped; not a part of one at the end.
 
         Rows of a later generation are those of a future that a backup put back has not: their ids may mean other views.
@@ -58,7 +58,7 @@ class Fitted:
             count -= 1
         return rows[:count]
 
-    def whole(self, fit: Fit, rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    def whole(self, fit: ScorePredictor, rows: NDArray[np.void]) -> NDArray[np.bool_]:
         """Which rows are what was written for this fit, bool[n]."""
         expected: NDArray[np.bool_] = rows["crc"] == np.asarray(_checksums(fit, rows), np.uint32)
         return expected
@@ -72,7 +72,7 @@ class Fitted:
 
     # -- for the one writer of the index
 
-    def start(self, fit: Fit) -> None:
+    def start(self, fit: ScorePredictor) -> None:
         """A new fit; codes of an older one go."""
         self.remove()
         self._folder.mkdir()
@@ -103,7 +103,7 @@ class Fitted:
         elif self._has_more(rows):
             self._replace(rows)
 
-    def append(self, fit: Fit, views: NDArray[np.int64], codes: NDArray[np.int8], generation: int) -> None:
+    def append(self, fit: ScorePredictor, views: NDArray[np.int64], codes: NDArray[np.int8], generation: int) -> None:
         """Rows of views i64[n], codes i8[n, W]; after this they survive a power cut. Raises OSError."""
         rows = np.zeros(len(views), _row(len(fit.steps)))
         rows["view"], rows["generation"], rows["codes"] = views, generation, codes
@@ -131,6 +131,6 @@ def _row(width: int) -> Any:
     return np.dtype([("view", "<i8"), ("generation", "<i8"), ("codes", "i1", (width,)), ("crc", "<u4")])
 
 
-def _checksums(fit: Fit, rows: NDArray[np.void]) -> list[int]:
+def _checksums(fit: ScorePredictor, rows: NDArray[np.void]) -> list[int]:
     """CRC-32 of the fit's, then of the bytes of each row but the last four."""
     return [zlib.crc32(row[:-4].data, fit.crc) for row in rows.view(np.uint8).reshape(len(rows), rows.itemsize)]

@@ -36,7 +36,7 @@ F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Fit:
+class ScorePredictor:
     """What turns a view's scores into codes, and a text into the features they are multiplied with."""
 
     texts: F32  # [B, D] vectors of the bank, as the model gives them
@@ -74,10 +74,10 @@ class Fit:
         save_arrays(path, {name: getattr(self, name) for name in _LAYOUT})
 
     @staticmethod
-    def load(path: Path, dim: int) -> Fit | None:
+    def load(path: Path, dim: int) -> ScorePredictor | None:
         """None when the file is no fit for texts of D dimensions."""
         try:
-            fit = Fit(**load_arrays(path, _LAYOUT))
+            fit = ScorePredictor(**load_arrays(path, _LAYOUT))
         except (OSError, ValueError):
             return None
         return fit if fit._is_sound(dim) else None
@@ -99,7 +99,7 @@ _LAYOUT: Layout = {
 }
 
 
-def fit(texts: F32, scores: F32, width: int = WIDTH, asked: int = ASKED) -> Fit:
+def fit(texts: F32, scores: F32, width: int = WIDTH, asked: int = ASKED) -> ScorePredictor:
     """Text vectors of a bank f32[B, D], exact scores of a sample of views f32[n, B] -> Fit; at most B + 1 wide."""
     bank = len(texts)
     width, asked = min(width, bank + 1), min(asked, bank)
@@ -117,7 +117,7 @@ def fit(texts: F32, scores: F32, width: int = WIDTH, asked: int = ASKED) -> Fit:
     lift = np.linalg.solve(kernel, axes)
     reach = np.abs(scores[:, chosen] @ gather + offset).max(0)
     steps = np.maximum(reach * _SPARE / 127, 1e-9)
-    return Fit(texts, chosen, *(array.astype(np.float32) for array in (gather, offset, lift, steps)))
+    return ScorePredictor(texts, chosen, *(array.astype(np.float32) for array in (gather, offset, lift, steps)))
 
 
 def _covariance(varying: F32, kernel: F64) -> F64:

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.core.types import Candidates
-from flairsearch.shortlist.code_scan import HEAD, CodeScan, heads_of
-from flairsearch.shortlist.predictor_file import CODES_AT, Fitted
-from flairsearch.shortlist.score_predictor import Fit
-from flairsearch.store.derived_files import Cache, is_whole
-from flairsearch.store.snapshot import Reader
+from flairsearch.shortlist.code_scan import PREFIX_DIMS, CodeScan, prefix_of
+from flairsearch.shortlist.predictor_file import CODES_OFFSET_BYTES, PredictorFile
+from flairsearch.shortlist.score_predictor import ScorePredictor
+from flairsearch.store.derived_files import DerivedFiles, is_whole
+from flairsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from flairsearch.shortlist.faiss_index import Prefilter
+    from flairsearch.shortlist.faiss_index import FaissIndex
 
 _PIECE = 8192  # rows at once
 
@@ -25,8 +25,8 @@ _PIECE = 8192  # rows at once
 class Shortlist:
     """The prefilter of one state of an index."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader, fitted = reader, Fitted(reader.folder, reader.dim)
+    def __init__(self, reader: Snapshot) -> None:
+        self._reader, fitted = reader, PredictorFile(reader.folder, reader.dim)
         self._fit = fitted.fit()
         self._near: CodeScan | None = None
         self._without = reader.views.id  # views without a fitted vector
@@ -34,15 +34,15 @@ class Shortlist:
             self._near, self._without = _open(reader, fitted, self._fit)
 
     @cached_property
-    def _rest(self) -> Prefilter:
+    def _rest(self) -> FaissIndex:
         """Of those without; FAISS is imported when there are any."""
         if self._fit is None:
             return open_prefilter(self._reader)
-        from flairsearch.shortlist.faiss_index import Prefilter
+        from flairsearch.shortlist.faiss_index import FaissIndex
 
         without = self._without
         pieces = (self._reader.pooled(without[i : i + _PIECE]) for i in range(0, len(without), _PIECE))
-        return Prefilter.build(without, self._reader.dim, pieces)
+        return FaissIndex.build(without, self._reader.dim, pieces)
 
     @property
     def predicts(self) -> bool:
@@ -79,31 +79,31 @@ class Shortlist:
         return Candidates(np.concatenate([rest, near.views[:left]]), np.concatenate([unknown, near.scores[:left]]))
 
 
-def open_prefilter(reader: Reader) -> Prefilter:
+def open_prefilter(reader: Snapshot) -> FaissIndex:
     """Of all views: from its file, memory-mapped; else made from the pooled vectors, and kept for the next opening.
 
     While it is made it is in memory, 2 D bytes a view. Only an index without a fit needs it.
     """
-    from flairsearch.shortlist.faiss_index import Prefilter
+    from flairsearch.shortlist.faiss_index import FaissIndex
 
     found = _kept_prefilter(reader)
     if found is not None:
         return found
-    made = Prefilter.build(reader.views.id, reader.dim, reader.all_pooled())
+    made = FaissIndex.build(reader.views.id, reader.dim, reader.all_pooled())
     if not reader.damage:
         with suppress(OSError), reader.cache.writing("faiss") as path:
             made.save(path)
     return _kept_prefilter(reader) or made
 
 
-def _kept_prefilter(reader: Reader) -> Prefilter | None:
-    from flairsearch.shortlist.faiss_index import Prefilter
+def _kept_prefilter(reader: Snapshot) -> FaissIndex | None:
+    from flairsearch.shortlist.faiss_index import FaissIndex
 
     file = None if reader.damage else reader.cache.find("faiss")
-    return Prefilter.load(file, reader.views.id, reader.dim) if file else None
+    return FaissIndex.load(file, reader.views.id, reader.dim) if file else None
 
 
-def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, NDArray[np.int64]]:
+def _open(reader: Snapshot, fitted: PredictorFile, fit: ScorePredictor) -> tuple[CodeScan, NDArray[np.int64]]:
     """The codes of all views that have some; the ids of the others."""
     ids, rows = reader.views.id, fitted.rows(fit, reader.generation)
     flat = rows.view(np.int8).reshape(len(rows), rows.itemsize)
@@ -111,10 +111,10 @@ def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, NDArray[n
     kept = None if reader.damage else _load(reader.cache, kind, len(ids), len(rows))
     if kept is None:
         places = last_places(fitted, fit, rows, ids)
-        heads = np.zeros((len(ids), HEAD), np.int8)
+        heads = np.zeros((len(ids), PREFIX_DIMS), np.int8)
         for first in range(0, len(ids), _PIECE):
             some = first + np.flatnonzero(places[first : first + _PIECE] >= 0)
-            heads[some] = heads_of(rows["codes"][places[some]])
+            heads[some] = prefix_of(rows["codes"][places[some]])
         if (places >= 0).all() and not reader.damage:
             with suppress(OSError), reader.cache.writing(kind) as path, path.open("wb") as stream:
                 stream.write(places.astype("<i8").data)
@@ -123,15 +123,15 @@ def _open(reader: Reader, fitted: Fitted, fit: Fit) -> tuple[CodeScan, NDArray[n
     places, heads = kept
     there = places >= 0
     if there.all():
-        return CodeScan(ids, heads, places, flat, CODES_AT), ids[:0]
-    return CodeScan(ids[there], heads[there], places[there], flat, CODES_AT), ids[~there]
+        return CodeScan(ids, heads, places, flat, CODES_OFFSET_BYTES), ids[:0]
+    return CodeScan(ids[there], heads[there], places[there], flat, CODES_OFFSET_BYTES), ids[~there]
 
 
-def _load(cache: Cache, kind: str, count: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:
+def _load(cache: DerivedFiles, kind: str, count: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:
     """Of each view the place of its row i64[N], and its head i8[N, HEAD], memory-mapped; None without a file."""
     file = cache.find(kind)
     try:
-        if file is None or not count or file.stat().st_size != count * (8 + HEAD) or not is_whole(file):
+        if file is None or not count or file.stat().st_size != count * (8 + PREFIX_DIMS) or not is_whole(file):
             return None
         data = np.memmap(file, np.uint8, "r").view(np.ndarray)
     except OSError:
@@ -139,20 +139,22 @@ def _load(cache: Cache, kind: str, count: int, rows: int) -> tuple[NDArray[np.in
     places = data[: 8 * count].view("<i8")
     if places.min() < 0 or places.max() >= rows:
         return None
-    return places, data[8 * count :].view(np.int8).reshape(count, HEAD)
+    return places, data[8 * count :].view(np.int8).reshape(count, PREFIX_DIMS)
 
 
-def drop_kept(reader: Reader, fit: Fit) -> None:
+def drop_kept(reader: Snapshot, fit: ScorePredictor) -> None:
     """The file of places, before rows come that change them: of a state that had lost codes. Raises OSError."""
     while file := reader.cache.find(_kind(fit)):
         file.unlink()
 
 
-def _kind(fit: Fit) -> str:
+def _kind(fit: ScorePredictor) -> str:
     return f"{fit.crc:08x}"
 
 
-def last_places(fitted: Fitted, fit: Fit, rows: NDArray[np.void], views: NDArray[np.int64]) -> NDArray[np.int64]:
+def last_places(
+    fitted: PredictorFile, fit: ScorePredictor, rows: NDArray[np.void], views: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Which row is the last whole one of each view, i64[N]; -1 where there is none. views i64[N], ascending."""
     places = np.full(len(views), -1, np.int64)
     for start in range(0, len(rows), _PIECE):

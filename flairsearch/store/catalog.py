@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.core.errors import StoreError, UsageError
-from flairsearch.core.filters import Scope, is_text
-from flairsearch.core.types import Frame, Known
+from flairsearch.core.filters import Filter, is_text
+from flairsearch.core.types import Frame, IndexedFile
 from flairsearch.store.changeset import Changeset, Place, apply, move_views
 from flairsearch.store.database import Database, select_in
 from flairsearch.store.filter_sql import date_of, image_condition
 from flairsearch.store.schema import LIVE
-from flairsearch.store.statistics import Census
+from flairsearch.store.statistics import IndexStatistics
 from flairsearch.store.view_columns import ViewColumns
 
 
@@ -50,7 +50,7 @@ class Catalog:
     def __init__(self, folder: Path, create: bool = False) -> None:
         """Raises StoreError when the catalogue is missing, is not one, or is of a newer format."""
         self._database = Database(folder, create)
-        self.census = Census(folder, self._database)
+        self.census = IndexStatistics(folder, self._database)
 
     def close(self) -> None:
         """Its connections."""
@@ -86,12 +86,12 @@ class Catalog:
 
     # -- images
 
-    def known(self, root: int) -> dict[str, Known]:
+    def known(self, root: int) -> dict[str, IndexedFile]:
         """Path relative to the root -> what is remembered of the file."""
         query = "SELECT path, id, size, mtime_ns FROM images WHERE root = ?"
         with self._database.read() as connection:
             rows = connection.execute(query, (root,))
-            return {path: Known(number, size, mtime) for path, number, size, mtime in rows}
+            return {path: IndexedFile(number, size, mtime) for path, number, size, mtime in rows}
 
     def hashes(self) -> set[bytes]:
         """Content hashes that have views."""
@@ -105,7 +105,7 @@ class Catalog:
         with self._database.read() as connection:
             return dict(select_in(connection, query, images))
 
-    def views_in(self, scope: Scope) -> NDArray[np.int64]:
+    def views_in(self, scope: Filter) -> NDArray[np.int64]:
         """Views of contents that some image in scope has, i64[n], ascending.
 
         Raises UsageError when the scope's folder holds no indexed photo at all.
@@ -118,14 +118,14 @@ class Catalog:
             rows = connection.execute(f"{query} WHERE {asked.sql}{sides}", (*asked.values, *(scope.sides or ())))
             found = np.unique(np.fromiter(chain.from_iterable(rows), np.int64))  # a content may have several images
             if not len(found) and scope.under is not None:
-                below = image_condition(Scope(under=scope.under), roots)
+                below = image_condition(Filter(under=scope.under), roots)
                 if not connection.execute(f"SELECT 1 FROM images WHERE {below.sql} LIMIT 1", below.values).fetchone():
                     raise UsageError(
                         f"{scope.under} holds no indexed photo - see flairsearch status for the folders of the index"
                     )
         return found
 
-    def images_of(self, contents: Sequence[int], scope: Scope | None = None) -> dict[int, list[tuple[int, str]]]:
+    def images_of(self, contents: Sequence[int], scope: Filter | None = None) -> dict[int, list[tuple[int, str]]]:
         """Content ids -> [(image id, absolute path)], by image id; only files in scope.
 
         Whether the picture itself is, `views_in` knows: its sides are those of all images of a content.
@@ -137,7 +137,7 @@ class Catalog:
             FROM images INDEXED BY ix_images_content JOIN roots ON roots.id = root
         """
         with self._database.read() as connection:
-            asked = image_condition(scope or Scope(), _root_ids(connection) if scope else {})
+            asked = image_condition(scope or Filter(), _root_ids(connection) if scope else {})
             query = f"{query} WHERE {asked.sql} AND content IN"
             for content, image, root, path in select_in(connection, query, contents, asked.values):
                 result.setdefault(content, []).append((image, os.path.join(root, path)))

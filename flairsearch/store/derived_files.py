@@ -12,7 +12,7 @@ from pathlib import Path
 _READ = 1 << 20  # bytes at once
 
 
-class Cache:
+class DerivedFiles:
     """The files of one generation; the name carries the CRC-32 of what is in them."""
 
     def __init__(self, folder: Path, generation: int) -> None:

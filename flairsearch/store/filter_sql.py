@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import chain
 
 from flairsearch.core.dates import clock_seconds, from_clock
-from flairsearch.core.filters import Scope
+from flairsearch.core.filters import Filter
 
 _FURTHEST = 2**63 - 1  # the largest number SQLite knows
 
@@ -21,7 +21,7 @@ class Condition:
     values: tuple[int | str, ...] = ()
 
 
-def image_condition(scope: Scope, roots: Mapping[str, int]) -> Condition:
+def image_condition(scope: Filter, roots: Mapping[str, int]) -> Condition:
     """What the files of a scope have in common; roots: absolute path -> id.
 
     Not the sides of the picture: those are of its views.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flairsearch.codecs.codec import Codec
 from flairsearch.core.errors import StoreError
-from flairsearch.core.types import Encoded
+from flairsearch.core.types import EncodedViews
 
 
 def segment_paths(folder: Path, number: int) -> tuple[Path, Path]:
@@ -43,7 +43,7 @@ class SegmentWriter:
         self._parts = tuple(path.with_name(f"{path.name}.part") for path in self._final)
         self._streams: list[BinaryIO] = [part.open("wb") for part in self._parts]
 
-    def append(self, encoded: Encoded) -> list[int]:
+    def append(self, encoded: EncodedViews) -> list[int]:
         """Write N views; returns their checksums. Raises OSError when the disk is full."""
         return self.append_rows(self.codec.encode(encoded), encoded.pooled)
 
@@ -82,7 +82,7 @@ class SegmentWriter:
             part.unlink(missing_ok=True)
 
 
-class RowFile:
+class MappedRows:
     """`rows` u8[count, width] of a file that never changes, memory-mapped; and what the disk is told of them.
 
     Pages that are mapped cost a copy at the speed of memory, a system call for each row two to three times as much
@@ -131,8 +131,8 @@ class Segment:
         """Raises StoreError when a file is missing or has not the size the catalogue says."""
         self.number, self.count, self.codec = number, count, codec
         tokens, pooled = segment_paths(folder, number)
-        self.tokens = RowFile(tokens, count, codec.stride)
-        self.pooled = RowFile(pooled, count, 2 * codec.dim)
+        self.tokens = MappedRows(tokens, count, codec.stride)
+        self.pooled = MappedRows(pooled, count, 2 * codec.dim)
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.codecs.codec import Codec, make_codec
-from flairsearch.codecs.transform import Basis
-from flairsearch.core.arrays import places_in
+from flairsearch.codecs.transform import TransformBasis
+from flairsearch.core.arrays import positions_of
 from flairsearch.core.errors import StoreError
 from flairsearch.core.settings import IndexSettings, tile_count
-from flairsearch.core.types import Encoded
+from flairsearch.core.types import EncodedViews
 from flairsearch.store.catalog import Catalog, State
-from flairsearch.store.derived_files import Cache
+from flairsearch.store.derived_files import DerivedFiles
 from flairsearch.store.segments import Segment, checksums
 from flairsearch.store.view_columns import ViewColumns
 
@@ -31,11 +31,11 @@ _POOLED_PIECE = 8192  # views a read of pooled vectors alone
 def open_codec(folder: Path, label: str, settings: IndexSettings) -> Codec:
     """`NAME` or `NAME:BASIS`, as the catalogue has it of each segment."""
     name, _, number = label.partition(":")
-    basis = Basis.load(folder / "codecs" / f"{number}.npz") if number else None
+    basis = TransformBasis.load(folder / "codecs" / f"{number}.npz") if number else None
     return make_codec(name, settings.patches, settings.dim, basis)
 
 
-class Reader:
+class Snapshot:
     """A segment that is missing or cut leaves its views out; `damage` has one line for each."""
 
     def __init__(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
@@ -73,12 +73,12 @@ class Reader:
     def _state(self, folder: Path, catalog: Catalog) -> tuple[State, ViewColumns]:
         """The columns come from the cache where it has those of this very state."""
         state = catalog.state(with_views=False)
-        self.cache = Cache(folder / "prefilter", state.generation)
+        self.cache = DerivedFiles(folder / "prefilter", state.generation)
         columns = ViewColumns.load(self.cache)
         if columns is None:
             state = catalog.state()
             assert state.views is not None
-            columns, self.cache = state.views, Cache(folder / "prefilter", state.generation)
+            columns, self.cache = state.views, DerivedFiles(folder / "prefilter", state.generation)
             with suppress(OSError):  # read-only media, a full disk: it costs time at the next opening, no more
                 columns.save(self.cache)
         return state, columns
@@ -124,7 +124,7 @@ class Reader:
 
     def readable(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         """View ids i64[n], ascending -> those of them that this state has, and whose segment can be read."""
-        return self.views.id[places_in(self.views.id, views)]
+        return self.views.id[positions_of(self.views.id, views)]
 
     def damaged(self, views: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
         """View ids i64[K] and the checksums they should have -> bool[K]."""
@@ -171,7 +171,7 @@ class Reader:
             self._read(some, piece)
             yield piece[: len(some)]
 
-    def encoded(self, views: NDArray[np.int64]) -> Encoded:
+    def encoded(self, views: NDArray[np.int64]) -> EncodedViews:
         """View ids i64[K] -> all that is stored of them, x restored from whatever codec they are in."""
         tokens = np.empty((len(views), self.patches, self.dim), np.float16)
         shift, scale = (np.empty((len(views), self.patches), np.float16) for _ in range(2))
@@ -179,7 +179,7 @@ class Reader:
             rows = self.coded(views[here])
             tokens[here] = self.codecs[label].restore(rows)
             shift[here], scale[here] = self.codecs[label].decode_moments(rows)
-        return Encoded(self.pooled(views), tokens, shift, scale)
+        return EncodedViews(self.pooled(views), tokens, shift, scale)
 
     def coded(self, views: NDArray[np.int64]) -> NDArray[np.uint8]:
         """View ids i64[K] of one codec -> their bytes, u8[K, stride]."""

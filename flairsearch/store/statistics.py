@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flairsearch.core.atomic_file import atomic_write
-from flairsearch.core.reports import Run, Skipped, Status
+from flairsearch.core.reports import IndexRun, Skipped, Status
 from flairsearch.core.settings import IndexSettings
 from flairsearch.store.database import Database
 
@@ -22,7 +22,7 @@ PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "o
 _LAST_RUN = "last-run.json"
 
 
-class Census:
+class IndexStatistics:
     """One index, by its folder and its catalogue."""
 
     def __init__(self, folder: Path, database: Database) -> None:
@@ -52,16 +52,16 @@ class Census:
             sizes[_part_of(os.path.relpath(path, self._folder))] += size
         return sizes
 
-    def last_run(self) -> Run | None:
+    def last_run(self) -> IndexRun | None:
         """None where no run was written down, or it cannot be read."""
         try:
             found = json.loads((self._folder / _LAST_RUN).read_text(encoding="utf-8"))
-            run = Run(**found)
+            run = IndexRun(**found)
         except (OSError, ValueError, TypeError, RecursionError):
             return None
         return run if all(isinstance(value, int | float) for value in found.values()) else None
 
-    def save_run(self, run: Run) -> None:
+    def save_run(self, run: IndexRun) -> None:
         """For the one writer of the index. A full disk costs no more than this note."""
         with suppress(OSError), atomic_write(self._folder / _LAST_RUN) as stream:
             stream.write((json.dumps(asdict(run)) + "\n").encode())

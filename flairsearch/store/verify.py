@@ -12,11 +12,11 @@ from flairsearch.core.arrays import chunks
 from flairsearch.core.errors import StoreError
 from flairsearch.core.limits import STORE_LIMITS, StoreLimits
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 
 
 def verify(
-    reader: Reader, catalog: Catalog, limits: StoreLimits = STORE_LIMITS
+    reader: Snapshot, catalog: Catalog, limits: StoreLimits = STORE_LIMITS
 ) -> Iterator[tuple[int, int, list[Damage]]]:
     """Compare every byte with the checksums: yields (views done, views in all, what is damaged among them)."""
     total = len(reader) + len(reader.lost.id)

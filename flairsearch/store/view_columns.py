@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.store.derived_files import Cache, is_whole
+from flairsearch.store.derived_files import DerivedFiles, is_whole
 
 _KIND = "views"
 
@@ -25,14 +25,14 @@ class ViewColumns:
         """The rows where chosen bool[V] is true."""
         return ViewColumns(self.id[chosen], self.content[chosen], self.segment[chosen], self.row[chosen])
 
-    def save(self, cache: Cache) -> None:
+    def save(self, cache: DerivedFiles) -> None:
         """Raises OSError when the cache cannot be written."""
         with cache.writing(_KIND) as path, path.open("wb") as stream:
             for column in (self.id, self.content, self.segment, self.row):
                 stream.write(np.ascontiguousarray(column, "<i8").data)
 
     @staticmethod
-    def load(cache: Cache) -> ViewColumns | None:
+    def load(cache: DerivedFiles) -> ViewColumns | None:
         """None when the cache has no whole ones: ask the catalogue."""
         file = cache.find(_KIND)
         try:

@@ -20,15 +20,15 @@ from flairsearch.core.atomic_file import atomic_path
 from flairsearch.core.errors import StoreError
 from flairsearch.core.limits import STORE_LIMITS, StoreLimits
 from flairsearch.core.settings import IndexSettings
-from flairsearch.core.types import Encoded, Frame, ImageFile
+from flairsearch.core.types import EncodedViews, Frame, ImageFile
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset, NewView, Place
 from flairsearch.store.compaction import Compactor, Target
 from flairsearch.store.garbage import remove_garbage
 from flairsearch.store.segments import SegmentWriter, sync_folder
-from flairsearch.store.snapshot import Reader, open_codec
+from flairsearch.store.snapshot import Snapshot, open_codec
 
-PLAIN = "int8"  # codec of the first views of an index whose own codec has no basis yet
+FALLBACK_CODEC = "int8"  # codec of the first views of an index whose own codec has no basis yet
 
 
 class Writer:
@@ -70,7 +70,7 @@ class Writer:
         for label in sorted(own, reverse=True):
             with suppress(StoreError):  # a damaged basis: repair encodes its views again, then there is a new one
                 return self._open_codec(label)
-        return self._open_codec(PLAIN)
+        return self._open_codec(FALLBACK_CODEC)
 
     def _open_codec(self, label: str) -> Target:
         return Target(label, open_codec(self.folder, label, self.settings))
@@ -89,7 +89,7 @@ class Writer:
         self,
         hashes: Sequence[bytes],
         frames: Sequence[Frame],
-        encoded: Encoded,
+        encoded: EncodedViews,
         taken: Sequence[int | None] | None = None,
     ) -> None:
         """N views of contents that have none yet, all that they will have. taken: the photos' dates.
@@ -129,9 +129,9 @@ class Writer:
             if grown:
                 self._compactor.merge(self._target)
 
-    def reader(self) -> Reader:
+    def reader(self) -> Snapshot:
         """What is committed."""
-        return Reader(self.folder, self.settings, self.catalog)
+        return Snapshot(self.folder, self.settings, self.catalog)
 
     # -- codecs and compaction
 
@@ -139,7 +139,8 @@ class Writer:
     def wants_basis(self) -> bool:
         """Whether the index has views enough to fit its codec to, and has not done so."""
         return (
-            self._target.label == PLAIN != self.settings.codec and self.catalog.counts()[1] >= self._limits.basis_views
+            self._target.label == FALLBACK_CODEC != self.settings.codec
+            and self.catalog.counts()[1] >= self._limits.basis_views
         )
 
     @property
@@ -181,7 +182,7 @@ class Writer:
         """
         return self._compactor.compact(self._target, dead_too)
 
-    def replace_views(self, views: Sequence[int], encoded: Encoded) -> None:
+    def replace_views(self, views: Sequence[int], encoded: EncodedViews) -> None:
         """Write views anew that were damaged; their ids stay. One commit."""
         with SegmentWriter(self._segments, self.catalog.last_segment() + 1, self._target.codec) as segment:
             checksums = segment.append(encoded)

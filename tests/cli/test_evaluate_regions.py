@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.command import Done, Run, settle
+from tests.support.command import Done, IndexRun, settle
 from tests.support.random_flair import random_flair, random_pictures, save_flair
 
 SOURCES = [
@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluate(made: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+def evaluate(made: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> IndexRun:
     settle(made, monkeypatch)
     return lambda *arguments: run("eval", *arguments)
 
@@ -86,7 +86,7 @@ SOURCES_OF_BOXES = [
 ]
 
 
-def test_every_source_of_boxes(evaluate: Run, subtests: pytest.Subtests) -> None:
+def test_every_source_of_boxes(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
     for arguments, said in SOURCES_OF_BOXES:
         with subtests.test(" ".join(map(str, arguments))):
             done = evaluate(*arguments, "--regions", "--json", *SMALL)
@@ -95,7 +95,7 @@ def test_every_source_of_boxes(evaluate: Run, subtests: pytest.Subtests) -> None
             assert sources(done) == [source for source in SOURCES if source != "of a wrong text" or not all_are_right]
 
 
-def test_instances(evaluate: Run) -> None:
+def test_instances(evaluate: IndexRun) -> None:
     done = evaluate("instances.json", "--photos", ".", "--regions", "--prompt", "the {}", "--json", *SMALL)
     assert done.err == "note: left out: 1 crowds\nsmall, 5 views, 2 texts\n"
     assert sources(done) == SOURCES
@@ -103,7 +103,7 @@ def test_instances(evaluate: Run) -> None:
     assert labelled.out == done.out  # the same boxes of the same photos
 
 
-def test_tables(evaluate: Run) -> None:
+def test_tables(evaluate: IndexRun) -> None:
     done = evaluate("val.json", "--paste", 5, "--regions", *SMALL)
     lines = done.out.splitlines()
     assert lines[0].startswith("right view and box, IoU")
@@ -121,12 +121,12 @@ def test_tables(evaluate: Run) -> None:
         assert 1 / 20 <= row["precision"] <= 5 / 20  # of 20 places five are filled, with a right view at least
 
 
-def test_the_same_again(evaluate: Run) -> None:
+def test_the_same_again(evaluate: IndexRun) -> None:
     first, again = (evaluate("val.json", "--mosaics", 4, "--regions", "--json", *SMALL).out for _ in range(2))
     assert first == again
 
 
-def test_segmentation(evaluate: Run, tmp_path: Path) -> None:
+def test_segmentation(evaluate: IndexRun, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("dog\ncat\n")
     done = evaluate("voc", "--segmentation", "--classes", tmp_path / "names.txt", "--json", *SMALL)
     assert (done.code, done.err) == (0, "small, 6 photos, 2 classes\n")
@@ -162,7 +162,7 @@ USAGE = {
 }
 
 
-def test_usage_errors_are_one_line(evaluate: Run, subtests: pytest.Subtests) -> None:
+def test_usage_errors_are_one_line(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
     for name, arguments in USAGE.items():
         with subtests.test(name):
             done = evaluate(*arguments, *SMALL)

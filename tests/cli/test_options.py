@@ -12,7 +12,7 @@ import pytest
 
 from flairsearch.cli import options
 from flairsearch.codecs.codec import check_codec
-from flairsearch.core.query import PLACES
+from flairsearch.core.query import POSITIONS
 from flairsearch.core.settings import check_device, check_views
 
 
@@ -67,7 +67,7 @@ def test_words_of_other_options(home: Path, words: str, offered: list[str]) -> N
 
 
 def test_every_word_offered_is_one_that_is_taken(home: Path) -> None:
-    assert options.complete_place("") == list(PLACES)
+    assert options.complete_place("") == list(POSITIONS)
     assert [check_codec(word) for word in options.complete_codec("")]
     assert [check_views(word) for word in options.complete_views("")]
     assert [check_device(word) for word in options.complete_device("")]

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flairsearch.codecs.codec import AVERAGE_BITS, check_codec, make_codec, needs_basis
-from flairsearch.codecs.transform import Basis, fit_basis
+from flairsearch.codecs.transform import TransformBasis, fit_basis
 from flairsearch.core.errors import StoreError, UsageError
-from flairsearch.core.types import Encoded, PoolWeights, Query
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
+from flairsearch.rerank.torch_backend import TorchPool
 
 P, D = 6, 10
 
@@ -27,7 +27,7 @@ def normed(local):
     mean = local.mean(-1, keepdims=True)
     scale = np.sqrt(local.var(-1, keepdims=True) + 1e-5)
     columns = ((local - mean) / scale, (mean / scale)[..., 0], scale[..., 0])
-    return Encoded(np.ones((len(local), D), np.float16), *(column.astype(np.float16) for column in columns))
+    return EncodedViews(np.ones((len(local), D), np.float16), *(column.astype(np.float16) for column in columns))
 
 
 def test_fp16_gives_every_bit_back():
@@ -52,7 +52,7 @@ def test_fp16_keeps_what_the_local_token_needs():
 def test_rows_are_little_endian_and_tokens_come_first():
     tokens = np.zeros((1, P, D), np.float16)
     tokens[0, 0, 1] = 1.0
-    encoded = Encoded(tokens[:, 0], tokens, np.full((1, P), 2, np.float16), np.full((1, P), -2, np.float16))
+    encoded = EncodedViews(tokens[:, 0], tokens, np.full((1, P), 2, np.float16), np.full((1, P), -2, np.float16))
     row = make_codec("fp16", P, D).encode(encoded)[0].tobytes()
     assert row[:4] == b"\x00\x00\x00\x3c"
     assert row[2 * P * D :] == b"\x00\x40" * P + b"\x00\xc0" * P
@@ -85,7 +85,7 @@ def test_a_basis_of_another_size_is_refused(size):
 def any_moments(encoded, seed=0):
     """Moments of any bits at all: subnormal, infinite, not a number."""
     bits = np.random.default_rng(seed).integers(0, 1 << 16, (2, *encoded.shift.shape), np.uint16)
-    return Encoded(encoded.pooled, encoded.tokens, *bits.view(np.float16))
+    return EncodedViews(encoded.pooled, encoded.tokens, *bits.view(np.float16))
 
 
 def made_codec(name):
@@ -106,7 +106,7 @@ def test_rows_do_not_depend_on_the_run_or_on_memory(name):
     encoded, codec = normed(random_local(70)), made_codec(name)
     rows = codec.encode(encoded)
     np.testing.assert_array_equal(codec.encode(encoded), rows)
-    other = Encoded(*(np.asfortranarray(column) for column in vars(encoded).values()))
+    other = EncodedViews(*(np.asfortranarray(column) for column in vars(encoded).values()))
     np.testing.assert_array_equal(codec.encode(other), rows)
     odd = np.repeat(rows, 2, axis=0)[::2]  # a view into something larger, as rows of a mapped file are
     np.testing.assert_array_equal(codec.decode(odd), codec.decode(rows))
@@ -123,7 +123,7 @@ def test_int8_equals_a_quantiser_by_hand():
     tokens[0, 0], tokens[1, 1, 3:], tokens[2, 2] = 0, 0, -1.5
     tokens[3, 3, 4] = 60000  # beside numbers below 1
     codec, flat = make_codec("int8", P, D), np.zeros((5, P), np.float16)
-    rows = codec.encode(Encoded(tokens[:, 0], tokens, flat, flat))
+    rows = codec.encode(EncodedViews(tokens[:, 0], tokens, flat, flat))
     assert codec.stride == P * D + 2 * P + 4 * P
     found, restored = codec.decode(rows).astype(np.float64), codec.restore(rows).astype(np.float64)
     for view, patch in itertools.product(range(5), range(P)):
@@ -158,7 +158,7 @@ def made_basis(patches, dim, seed=0, counts=None):
     matrix = rng.normal(size=(dim, dim)) / (3 * dim**0.5) + np.eye(dim)
     step = [[STEP[w or 2] * rng.uniform(0.5, 2) for w in line] for line in widths_of(counts, channels).tolist()]
     columns = (rng.normal(size=dim), matrix[:, :channels], np.linalg.inv(matrix)[:channels], step)
-    return Basis(*(np.ascontiguousarray(column, np.float32) for column in columns), counts)
+    return TransformBasis(*(np.ascontiguousarray(column, np.float32) for column in columns), counts)
 
 
 def widths_of(counts, channels):
@@ -224,7 +224,7 @@ def heavy_tokens(count, patches, dim, seed=1):
 
 def with_moments(tokens, seed=0):
     flat = np.random.default_rng(seed).normal(size=(2, *tokens.shape[:2])).astype(np.float16)
-    return Encoded(tokens[:, 0], tokens, *flat)
+    return EncodedViews(tokens[:, 0], tokens, *flat)
 
 
 @pytest.mark.parametrize(("patches", "dim", "count"), SIZES)
@@ -280,7 +280,7 @@ def test_codes_in_a_basis_equal_a_quantiser_by_hand(patches, dim, count, seed):
 def test_a_row_written_out():
     """One patch, one channel of 8 bits, two of 4, four of 2, all bytes computed on paper."""
     eye, step = np.eye(7, dtype=np.float32), np.asarray([[0.0308] + [0.3352] * 2 + [0.9957] * 4], np.float32)
-    basis = Basis(np.full(7, 0.5, np.float32), eye, eye, step, np.asarray([[1], [2], [4]], np.uint16))
+    basis = TransformBasis(np.full(7, 0.5, np.float32), eye, eye, step, np.asarray([[1], [2], [4]], np.uint16))
     codec = make_codec("q2", 1, 7, basis)
     row = np.asarray([[130, 0xF0, 0b11_10_01_00, 136, 0, 0x3C, 0, 0xC0]], np.uint8)
     assert codec.stride == 8
@@ -293,7 +293,7 @@ def test_a_row_written_out():
     )  # their mean square is 2.931, its root 1.712
     one = np.ones((1, 1), np.float16)
     np.testing.assert_array_equal(
-        codec.encode(Encoded(one, tokens.astype(np.float16), one, -2 * one)),
+        codec.encode(EncodedViews(one, tokens.astype(np.float16), one, -2 * one)),
         [[128 + 5, (8 + 2) << 4 | (8 - 3), 0b11_10_01_00, 128 + 6, 0, 0x3C, 0, 0xC0]],  # 2^(6/8) = 1.682 is nearest
     )
 
@@ -303,7 +303,7 @@ def test_every_byte_and_every_gain_is_decoded(width):
     count = 8 // width
     eye, step = np.eye(count, dtype=np.float32), np.full((1, count), 0.75, np.float32)
     counts = np.asarray([[count * (width == w)] for w in (8, 4, 2)], np.uint16)
-    codec = make_codec("q2", 1, count, Basis(np.zeros(count, np.float32), eye, eye, step, counts))
+    codec = make_codec("q2", 1, count, TransformBasis(np.zeros(count, np.float32), eye, eye, step, counts))
     rows = np.zeros((2, 256, codec.stride), np.uint8)
     rows[0, :, 0], rows[0, :, 1], rows[1, :, 0], rows[1, :, 1] = np.arange(256), 128, 200, np.arange(256)
     codes = [[byte >> (i * width) & ((1 << width) - 1) for i in range(count)] for byte in range(256)]
@@ -345,7 +345,7 @@ def check_stride(name, patches, dim):
 def test_a_view_is_the_same_alone_and_among_others(name, count):
     codec, encoded = made_codec(name), with_moments(heavy_tokens(count, P, D))
     rows = codec.encode(encoded)
-    one = [codec.encode(Encoded(*(c[i : i + 1] for c in vars(encoded).values()))) for i in range(count)]
+    one = [codec.encode(EncodedViews(*(c[i : i + 1] for c in vars(encoded).values()))) for i in range(count)]
     np.testing.assert_array_equal(rows, np.concatenate(one))
     np.testing.assert_array_equal(codec.decode(rows), np.concatenate([codec.decode(row) for row in one]))
     np.testing.assert_array_equal(codec.restore(rows), np.concatenate([codec.restore(row) for row in one]))
@@ -391,7 +391,7 @@ def random_pool(heads, size, dim, seed=0):
     rng = np.random.default_rng(seed)
     parts = ((heads, size, dim), (heads, size), (dim, heads * size), (dim,), (dim,), (heads, dim), (heads,))
     value, value_bias, out, out_bias, text, u, c = (rng.normal(size=s).astype(np.float32) for s in parts)
-    return Query("", text, u / dim**0.5, c), PoolWeights(value, value_bias, out, out_bias, 1.0, 0.0)
+    return EncodedText("", text, u / dim**0.5, c), PoolWeights(value, value_bias, out, out_bias, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "q2"])
@@ -409,7 +409,7 @@ def test_coordinates_and_the_folded_query_score_as_the_restored_tokens(name, pat
     expected, share = pool_by_hand(x, query, weights)
     folded, folded_weights = codec.fold(query), codec.fold_weights(weights)
     for dtype, exact in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
-        reranker = Reranker(folded_weights, dtype=dtype, spatial=codec.spatial)
+        reranker = TorchPool(folded_weights, dtype=dtype, spatial=codec.spatial)
         scores, attention = (f([codec.decode(rows)], folded) for f in (reranker.score, reranker.attend))
         np.testing.assert_allclose(scores, expected, atol=exact)
         np.testing.assert_allclose(attention, share, atol=exact)

@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flairsearch.codecs.codec import AVERAGE_BITS, make_codec
-from flairsearch.codecs.transform import Basis, allocate_bits, cosine_transform, fit_basis
+from flairsearch.codecs.transform import TransformBasis, allocate_bits, cosine_transform, fit_basis
 from flairsearch.core.errors import StoreError
-from flairsearch.core.types import Encoded
+from flairsearch.core.types import EncodedViews
 
 ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}  # Max (1960): what a Gaussian of variance 1 keeps of itself
 NAMES = ("mean", "forward", "inverse", "step", "counts")
@@ -24,7 +24,7 @@ MEAN = 0.3
 
 def encoded(tokens):
     flat = np.zeros(tokens.shape[:2], np.float16)
-    return Encoded(tokens[:, 0], tokens, flat, flat)
+    return EncodedViews(tokens[:, 0], tokens, flat, flat)
 
 
 def spectrum(patches, dim, fall=2.0):
@@ -284,7 +284,9 @@ def test_loud_and_quiet_views_are_kept_as_well(name, sample):
         found = lost(codec, other)
         assert found < 1.1 * usual, scale
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Basis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))  # every gain is 128
+            patch.setattr(
+                TransformBasis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32)
+            )  # every gain is 128
             assert lost(codec, other) > 10 * found, scale
 
 
@@ -292,7 +294,7 @@ def test_loud_and_quiet_views_are_kept_as_well(name, sample):
 def test_noise_is_kept_though_the_sample_is_smooth(name, bound, sample, monkeypatch):
     codec, noise = fitted(sample, name), made_tokens(20, spectrum(49, 64, fall=0), 3)
     found = lost(codec, noise)
-    monkeypatch.setattr(Basis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))
+    monkeypatch.setattr(TransformBasis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))
     assert found < bound
     assert lost(codec, noise) > 1.3 * found
 
@@ -349,7 +351,7 @@ def check_odd_sample(kind, name, tmp_path):
     metric = np.ones((dim, dim)) if kind == "two tokens" else np.eye(dim)  # of rank 1, too
     basis = fit_basis(tokens, metric.astype(np.float32), AVERAGE_BITS[name])
     basis.save(tmp_path / "1.npz")
-    Basis.load(tmp_path / "1.npz")  # finite numbers, steps above 0, counts that fit: what is saved can be read
+    TransformBasis.load(tmp_path / "1.npz")  # finite numbers, steps above 0, counts that fit: what is saved can be read
     codec = make_codec(name, patches, dim, basis)
     rng = np.random.default_rng(1)
     others = [rng.normal(size=(5, patches, dim)), np.zeros((1, patches, dim)), np.full((1, patches, dim), 3.0)]
@@ -368,7 +370,7 @@ def small_basis():
     rng = np.random.default_rng(0)
     counts = np.array([[1, 0, 0, 1], [2, 2, 0, 4], [0, 0, 4, 0]], np.uint16)  # 4 frequencies, 5 channels
     parts = (rng.normal(size=6), rng.normal(size=(6, 5)), rng.normal(size=(5, 6)), rng.uniform(1, 2, (4, 5)))
-    return Basis(*(part.astype(np.float32) for part in parts), counts)
+    return TransformBasis(*(part.astype(np.float32) for part in parts), counts)
 
 
 def same(found, expected):
@@ -381,13 +383,13 @@ def test_a_basis_goes_round(tmp_path):
     fresh = fit_basis(made_tokens(20, spectrum(9, 13), 0), np.eye(13, dtype=np.float32), 2.0)
     for basis in (small_basis(), fresh):
         basis.save(tmp_path / "1.npz")
-        same(Basis.load(tmp_path / "1.npz"), basis)
+        same(TransformBasis.load(tmp_path / "1.npz"), basis)
 
 
 def refused(path):
     todo = "run flairsearch verify --repair, or index --rebuild"
     with pytest.raises(StoreError, match=rf"\.npz (is missing|is damaged \([^\n]+\)) - {todo}$") as error:
-        Basis.load(path)
+        TransformBasis.load(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -480,7 +482,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, subtests):
     save(path, empty)
     refused(path)
     save(path, GOOD)
-    same(Basis.load(path), small_basis())
+    same(TransformBasis.load(path), small_basis())
 
 
 def test_a_basis_of_format_1_is_refused(tmp_path):
@@ -530,7 +532,7 @@ def test_a_damaged_file_is_refused_or_holds_the_same(tmp_path):
         broken[at] ^= int(rng.integers(1, 256))
         path.write_bytes(broken)
         with suppress(StoreError):
-            same(Basis.load(path), basis)
+            same(TransformBasis.load(path), basis)
             continue
         told += 1
         if told % 20 == 0:

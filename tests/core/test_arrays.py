@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flairsearch.core.arrays import chunks, places_in
+from flairsearch.core.arrays import chunks, positions_of
 
 VIEWS = st.sets(st.integers(0, 39)).map(lambda views: np.array(sorted(views), np.int64))
 
@@ -19,8 +19,8 @@ VIEWS = st.sets(st.integers(0, 39)).map(lambda views: np.array(sorted(views), np
 @example(ids=np.arange(0, 40, 2), some=np.arange(1, 40, 2))
 @example(ids=np.arange(0, 40, 3), some=np.arange(0, 40, 2))
 def test_places(ids: np.ndarray, some: np.ndarray) -> None:
-    assert places_in(ids, some).tolist() == [place for place, view in enumerate(ids) if view in some]
-    assert places_in(ids, some).dtype == np.int64
+    assert positions_of(ids, some).tolist() == [place for place, view in enumerate(ids) if view in some]
+    assert positions_of(ids, some).dtype == np.int64
 
 
 @given(values=st.lists(st.integers()), size=st.integers(1, 9))

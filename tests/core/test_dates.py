@@ -10,7 +10,7 @@ import pytest
 
 from flairsearch.core.dates import clock_seconds, parse_date
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Scope
+from flairsearch.core.filters import Filter
 
 DATES = {
     "2024": ("2024-01-01", "2025-01-01"),
@@ -45,7 +45,7 @@ def test_what_is_no_date_is_one_line_that_says_what_is_one(subtests: pytest.Subt
         with subtests.test(ascii(text), option=option):
             wanted = f"--{option} .* is no date - use 2024, 2024-05, 2024-05-17 or"
             with pytest.raises(UsageError, match=wanted) as error:
-                Scope.of(since=text) if option == "since" else Scope.of(until=text)
+                Filter.of(since=text) if option == "since" else Filter.of(until=text)
             assert "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.query import PLACES, Example, Terms, read_box, read_share
+from flairsearch.core.query import POSITIONS, ImageExample, Query, read_box, read_share
 
 NO_BOX = "is no box - give left,top,right,bottom in pixels: 40,30,200,180"
 
@@ -29,38 +29,40 @@ def refusal(make: Any, *arguments: Any, **named: Any) -> str:
 
 
 def test_all_at_once() -> None:
-    terms = Terms.of(
+    terms = Query.of(
         ["white puppy", "black ears"],
-        picture=Example.of("dog.jpg", "40,30,200,180", 0.5),
+        picture=ImageExample.of("dog.jpg", "40,30,200,180", 0.5),
         without="leash",
         at=["left", "top", "left"],
         min_area="5%",
     )
-    example = Example("dog.jpg", (40, 30, 200, 180), 0.5)
-    assert terms == Terms(("white puppy", "black ears"), (example,), ("leash",), ("left", "top"), 0.05)
-    assert hash(terms) == hash(Terms(("white puppy", "black ears"), (example,), ("leash",), ("left", "top"), 0.05))
+    example = ImageExample("dog.jpg", (40, 30, 200, 180), 0.5)
+    assert terms == Query(("white puppy", "black ears"), (example,), ("leash",), ("left", "top"), 0.05)
+    assert hash(terms) == hash(Query(("white puppy", "black ears"), (example,), ("leash",), ("left", "top"), 0.05))
 
 
 @pytest.mark.parametrize("several", ["a dog", ["a dog"], ("a dog",), iter(["a dog"])])
 def test_one_text_or_several(several: Any) -> None:
-    assert Terms.of(several) == Terms(("a dog",))
+    assert Query.of(several) == Query(("a dog",))
 
 
 def test_texts_are_kept_as_they_are() -> None:
     odd = ["  two  spaces ", "Straße", "犬", "a\nb", "--not", "🐕"]
-    assert Terms.of(odd, without=odd[::-1]) == Terms(tuple(odd), without=tuple(odd[::-1]))
-    assert Terms.of(["a", "a"]).texts == ("a", "a")
+    assert Query.of(odd, without=odd[::-1]) == Query(tuple(odd), without=tuple(odd[::-1]))
+    assert Query.of(["a", "a"]).texts == ("a", "a")
 
 
-@pytest.mark.parametrize("picture", ["dog.jpg", Path("dog.jpg"), Example("dog.jpg"), Example.of(Path("dog.jpg"))])
+@pytest.mark.parametrize(
+    "picture", ["dog.jpg", Path("dog.jpg"), ImageExample("dog.jpg"), ImageExample.of(Path("dog.jpg"))]
+)
 def test_a_picture_alone(picture: Any) -> None:
-    assert Terms.of(picture=picture) == Terms(pictures=(Example("dog.jpg", None, 1.0),))
+    assert Query.of(picture=picture) == Query(pictures=(ImageExample("dog.jpg", None, 1.0),))
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", POSITIONS)
 def test_places(place: str) -> None:
-    assert Terms.of("a dog", at=place).at == (place,)
-    assert Terms.of("a dog", at=[place, "center"]).at == tuple(dict.fromkeys([place, "center"]))
+    assert Query.of("a dog", at=place).at == (place,)
+    assert Query.of("a dog", at=[place, "center"]).at == tuple(dict.fromkeys([place, "center"]))
 
 
 NONSENSE = [
@@ -97,7 +99,7 @@ NONSENSE = [
 def test_what_makes_no_sense(subtests: pytest.Subtests) -> None:
     for asked, message in NONSENSE:
         with subtests.test(ascii(asked)):
-            assert refusal(Terms.of, **asked) == message
+            assert refusal(Query.of, **asked) == message
 
 
 # -- shares
@@ -123,7 +125,7 @@ def test_shares(subtests: pytest.Subtests) -> None:
     for value, share in SHARES:
         with subtests.test(repr(value)):
             assert read_share(value) == pytest.approx(share, rel=1e-12)
-            assert Terms.of("a dog", min_area=value).min_area == pytest.approx(share, rel=1e-12)
+            assert Query.of("a dog", min_area=value).min_area == pytest.approx(share, rel=1e-12)
 
 
 NO_SHARES = [-1, 1.01, 5, math.nan, math.inf, -math.inf, None, True]
@@ -171,7 +173,7 @@ def test_boxes(box: Any) -> None:
     found = read_box(box)
     assert found == (40, 30, 200, 180)
     assert [type(edge) for edge in found] == [int] * 4
-    assert Example.of("dog.jpg", box) == Example("dog.jpg", (40, 30, 200, 180))
+    assert ImageExample.of("dog.jpg", box) == ImageExample("dog.jpg", (40, 30, 200, 180))
 
 
 def test_the_smallest_box() -> None:
@@ -218,7 +220,7 @@ def test_no_boxes(subtests: pytest.Subtests) -> None:
     for box in NO_BOXES:
         with subtests.test(repr(box)[:60]):
             assert refusal(read_box, box) == f"{box!r} {NO_BOX}"
-            assert refusal(Example.of, "dog.jpg", box) == f"{box!r} {NO_BOX}"
+            assert refusal(ImageExample.of, "dog.jpg", box) == f"{box!r} {NO_BOX}"
 
 
 # -- weights
@@ -226,13 +228,13 @@ def test_no_boxes(subtests: pytest.Subtests) -> None:
 
 @pytest.mark.parametrize("weight", [1e-6, 0.5, 1, 2, 1e6])
 def test_weights(weight: float) -> None:
-    assert Example.of("dog.jpg", None, weight) == Example("dog.jpg", None, weight)
+    assert ImageExample.of("dog.jpg", None, weight) == ImageExample("dog.jpg", None, weight)
 
 
 @pytest.mark.parametrize("weight", [0, -1, -0.5, math.nan, math.inf, -math.inf])
 def test_no_weights(weight: float) -> None:
     message = f"the picture's weight is {weight} - give a number above 0; a text weighs 1"
-    assert refusal(Example.of, "dog.jpg", None, weight) == message
+    assert refusal(ImageExample.of, "dog.jpg", None, weight) == message
 
 
 # -- pictures as bytes
@@ -240,13 +242,13 @@ def test_no_weights(weight: float) -> None:
 
 def test_a_picture_as_bytes() -> None:
     """It has a name, and its bytes in no repr: they are large."""
-    example = Example.of(b"\x89PNG", "1,2,3,4", 0.5)
-    assert example == Example("picture", (1, 2, 3, 4), 0.5, b"\x89PNG")
+    example = ImageExample.of(b"\x89PNG", "1,2,3,4", 0.5)
+    assert example == ImageExample("picture", (1, 2, 3, 4), 0.5, b"\x89PNG")
     assert "PNG" not in repr(example)
-    assert example != Example.of(b"other", "1,2,3,4", 0.5)
-    assert hash(example) == hash(Example.of(b"\x89PNG", "1,2,3,4", 0.5))
-    assert Example.of(b"").data == b""
-    assert Example.of("picture").data is None
-    assert Terms.of(picture=example) == Terms(pictures=(example,))
-    for make in (lambda: Example.of(b"x", "1,2,3"), lambda: Example.of(b"x", weight=0)):
+    assert example != ImageExample.of(b"other", "1,2,3,4", 0.5)
+    assert hash(example) == hash(ImageExample.of(b"\x89PNG", "1,2,3,4", 0.5))
+    assert ImageExample.of(b"").data == b""
+    assert ImageExample.of("picture").data is None
+    assert Query.of(picture=example) == Query(pictures=(example,))
+    for make in (lambda: ImageExample.of(b"x", "1,2,3"), lambda: ImageExample.of(b"x", weight=0)):
         assert refusal(make)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from flairsearch.core import timing
-from flairsearch.core.timing import Clock, age_of_process
+from flairsearch.core.timing import StageTimer, process_age_seconds
 
 
 def test_parts_are_added_up_in_their_first_order() -> None:
-    times = Clock()
+    times = StageTimer()
     assert times.seconds == {}
     for name, taken in (("open", 0.01), ("rank", 0.03), ("open", 0.02), ("show", 0.0)):
         with times.part(name):
@@ -29,14 +29,14 @@ def test_parts_are_added_up_in_their_first_order() -> None:
 
 
 def test_a_part_that_fails_counts_too() -> None:
-    times = Clock()
+    times = StageTimer()
     with pytest.raises(KeyError), times.part("rank"):
         {}[time.sleep(0.01)]
     assert times.seconds["rank"] >= 0.01
 
 
 def test_two_clocks_are_two() -> None:
-    one, other = Clock(), Clock()
+    one, other = StageTimer(), StageTimer()
     with one.part("open"):
         pass
     assert (list(one.seconds), other.seconds) == (["open"], {})
@@ -49,9 +49,9 @@ def test_the_age_of_a_process() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     whole = time.perf_counter() - before
     assert 0.28 <= float(done.stdout) <= whole + 0.02
-    first = age_of_process()
+    first = process_age_seconds()
     time.sleep(0.05)
-    second = age_of_process()
+    second = process_age_seconds()
     assert first is not None
     assert second is not None
     assert 0.03 <= second - first < 1
@@ -64,7 +64,7 @@ def test_a_process_of_any_name(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     real = open("/proc/self/stat", encoding="ascii").read()  # noqa: SIM115
     fields = real.rpartition(")")[2]
     monkeypatch.setattr(builtins, "open", lambda *_, **__: StringIO(f"123 ({name}){fields}"))
-    assert age_of_process() == pytest.approx(_age(fields), abs=0.5)
+    assert process_age_seconds() == pytest.approx(_age(fields), abs=0.5)
 
 
 def _age(fields: str) -> float:
@@ -74,7 +74,7 @@ def _age(fields: str) -> float:
 @pytest.mark.parametrize("content", ["", "1", "1 (x) R", "1 (x) " + "a " * 60, "no brackets at all"])
 def test_a_system_that_says_nothing_of_it(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "open", lambda *_, **__: StringIO(content))
-    assert age_of_process() is None
+    assert process_age_seconds() is None
 
 
 def test_a_system_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,6 @@ def test_a_system_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(builtins, "open", missing)
-        assert age_of_process() is None
+        assert process_age_seconds() is None
     monkeypatch.delattr(timing.time, "CLOCK_BOOTTIME")
-    assert age_of_process() is None
+    assert process_age_seconds() is None

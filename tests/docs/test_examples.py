@@ -11,7 +11,7 @@ from PIL import Image
 from flairsearch.core.errors import PictureError, UsageError
 from flairsearch.core.types import Box, Frame
 from flairsearch.images.decoding import decode, read_part
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.torch_backend import TorchPool
 from tests.support.fake import COLOURS, SIZE, FakeEncoder, exif_of, expected_score, paint
 
 WIDTH, HEIGHT = 320, 200
@@ -119,6 +119,6 @@ def test_a_painted_region_asks_for_its_colour(tmp_path: Path) -> None:
     for query, text in zip(queries, texts, strict=True):
         for a, b in ((query.vector, text.vector), (query.u, text.u), (query.c, text.c)):
             np.testing.assert_array_equal(a, b)
-    scores = Reranker(encoder.pool_weights).score_many([tokens], queries)
+    scores = TorchPool(encoder.pool_weights).score_many([tokens], queries)
     more, less = expected_score(32), expected_score(16)
     np.testing.assert_allclose(scores, [[more, less], [less, more]], atol=1e-3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Encoded, Frame, Picture, PoolWeights
+from flairsearch.core.types import EncodedViews, Frame, Picture, PoolWeights
 from flairsearch.evaluate import region_metrics, region_run
 from flairsearch.evaluate.galleries import PlacedGallery
 from flairsearch.evaluate.region_metrics import iou
@@ -19,7 +19,7 @@ from flairsearch.evaluate.results import RegionRow, Truth
 from flairsearch.evaluate.retrieval_run import encode_in_groups
 from flairsearch.regions.boxes import find_boxes, find_heat
 from flairsearch.regions.locator import Locator
-from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.many_texts import TextBatchScorer
 from tests.support.fake import COLOURS, GRID, SIZE, FakeEncoder
 
 NAMES = [name for name in COLOURS if name != "black"]
@@ -54,7 +54,7 @@ class Painted:
         self.texts = [f"a {NAMES[n]} thing" for n in asked.tolist()]
 
     def gallery(self, piece: int = 7) -> PlacedGallery:
-        def pieces() -> Iterator[tuple[Encoded, list[Frame]]]:
+        def pieces() -> Iterator[tuple[EncodedViews, list[Frame]]]:
             for start in range(0, len(self.pictures), piece):
                 some = self.pictures[start : start + piece]
                 yield self.encoder.encode_pictures(some), [picture.frame for picture in some]
@@ -96,7 +96,7 @@ def order(painted: Painted) -> list[list[int]]:
     """Of each text, its views from the best on; equal ones by number."""
     encoder = painted.encoder
     encoded = encoder.encode_pictures(painted.pictures)
-    scores = ManyTexts(encoder.encode_texts(painted.texts), encoder.pool_weights).score(encoded)
+    scores = TextBatchScorer(encoder.encode_texts(painted.texts), encoder.pool_weights).score(encoded)
     views = range(len(scores))
     return [sorted(views, key=lambda view: (-scores[view, text], view)) for text in range(len(painted.texts))]
 
@@ -284,7 +284,7 @@ def test_no_text_is_wrong_where_all_are_right() -> None:
 
 
 def test_scores_that_are_no_numbers(painted: Painted) -> None:
-    def broken() -> Iterator[tuple[Encoded, list[Frame]]]:
+    def broken() -> Iterator[tuple[EncodedViews, list[Frame]]]:
         for encoded, frames in painted.gallery().encoded:
             encoded.tokens[0, 0, 0] = np.nan
             yield encoded, frames

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Encoded, Frame, Picture
+from flairsearch.core.types import EncodedViews, Frame, Picture
 from flairsearch.evaluate.galleries import join
-from flairsearch.evaluate.spill_file import Shelf
+from flairsearch.evaluate.spill_file import SpillFile
 from tests.support.fake import FakeEncoder
 from tests.support.random_flair import random_pictures
 
@@ -24,7 +24,7 @@ def test_in_any_order() -> None:
     pictures = [Picture(pixels, FRAME) for pixels in random_pictures(7, 64)]
     pieces = [encoder.encode_pictures(pictures[:4]), encoder.encode_pictures(pictures[4:])]
     whole = join(pieces)
-    with Shelf() as shelf:
+    with SpillFile() as shelf:
         for piece in pieces:
             shelf.add(piece)
         assert (len(shelf), shelf.patches) == (7, 64)
@@ -38,7 +38,7 @@ def test_in_any_order() -> None:
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Shelf() as shelf:
+    with SpillFile() as shelf:
         shelf.add(FakeEncoder().encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)]))
         assert not list(tmp_path.iterdir())
 
@@ -48,7 +48,7 @@ def test_no_folder_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(
         FlairSearchError, match=r"cannot be put aside in .*gone \(No such file or directory\) - make room"
     ):
-        Shelf()
+        SpillFile()
 
 
 def test_a_full_disk() -> None:
@@ -78,8 +78,8 @@ except FlairSearchError as error:
 
 def test_columns_are_those_of_the_record() -> None:
     """A column that Encoded gains is put aside as well."""
-    with Shelf() as shelf:
+    with SpillFile() as shelf:
         shelf.add(FakeEncoder().encode_pictures([Picture(np.full((64, 64, 3), 255, np.uint8), FRAME)]))
         found = shelf.read(np.array([0]))
-    assert isinstance(found, Encoded)
+    assert isinstance(found, EncodedViews)
     assert (found.tokens[..., :3] == 1).all()

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from flairsearch.core.reports import Skipped
-from flairsearch.core.types import ImageFile, Known
+from flairsearch.core.types import ImageFile, IndexedFile
 from flairsearch.images.discovery import compare, walk
 
 
@@ -25,7 +25,7 @@ def skipped(root):
 def known(root):
     """As if everything there were indexed; image ids count from 1."""
     found = [seen for seen in walk(str(root)) if isinstance(seen, ImageFile)]
-    return {file.path: Known(number, file.size, file.mtime_ns) for number, file in enumerate(found, 1)}
+    return {file.path: IndexedFile(number, file.size, file.mtime_ns) for number, file in enumerate(found, 1)}
 
 
 def test_walk_finds_pictures_in_name_order(tmp_path):

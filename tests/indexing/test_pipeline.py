@@ -8,12 +8,12 @@ import pytest
 
 from flairsearch.core.errors import UsageError
 from flairsearch.core.limits import INGEST_LIMITS, IngestLimits, StoreLimits
-from flairsearch.core.reports import Progress, Report, Skipped
+from flairsearch.core.reports import IndexReport, Progress, Skipped
 from flairsearch.images import decoding, loading
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.indexing.pipeline import EncoderCalls, ingest
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM, SIZE, FakeEncoder, fake_engine, fake_settings, paint, paint_red
 
@@ -80,14 +80,14 @@ def photos(tmp_path):
 def test_progress_counts_what_has_to_be_read_and_the_report_is_last(index, photos):
     *steps, report = index.steps(photos)
     assert steps == [Progress(done, 5, 0) for done in range(6)]
-    assert report == Report(added=5)
+    assert report == IndexReport(added=5)
 
 
 def test_unchanged_files_are_not_opened_again(index, photos):
     index.add(photos)
     assert sorted(index.read) == sorted(str(path) for path in photos.iterdir())
     generation = index.ask("generation")
-    assert index.add(photos) == index.add() == Report(unchanged=5)
+    assert index.add(photos) == index.add() == IndexReport(unchanged=5)
     assert (index.read, index.encoded, index.ask("generation")) == ([], 0, generation)
 
 
@@ -97,7 +97,7 @@ def test_only_what_changed_is_read(index, photos):
     paint_red(photos / "2.png", 40)
     paint_red(photos / "new.png", 50)
     (photos / "4.png").unlink()
-    assert index.add(photos) == Report(added=1, updated=1, removed=1, unchanged=3)
+    assert index.add(photos) == IndexReport(added=1, updated=1, removed=1, unchanged=3)
     assert sorted(index.read) == [str(photos / "2.png"), str(photos / "new.png")]
     assert index.encoded == 2
     now = index.images()
@@ -109,9 +109,9 @@ def test_only_what_changed_is_read(index, photos):
 def test_a_file_that_was_only_touched_is_not_encoded(index, photos):
     index.add(photos)
     os.utime(photos / "3.png", ns=(1, 1))
-    assert index.add(photos) == Report(updated=1, unchanged=4)
+    assert index.add(photos) == IndexReport(updated=1, unchanged=4)
     assert (len(index.read), index.encoded) == (1, 0)
-    assert index.add(photos) == Report(unchanged=5)
+    assert index.add(photos) == IndexReport(unchanged=5)
 
 
 def test_a_moved_file_keeps_its_id_and_is_not_encoded(index, photos, tmp_path):
@@ -120,7 +120,7 @@ def test_a_moved_file_keeps_its_id_and_is_not_encoded(index, photos, tmp_path):
     (photos / "sub").mkdir()
     (photos / "1.png").rename(photos / "sub" / "one.png")
     (photos / "2.png").rename(photos / "6.png")
-    assert index.add(photos) == Report(moved=2, unchanged=3)
+    assert index.add(photos) == IndexReport(moved=2, unchanged=3)
     assert index.encoded == 0
     now = index.images()
     assert now[str(photos / "sub" / "one.png")] == ids[str(photos / "1.png")]
@@ -136,7 +136,7 @@ def test_a_renamed_folder_and_a_move_between_roots(index, photos, tmp_path):
     ids = index.images()
     (other / "a").rename(other / "b")
     (photos / "1.png").rename(other / "1.png")
-    assert index.add() == Report(moved=2, unchanged=5)
+    assert index.add() == IndexReport(moved=2, unchanged=5)
     now = index.images()
     assert now[str(other / "b" / "7.png")] == ids[str(other / "a" / "7.png")]
     assert now[str(other / "1.png")] == ids[str(photos / "1.png")]
@@ -151,7 +151,7 @@ def test_files_that_changed_their_names_with_each_other(index, photos):
     one.rename(photos / "x")
     two.rename(one)
     (photos / "x").rename(two)
-    assert index.add(photos) == Report(updated=2, unchanged=3)
+    assert index.add(photos) == IndexReport(updated=2, unchanged=3)
     assert index.images() == ids
     assert index.encoded == 0
     assert index.ask("views_at", str(one)) == before[str(two)]
@@ -160,14 +160,14 @@ def test_files_that_changed_their_names_with_each_other(index, photos):
 
 def test_identical_files_share_their_views(index, photos):
     shutil.copy(photos / "1.png", photos / "1 again.png")
-    assert index.add(photos) == Report(added=6)
+    assert index.add(photos) == IndexReport(added=6)
     assert index.encoded == 5
     shutil.copy(photos / "1.png", photos / "1 once more.png")
-    assert index.add(photos) == Report(added=1, unchanged=6)
+    assert index.add(photos) == IndexReport(added=1, unchanged=6)
     assert index.encoded == 0
     assert index.ask("counts") == (7, 5)
     (photos / "1.png").unlink()
-    assert index.add(photos) == Report(removed=1, unchanged=6)
+    assert index.add(photos) == IndexReport(removed=1, unchanged=6)
     assert index.ask("counts") == (6, 5)
 
 
@@ -176,7 +176,7 @@ def test_a_photo_that_comes_back_is_not_encoded_again(index, photos):
     (photos / "1.png").rename(photos.parent / "away.png")
     index.add(photos)
     (photos.parent / "away.png").rename(photos / "1.png")
-    assert index.add(photos) == Report(added=1, unchanged=4)
+    assert index.add(photos) == IndexReport(added=1, unchanged=4)
     assert index.encoded == 0
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_photo_keeps_what_is_known_of_it_and_is_tried_again(index, pho
     (photos / "1.png").write_bytes(b"half")
     (photos / "empty.jpg").write_bytes(b"")
     report = index.add(photos)
-    assert report == Report(
+    assert report == IndexReport(
         unchanged=4,
         skipped=(
             Skipped(str(photos / "empty.jpg"), "the file is empty"),
@@ -196,27 +196,27 @@ def test_a_damaged_photo_keeps_what_is_known_of_it_and_is_tried_again(index, pho
     assert len(index.images()) == 5
     paint_red(photos / "1.png", 60)
     (photos / "empty.jpg").unlink()
-    assert index.add(photos) == Report(updated=1, unchanged=4)
+    assert index.add(photos) == IndexReport(updated=1, unchanged=4)
     assert index.ask("skipped") == []
 
 
 def test_an_excluded_file_is_not_indexed(index, photos):
-    assert index.add(photos, exclude=["[12].png"]) == Report(added=3)
+    assert index.add(photos, exclude=["[12].png"]) == IndexReport(added=3)
 
 
 def test_no_file_is_indexed_twice_whatever_the_order_of_folders(index, photos):
     inner = photos / "inner"
     paint_red(inner / "6.png", 6)
     paint_red(photos / "away" / "inner" / "7.png", 7)  # of the same name, but no root
-    assert index.add(inner) == Report(added=1)
-    assert index.add(photos) == Report(added=6, unchanged=1)
+    assert index.add(inner) == IndexReport(added=1)
+    assert index.add(photos) == IndexReport(added=6, unchanged=1)
     assert len(index.images()) == 7
-    assert index.add() == Report(unchanged=7)
+    assert index.add() == IndexReport(unchanged=7)
     paint_red(inner / "8.png", 8)
-    assert index.add(inner) == Report(added=1, unchanged=1)
+    assert index.add(inner) == IndexReport(added=1, unchanged=1)
     paint_red(inner / "9.png", 9)
-    assert index.add(photos) == Report(added=1, unchanged=8)
-    assert index.add(photos / "away") == Report(unchanged=6)  # inside a known folder: that one is rescanned
+    assert index.add(photos) == IndexReport(added=1, unchanged=8)
+    assert index.add(photos / "away") == IndexReport(unchanged=6)  # inside a known folder: that one is rescanned
 
 
 @pytest.mark.parametrize("folder", ["missing", "1.png"])
@@ -260,12 +260,12 @@ def test_a_known_folder_that_is_gone_or_empty_removes_nothing(index, photos, tmp
         (warning,) = report.warnings
         assert f"{photos}: " in warning
         assert "its 5 photos stay in the index" in warning
-        assert report == Report(warnings=(warning,))
+        assert report == IndexReport(warnings=(warning,))
     assert len(index.images()) == 5
     if not missing:
         photos.rmdir()
     (tmp_path / "away").rename(photos)
-    assert index.add() == Report(unchanged=5)
+    assert index.add() == IndexReport(unchanged=5)
 
 
 @pytest.mark.parametrize("batches", [0, 1, 3])
@@ -293,7 +293,7 @@ def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, 
     assert len(index.images()) == 20 + done  # new ones come first; nothing is gone in a run that was cut off
     index.encode = encode
     report = index.add(limits=IngestLimits(batch=4))
-    assert report == Report(added=20 - done, updated=1, removed=1, unchanged=18 + done)
+    assert report == IndexReport(added=20 - done, updated=1, removed=1, unchanged=18 + done)
     assert len(index.read) == index.encoded == 21 - done
 
 
@@ -303,13 +303,13 @@ def test_a_run_whose_reader_stops_listening_keeps_what_was_encoded(index, photos
         pass
     steps.close()
     assert len(index.images()) == 4
-    assert index.add(limits=IngestLimits(batch=2)) == Report(added=1, unchanged=4)
+    assert index.add(limits=IngestLimits(batch=2)) == IndexReport(added=1, unchanged=4)
 
 
 def test_commits_come_every_so_many_views(index, photos):
     steps = index.steps(photos, limits=IngestLimits(batch=2, commit_views=2))
     seen = []
-    while not isinstance(step := next(steps), Report):
+    while not isinstance(step := next(steps), IndexReport):
         seen.append((step.done, index.ask("counts")[0]))
     assert seen == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (5, 4)]
     assert index.ask("counts") == (5, 5)
@@ -372,7 +372,7 @@ def tiled(tmp_path, spotted, request):
 def stored(engine):
     """Path -> its views' (frame, tokens, checksum) in the order of their ids, as read from disk."""
     catalog = Catalog(engine.folder)
-    reader = Reader(engine.folder, engine.settings, catalog)
+    reader = Snapshot(engine.folder, engine.settings, catalog)
     found = {}
     for path in (f"{root}/{path}" for root, number in catalog.roots().items() for path in catalog.known(number)):
         views = catalog.views_at(path)
@@ -448,14 +448,14 @@ def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotte
             engine.encoder.encode_pictures = encode
             done = stop // 2  # two steps a photo
             assert (engine.status().images, engine.status().views) == (done, 5 * done)
-            assert engine.add(spotted) == Report(added=4 - done, unchanged=done)
+            assert engine.add(spotted) == IndexReport(added=4 - done, unchanged=done)
             assert engine.status().views == 20
 
 
 def test_identical_photos_share_all_views(tiled, spotted):
     shutil.copy(spotted / "one.png", spotted / "twin.png")
     tiled.encoder.steps.clear()
-    assert tiled.add() == Report(added=1, unchanged=4)
+    assert tiled.add() == IndexReport(added=1, unchanged=4)
     assert tiled.encoder.steps == []
     assert (tiled.status().images, tiled.status().views) == (5, 20)
     views = stored(tiled)
@@ -550,7 +550,7 @@ def test_a_photo_that_comes_back_after_half_a_compaction_has_all_its_views(tiled
     assert [count for _, count, _ in tiled._catalog.segments()] == [2, 14]
     (spotted.parent / "away.png").rename(spotted / "one.png")
     tiled.encoder.steps.clear()
-    assert tiled.add() == Report(added=1, unchanged=3)
+    assert tiled.add() == IndexReport(added=1, unchanged=3)
     assert tiled.encoder.steps == [5]
     assert stored(tiled) == before
     assert damaged(tiled) == []

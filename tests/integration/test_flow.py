@@ -15,9 +15,9 @@ from PIL import Image
 
 from flairsearch.core.errors import StoreError, UsageError
 from flairsearch.core.limits import IngestLimits
-from flairsearch.core.reports import Report
+from flairsearch.core.reports import IndexReport
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from tests.support import by_hand
 from tests.support.fake import GRID, SIZE, FakeEncoder, expected_score, fake_engine, fake_settings, paint, paint_red
 
@@ -160,7 +160,7 @@ def test_answers_follow_the_files(engine, photos):
     paint_red(photos / "03.png", 30)
     (photos / "11.png").unlink()
     (photos / "10.png").rename(photos / "ten.png")
-    assert engine.add() == Report(updated=1, moved=1, removed=1, unchanged=9)
+    assert engine.add() == IndexReport(updated=1, moved=1, removed=1, unchanged=9)
     hits = engine.search("red", k=4)
     assert names(hits) == ["03.png", "12.png", "ten.png", "09.png"]
     assert hits[0].score == pytest.approx(expected_score(30), rel=1e-4)
@@ -231,7 +231,7 @@ def test_an_index_moves_and_is_read_without_rights_to_write(open_folder, photos,
 def verify(index, photos):
     """The index opens, and every row has its bytes: those that the encoder gives for the file."""
     catalog = Catalog(index)
-    reader = Reader(index, fake_settings(), catalog)
+    reader = Snapshot(index, fake_settings(), catalog)
     views = reader.views.id
     checksums = catalog.checksums(views.tolist())
     assert not reader.damaged(views, np.asarray([checksums[view] for view in views.tolist()], np.int64)).any()
@@ -363,7 +363,7 @@ def test_ctrl_c_keeps_what_was_encoded(tmp_path, photos):
     assert verify(tmp_path / "index", photos) == 6
     with fake_engine(tmp_path / "index") as engine:
         assert names(engine.search("red", k=1)) == ["06.png"]
-        assert engine.add(photos) == Report(added=6, unchanged=6)
+        assert engine.add(photos) == IndexReport(added=6, unchanged=6)
         assert names(engine.search("red", k=1)) == ["12.png"]
 
 

@@ -19,7 +19,7 @@ from flairsearch.evaluate.mosaics import Mosaics
 from flairsearch.evaluate.region_run import regions
 from flairsearch.evaluate.retrieval_metrics import best_ranks
 from flairsearch.model.encoder import Encoder
-from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.rerank.many_texts import TextBatchScorer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -51,11 +51,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_photos_are_found(encoder: Encoder, photos: Path, file: str, first: float, tenth: float) -> None:
     notes = read_annotations(DATA / file, photos)
-    found = galleries.of_photos(notes, encoder.encode_pictures, "squash", encoder.config.image_size)
+    found = galleries.aggregate_views(notes, encoder.encode_pictures, "squash", encoder.config.image_size)
     encoded = galleries.join(found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
     assert found.right is not None
-    ranks = best_ranks(ManyTexts(queries, encoder.pool_weights).score(encoded), found.right)
+    ranks = best_ranks(TextBatchScorer(queries, encoder.pool_weights).score(encoded), found.right)
     assert (ranks < 1).mean() >= first
     assert (ranks < 10).mean() >= tenth
 

@@ -91,13 +91,13 @@ def test_list_comes_from_the_file(tmp_path: Path, seen: frozenset[int], monkeypa
 # -- on the command line
 
 
-Query = Callable[..., tuple[str, str]]
+EncodedText = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
 def query(
     tmp_path: Path, seen: frozenset[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Query:
+) -> EncodedText:
     """`flairsearch query ARGUMENTS` over three photos -> stdout, stderr."""
     monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FLAIRSEARCH_HOME", str(tmp_path / "indexes"))
@@ -122,7 +122,7 @@ def query(
     return query
 
 
-def test_note_on_stderr(query: Query, tmp_path: Path) -> None:
+def test_note_on_stderr(query: EncodedText, tmp_path: Path) -> None:
     ways = ([], ["--json"], ["--paths"])
     told = [query("a Zebra and a dog", *way) for way in ways]
     assert len(told[1][0].splitlines()) == len(told[2][0].splitlines()) == 3
@@ -141,7 +141,7 @@ def test_note_on_stderr(query: Query, tmp_path: Path) -> None:
     assert [query("a Zebra and a dog", *way) for way in ways] == [(out, "") for out, _ in told]
 
 
-def test_note_is_one_line_whatever_the_words(query: Query) -> None:
+def test_note_is_one_line_whatever_the_words(query: EncodedText) -> None:
     for text in ("a \x1b[31mzebra\x07", "zebra\u2028yak", "quagga's 'okapi'", "zebra " * 100):
         _, err = query(text, "--paths")
         (line,) = err.splitlines()

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flairsearch.model.attention_pool import LAYER_NORM_EPS, Folding, layer_norm
+from flairsearch.model.attention_pool import LAYER_NORM_EPS, FoldedPool, layer_norm
 from tests.support.random_flair import oracle_pool, pool_flair
 
 SHAPES = [(16, 1), (16, 16), (24, 3), (64, 8), (96, 4), (512, 8)]  # dimensions, heads
 
 
-class Tensors(Mapping[str, np.ndarray]):
+class SafetensorsFile(Mapping[str, np.ndarray]):
     """Random ones under FLAIR's names; no gain is 1, no bias 0. Notes what is read."""
 
     def __init__(self, dim: int, seed: int = 0) -> None:
@@ -41,7 +41,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return torch.from_numpy(self[f"visual_proj.{name}"]).double()
 
 
-def norm(tensors: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
+def norm(tensors: SafetensorsFile, name: str, x: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], tensors.torch(f"{name}.weight"), tensors.torch(f"{name}.bias"), LAYER_NORM_EPS)
 
 
@@ -76,7 +76,7 @@ def test_layer_norm_where_all_are_alike(value: float) -> None:
 @pytest.mark.parametrize(("dim", "heads"), SHAPES)
 def test_logits_of_stored_tokens_are_the_pools(dim: int, heads: int) -> None:
     """x u + c of each head, x a token without gain, is q k / sqrt(d) of that token."""
-    tensors, size = Tensors(dim), dim // heads
+    tensors, size = SafetensorsFile(dim), dim // heads
     torch.manual_seed(1)
     texts, x = torch.randn(5, dim).double() * 3 + 1, torch.randn(7, dim).double()
     weight_q, weight_k, _ = tensors.torch("attn.in_proj_weight").chunk(3)
@@ -84,7 +84,7 @@ def test_logits_of_stored_tokens_are_the_pools(dim: int, heads: int) -> None:
     q = norm(tensors, "ln_q", texts) @ weight_q.T + bias_q
     k = (x * tensors.torch("ln_k.weight") + tensors.torch("ln_k.bias")) @ weight_k.T + bias_k
     expected = torch.einsum("thd,phd->tph", q.unflatten(1, (heads, size)), k.unflatten(1, (heads, size))) / size**0.5
-    u, c = Folding(tensors, heads).fold(texts.float().numpy())
+    u, c = FoldedPool(tensors, heads).fold(texts.float().numpy())
     assert (u.dtype, u.shape, c.dtype, c.shape) == ("f4", (5, heads, dim), "f4", (5, heads))
     assert u.flags.c_contiguous
     assert c.flags.c_contiguous
@@ -95,12 +95,12 @@ def test_logits_of_stored_tokens_are_the_pools(dim: int, heads: int) -> None:
 @pytest.mark.parametrize(("dim", "heads"), SHAPES)
 def test_the_whole_pool_equals_torchs_attention(dim: int, heads: int) -> None:
     """nn.MultiheadAttention with its zero key, over norms of their own; nothing of it is ours."""
-    tensors = Tensors(dim, seed=2)
+    tensors = SafetensorsFile(dim, seed=2)
     reference = nn.MultiheadAttention(dim, heads, add_zero_attn=True, batch_first=True).double().requires_grad_(False)
     reference.load_state_dict({name: tensors.torch(f"attn.{name}") for name in reference.state_dict()})
     torch.manual_seed(3)
     texts, local = torch.randn(4, dim).double() * 2, torch.randn(3, 11, dim).double() * 5 + 2
-    folding = Folding(tensors, heads)
+    folding = FoldedPool(tensors, heads)
     x, weights = F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS).numpy(), folding.weights
     for query, text in zip(folding.queries(texts.float().numpy(), list("abcd")), texts, strict=True):
         keys, values = norm(tensors, "ln_k", local), norm(tensors, "ln_v", local)
@@ -131,7 +131,7 @@ def test_a_models_folding_scores_as_its_description(dim: int, heads: int) -> Non
 
 
 def test_texts_are_folded_each_for_itself() -> None:
-    folding = Folding(Tensors(24), 3)
+    folding = FoldedPool(SafetensorsFile(24), 3)
     vectors = np.random.default_rng(4).normal(size=(9, 24)).astype(np.float32)
     together = folding.queries(vectors, [f"text {i}" for i in range(9)])
     assert [query.text for query in together] == [f"text {i}" for i in range(9)]
@@ -148,8 +148,8 @@ def test_texts_are_folded_each_for_itself() -> None:
 
 def test_weights_and_what_is_read() -> None:
     """A text does not need the output side; nothing is read twice."""
-    tensors = Tensors(24)
-    folding = Folding(tensors, 3)
+    tensors = SafetensorsFile(24)
+    folding = FoldedPool(tensors, 3)
     assert tensors.read == []
     folding.fold(np.ones((1, 24), np.float32))
     assert not any("out_proj" in name or "ln_v" in name or "logit" in name for name in tensors.read)
@@ -169,8 +169,8 @@ def test_weights_and_what_is_read() -> None:
 @pytest.mark.parametrize(("dim", "heads"), SHAPES[:5])
 def test_metric_of_texts_drawn_at_random(dim: int, heads: int) -> None:
     """Both traces are 1; keys: the mean of (e u)^2 over texts; values: what the output side makes of e."""
-    tensors = Tensors(dim, seed=5)
-    folding, rng = Folding(tensors, heads), np.random.default_rng(6)
+    tensors = SafetensorsFile(dim, seed=5)
+    folding, rng = FoldedPool(tensors, heads), np.random.default_rng(6)
     metric = folding.token_metric()
     assert (metric.dtype, metric.shape) == (np.float32, (dim, dim))
     np.testing.assert_allclose(metric, metric.T, rtol=0, atol=1e-6)

@@ -513,12 +513,12 @@ class _Trap:
         return self._call
 
 
-PLACES = ["optimizer", "epoch", "state_dict", "bare", "legacy"]
+POSITIONS = ["optimizer", "epoch", "state_dict", "bare", "legacy"]
 KINDS = ["system", "open", "eval"]
 
 
 def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
-    for number, (place, kind) in enumerate(itertools.product(PLACES, KINDS)):
+    for number, (place, kind) in enumerate(itertools.product(POSITIONS, KINDS)):
         with subtests.test(f"{kind} in {place}"), monkeypatch.context() as patch:
             folder = tmp_path / str(number)
             folder.mkdir()

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.types import Encoded, Frame, Picture, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Frame, Picture
 from flairsearch.model import checkpoints, prompts
 from flairsearch.model.encoder import Encoder, choose_device, choose_precision
 from flairsearch.model.flair import LAYER_NORM_EPS
@@ -70,7 +70,7 @@ def test_what_is_kept_gives_the_local_tokens_back(encoder: Encoder, pictures: li
     assert {part.dtype for part in vars(encoded).values()} == {np.dtype(np.float16)}
 
 
-def columns(encoded: Encoded) -> list[np.ndarray]:
+def columns(encoded: EncodedViews) -> list[np.ndarray]:
     return [part.astype(np.float32) for part in (encoded.pooled, encoded.tokens, encoded.shift, encoded.scale)]
 
 
@@ -219,7 +219,7 @@ def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "banks"
 
 
-def assert_alike(found: list[Query], expected: list[Query]) -> None:
+def assert_alike(found: list[EncodedText], expected: list[EncodedText]) -> None:
     assert len(found) == len(expected)
     for query, other in zip(found, expected, strict=True):
         for a, b in ((query.vector, other.vector), (query.u, other.u), (query.c, other.c)):

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from flairsearch.core.errors import WeightsError
-from flairsearch.model.safetensors_file import Tensors, check_file, read_metadata
+from flairsearch.model.safetensors_file import SafetensorsFile, check_file, read_metadata
 
 TYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
 SHAPES = [(), (1,), (7,), (0,), (3, 0, 5), (2, 3), (4, 1, 5), (5, 3, 2, 2)]
@@ -43,7 +43,7 @@ def data_start(path: Path) -> int:
 def refusal(path: Path) -> str:
     """The message: one line that any terminal can show."""
     with pytest.raises(WeightsError) as caught:
-        Tensors(path)
+        SafetensorsFile(path)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert " - " in message
@@ -51,10 +51,10 @@ def refusal(path: Path) -> str:
     return message
 
 
-def opened(path: Path) -> Tensors | None:
+def opened(path: Path) -> SafetensorsFile | None:
     """None where it is refused in one line."""
     try:
-        return Tensors(path)
+        return SafetensorsFile(path)
     except WeightsError as error:
         return None if len(str(error).splitlines()) == 1 else pytest.fail(f"not one line: {error!a}")
 
@@ -76,7 +76,7 @@ def saved(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
 
 def test_equals_the_library(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, several = saved
-    found, theirs = Tensors(path), load_file(path)
+    found, theirs = SafetensorsFile(path), load_file(path)
     assert set(found) == set(several) == set(theirs)
     assert len(found) == len(several)
     assert "__metadata__" not in found
@@ -99,7 +99,7 @@ def test_metadata_equals_the_librarys(saved: tuple[Path, dict[str, torch.Tensor]
 def test_rows(kind: str, tmp_path: Path) -> None:
     table = torch.randn(50, 3, 4).to(TYPES[kind])
     save_file({"t": table}, tmp_path / "x.safetensors")
-    found = Tensors(tmp_path / "x.safetensors")
+    found = SafetensorsFile(tmp_path / "x.safetensors")
     for which in ([0], [49, 3, 3, 0], [], list(range(50)), [[1, 2, 3], [4, 4, 0]]):
         some = found.rows("t", np.array(which, np.int64))
         assert some.dtype == np.float32
@@ -114,7 +114,7 @@ def test_float32_is_the_file_itself(tmp_path: Path) -> None:
     save_file({"big": big, "half": big[:8].half()}, tmp_path / "x.safetensors")
     tracemalloc.start()
     try:
-        found = Tensors(tmp_path / "x.safetensors")
+        found = SafetensorsFile(tmp_path / "x.safetensors")
         mapped = found["big"]
         part = found["big"][1000:2000].reshape(10, 100).T
         assert tracemalloc.get_traced_memory()[1] < 200_000
@@ -134,21 +134,21 @@ def test_data_anywhere_in_the_file(tmp_path: Path, subtests: pytest.Subtests) ->
         with subtests.test(f"after {pad} spaces"):
             values = np.arange(6, dtype="<f4").reshape(2, 3)
             text = json.dumps({"t": place()}).encode() + b" " * pad
-            found = Tensors(write(tmp_path / f"{pad}", text, values.tobytes()))
+            found = SafetensorsFile(write(tmp_path / f"{pad}", text, values.tobytes()))
             np.testing.assert_array_equal(found["t"] @ np.eye(3, dtype=np.float32), values)
 
 
 def test_files_with_nothing_in_them(tmp_path: Path) -> None:
-    assert dict(Tensors(write(tmp_path / "a", {}))) == {}
-    assert dict(Tensors(write(tmp_path / "b", {"__metadata__": {"a": "b"}}))) == {}
-    assert dict(Tensors(write(tmp_path / "n", {"__metadata__": None}))) == {}
-    assert Tensors(write(tmp_path / "c", {"t": place(shape=[0, 4], offsets=[0, 0])}))["t"].shape == (0, 4)
+    assert dict(SafetensorsFile(write(tmp_path / "a", {}))) == {}
+    assert dict(SafetensorsFile(write(tmp_path / "b", {"__metadata__": {"a": "b"}}))) == {}
+    assert dict(SafetensorsFile(write(tmp_path / "n", {"__metadata__": None}))) == {}
+    assert SafetensorsFile(write(tmp_path / "c", {"t": place(shape=[0, 4], offsets=[0, 0])}))["t"].shape == (0, 4)
 
 
 # -- what is no such file
 
 HUGE = 2**63
-PLACES: dict[str, Any] = {
+POSITIONS: dict[str, Any] = {
     "negative start": place(offsets=[-24, 0]),
     "negative both": place(offsets=[-48, -24]),
     "past the end": place(offsets=[8, 32]),
@@ -205,7 +205,7 @@ PLACES: dict[str, Any] = {
 def test_places_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
     data = np.arange(6, dtype="<f4").tobytes()
     good = {"good": place()}
-    for number, (name, lie) in enumerate(PLACES.items()):
+    for number, (name, lie) in enumerate(POSITIONS.items()):
         with subtests.test(name):
             folder = tmp_path / str(number)
             folder.mkdir()
@@ -216,7 +216,9 @@ def test_places_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
             finally:
                 tracemalloc.stop()
             assert "x.safetensors" in message
-            np.testing.assert_array_equal(Tensors(write(folder / "y", good, data))["good"].ravel(), np.arange(6))
+            np.testing.assert_array_equal(
+                SafetensorsFile(write(folder / "y", good, data))["good"].ravel(), np.arange(6)
+            )
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\ud800", "a" * 100_000, "\u2028", "", "\x00"])

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from flairsearch.core.errors import WeightsError
 from flairsearch.model import checkpoints
 from flairsearch.model.flair import FLAIR, load_model
-from flairsearch.model.safetensors_file import Tensors
+from flairsearch.model.safetensors_file import SafetensorsFile
 from flairsearch.model.text_encoder import TextEncoder, _gelu
 from tests.support.random_flair import CONV, SMALL, SUM, oracle_text, random_flair, save_flair
 
@@ -249,8 +249,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_only_rows_that_are_needed_are_read(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    get = Tensors.__getitem__
-    monkeypatch.setattr(Tensors, "__getitem__", lambda self, name: asked.append(name) or get(self, name))
+    get = SafetensorsFile.__getitem__
+    monkeypatch.setattr(SafetensorsFile, "__getitem__", lambda self, name: asked.append(name) or get(self, name))
     encoder.encode_texts(["a dog"])
     assert "token_embedding.weight" not in asked
     assert not any(name.startswith("visual.") for name in asked)

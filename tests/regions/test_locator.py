@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from flairsearch.core.types import Encoded, Frame, Picture, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, Frame, Picture, PoolWeights
 from flairsearch.images.decoding import decode
 from flairsearch.model.encoder import Encoder
 from flairsearch.model.flair import FLAIR, LAYER_NORM_EPS
 from flairsearch.regions.boxes import find_boxes, find_heat, inside
 from flairsearch.regions.locator import Locator, patch_cosine
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.torch_backend import TorchPool
 from tests.support.fake import COLOURS, GRID, SIZE, FakeEncoder, expected_score
 from tests.support.random_flair import SMALL, oracle_image, oracle_text, pool_flair, random_flair, save_flair
 
@@ -28,17 +28,17 @@ pytestmark = pytest.mark.filterwarnings("error")
 SHAPES = [(1, 16, 4), (9, 32, 1), (49, 64, 8), (196, 64, 4)]  # patches, dimensions, heads
 
 
-def fold(model: FLAIR, text: torch.Tensor) -> Query:
+def fold(model: FLAIR, text: torch.Tensor) -> EncodedText:
     u, c = model.folding.fold(text[None].float().numpy())
-    return Query("", text.float().numpy(), u[0], c[0])
+    return EncodedText("", text.float().numpy(), u[0], c[0])
 
 
-def keep(local: torch.Tensor) -> Encoded:
+def keep(local: torch.Tensor) -> EncodedViews:
     """Local tokens f64[N, P, D] as model/encoder.Encoder keeps them."""
     mean, scale = local.mean(-1), (local.var(-1, correction=0) + LAYER_NORM_EPS).sqrt()
     x = F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS)
     pooled = F.normalize(local.mean(1), dim=-1)
-    return Encoded(*(part.half().numpy() for part in (pooled, x, mean / scale, scale)))
+    return EncodedViews(*(part.half().numpy() for part in (pooled, x, mean / scale, scale)))
 
 
 def draw(views: int, patches: int, dim: int, heads: int) -> tuple[FLAIR, torch.Tensor, torch.Tensor]:
@@ -89,7 +89,7 @@ def test_parts_score_what_the_pool_makes_of_their_tokens_alone(patches: int, dim
 def test_the_whole_scores_as_the_ranking_does(patches: int, dim: int, heads: int) -> None:
     model, text, local = draw(5, patches, dim, heads)
     encoded, query, weights = keep(local), fold(model, text), model.folding.weights
-    locator, reranker = Locator(weights), Reranker(weights)
+    locator, reranker = Locator(weights), TorchPool(weights)
     whole = np.ones((1, patches), np.bool_)
     found = [locator.score_parts(tokens, query, whole)[0] for tokens in encoded.tokens]
     assert np.abs(found - reranker.score([encoded.tokens], query)).max() <= 1e-6
@@ -124,7 +124,7 @@ def test_patch_cosine_is_that_of_local_tokens(tmp_path: Path) -> None:
 
 
 def test_patch_cosine_of_nothing() -> None:
-    nothing = Encoded(*(np.zeros(shape, np.float16) for shape in ((1, 4), (1, 9, 4), (1, 9), (1, 9))))
+    nothing = EncodedViews(*(np.zeros(shape, np.float16) for shape in ((1, 4), (1, 9, 4), (1, 9), (1, 9))))
     assert (patch_cosine(nothing.tokens, nothing.shift, np.ones((2, 4), np.float32)) == 0).all()
     assert (patch_cosine(nothing.tokens, nothing.shift, np.zeros((2, 4), np.float32)) == 0).all()
 
@@ -150,7 +150,7 @@ def test_extreme_logits(shift: float, steep: float) -> None:
     """The zero key takes everything, or nothing; and one patch takes all of the rest, or an even share."""
     model, text, local = draw(1, 49, 64, 4)
     query = fold(model, text)
-    far = Query("", query.vector, query.u * np.float32(steep), query.c * 0 + np.float32(shift))
+    far = EncodedText("", query.vector, query.u * np.float32(steep), query.c * 0 + np.float32(shift))
     encoded, weights = keep(local), model.folding.weights
     parts = np.random.default_rng(0).random((6, 49)) < 0.5
     parts[0], parts[1] = True, False
@@ -169,7 +169,7 @@ def test_extreme_logits(shift: float, steep: float) -> None:
         assert np.abs(attention - (1 / 49 if shift > 0 else 0)).max() <= 1e-6
 
 
-def softmax_oracle(x: np.ndarray, logits: np.ndarray, weights: PoolWeights, query: Query) -> float:
+def softmax_oracle(x: np.ndarray, logits: np.ndarray, weights: PoolWeights, query: EncodedText) -> float:
     """x f64[n, D], logits f64[n, H]: softmax with the zero key's 0, in float64."""
     padded = np.concatenate([logits, np.zeros((1, logits.shape[1]))])
     share = np.exp(padded - padded.max(0))
@@ -185,8 +185,8 @@ def softmax_oracle(x: np.ndarray, logits: np.ndarray, weights: PoolWeights, quer
 def test_nothing_at_all_scores_nothing() -> None:
     """Vectors without a length have no direction: 0, and no division by it."""
     zero = np.zeros((1, 4, 8), np.float16)
-    encoded = Encoded(zero[:, 0], zero, zero[..., 0], zero[..., 0])
-    empty = Query("", np.zeros(8, np.float32), np.zeros((2, 8), np.float32), np.zeros(2, np.float32))
+    encoded = EncodedViews(zero[:, 0], zero, zero[..., 0], zero[..., 0])
+    empty = EncodedText("", np.zeros(8, np.float32), np.zeros((2, 8), np.float32), np.zeros(2, np.float32))
     locator = Locator(PoolWeights(np.zeros((2, 4, 8), "f4"), np.zeros((2, 4), "f4"), np.eye(8), np.zeros(8), 1.0, 0.0))
     assert not locator.compare(encoded, empty).any()
     assert not locator.score_parts(zero[0], empty, np.ones((1, 4), np.bool_)).any()

@@ -17,41 +17,41 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from flairsearch.codecs.codec import Codec, make_codec
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.model.flair import LAYER_NORM_EPS
 from flairsearch.rerank import numba_backend, numpy_backend
-from flairsearch.rerank.reranker import RowReranker
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.reranker import Reranker
+from flairsearch.rerank.torch_backend import TorchPool
 from tests.support.backends import CODECS, Rows, ask, in_float64, make, pool, stacked
 from tests.support.random_flair import oracle_pool, pool_flair
 
 ONE_CODEC = st.sampled_from(CODECS).map(lambda name: (name,))  # Examples with a name try all of them.
 
 
-def in_numpy(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+def in_numpy(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
     return numpy_backend.score(codec, rows, codec.fold_weights(weights), *stacked(codec, queries))
 
 
-def in_numba(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+def in_numba(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
     projection = numba_backend.project_with(codec.fold_weights(weights))
     return numba_backend.score(codec, rows, projection, *stacked(codec, queries))
 
 
-def in_torch(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
-    reranker = Reranker(codec.fold_weights(weights), spatial=codec.spatial)
+def in_torch(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
+    reranker = TorchPool(codec.fold_weights(weights), spatial=codec.spatial)
     return reranker.score_many([codec.decode(rows)], [codec.fold(query) for query in queries])
 
 
-def in_triton(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+def in_triton(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
     there = torch.from_numpy(np.ascontiguousarray(rows)).to(TRITON_DEVICE)
-    return RowReranker(codec, weights, TRITON_DEVICE).score_there([there], queries)
+    return Reranker(codec, weights, TRITON_DEVICE).score_there([there], queries)
 
 
 @dataclass(frozen=True)
 class Backend:
     """A way to score, and how exact it is."""
 
-    score: Callable[[Codec, Rows, PoolWeights, list[Query]], np.ndarray]
+    score: Callable[[Codec, Rows, PoolWeights, list[EncodedText]], np.ndarray]
     exact: float  # the largest error of a cosine
     steepest: float  # the largest factor of logits after which all is still finite
     slow: bool = False
@@ -79,9 +79,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 # -- what is scored
 
 
-def steeper(queries: list[Query], factor: float, bias: float) -> list[Query]:
+def steeper(queries: list[EncodedText], factor: float, bias: float) -> list[EncodedText]:
     """Logits times the factor, and moved."""
-    return [Query("", q.vector, np.float32(factor) * q.u, q.c + np.float32(bias)) for q in queries]
+    return [EncodedText("", q.vector, np.float32(factor) * q.u, q.c + np.float32(bias)) for q in queries]
 
 
 # -- the contract
@@ -147,7 +147,7 @@ def test_fp16_scores_as_the_description_says(backend: Backend, patches: int, dim
     tokens = F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS).numpy().astype(np.float16)
     flat = np.zeros(tokens.shape[:2], np.float16)
     codec = make_codec("fp16", patches, dim)
-    rows = codec.encode(Encoded(tokens[:, 0], tokens, flat, flat))
+    rows = codec.encode(EncodedViews(tokens[:, 0], tokens, flat, flat))
     texts = 2 * torch.randn(4, dim)
     queries = model.folding.queries(texts.numpy(), ["text"] * 4)
     found = backend.score(codec, rows, model.folding.weights, queries)

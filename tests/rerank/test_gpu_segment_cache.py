@@ -17,10 +17,10 @@ from tests.support.fake import FakeEncoder, fake_engine, paint_red
 pytest.importorskip("triton", reason="triton is not installed")
 from flairsearch.engine import Engine
 from flairsearch.rerank import gpu_segment_cache, numba_backend, triton_backend
-from flairsearch.rerank.gpu_segment_cache import ResidencePolicy, Resident
+from flairsearch.rerank.gpu_segment_cache import GpuSegmentCache, ResidencePolicy
 from flairsearch.search import scorer
 from flairsearch.search.scorer import Scorer
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 
 GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -35,7 +35,7 @@ def segment(number: int) -> np.ndarray:
     return rows
 
 
-def there(resident: Resident) -> list[int]:
+def there(resident: GpuSegmentCache) -> list[int]:
     return [number for number in range(9) if number in resident]
 
 
@@ -44,7 +44,7 @@ def unread() -> Iterator[np.ndarray]:
     yield
 
 
-def ask(resident: Resident, number: int, wanted: list[int], streams: bool = False) -> list[torch.Tensor]:
+def ask(resident: GpuSegmentCache, number: int, wanted: list[int], streams: bool = False) -> list[torch.Tensor]:
     """The pieces, after a look at what is in them and where they come from."""
     rows, read = segment(number), []
 
@@ -63,7 +63,7 @@ def ask(resident: Resident, number: int, wanted: list[int], streams: bool = Fals
 @both
 @pytest.mark.filterwarnings("error")
 def test_whole_segments(device: str) -> None:
-    resident = Resident(device, 3000, ResidencePolicy(copy_bytes=250))
+    resident = GpuSegmentCache(device, 3000, ResidencePolicy(copy_bytes=250))
     for number in (0, 1, 2):
         kept = resident.put(number, segment(number))
         assert kept is not None
@@ -80,7 +80,7 @@ def test_whole_segments(device: str) -> None:
 @both
 def test_room_is_taken_while_there_is_some(device: str) -> None:
     """By a tenth of a segment, asked for in all; once room is scarce, at once."""
-    resident = Resident(device, room=2 * ROWS * WIDTH + 999)
+    resident = GpuSegmentCache(device, room=2 * ROWS * WIDTH + 999)
     ask(resident, 0, [7])
     ask(resident, 1, [3, 2])
     assert there(resident) == [0, 1]
@@ -94,7 +94,7 @@ def test_room_is_taken_while_there_is_some(device: str) -> None:
 
 @both
 def test_less_than_the_share_is_streamed(device: str) -> None:
-    resident = Resident(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
+    resident = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
     ask(resident, 0, [0], streams=True)  # and once more: asks twice
     ask(resident, 0, [1])  # three of ten by now
     ask(resident, 1, [4, 2], streams=True)
@@ -105,7 +105,7 @@ def test_less_than_the_share_is_streamed(device: str) -> None:
 
 @both
 def test_a_segment_larger_than_the_room_is_streamed(device: str) -> None:
-    resident = Resident(device, room=ROWS * WIDTH - 1)
+    resident = GpuSegmentCache(device, room=ROWS * WIDTH - 1)
     ask(resident, 0, list(range(ROWS)), streams=True)
     ask(resident, 0, [4, 1, 1, 9], streams=True)
 
@@ -115,12 +115,12 @@ def test_where_memory_is_out_rows_are_streamed(monkeypatch: pytest.MonkeyPatch) 
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(torch, "empty", full)
-    ask(Resident("cpu", room=10**6), 0, [4, 2], streams=True)
+    ask(GpuSegmentCache("cpu", room=10**6), 0, [4, 2], streams=True)
 
 
 @both
 def test_what_lies_in_a_row_is_not_copied(device: str) -> None:
-    resident = Resident(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
+    resident = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
     (whole,) = ask(resident, 0, list(range(ROWS)))
     assert resident.get(0) is not None
     assert whole.data_ptr() == resident.get(0).data_ptr()
@@ -136,7 +136,7 @@ def test_what_lies_in_a_row_is_not_copied(device: str) -> None:
 @pytest.mark.skipif(not GPU, reason="no CUDA GPU")
 def test_a_share_of_the_devices_memory() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
-    resident = Resident("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
+    resident = GpuSegmentCache("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
     assert resident.put(0, np.zeros((10, 100), np.uint8)) is not None
     assert resident.put(1, np.zeros((10, 101), np.uint8)) is None
 
@@ -172,7 +172,7 @@ def on(device: str, index: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> 
     encoder = FakeEncoder()
     encoder.device = device
     engine = fake_engine(index, encoder=encoder)
-    engine._searcher()._scorer.__dict__["resident"] = Resident(device, room=room)
+    engine._searcher()._scorer.__dict__["resident"] = GpuSegmentCache(device, room=room)
     return engine
 
 
@@ -214,11 +214,11 @@ def test_segments_that_are_there_come_before_others_take_their_room(
 ) -> None:
     """Room for two segments of three that are asked for, whichever: each search copies one."""
     with on("cpu", index, 0, monkeypatch) as engine:
-        reader, copied = Reader(index, engine.settings, engine._catalog), []
+        reader, copied = Snapshot(index, engine.settings, engine._catalog), []
         views = reader.views.id[dict(reader.by_codec(reader.views.id))["int8"]]
         parts = list(reader.by_segment(views))
         assert [len(wanted) for _, _, _, wanted in parts] == [4, 4, 1]
-        resident = Resident("cpu", room=2 * parts[0][1].nbytes)
+        resident = GpuSegmentCache("cpu", room=2 * parts[0][1].nbytes)
         own = Scorer(reader, FakeEncoder().pool_weights, "cpu", resident)
         put = resident.put
         monkeypatch.setattr(resident, "put", lambda number, rows: copied.append(number) or put(number, rows))

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from flairsearch.core.types import Encoded, PoolWeights, Query
-from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
+from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.rerank.reranker import with_global
-from flairsearch.rerank.torch_backend import Reranker
+from flairsearch.rerank.torch_backend import TorchPool
 from tests.support import by_hand
 
 
-def _case(texts: int, heads: int, dim: int, patches: int, views: int) -> tuple[Encoded, list[Query], PoolWeights]:
+def _case(
+    texts: int, heads: int, dim: int, patches: int, views: int
+) -> tuple[EncodedViews, list[EncodedText], PoolWeights]:
     """Keys of a real pool: u_h = W_k,h^T q_h, so d dimensions a head."""
     rng = np.random.default_rng(texts + heads + dim)
     width = dim // heads
@@ -25,19 +27,20 @@ def _case(texts: int, heads: int, dim: int, patches: int, views: int) -> tuple[E
 
     project = draw(heads, width, dim) / np.float32(dim**0.5)
     queries = [
-        Query("", draw(dim), np.einsum("hde,hd->he", project, draw(heads, width)), draw(heads)) for _ in range(texts)
+        EncodedText("", draw(dim), np.einsum("hde,hd->he", project, draw(heads, width)), draw(heads))
+        for _ in range(texts)
     ]
     value, out = draw(heads, width, dim) / np.float32(dim**0.5), draw(dim, dim) / np.float32(dim**0.5)
     weights = PoolWeights(value, draw(heads, width), out, draw(dim), 1.0, 0.0)
     tokens, pooled = draw(views, patches, dim).astype(np.float16), draw(views, dim)
     pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
     nothing = np.zeros((views, patches), np.float16)
-    return Encoded(pooled.astype(np.float16), tokens, nothing, nothing), queries, weights
+    return EncodedViews(pooled.astype(np.float16), tokens, nothing, nothing), queries, weights
 
 
-def _exact(encoded: Encoded, queries: list[Query], weights: PoolWeights) -> np.ndarray:
+def _exact(encoded: EncodedViews, queries: list[EncodedText], weights: PoolWeights) -> np.ndarray:
     pieces = [encoded.tokens.astype(np.float32)]
-    return Reranker(weights, dtype=torch.float64).score_many(pieces, queries)
+    return TorchPool(weights, dtype=torch.float64).score_many(pieces, queries)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ def _exact(encoded: Encoded, queries: list[Query], weights: PoolWeights) -> np.n
 def test_equals_the_reference_in_float64(texts: int, heads: int, dim: int, patches: int, views: int) -> None:
     encoded, queries, weights = _case(texts, heads, dim, patches, views)
     exact = _exact(encoded, queries, weights)
-    found = ManyTexts(queries, weights).score(encoded)
+    found = TextBatchScorer(queries, weights).score(encoded)
     assert found.dtype == np.float32
     assert found.shape == (views, texts)
     assert np.abs(found - exact).max() <= 2e-5
@@ -57,18 +60,19 @@ def test_texts_that_no_patch_answers_and_texts_of_one_patch() -> None:
     """All the zero key's; nothing the zero key's."""
     encoded, queries, weights = _case(6, 2, 16, 9, 4)
     far = [
-        Query("", q.vector, q.u * 30, q.c + shift) for q, shift in zip(queries, (-80, -300, 80, 300, 0, 5), strict=True)
+        EncodedText("", q.vector, q.u * 30, q.c + shift)
+        for q, shift in zip(queries, (-80, -300, 80, 300, 0, 5), strict=True)
     ]
     exact = _exact(encoded, far, weights)
-    found = ManyTexts(far, weights).score(encoded)
+    found = TextBatchScorer(far, weights).score(encoded)
     assert np.isfinite(found).all()
     assert np.abs(found - exact).max() <= 2e-4
 
 
 def test_no_views() -> None:
     encoded, queries, weights = _case(3, 2, 16, 9, 4)
-    assert ManyTexts(queries, weights).score(encoded.part(slice(0))).shape == (0, 3)
-    summed = ManyTexts(queries, replace(weights, global_share=0.5))
+    assert TextBatchScorer(queries, weights).score(encoded.part(slice(0))).shape == (0, 3)
+    summed = TextBatchScorer(queries, replace(weights, global_share=0.5))
     assert summed.score(encoded.part(slice(0))).shape == (0, 3)
 
 
@@ -80,7 +84,7 @@ def test_the_global_token_has_its_share(
     """Pair by pair: the conditioned cosine, and that of the global token with the text, whatever the text's length."""
     encoded, queries, weights = _case(texts, heads, dim, patches, views)
     queries = [replace(query, vector=query.vector * np.float32(3 * i + 1)) for i, query in enumerate(queries)]
-    found = ManyTexts(queries, replace(weights, global_share=share)).score(encoded)
+    found = TextBatchScorer(queries, replace(weights, global_share=share)).score(encoded)
     assert found.dtype == np.float32
     for j, query in enumerate(queries):
         conditioned = by_hand.score(encoded.tokens, query, weights)
@@ -93,7 +97,7 @@ def test_the_global_token_has_its_share(
 def test_views_are_scored_as_they_come() -> None:
     """Some views alone, or in another order, score what they score among all."""
     encoded, queries, weights = _case(5, 2, 16, 9, 11)
-    many = ManyTexts(queries, replace(weights, global_share=0.5))
+    many = TextBatchScorer(queries, replace(weights, global_share=0.5))
     whole = many.score(encoded)
     for rows in (slice(3, 8), slice(None, None, 3), slice(None, None, -1)):
         assert many.score(encoded.part(rows)) == pytest.approx(whole[rows], abs=1e-6)

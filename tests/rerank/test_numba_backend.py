@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flairsearch.codecs.codec import Codec, make_codec
-from flairsearch.codecs.transform import Basis, cosine_transform
-from flairsearch.core.types import Encoded, Query
+from flairsearch.codecs.transform import TransformBasis, cosine_transform
+from flairsearch.core.types import EncodedText, EncodedViews
 from flairsearch.rerank.numba_backend import attend
 from tests.support.backends import CODECS, make
 
@@ -23,7 +23,7 @@ def ask(codec: Codec, queries: int, heads: int, seed: int = 1, size: float = 1.0
     rng = np.random.default_rng(seed)
     shapes = ((heads, codec.dim), (heads,))
     parts = [[(size * rng.normal(size=s)).astype(np.float32) for s in shapes] for _ in range(queries)]
-    folded = [codec.fold(Query("", np.zeros(codec.dim, np.float32), u, c)) for u, c in parts]
+    folded = [codec.fold(EncodedText("", np.zeros(codec.dim, np.float32), u, c)) for u, c in parts]
     return np.stack([q.u for q in folded]), np.stack([q.c for q in folded])
 
 
@@ -68,7 +68,7 @@ def test_a_ragged_basis_equals_float64(seed: int) -> None:
     parts = ((dim,), (dim, channels), (channels, dim))
     mean, forward, inverse = (rng.normal(size=shape).astype(np.float32) for shape in parts)
     step = rng.uniform(0.01, 0.5, (patches, channels)).astype(np.float32)
-    codec = make_codec("q2", patches, dim, Basis(mean, forward, inverse, step, counts))
+    codec = make_codec("q2", patches, dim, TransformBasis(mean, forward, inverse, step, counts))
     rows = rng.integers(0, 256, (5, codec.stride), dtype=np.uint8)
     rows[:, -5 * patches : -4 * patches] = rng.integers(100, 140, (5, patches))
     u, c = ask(codec, 2, 8, size=0.01)
@@ -91,7 +91,7 @@ def test_exp_is_exact_to_the_last_places() -> None:
     ones = np.ones((1, 2), np.float16)
     u = np.zeros((len(differences), 1, 16), np.float32)
     u[:, 0, 0] = differences
-    rows = codec.encode(Encoded(ones, tokens, ones, ones))
+    rows = codec.encode(EncodedViews(ones, tokens, ones, ones))
     mixed, _ = attend(codec, rows, u, np.zeros((len(u), 1), np.float32))
     ratio = mixed[0, :, 0, 0].astype(float) / mixed[0, :, 0, 1] / np.exp(differences.astype(float)) - 1
     assert np.abs(ratio).max() <= 1e-5  # x log2 e rounded: a unit in the last place of 115

@@ -12,7 +12,7 @@ import pytest
 from flairsearch.codecs.codec import Codec
 from flairsearch.rerank import numba_backend, numpy_backend
 from flairsearch.rerank import reranker as reranker_module
-from flairsearch.rerank.reranker import RowReranker
+from flairsearch.rerank.reranker import Reranker
 from tests.support.backends import ask, in_float64, make, pool
 
 EXACT = 1e-5
@@ -50,10 +50,10 @@ def test_numpy_scores_the_first_few_and_no_more(name: str, monkeypatch: pytest.M
         yield from (rows[:10], rows[10:10], rows[10:60])
 
     counted = Counted(monkeypatch)
-    with_numba = RowReranker(codec, weights).score(pieces(), asked)
+    with_numba = Reranker(codec, weights).score(pieces(), asked)
     assert (counted.numpy, counted.compiled) == ([], [10, 0, 50])  # numba is there: it is never worse
     monkeypatch.delitem(sys.modules, "numba")
-    reranker = RowReranker(codec, weights)
+    reranker = Reranker(codec, weights)
     np.testing.assert_allclose(reranker.score(pieces(), asked), expected, rtol=0, atol=EXACT)
     assert counted.numpy == [10, 0, 50]
     counted.numpy.clear()

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from flairsearch.codecs.transform import cosine_transform
-from flairsearch.core.types import PoolWeights, Query
+from flairsearch.core.types import EncodedText, PoolWeights
 from flairsearch.model.flair import FLAIR, LAYER_NORM_EPS
 from flairsearch.rerank.torch_backend import CHUNK, Reranker
 from tests.support.random_flair import oracle_pool, pool_flair
@@ -26,9 +26,9 @@ def make(views: int, patches: int, dim: int, heads: int) -> tuple[FLAIR, torch.T
     return model, torch.randn(dim) * 2, local
 
 
-def fold(model: FLAIR, text: torch.Tensor) -> Query:
+def fold(model: FLAIR, text: torch.Tensor) -> EncodedText:
     u, c = model.folding.fold(text[None].float().numpy())
-    return Query("", text.numpy(), u[0], c[0])
+    return EncodedText("", text.numpy(), u[0], c[0])
 
 
 def stored(local: torch.Tensor) -> np.ndarray:
@@ -78,12 +78,12 @@ def test_zero_key_takes_an_equal_share_of_nothing() -> None:
     """No logits at all: every patch and the zero key have the same weight."""
     eye = np.eye(4, dtype=np.float32)
     weights = PoolWeights(eye[None], np.zeros((1, 4), np.float32), eye, np.zeros(4, np.float32), 1.0, 0.0)
-    query = Query("", eye[0], np.zeros((1, 4), np.float32), np.zeros(1, np.float32))
+    query = EncodedText("", eye[0], np.zeros((1, 4), np.float32), np.zeros(1, np.float32))
     attention = Reranker(weights).attend([np.ones((2, 9, 4), np.float16)], query)
     assert np.allclose(attention, 0.1)
-    strong = Query("", eye[0], np.zeros((1, 4), np.float32), np.full(1, 50, np.float32))
+    strong = EncodedText("", eye[0], np.zeros((1, 4), np.float32), np.full(1, 50, np.float32))
     assert np.allclose(Reranker(weights).attend([np.ones((2, 9, 4), np.float16)], strong), 1 / 9)
-    weak = Query("", eye[0], np.zeros((1, 4), np.float32), np.full(1, -50, np.float32))
+    weak = EncodedText("", eye[0], np.zeros((1, 4), np.float32), np.full(1, -50, np.float32))
     assert np.allclose(Reranker(weights).attend([np.ones((2, 9, 4), np.float16)], weak), 0)
 
 

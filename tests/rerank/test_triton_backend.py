@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from flairsearch.codecs.codec import AVERAGE_BITS, Codec, make_codec
-from flairsearch.codecs.transform import Basis, fit_basis
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.codecs.transform import TransformBasis, fit_basis
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.model.flair import FLAIR, LAYER_NORM_EPS
 from tests.support.random_flair import oracle_pool, pool_flair
 
@@ -46,14 +46,14 @@ def local_tokens(views: int, patches: int, dim: int) -> torch.Tensor:
     return tokens * (0.5 + 3 * torch.rand(views, patches, 1)) + torch.randn(views, patches, 1)
 
 
-def encoded(local: torch.Tensor) -> Encoded:
+def encoded(local: torch.Tensor) -> EncodedViews:
     x = F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS).numpy().astype(np.float16)
     moments = np.ones(x.shape[:2], np.float16)
-    return Encoded(np.ones((len(x), x.shape[-1]), np.float16), x, moments, moments)
+    return EncodedViews(np.ones((len(x), x.shape[-1]), np.float16), x, moments, moments)
 
 
 @cache
-def basis_of(patches: int, dim: int, average: float) -> Basis:
+def basis_of(patches: int, dim: int, average: float) -> TransformBasis:
     root = np.random.default_rng(dim).normal(size=(dim, dim)).astype(np.float32) * 30  # y of a scale far from 1
     return fit_basis(encoded(local_tokens(24, patches, dim)).tokens, root @ root.T / dim, average)
 
@@ -63,15 +63,15 @@ def codec_of(name: str, patches: int, dim: int) -> Codec:
     return make_codec(name, patches, dim, basis)
 
 
-def queries_of(model: FLAIR, count: int) -> list[Query]:
+def queries_of(model: FLAIR, count: int) -> list[EncodedText]:
     torch.manual_seed(count)
     text = 2 * torch.randn(count, model.config.embed_dim)
     u, c = model.folding.fold(text.float().numpy())
-    return [Query("", t.numpy(), *folded) for t, *folded in zip(text, u, c, strict=True)]
+    return [EncodedText("", t.numpy(), *folded) for t, *folded in zip(text, u, c, strict=True)]
 
 
 def run(
-    codec: Codec, rows: np.ndarray | torch.Tensor, queries: list[Query], device: str
+    codec: Codec, rows: np.ndarray | torch.Tensor, queries: list[EncodedText], device: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `attend` gives for queries not yet folded into the codec's coordinates."""
     folded = [codec.fold(query) for query in queries]
@@ -84,7 +84,7 @@ def run(
     return mixed.cpu().numpy().astype(np.float64), share.cpu().numpy().astype(np.float64)
 
 
-def plain(codec: Codec, rows: np.ndarray, queries: list[Query]) -> tuple[np.ndarray, np.ndarray]:
+def plain(codec: Codec, rows: np.ndarray, queries: list[EncodedText]) -> tuple[np.ndarray, np.ndarray]:
     """Over patches and plain channels, the zero key written out: mixed f64[n, Q, H, D], share f64[n, Q, H]."""
     x = codec.decode(rows).astype(np.float64)
     if codec.spatial is not None:
@@ -104,7 +104,7 @@ def unfolded(codec: Codec, mixed: np.ndarray, share: np.ndarray) -> np.ndarray:
     return mixed @ codec.basis.inverse.astype(np.float64) + share[..., None] * codec.basis.mean
 
 
-def scores_of(weights: PoolWeights, queries: list[Query], mixed: np.ndarray, share: np.ndarray) -> np.ndarray:
+def scores_of(weights: PoolWeights, queries: list[EncodedText], mixed: np.ndarray, share: np.ndarray) -> np.ndarray:
     """The projections, f64[n, Q]."""
     pooled = np.einsum("nqhd,hed->nqhe", mixed, weights.value.astype(np.float64), optimize=True)
     pooled = (pooled + share[..., None] * weights.value_bias).reshape(*share.shape[:2], -1)
@@ -136,13 +136,13 @@ GRID = list(product((1, 3, 127), (1, 49, 196), (64, 512), (1, 2, 5), (8,)))
 HUGE = [(127, 196, 512, 5, 8), (127, 196, 512, 1, 8), (3, 196, 512, 64, 8), (1000, 49, 100, 2, 4)]
 
 
-def with_logits(query: Query, x: np.ndarray, spread: float, middle: float) -> Query:
+def with_logits(query: EncodedText, x: np.ndarray, spread: float, middle: float) -> EncodedText:
     """The query with each head's logits over x f64[n, P, D] stretched and moved to that spread and middle."""
     u = query.u.astype(np.float64)
     logits = np.einsum("npd,hd->nph", x, u, optimize=True).reshape(-1, len(u))
     factor = spread / np.maximum(logits.std(0), 1e-9)
     c = middle - factor * logits.mean(0)
-    return Query("", query.vector, (u * factor[:, None]).astype(np.float32), c.astype(np.float32))
+    return EncodedText("", query.vector, (u * factor[:, None]).astype(np.float32), c.astype(np.float32))
 
 
 def interpret(*arguments: str, timeout: int) -> None:
@@ -225,7 +225,7 @@ class TestKernels:
             codec, asked = codec_of(name, 49, 64), queries_of(pool(64, 4), 1)
             x = encoded(local_tokens(3, 49, 64)).tokens
             x[0], x[1] = x[0, 0], 0
-            rows = codec.encode(Encoded(np.ones((3, 64), np.float16), x, x[..., 0], x[..., 0]))
+            rows = codec.encode(EncodedViews(np.ones((3, 64), np.float16), x, x[..., 0], x[..., 0]))
             mixed, share = run(codec, rows, asked, device)
             expected, whole = plain(codec, rows, asked)
             assert np.abs(share - whole).max() <= 1e-3

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Scope
-from flairsearch.core.query import Terms
+from flairsearch.core.filters import Filter
+from flairsearch.core.query import Query
 from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
-from flairsearch.search.hits import Answerer
+from flairsearch.search.hits import HitBuilder
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from tests.support.bank_encoder import BankEncoder
 from tests.support.fake import SIZE, fake_engine, mosaic, paint, paint_red
@@ -74,12 +74,12 @@ def check(hits: list[Hit], whole: list[Hit]) -> None:
 ASKED: dict[str, Any] = {
     "a text": "red",
     "ties everywhere": "black",
-    "two phrases": Terms.of(["red", "blue"]),
-    "at the left": Terms.of("red", at="left"),
-    "at the right and large": Terms.of("red", at="right", min_area="10%"),
-    "not black": Terms.of("red", without="black"),
-    "not green, at the top": Terms.of(["red", "white"], without="green", at="top"),
-    "nothing fits": Terms.of("red", min_area="100%", at="left"),
+    "two phrases": Query.of(["red", "blue"]),
+    "at the left": Query.of("red", at="left"),
+    "at the right and large": Query.of("red", at="right", min_area="10%"),
+    "not black": Query.of("red", without="black"),
+    "not green, at the top": Query.of(["red", "white"], without="green", at="top"),
+    "nothing fits": Query.of("red", min_area="100%", at="left"),
 }
 
 
@@ -98,7 +98,7 @@ def test_pages_are_one_long_answer(engine: Engine, name: str, shortlist: str | i
 def test_pages_in_a_folder(engine: Engine, name: str, folder: str) -> None:
     """Of identical files only those in scope, whatever lies outside."""
     (root,) = engine.status().roots
-    scope = Scope.of(under=f"{root}/{folder}")
+    scope = Filter.of(under=f"{root}/{folder}")
     whole = engine.search(ASKED[name], 200, scope=scope)
     assert whole
     assert all(hit.path.startswith(f"{root}/{folder}/") for hit in whole)
@@ -152,13 +152,13 @@ def test_an_offset_far_beyond(engine: Engine, tmp_path: Path) -> None:
 
 def test_later_pages_look_at_what_they_show_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    real = Answerer.hits
+    real = HitBuilder.hits
 
-    def hits(self: Answerer, ranked: Any, *rest: Any) -> Any:
+    def hits(self: HitBuilder, ranked: Any, *rest: Any) -> Any:
         looked.append(len(ranked))
         return real(self, ranked, *rest)
 
-    monkeypatch.setattr(Answerer, "hits", hits)
+    monkeypatch.setattr(HitBuilder, "hits", hits)
     assert len(engine.search("red", 3, offset=20)) == 3
     assert looked
     assert sum(looked) <= 3
@@ -182,7 +182,7 @@ def test_what_was_judged_for_a_page_is_not_judged_for_the_next(
     judged = len(looked)
     check(pages(engine, ASKED[name], 5, len(whole)), whole)
     assert len(looked) == judged == len(set(looked)) > 5
-    engine.search(Terms.of("red", at="right"), 5)  # another question: of the same photos
+    engine.search(Query.of("red", at="right"), 5)  # another question: of the same photos
     assert len(looked) > judged
 
 
@@ -190,18 +190,18 @@ def test_what_is_remembered_is_bounded(engine: Engine) -> None:
     judged = engine._searcher()._answerer._judged
     judged.clear()
     for text in ("red", "green", "blue", "white", "black", "red"):
-        engine.search(Terms.of(text, at="left"), 5)
+        engine.search(Query.of(text, at="left"), 5)
     assert len(engine._searcher()._answerer._judged) == DEFAULT_POLICY.max_memo_queries
-    engine.search(Terms.of("red", at="left"), 5)
-    engine.search(Terms.of("a red thing", at="left"), 5)  # "red" was asked for later than others, and stays
+    engine.search(Query.of("red", at="left"), 5)
+    engine.search(Query.of("a red thing", at="left"), 5)  # "red" was asked for later than others, and stays
     assert any(key[0][0][0] == "red" for key in engine._searcher()._answerer._judged)
     with fake_engine(engine.folder, policy=SearchPolicy(max_memo_hits=4)) as forgetful:
-        assert len(forgetful.search(Terms.of("red", at="left"), 5)) == 5
+        assert len(forgetful.search(Query.of("red", at="left"), 5)) == 5
         assert not forgetful._searcher()._answerer._judged
 
 
 def test_hits_that_are_remembered_cannot_be_written_into(engine: Engine) -> None:
-    (phrase,) = engine.search(Terms.of("red", at="left"), 1)[0].phrases
+    (phrase,) = engine.search(Query.of("red", at="left"), 1)[0].phrases
     with pytest.raises(ValueError, match="read-only"):
         phrase.heat[:] = 0
 
@@ -240,7 +240,7 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path) -> None:
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
-        for asked in (Terms.of("red", at=["left", "top"]), Terms.of("blue", without="white", at="right")):
+        for asked in (Query.of("red", at=["left", "top"]), Query.of("blue", without="white", at="right")):
             whole = engine.search(asked, 200, "all")
             some = engine.search(asked, 4)
             assert 12 < len(whole) < 90
@@ -251,7 +251,7 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path) -> None:
                 assert engine.passed_over == [0]
     at_most_20 = replace(policy, max_inspected_images=20)
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=at_most_20) as engine:
-        hits = engine.search(Terms.of("red", at=["left", "top"], min_area="20%"), 15)
+        hits = engine.search(Query.of("red", at=["left", "top"], min_area="20%"), 15)
         assert len(hits) < 15
         assert engine.passed_over == [100]
         assert 20 <= engine.reranked[0] < 110
@@ -261,7 +261,7 @@ def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path) -> No
     policy = shrunk(max_auto_views=60, initial_factor=1, verify_factor=2, verify_growth=2)
     for number in range(80):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
-    asked = Terms.of("red", at=["left", "top"], min_area="5%")
+    asked = Query.of("red", at=["left", "top"], min_area="5%")
     with fake_engine(tmp_path / "index", "tiles:4", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
         whole = engine.search(asked, 100, "all")

@@ -14,17 +14,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.query import Terms
+from flairsearch.core.query import Query
 from flairsearch.core.settings import EXHAUSTIVE_VIEWS
-from flairsearch.core.timing import Clock
-from flairsearch.core.types import Asked, Candidates, Hit, Query
+from flairsearch.core.timing import StageTimer
+from flairsearch.core.types import Candidates, EncodedQuery, EncodedText, Hit
 from flairsearch.engine import Engine
 from flairsearch.search import aggregation
-from flairsearch.search.aggregation import Grouped
+from flairsearch.search.aggregation import ScoredImages
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.search.ranker import Ranker
 from flairsearch.search.searcher import evenly_spaced
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from tests.support import by_hand
 from tests.support.bank_encoder import BankEncoder, SumEncoder
 from tests.support.fake import (
@@ -156,7 +156,7 @@ def test_the_best_of_many_views_are_those_of_a_full_sort(
         parts[rng.random(count) < 0.1] = -np.inf
     views = np.sort(rng.permutation(10**4)[:count])
     weights = rng.integers(1, 4, phrases)
-    grouped = Grouped.of(views, contents, parts, (weights / weights.sum()).astype(np.float32))
+    grouped = ScoredImages.of(views, contents, parts, (weights / weights.sum()).astype(np.float32))
     each = {int(one): contents == one for one in np.unique(contents)}
     expected = {
         one: by_hand.of_photo(parts[here], weights.tolist(), aggregation.VIEWS)[0] for one, here in each.items()
@@ -178,7 +178,7 @@ def test_the_best_of_many_views_are_those_of_a_full_sort(
 def test_few_of_many_photos_are_sorted() -> None:
     scores = np.random.default_rng(0).permutation(10**5).astype(np.float32)
     places = np.arange(10**5)
-    best = Grouped(places, scores[:, None], places, np.append(places, 10**5), scores).best(10)
+    best = ScoredImages(places, scores[:, None], places, np.append(places, 10**5), scores).best(10)
     assert scores[best].tolist() == list(range(10**5 - 1, 10**5 - 11, -1))
 
 
@@ -246,7 +246,7 @@ def test_many_texts_are_answered_as_one_by_one(tmp_path: Path, shortlist: str | 
 
 def rank_by_hand(engine: Engine, text: str, share: float) -> dict[str, float]:
     """What each photo scores, from what is stored of all of its views; share: of the global cosine."""
-    (query,), reader = engine.texts.encode_texts([text]), Reader(engine.folder, engine.settings, engine._catalog)
+    (query,), reader = engine.texts.encode_texts([text]), Snapshot(engine.folder, engine.settings, engine._catalog)
     ids = reader.views.id
     stored = reader.encoded(ids)
     near = stored.pooled.astype(float) @ query.vector / np.linalg.norm(query.vector.astype(float))
@@ -299,7 +299,7 @@ def test_what_is_not_wanted_is_judged_by_the_place_alone(tmp_path: Path) -> None
     for encoder in (BankEncoder, SumEncoder):
         with fake_engine(tmp_path / encoder.__name__, encoder=encoder()) as engine:
             engine.add(tmp_path / "photos")
-            pairs = [Terms.of(wanted, without=unwanted) for wanted, unwanted in permutations(sorted(COLOURS)[:5], 2)]
+            pairs = [Query.of(wanted, without=unwanted) for wanted, unwanted in permutations(sorted(COLOURS)[:5], 2)]
             found.append([sorted(numbers(hits)) for hits in engine.search_many(pairs, 30, "all")])
     assert found[0] == found[1]
     assert len({tuple(some) for some in found[0]}) > 5
@@ -331,7 +331,7 @@ class Predicted:
             scores = (shares @ predicted[vectors[:, 0].astype(int)]).astype(np.float32)
             return Candidates(order := np.argsort(-scores, kind="stable")[:count], scores[order])
 
-        def score(views: Any, queries: Sequence[Query]) -> Any:
+        def score(views: Any, queries: Sequence[EncodedText]) -> Any:
             self.scored += len(views)
             return self.exact[[int(text.vector[0]) for text in queries]][:, views].T
 
@@ -345,8 +345,8 @@ class Predicted:
     def search_many(self, k: int, shortlist: str | int, texts: list[Any]) -> list[list[tuple[int, float]]]:
         """The best contents and their scores, best first."""
         self.scored = 0
-        asked = [Asked(tuple(map(number, np.atleast_1d(text).tolist()))) for text in texts]
-        ranked = self._ranker.rank_many(asked, k, shortlist, None, Clock())
+        asked = [EncodedQuery(tuple(map(number, np.atleast_1d(text).tolist()))) for text in texts]
+        ranked = self._ranker.rank_many(asked, k, shortlist, None, StageTimer())
         assert all(one.more is None for one in ranked)  # Without conditions the k best are enough.
         found = [one.images for one in ranked]
         self.reranked = [len(images.views) for images in found]
@@ -367,8 +367,8 @@ class Predicted:
         return np.argsort(-views.mean((0, 2)), kind="stable")[:k].tolist()  # type: ignore[no-any-return]
 
 
-def number(vector: float) -> Query:
-    return Query("", np.array([vector], np.float32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
+def number(vector: float) -> EncodedText:
+    return EncodedText("", np.array([vector], np.float32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
 
 
 def drawn(seed: int, count: int = 20_000, error: float = 0.1, texts: int = 1) -> tuple[Any, Any]:
@@ -509,7 +509,7 @@ def test_k_photos_of_a_fitted_index_of_tiles(tmp_path: Path, encoder: type[BankE
     few = SearchPolicy(exhaustive_views=20, max_auto_views=8, max_auto_share=0.0, initial_factor=1)
     for number in range(40):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
-    asked: list[str | Terms] = ["red", Terms.of(["blue", "white"]), Terms.of("green", min_area="5%"), "cyan"]
+    asked: list[str | Query] = ["red", Query.of(["blue", "white"]), Query.of("green", min_area="5%"), "cyan"]
     with fake_engine(tmp_path / "index", "tiles:4", encoder(), policy=few) as engine:
         engine.add(tmp_path / "photos")
         assert engine.status().views == 200

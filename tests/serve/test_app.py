@@ -32,15 +32,15 @@ from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from flairsearch.core.filters import Scope
-from flairsearch.core.query import Example, Terms
+from flairsearch.core.filters import Filter
+from flairsearch.core.query import ImageExample, Query
 from flairsearch.engine import Engine
 from flairsearch.rebuild import rebuild
 from flairsearch.search.request import MOST_BODY
 from flairsearch.serve import app as app_module
 from flairsearch.serve.files import PageFiles
 from flairsearch.serve.original_files import open_original
-from tests.support.command import Run, settle
+from tests.support.command import IndexRun, settle
 from tests.support.served import (
     BITMAP,
     EVIL,
@@ -131,10 +131,10 @@ def test_pages_join_without_gap_or_repeat(client):
 
 
 def test_conditions_and_scope_are_those_of_the_engine(client, index):
-    scope, more = Scope.of(larger_than="80x60", ext="png,jpg"), {"ext": "png,jpg", "larger_than": "80x60"}
+    scope, more = Filter.of(larger_than="80x60", ext="png,jpg"), {"ext": "png,jpg", "larger_than": "80x60"}
     for texts, at in ((["red", "cyan"], []), (["red"], ["left"])):
         with open_index(index) as engine:
-            terms = Terms.of(texts, without="blue", at=at, min_area="1%")
+            terms = Query.of(texts, without="blue", at=at, min_area="1%")
             expected = engine.search(terms, 10, "all", -0.5, scope)
         given = {"q": texts, "not": "blue", "at": at, "min_area": "1%", "min_score": -0.5, "shortlist": "all"}
         found = hits_of(client.get(f"{API}/search", params=given | more))
@@ -147,7 +147,7 @@ def test_an_indexed_picture_is_looked_for(client, site, index):
     red = site.id_of("red.png")
     found = hits_of(client.get(f"{API}/search", params={"image": red, "box": "40,20,90,60", "k": 3}))
     with open_index(index) as engine:
-        expected = engine.search(Terms.of(picture=Example.of(site.photos / "red.png", "40,20,90,60")), 3)
+        expected = engine.search(Query.of(picture=ImageExample.of(site.photos / "red.png", "40,20,90,60")), 3)
     assert [hit["id"] for hit in found] == [hit.image for hit in expected]
     assert found[0]["phrases"][0]["text"] == "red.png"
 
@@ -157,7 +157,7 @@ def test_a_posted_picture_is_looked_for(client, index, kind):
     data = png_bytes("blue")
     posted = client.post(f"{API}/search", params={"k": 3, "q": "blue"}, content=data, headers={"content-type": kind})
     with open_index(index) as engine:
-        expected = engine.search(Terms.of("blue", picture=Example.of(data)), 3)
+        expected = engine.search(Query.of("blue", picture=ImageExample.of(data)), 3)
     assert [hit["id"] for hit in hits_of(posted)] == [hit.image for hit in expected]
 
 
@@ -212,7 +212,7 @@ def test_regions_have_heat(client, site, index):
     image = site.id_of("blue.png")
     found = client.get(f"{API}/regions/{image}", params={"q": ["red", "blue"]}).json()
     with open_index(index) as engine:
-        expected = engine.show(image, Terms.of(["red", "blue"]))
+        expected = engine.show(image, Query.of(["red", "blue"]))
     assert found["path"] == expected.path
     for phrase, other in zip(found["phrases"], expected.phrases, strict=True):
         np.testing.assert_allclose(phrase["heat"], other.heat, atol=1e-5)
@@ -223,7 +223,7 @@ def test_regions_of_a_posted_picture(client, site, index):
     image, data = site.id_of("blue.png"), png_bytes("blue")
     found = client.post(f"{API}/regions/{image}", params={"box": "10,10,50,50"}, content=data).json()
     with open_index(index) as engine:
-        expected = engine.show(image, Terms.of(picture=Example.of(data, "10,10,50,50")))
+        expected = engine.show(image, Query.of(picture=ImageExample.of(data, "10,10,50,50")))
     np.testing.assert_allclose(found["phrases"][0]["heat"], expected.phrases[0].heat, atol=1e-5)
     assert client.post(f"{API}/regions/999999", content=data).status_code == 404
     assert client.post(f"{API}/regions/{image}", content=b"").status_code == 400
@@ -835,7 +835,7 @@ def test_a_server_prints_its_address_and_leaves_nothing(real_index, tmp_path, si
 
 
 @pytest.fixture
-def serve(run: Run, monkeypatch):
+def serve(run: IndexRun, monkeypatch):
     """The command in this process; `visit` is called in place of the browser, with the address. Then Ctrl-C."""
     terminate = signal.getsignal(signal.SIGTERM)
 
@@ -887,7 +887,7 @@ def test_an_index_made_anew_is_searched(real_index, serve, tmp_path):
     assert str(own.parent / "more" / "new.png") in {hit["path"] for hit in after}
 
 
-def test_a_name_of_a_proxy_needs_a_token(real_index, serve, run: Run):
+def test_a_name_of_a_proxy_needs_a_token(real_index, serve, run: IndexRun):
     def visit(url):
         address, _, token = url.partition("/?token=")
         headers = {"host": "photos.example", "origin": "https://photos.example", "authorization": f"Bearer {token}"}
@@ -905,7 +905,7 @@ def test_a_name_of_a_proxy_needs_a_token(real_index, serve, run: Run):
         assert "without scheme and port" in done.message
 
 
-def test_wrong_options_are_one_line(real_index, run: Run, monkeypatch):
+def test_wrong_options_are_one_line(real_index, run: IndexRun, monkeypatch):
     settle(real_index.parent, monkeypatch)
     for host in ("0.0.0.0", "192.168.1.2", "::", "photos.example"):
         done = run("serve", "--index", real_index, "--host", host)
@@ -920,7 +920,7 @@ def test_wrong_options_are_one_line(real_index, run: Run, monkeypatch):
     assert "no index" in missing.message
 
 
-def test_without_the_extra_it_says_what_to_install(real_index, run: Run, monkeypatch):
+def test_without_the_extra_it_says_what_to_install(real_index, run: IndexRun, monkeypatch):
     settle(real_index.parent, monkeypatch)
     monkeypatch.delitem(sys.modules, "flairsearch.serve.app", raising=False)
     monkeypatch.delattr("flairsearch.serve.app", raising=False)

@@ -16,22 +16,22 @@ from typing import Any
 
 import pytest
 
-from tests.support.command import Run
+from tests.support.command import IndexRun
 
 pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
 from flairsearch.core.errors import PictureError, UsageError
-from flairsearch.core.filters import Scope
-from flairsearch.core.query import Example, Terms
+from flairsearch.core.filters import Filter
+from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.types import Answer
 from flairsearch.engine import Engine
 from flairsearch.output.formatting import to_dict, to_json
 from flairsearch.search.request import MOST_BODY, Question
 from flairsearch.serve import client
-from flairsearch.serve.client import Server, ServerError
+from flairsearch.serve.client import ServerClient, ServerError
 from tests.support.served import Site, open_index, serving_index
 
 PHOTOS = 15  # of 13 contents
-RED = Question(Terms.of("red"))
+RED = Question(Query.of("red"))
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask_server(site: Site, question: Question, page: int = client.MOST_HITS) -> Answer:
-    return Server.at(site.url, None).search(question, page)
+    return ServerClient.at(site.url, None).search(question, page)
 
 
 def ask_here(site: Site, question: Question) -> Answer:
@@ -82,29 +82,31 @@ def _numbers(found: Any) -> list[float]:
 
 
 QUESTIONS: dict[str, Callable[[Path], Question]] = {
-    "text": lambda _: Question(Terms.of("a red square")),
-    "phrases": lambda _: Question(Terms.of(["red", "something blue", "red"])),
-    "signs": lambda _: Question(Terms.of("R&B = 100% +1; #café/犬 'it''s' \"q\"\n\t?q=x&k=9")),
-    "unseen words": lambda _: Question(Terms.of("zzyzx and a red qzyx", without="a zylograph")),
-    "one": lambda _: Question(Terms.of("red"), k=1),
-    "all": lambda _: Question(Terms.of("red"), k=1000),
-    "shortlist": lambda _: Question(Terms.of("red"), shortlist="5"),
-    "all ranked": lambda _: Question(Terms.of("red"), shortlist="all"),
-    "no hit": lambda _: Question(Terms.of("red"), min_score=0.99),
-    "conditions": lambda _: Question(Terms.of(["red", "blue"], without="green", at=["left", "top"], min_area="2%")),
-    "place": lambda _: Question(Terms.of("red", at="center")),
-    "folder": lambda photos: Question(Terms.of("red"), scope=Scope.of(under=photos)),
-    "kind": lambda _: Question(Terms.of("red"), scope=Scope.of(ext=["jpg", "bmp"])),
-    "date": lambda _: Question(Terms.of("red"), scope=Scope.of(since="2001-05", until="2098-12-31T23:59:59")),
-    "none from then": lambda _: Question(Terms.of("red"), scope=Scope.of(until="2001")),
-    "bytes": lambda _: Question(Terms.of("red"), scope=Scope.of(larger_than="300")),
-    "very many bytes": lambda _: Question(Terms.of("red"), scope=Scope.of(larger_than="1.5GB")),
-    "pixels": lambda _: Question(Terms.of("red"), scope=Scope.of(larger_than="90x60")),
-    "picture": lambda photos: Question(Terms.of(picture=str(photos / "red.png"))),
+    "text": lambda _: Question(Query.of("a red square")),
+    "phrases": lambda _: Question(Query.of(["red", "something blue", "red"])),
+    "signs": lambda _: Question(Query.of("R&B = 100% +1; #café/犬 'it''s' \"q\"\n\t?q=x&k=9")),
+    "unseen words": lambda _: Question(Query.of("zzyzx and a red qzyx", without="a zylograph")),
+    "one": lambda _: Question(Query.of("red"), k=1),
+    "all": lambda _: Question(Query.of("red"), k=1000),
+    "shortlist": lambda _: Question(Query.of("red"), shortlist="5"),
+    "all ranked": lambda _: Question(Query.of("red"), shortlist="all"),
+    "no hit": lambda _: Question(Query.of("red"), min_score=0.99),
+    "conditions": lambda _: Question(Query.of(["red", "blue"], without="green", at=["left", "top"], min_area="2%")),
+    "place": lambda _: Question(Query.of("red", at="center")),
+    "folder": lambda photos: Question(Query.of("red"), scope=Filter.of(under=photos)),
+    "kind": lambda _: Question(Query.of("red"), scope=Filter.of(ext=["jpg", "bmp"])),
+    "date": lambda _: Question(Query.of("red"), scope=Filter.of(since="2001-05", until="2098-12-31T23:59:59")),
+    "none from then": lambda _: Question(Query.of("red"), scope=Filter.of(until="2001")),
+    "bytes": lambda _: Question(Query.of("red"), scope=Filter.of(larger_than="300")),
+    "very many bytes": lambda _: Question(Query.of("red"), scope=Filter.of(larger_than="1.5GB")),
+    "pixels": lambda _: Question(Query.of("red"), scope=Filter.of(larger_than="90x60")),
+    "picture": lambda photos: Question(Query.of(picture=str(photos / "red.png"))),
     "picture with box": lambda photos: Question(
-        Terms.of("red", picture=Example.of(photos / "red.png", (4, 8, 28, 40), 2.5), without="magenta")
+        Query.of("red", picture=ImageExample.of(photos / "red.png", (4, 8, 28, 40), 2.5), without="magenta")
     ),
-    "bytes of a picture": lambda photos: Question(Terms.of(picture=Example.of((photos / "cyan.png").read_bytes()))),
+    "bytes of a picture": lambda photos: Question(
+        Query.of(picture=ImageExample.of((photos / "cyan.png").read_bytes()))
+    ),
 }
 
 
@@ -124,7 +126,7 @@ def test_the_server_answers_as_the_index_does(served: Site, subtests: pytest.Sub
 def test_least_score_of_the_server(served: Site) -> None:
     scores = [hit.score for hit in ask_here(served, RED).hits]
     limit = (scores[2] + scores[3]) / 2
-    question = Question(Terms.of("red"), min_score=limit)
+    question = Question(Query.of("red"), min_score=limit)
     found = ask_server(served, question)
     alike(found, ask_here(served, question))
     assert len(found.hits) == 3 < len(scores)
@@ -133,7 +135,7 @@ def test_least_score_of_the_server(served: Site) -> None:
 def test_pages_of_the_server_are_put_together(served: Site, subtests: pytest.Subtests) -> None:
     for most, k in itertools.product((1, 4, 16), (1, 14, 300)):
         with subtests.test(f"{most} a page, {k} in all"):
-            question = Question(Terms.of("something blue"), k=k)
+            question = Question(Query.of("something blue"), k=k)
             found = ask_server(served, question, most)
             alike(found, ask_here(served, question))
             assert len(found.hits) == min(k, PHOTOS)
@@ -141,17 +143,21 @@ def test_pages_of_the_server_are_put_together(served: Site, subtests: pytest.Sub
 
 
 def test_more_than_one_request_may_give(served: Site) -> None:
-    assert len(ask_server(served, Question(Terms.of("red"), k=250)).hits) == PHOTOS
+    assert len(ask_server(served, Question(Query.of("red"), k=250)).hits) == PHOTOS
 
 
 BEYOND: dict[str, Callable[[Path], Question]] = {
-    "a long text": lambda _: Question(Terms.of("red " * 500)),
-    "a text longer than any URL": lambda _: Question(Terms.of("red " * 50_000)),
-    "many phrases": lambda _: Question(Terms.of(["red", "blue", "green"] * 4)),
-    "many unwanted": lambda _: Question(Terms.of("red", without=["blue", "green"] * 5)),
-    "a heavy picture": lambda photos: Question(Terms.of("red", picture=Example.of(photos / "red.png", weight=1e6))),
-    "a light picture": lambda photos: Question(Terms.of("red", picture=Example.of(photos / "red.png", weight=1e-6))),
-    "many kinds": lambda _: Question(Terms.of("red"), scope=Scope.of(ext=[f"ext{i}" for i in range(60)] + ["png"])),
+    "a long text": lambda _: Question(Query.of("red " * 500)),
+    "a text longer than any URL": lambda _: Question(Query.of("red " * 50_000)),
+    "many phrases": lambda _: Question(Query.of(["red", "blue", "green"] * 4)),
+    "many unwanted": lambda _: Question(Query.of("red", without=["blue", "green"] * 5)),
+    "a heavy picture": lambda photos: Question(
+        Query.of("red", picture=ImageExample.of(photos / "red.png", weight=1e6))
+    ),
+    "a light picture": lambda photos: Question(
+        Query.of("red", picture=ImageExample.of(photos / "red.png", weight=1e-6))
+    ),
+    "many kinds": lambda _: Question(Query.of("red"), scope=Filter.of(ext=[f"ext{i}" for i in range(60)] + ["png"])),
 }
 
 
@@ -166,7 +172,7 @@ def test_what_is_too_much_for_the_server_is_refused(served: Site, subtests: pyte
 # -- the command
 
 
-def test_the_command_prints_what_the_server_finds(served: Site, run: Run, tmp_path: Path) -> None:
+def test_the_command_prints_what_the_server_finds(served: Site, run: IndexRun, tmp_path: Path) -> None:
     """As lines of JSON, paths and pictures; and it says how many views there were."""
     done = run("query", "red", "-k", "3", "--paths", "-v", "--timings", "--server", served.url)
     assert done.code == 0
@@ -181,12 +187,12 @@ def test_the_command_prints_what_the_server_finds(served: Site, run: Run, tmp_pa
     assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 
-def test_words_that_the_model_of_the_server_does_not_know(served: Site, run: Run) -> None:
+def test_words_that_the_model_of_the_server_does_not_know(served: Site, run: IndexRun) -> None:
     done = run("query", "a zzyzx", "--paths", "--server", served.url)
     assert done.err == "note: the server's model was trained on no text with 'zzyzx'; the hits do not know that word\n"
 
 
-def test_the_server_may_stand_in_the_environment(served: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_may_stand_in_the_environment(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAIRSEARCH_SERVER", served.url)
     assert len(run("query", "red", "--paths").out.splitlines()) == 10
     done = run("query", "red", "--index", served.index)
@@ -195,7 +201,7 @@ def test_the_server_may_stand_in_the_environment(served: Site, run: Run, monkeyp
     assert "FLAIRSEARCH_SERVER" in done.message
 
 
-def test_what_cannot_be_asked_of_a_server_is_a_usage_error(run: Run, subtests: pytest.Subtests) -> None:
+def test_what_cannot_be_asked_of_a_server_is_a_usage_error(run: IndexRun, subtests: pytest.Subtests) -> None:
     for options in (
         ("--model", "flair-small"),
         ("--device", "cpu"),
@@ -215,7 +221,7 @@ ADDRESSES = [
 ]
 
 
-def test_addresses_that_are_none(run: Run, subtests: pytest.Subtests) -> None:
+def test_addresses_that_are_none(run: IndexRun, subtests: pytest.Subtests) -> None:
     for address in ADDRESSES:
         with subtests.test(repr(address)):
             done = run("query", "red", "--server", address)
@@ -224,8 +230,10 @@ def test_addresses_that_are_none(run: Run, subtests: pytest.Subtests) -> None:
 
 
 def test_addresses_that_are_some() -> None:
-    assert Server.at("http://photos.lan/", None) == Server("http://photos.lan/", "photos.lan", None, False, None)
-    assert Server.at("HTTPS://[::1]:8421", "x") == Server("HTTPS://[::1]:8421", "::1", 8421, True, "x")
+    assert ServerClient.at("http://photos.lan/", None) == ServerClient(
+        "http://photos.lan/", "photos.lan", None, False, None
+    )
+    assert ServerClient.at("HTTPS://[::1]:8421", "x") == ServerClient("HTTPS://[::1]:8421", "::1", 8421, True, "x")
 
 
 BAD: dict[str, tuple[object, ...]] = {
@@ -243,7 +251,7 @@ BAD: dict[str, tuple[object, ...]] = {
 
 
 def test_mistakes_are_one_line(
-    served: Site, run: Run, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+    served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     """Those that are seen here end as they do without a server; what the server refuses has its words."""
     monkeypatch.chdir(served.photos)
@@ -259,29 +267,29 @@ def test_mistakes_are_one_line(
 def test_pictures_that_cannot_be_read_are_not_sent(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.png", tmp_path):
         with pytest.raises(PictureError) as caught:
-            Server.at("http://127.0.0.1:1", None).search(Question(Terms.of(picture=str(path))))
+            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query.of(picture=str(path))))
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
 
 def test_pictures_that_are_too_large_are_not_sent(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(bytes(MOST_BODY + 1))
-    for picture in (Example.of(tmp_path / "large.png"), Example.of(bytes(MOST_BODY + 1))):
+    for picture in (ImageExample.of(tmp_path / "large.png"), ImageExample.of(bytes(MOST_BODY + 1))):
         with pytest.raises(PictureError, match="more than the 32 MB a server takes"):
-            Server.at("http://127.0.0.1:1", None).search(Question(Terms.of(picture=picture)))
+            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query.of(picture=picture)))
 
 
-def test_an_empty_token_is_none(served: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_token_is_none(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAIRSEARCH_TOKEN", "")
     assert run("query", "red", "--paths", "--server", served.url).code == 0
 
 
 def test_as_many_kinds_as_an_index_takes(served: Site) -> None:
-    scope = Scope.of(ext=[f"kind{number}" for number in range(48)] + ["png"])
+    scope = Filter.of(ext=[f"kind{number}" for number in range(48)] + ["png"])
     alike(ask_server(served, Question(RED.terms, scope=scope)), ask_here(served, Question(RED.terms, scope=scope)))
 
 
-def test_a_hit_that_is_a_pipe_is_not_read(run: Run, tmp_path: Path) -> None:
+def test_a_hit_that_is_a_pipe_is_not_read(run: IndexRun, tmp_path: Path) -> None:
     """The paths are the server's: here anything may have that name."""
     os.mkfifo(tmp_path / "pipe.png")
 
@@ -297,7 +305,7 @@ def test_a_hit_that_is_a_pipe_is_not_read(run: Run, tmp_path: Path) -> None:
     assert f"no overlay for {tmp_path / 'pipe.png'}: it is no file" in done.err
 
 
-def test_a_real_model_from_end_to_end(real_index: Path, run: Run, subtests: pytest.Subtests) -> None:
+def test_a_real_model_from_end_to_end(real_index: Path, run: IndexRun, subtests: pytest.Subtests) -> None:
     """The command prints the same, asked of the index or of its server."""
 
     def open_real(index: Path) -> Engine:
@@ -327,20 +335,20 @@ def test_a_real_model_from_end_to_end(real_index: Path, run: Run, subtests: pyte
 # -- with a token
 
 
-def test_a_server_with_a_token(served: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_a_token(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_index(served.index, "secret-token") as site:
-        alike(Server.at(site.url, "secret-token").search(RED), ask_here(served, RED))
+        alike(ServerClient.at(site.url, "secret-token").search(RED), ask_here(served, RED))
         monkeypatch.setenv("FLAIRSEARCH_TOKEN", "secret-token")
         assert run("query", "red", "--paths", "--server", site.url).code == 0
         for token in (None, "another", "x" * 5000):
             with pytest.raises(ServerError, match="wants its token"):
-                Server.at(site.url, token).search(RED)
+                ServerClient.at(site.url, token).search(RED)
     for token in ("", "a\nb", "é犬"):
         with pytest.raises(UsageError, match="token"):
-            Server.at(site.url, token)
+            ServerClient.at(site.url, token)
 
 
-def test_the_token_is_sent_as_a_header_and_nowhere_else(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent_as_a_header_and_nowhere_else(run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
 
     def answer(connection: socket.socket) -> None:
@@ -359,7 +367,7 @@ def test_the_token_is_sent_as_a_header_and_nowhere_else(run: Run, monkeypatch: p
 
 
 def test_over_tls_with_a_certificate_that_is_trusted_and_without(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: IndexRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
     import ssl
@@ -388,7 +396,7 @@ def test_over_tls_with_a_certificate_that_is_trusted_and_without(
 # -- nobody, and others that answer on the port
 
 
-def test_nobody_there(run: Run, subtests: pytest.Subtests) -> None:
+def test_nobody_there(run: IndexRun, subtests: pytest.Subtests) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = taken.getsockname()[1]
     for address in (f"http://127.0.0.1:{dead}", "http://no.such.host.invalid", f"http://{'a' * 300}.lan", "http://..."):
@@ -497,7 +505,7 @@ MORE = {
 STRANGERS |= {name: said("200 OK", json.dumps(found).encode()) for name, found in MORE.items()}
 
 
-def test_a_stranger_is_one_line(run: Run, subtests: pytest.Subtests) -> None:
+def test_a_stranger_is_one_line(run: IndexRun, subtests: pytest.Subtests) -> None:
     for name, content in STRANGERS.items():
         with subtests.test(name):
 
@@ -513,7 +521,7 @@ def test_a_stranger_is_one_line(run: Run, subtests: pytest.Subtests) -> None:
                 assert time.perf_counter() - begun < 5
 
 
-def test_what_a_server_says_cannot_steer_the_terminal(run: Run) -> None:
+def test_what_a_server_says_cannot_steer_the_terminal(run: IndexRun) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         told = {"warnings": ["\x1b[2J"], "unseen": ["\x1b[2J"], "hits": [HIT | {"path": "/\x1b[2J.png"}]}
@@ -525,7 +533,7 @@ def test_what_a_server_says_cannot_steer_the_terminal(run: Run) -> None:
     assert "\x1b" not in done.out + done.err
 
 
-def test_an_answer_that_is_too_large(run: Run) -> None:
+def test_an_answer_that_is_too_large(run: IndexRun) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(said("200 OK", b'{"hits": [', length=10**12))
@@ -563,7 +571,9 @@ def test_who_is_never_done_is_given_up(how: Callable[[socket.socket], None]) -> 
     with answering(how) as port:
         begun = time.perf_counter()
         with pytest.raises(ServerError, match="not within 1 s"):
-            Server.at(f"http://127.0.0.1:{port}", None).search(Question(Terms.of("red"), k=10**9), 1, patience=1.0)
+            ServerClient.at(f"http://127.0.0.1:{port}", None).search(
+                Question(Query.of("red"), k=10**9), 1, patience=1.0
+            )
         assert time.perf_counter() - begun < 2.5
 
 
@@ -575,8 +585,8 @@ def test_a_server_that_ends_between_two_pages() -> None:
             connection.sendall(said("200 OK", json.dumps(GOOD | {"next": 1}).encode()))
 
     with answering(answer) as port:
-        server = Server.at(f"http://127.0.0.1:{port}", None)
+        server = ServerClient.at(f"http://127.0.0.1:{port}", None)
         with pytest.raises(ServerError):
-            server.search(Question(Terms.of("red"), k=3), page=1)
-        found = server.search(Question(Terms.of("red"), k=1), page=1)
+            server.search(Question(Query.of("red"), k=3), page=1)
+        found = server.search(Question(Query.of("red"), k=1), page=1)
     assert [hit.path for hit in found.hits] == ["/x.png"]

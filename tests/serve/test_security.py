@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flairsearch.search.request import MOST_BODY
-from flairsearch.serve.security import MOST_URL, Guard, is_loopback, is_wildcard
+from flairsearch.serve.security import MOST_URL, SecurityMiddleware, is_loopback, is_wildcard
 
 GOOD = {"host": "127.0.0.1:8421"}
 
@@ -60,7 +60,7 @@ def refused(answer):
 
 @pytest.fixture
 def local():
-    return Guard(echo, "127.0.0.1", None)
+    return SecurityMiddleware(echo, "127.0.0.1", None)
 
 
 OF_THIS_MACHINE = [
@@ -104,8 +104,8 @@ def test_no_host_is_refused(local):
 
 
 def test_the_bound_name_is_a_host_and_any_address_where_all_are_listened_on():
-    assert ask(Guard(echo, "photos.lan", None), headers={"host": "Photos.LAN:80"})[0] == 200
-    everywhere = Guard(echo, "0.0.0.0", None)
+    assert ask(SecurityMiddleware(echo, "photos.lan", None), headers={"host": "Photos.LAN:80"})[0] == 200
+    everywhere = SecurityMiddleware(echo, "0.0.0.0", None)
     assert ask(everywhere, headers={"host": "192.168.1.5:8421"})[0] == 200
     assert refused(ask(everywhere, headers={"host": "evil.example"})) == 400
 
@@ -130,7 +130,7 @@ def test_other_origins_are_refused(local):
 
 
 def test_names_of_a_proxy():
-    proxied = Guard(echo, "127.0.0.1", None, ["Photos.example.org"])
+    proxied = SecurityMiddleware(echo, "127.0.0.1", None, ["Photos.example.org"])
     behind = {"host": "photos.example.org", "origin": "https://photos.example.org"}
     assert ask(proxied, "/api/v1/search", method="POST", headers=behind)[0] == 200
     assert ask(proxied, headers=GOOD)[0] == 200
@@ -153,7 +153,7 @@ class TestToken:
 
     @pytest.fixture
     def locked(self):
-        return Guard(echo, "127.0.0.1", self.SECRET)
+        return SecurityMiddleware(echo, "127.0.0.1", self.SECRET)
 
     def test_without_it_only_health_and_the_bare_page_answer(self, locked):
         for path in ("/api/v1/search", "/api/v1/images/1", "/api/v1/metrics", "/api/v1/health/", "/nothing", "/static"):
@@ -194,7 +194,7 @@ class TestToken:
     def test_two_servers_on_a_machine_have_cookies_of_their_own(self):
         names = set()
         for token in ("one", "two"):
-            _, headers, _ = ask(Guard(echo, "127.0.0.1", token), "/", f"token={token}")
+            _, headers, _ = ask(SecurityMiddleware(echo, "127.0.0.1", token), "/", f"token={token}")
             names.add(headers["set-cookie"].partition("=")[0])
         assert len(names) == 2
 
@@ -218,14 +218,14 @@ def test_a_length_that_is_too_much_is_refused_at_once(local):
 
 
 def test_all_bodies_together_are_bounded():
-    small = Guard(echo, "127.0.0.1", None, most_held=100)
+    small = SecurityMiddleware(echo, "127.0.0.1", None, most_held=100)
     assert refused(ask(small, method="POST", parts=(bytes(60), bytes(60)))) == 429
     assert ask(small, method="POST", parts=(bytes(60),))[0] == 200
     assert small._held == 0
 
 
 def test_a_body_that_does_not_come():
-    impatient = Guard(echo, "127.0.0.1", None, body_seconds=0.05)
+    impatient = SecurityMiddleware(echo, "127.0.0.1", None, body_seconds=0.05)
     assert refused(ask(impatient, method="POST", parts=(b"a", None))) == 408
 
 

@@ -6,12 +6,12 @@ from concurrent.futures import CancelledError
 import pytest
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Scope
-from flairsearch.core.query import Example, Terms
-from flairsearch.serve.worker import MOST_WAITING, Busy, How, Service, Stopped
+from flairsearch.core.filters import Filter
+from flairsearch.core.query import ImageExample, Query
+from flairsearch.serve.worker import MOST_WAITING, Busy, How, SearchWorker, Stopped
 from tests.support.fake import fake_engine, paint_red
 
-RED = Terms.of("red")
+RED = Query.of("red")
 SECONDS = 20
 
 
@@ -26,7 +26,7 @@ def index(tmp_path):
 
 @pytest.fixture
 def service(index):
-    service = Service(lambda: fake_engine(index), warm="red")
+    service = SearchWorker(lambda: fake_engine(index), warm="red")
     service.batches.clear()
     yield service
     if not service._stopped:
@@ -73,7 +73,7 @@ def test_the_last_page_knows_that_it_is_full_and_last(service):
 def test_those_that_ask_alike_are_answered_at_once(service, held):
     alike = [service.search(RED, How(k=2)) for _ in range(3)]
     other = service.search(RED, How(k=4))
-    again = service.search(RED, How(k=2, scope=Scope.of(ext="png")))
+    again = service.search(RED, How(k=2, scope=Filter.of(ext="png")))
     held.set()
     assert [len(one.result(SECONDS).hits) for one in (*alike, other, again)] == [2, 2, 2, 4, 2]
     assert service.batches == {3: 1, 1: 2}
@@ -81,7 +81,7 @@ def test_those_that_ask_alike_are_answered_at_once(service, held):
 
 def test_an_error_of_one_is_no_error_of_the_others(service, held):
     good = [service.search(RED, How()) for _ in range(2)]
-    bad = service.search(Terms.of("red", picture=b"no picture"), How())
+    bad = service.search(Query.of("red", picture=b"no picture"), How())
     held.set()
     assert all(one.result(SECONDS).hits for one in good)
     with pytest.raises(Exception, match="not a picture"):
@@ -89,7 +89,7 @@ def test_an_error_of_one_is_no_error_of_the_others(service, held):
 
 
 def test_a_mistake_of_ours_is_told_to_all_of_a_group(service, held):
-    several = [service.search(Terms.of("of no colour"), How()) for _ in range(3)]
+    several = [service.search(Query.of("of no colour"), How()) for _ in range(3)]
     held.set()
     for one in several:
         with pytest.raises(ValueError, match="unpack"):  # the fake encoder knows its colours alone
@@ -99,7 +99,7 @@ def test_a_mistake_of_ours_is_told_to_all_of_a_group(service, held):
 
 def test_what_nobody_foresaw_ends_a_request_and_not_the_service(service):
     with pytest.raises(ValueError, match="unpack"):  # the fake encoder knows its colours alone
-        service.search(Terms.of("of no colour"), How()).result(SECONDS)
+        service.search(Query.of("of no colour"), How()).result(SECONDS)
     with pytest.raises(ZeroDivisionError):
         service.call(lambda _: 1 // 0).result(SECONDS)
     assert service.search(RED, How()).result(SECONDS).hits
@@ -119,7 +119,7 @@ def test_requests_that_went_away_leave_nothing_behind(service, held):
     """Their pictures are gone at once, not when their turn comes."""
     gone = []
     for _ in range(3 * MOST_WAITING):
-        terms = Terms.of(picture=Example.of(bytes(100)))
+        terms = Query.of(picture=ImageExample.of(bytes(100)))
         gone.append(weakref.ref(terms))
         assert service.search(terms, How(k=2)).cancel()
     del terms
@@ -153,7 +153,7 @@ def test_an_index_that_takes_its_place_during_the_warm_up_is_opened(index, tmp_p
         opened.append(engine)
         return engine
 
-    service = Service(open_and_replace, warm="red")
+    service = SearchWorker(open_and_replace, warm="red")
     try:
         assert names(service.search(RED, How(k=9)).result(SECONDS)) == ["30", "20"]
         assert service.catalog.path_of(1).endswith(("20.png", "30.png"))
@@ -212,4 +212,4 @@ def test_an_index_that_cannot_be_opened_is_said_at_the_start(tmp_path):
         raise UsageError("no such index")
 
     with pytest.raises(UsageError, match="no such index"):
-        Service(fail)
+        SearchWorker(fail)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from flairsearch.core.errors import StoreError
-from flairsearch.core.types import Encoded
-from flairsearch.rerank.many_texts import ManyTexts
+from flairsearch.core.types import EncodedViews
+from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.search.policy import SearchPolicy
 from flairsearch.shortlist.build import drop_lost, fit_views
-from flairsearch.shortlist.predictor_file import Fitted
+from flairsearch.shortlist.predictor_file import PredictorFile
 from flairsearch.store.writer import Writer
 from tests.support import by_hand
 from tests.support.bank_encoder import TEXTS, BankEncoder, SumEncoder
@@ -42,12 +42,12 @@ def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
     steps = fit_all(index, bank)
     assert steps == [0, 0, 0, 27, 34, 41, 48, 55, 61]
     assert (bank.views, bank.made) == (61, 2)
-    fit = Fitted(index, DIM).fit()
+    fit = PredictorFile(index, DIM).fit()
     assert fit is not None
     found = codes(index)
     assert list(found) == list(range(1, 62))
     texts = BankEncoder().bank()
-    exact = ManyTexts(texts, BankEncoder().pool_weights).score(encoded(range(61)))
+    exact = TextBatchScorer(texts, BankEncoder().pool_weights).score(encoded(range(61)))
     predicted = np.array(list(found.values())) @ np.stack([fit.features(text.vector) for text in texts], 1)
     assert (predicted - exact).std() < 0.25 * exact.std()
     for view in range(61):  # of this view and of no other
@@ -58,7 +58,7 @@ def test_codes_predict_what_photos_rank_by(index: Path) -> None:
     """Of a model that ranks by the sum, the sum: text by text, the mean of the conditioned and the global cosine."""
     filled(index, range(61))
     fit_all(index, Counting(SumEncoder()))
-    fit = Fitted(index, DIM).fit()
+    fit = PredictorFile(index, DIM).fit()
     assert fit is not None
     views, texts = encoded(range(61)), SumEncoder().bank()
     conditioned = np.stack([by_hand.score(views.tokens, text, SumEncoder().pool_weights) for text in texts], 1)
@@ -131,7 +131,7 @@ def test_cut_off_anywhere_it_goes_on(index: Path, asked: int) -> None:
     fit_all(index, Counting(policy=policy))
     expected = codes(index)
     for yields in (1, 2, 3, 4, 5, 6, 8, 9):
-        Fitted(index, DIM).remove()
+        PredictorFile(index, DIM).remove()
         bank = Counting(policy=policy)
         with reading(index) as reader:
             work = fit_views(reader, bank)
@@ -148,7 +148,7 @@ def test_cut_off_again_and_again(index: Path) -> None:
     filled(index, range(60))
     fit_all(index)
     expected = codes(index)
-    Fitted(index, DIM).remove()
+    PredictorFile(index, DIM).remove()
     for _ in range(9):
         with reading(index) as reader:
             list(islice(fit_views(reader, Counting()), 4))
@@ -161,7 +161,7 @@ def test_a_full_disk_keeps_what_was_done(index: Path) -> None:
     expected, size = codes(index), (index / "fitted" / "codes").stat().st_size
     limit = 34_000  # SQLite needs 32 KB
     assert size > limit
-    Fitted(index, DIM).remove()
+    PredictorFile(index, DIM).remove()
     with pytest.raises(OSError), file_limit(limit):  # noqa: PT011
         fit_all(index)
     kept = codes(index)
@@ -269,7 +269,7 @@ def test_scores_that_are_no_numbers_are_of_no_use(index: Path) -> None:
     filled(index, range(40))
 
     class Broken(Counting):
-        def score(self, encoded: Encoded) -> Any:
+        def score(self, encoded: EncodedViews) -> Any:
             scores = super().score(encoded)
             scores[0, 3] = np.nan
             scores[-1, 5] = np.inf
@@ -315,7 +315,7 @@ def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> Non
     assert bank.views == 10
     found = codes(index)
     assert list(found) == list(range(1, 31))
-    fit = Fitted(index, DIM).fit()
+    fit = PredictorFile(index, DIM).fit()
     assert fit is not None
     exact = Counting()(fit.texts[fit.asked]).score(encoded(range(100, 110)))
     assert np.abs(fit.codes(exact) - np.array([found[view] for view in range(21, 31)])).max() <= 1
@@ -361,7 +361,7 @@ def test_indexing_makes_them(tmp_path: Path) -> None:
         assert engine.add(photos).added == 20
         assert len(codes(tmp_path / "index")) == 20
         made = sorted(path.name.split(".")[-1] for path in (tmp_path / "index" / "prefilter").iterdir())
-        fit = Fitted(tmp_path / "index", DIM).fit()
+        fit = PredictorFile(tmp_path / "index", DIM).fit()
         assert fit is not None
         assert made == sorted(["views", f"{fit.crc:08x}"])
         before = codes(tmp_path / "index")

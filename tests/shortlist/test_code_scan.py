@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flairsearch.shortlist.code_scan import HEAD, CodeScan, heads_of, multiply_codes
+from flairsearch.shortlist.code_scan import PREFIX_DIMS, CodeScan, multiply_codes, prefix_of
 
 START = 5  # bytes of a row before its codes
 
@@ -21,7 +21,7 @@ def opened(codes: np.ndarray, ids: np.ndarray, seed: int = 0) -> CodeScan:
     places = np.random.default_rng(seed).permutation(2 * len(codes))[: len(codes)].astype(np.int64)
     rows = np.full((2 * len(codes), START + codes.shape[1] + 3), 99, np.int8)
     rows[places, START : START + codes.shape[1]] = codes
-    return CodeScan(ids, heads_of(codes), places, rows, START)
+    return CodeScan(ids, prefix_of(codes), places, rows, START)
 
 
 def falling(count: int, width: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_of_many_only_the_likely_are_looked_at_whole(count: int) -> None:
         some = near.likely(features, 400)
         assert 400 <= len(some) < 1500
         assert (np.diff(some) > 0).all()
-        heads = heads_of(codes).astype(np.float32) @ heads_of(features[None])[0]
+        heads = prefix_of(codes).astype(np.float32) @ prefix_of(features[None])[0]
         assert np.isin(np.argsort(-heads)[:400], some).mean() == 1
         exact = codes.astype(np.float32) @ features
         found = near.search(features, count, min_refined=400)
@@ -99,10 +99,10 @@ def test_only_views_asked_for(at_least: int) -> None:
 
 def test_neighbours_that_are_alike_do_not_starve_it() -> None:
     """Every view that the sample sees is far better than all others."""
-    codes = np.zeros((10_000, HEAD), np.int8)
+    codes = np.zeros((10_000, PREFIX_DIMS), np.int8)
     codes[::100, 0] = 100
     near = opened(codes, np.arange(10_000))
-    features = np.eye(1, HEAD, dtype=np.float32)[0]
+    features = np.eye(1, PREFIX_DIMS, dtype=np.float32)[0]
     assert len(near.likely(features, 300, sampled_scores=100)) >= 300
     found = near.search(features, 100, min_refined=300, sampled_scores=100)
     assert found.views.tolist() == list(range(0, 10_000, 100))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flairsearch.shortlist.faiss_index import Prefilter
-from flairsearch.store.derived_files import Cache
+from flairsearch.shortlist.faiss_index import FaissIndex
+from flairsearch.store.derived_files import DerivedFiles
 
 
 def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -21,20 +21,20 @@ def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-def kept(prefilter: Prefilter, folder: Path) -> Path:
+def kept(prefilter: FaissIndex, folder: Path) -> Path:
     """Its file, under the name that a cache gives it."""
-    with Cache(folder, 1).writing("faiss") as part:
+    with DerivedFiles(folder, 1).writing("faiss") as part:
         prefilter.save(part)
-    file = Cache(folder, 1).find("faiss")
+    file = DerivedFiles(folder, 1).find("faiss")
     assert file is not None
     return file
 
 
-def opened(prefilter: Prefilter, ids: np.ndarray) -> Iterator[Prefilter]:
+def opened(prefilter: FaissIndex, ids: np.ndarray) -> Iterator[FaissIndex]:
     """The prefilter as it was built, and one from its file."""
     yield prefilter
     with TemporaryDirectory() as folder:
-        found = Prefilter.load(kept(prefilter, Path(folder)), ids, prefilter._index.d)
+        found = FaissIndex.load(kept(prefilter, Path(folder)), ids, prefilter._index.d)
         assert found is not None
         yield found
 
@@ -52,7 +52,7 @@ def test_equals_brute_force(count: int) -> None:
     rng = np.random.default_rng(1)
     vectors, ids = unit(500, 24), np.sort(rng.permutation(10_000)[:500]).astype(np.int64)
     texts = rng.standard_normal((5, 24)).astype(np.float32) * 7
-    for prefilter in opened(Prefilter.build(ids, 24, [vectors[:1], vectors[1:300], vectors[300:]]), ids):
+    for prefilter in opened(FaissIndex.build(ids, 24, [vectors[:1], vectors[1:300], vectors[300:]]), ids):
         assert len(prefilter) == 500
         for text in texts:
             cosine = vectors.astype(np.float64) @ text / np.linalg.norm(text)
@@ -77,7 +77,7 @@ def test_only_views_asked_for(share: float, count: int) -> None:
     vectors, ids = np.tile(unit(250, 24), (2, 1)), np.sort(rng.permutation(10_000)[:500]).astype(np.int64)
     among = np.union1d(ids[rng.random(500) < share], [10_001, 10_002])
     here, texts = np.flatnonzero(np.isin(ids, among)), rng.standard_normal((5, 24)).astype(np.float32)
-    for prefilter in opened(Prefilter.build(ids, 24, [vectors]), ids):
+    for prefilter in opened(FaissIndex.build(ids, 24, [vectors]), ids):
         for text in texts:
             cosine = np.round(vectors[here].astype(np.float64) @ text / np.linalg.norm(text), 6)
             order = np.lexsort((ids[here], -cosine))[:count]
@@ -87,7 +87,7 @@ def test_only_views_asked_for(share: float, count: int) -> None:
 
 
 def test_length_of_the_text_makes_no_difference() -> None:
-    prefilter = Prefilter.build(np.arange(20), 8, [unit(20, 8)])
+    prefilter = FaissIndex.build(np.arange(20), 8, [unit(20, 8)])
     text = unit(1, 8, seed=3)[0].astype(np.float32)
     short, long = prefilter.search(text * 1e-3, 20), prefilter.search(text * 1e3, 20)
     assert short.views.tolist() == long.views.tolist()
@@ -108,12 +108,12 @@ def test_ties_go_by_view_id(count: int, order: list[int]) -> None:
     text = np.asarray([0.2, 0.9, 0.4], np.float32)
     cosine = (places.astype(np.float32) @ text / np.linalg.norm(text))[group]
     expected = ids[np.lexsort((ids, -cosine))][:count]
-    for prefilter in opened(Prefilter.build(ids, 3, [places[group]]), ids):
+    for prefilter in opened(FaissIndex.build(ids, 3, [places[group]]), ids):
         assert prefilter.search(text, count).views.tolist() == expected.tolist()
 
 
 def test_nothing_in_it() -> None:
-    for prefilter in opened(Prefilter.build(np.zeros(0, np.int64), 8, []), np.zeros(0, np.int64)):
+    for prefilter in opened(FaissIndex.build(np.zeros(0, np.int64), 8, []), np.zeros(0, np.int64)):
         assert len(prefilter) == 0
         found = prefilter.search(np.ones(8, np.float32), 5)
         assert found.views.dtype == np.int64
@@ -121,7 +121,7 @@ def test_nothing_in_it() -> None:
 
 
 def test_text_without_direction_is_answered() -> None:
-    found = Prefilter.build(np.arange(3), 4, [unit(3, 4)]).search(np.zeros(4, np.float32), 2)
+    found = FaissIndex.build(np.arange(3), 4, [unit(3, 4)]).search(np.zeros(4, np.float32), 2)
     assert found.views.tolist() == [0, 1]
     assert np.isfinite(found.scores).all()
 
@@ -131,7 +131,7 @@ IDS, VECTORS = np.arange(3, 103), unit(100, 8)
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return kept(Prefilter.build(IDS, 8, [VECTORS]), tmp_path)
+    return kept(FaissIndex.build(IDS, 8, [VECTORS]), tmp_path)
 
 
 def test_a_file_that_is_cut_or_none_is_no_prefilter(file: Path) -> None:
@@ -140,23 +140,23 @@ def test_a_file_that_is_cut_or_none_is_no_prefilter(file: Path) -> None:
     for broken in (b"", data[:3], data[:40], data[:-1], data[: len(data) // 2], b"no index" * 300):
         for other in (file, file.with_name(f"000001-{zlib.crc32(broken):08x}.faiss")):
             other.write_bytes(broken)
-            assert Prefilter.load(other, IDS, 8) is None
+            assert FaissIndex.load(other, IDS, 8) is None
     file.unlink()
-    assert Prefilter.load(file, IDS, 8) is None
+    assert FaissIndex.load(file, IDS, 8) is None
     file.mkdir()
-    assert Prefilter.load(file, IDS, 8) is None
+    assert FaissIndex.load(file, IDS, 8) is None
 
 
 def test_a_file_of_other_views_is_no_prefilter(file: Path) -> None:
-    assert Prefilter.load(file, IDS, 8) is not None
+    assert FaissIndex.load(file, IDS, 8) is not None
     for ids, dim in ((IDS[:-1], 8), (np.arange(101), 8), (IDS, 7), (IDS, 16)):
-        assert Prefilter.load(file, ids, dim) is None
+        assert FaissIndex.load(file, ids, dim) is None
 
 
 @pytest.mark.parametrize("path", ["nowhere/p.faiss", "/dev/full"])
 def test_a_file_that_cannot_be_written_is_an_os_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"No such file|No space left"):
-        Prefilter.build(IDS, 8, [VECTORS]).save(tmp_path / path)
+        FaissIndex.build(IDS, 8, [VECTORS]).save(tmp_path / path)
 
 
 def test_a_file_with_a_flipped_bit_is_no_prefilter(file: Path) -> None:
@@ -165,4 +165,4 @@ def test_a_file_with_a_flipped_bit_is_no_prefilter(file: Path) -> None:
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         file.write_bytes(data)
-        assert Prefilter.load(file, IDS, 8) is None
+        assert FaissIndex.load(file, IDS, 8) is None

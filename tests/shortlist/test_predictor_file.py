@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flairsearch.shortlist.predictor_file import Fitted
-from flairsearch.shortlist.score_predictor import Fit
+from flairsearch.shortlist.predictor_file import PredictorFile
+from flairsearch.shortlist.score_predictor import ScorePredictor
 from tests.support.fits import Codes, a_fit
 from tests.support.full_disk import file_limit
 
@@ -31,12 +31,12 @@ def codes_of(views: Any, seed: int = 0, width: int = WIDTH) -> Any:
     return np.array([rng.integers(-127, 128, width) for rng in rngs], np.int8).reshape(-1, width)
 
 
-def append(fitted: Fitted, views: Any, generation: int = 1, seed: int = 0, fit: Fit = FIT) -> None:
+def append(fitted: PredictorFile, views: Any, generation: int = 1, seed: int = 0, fit: ScorePredictor = FIT) -> None:
     ids = np.asarray(list(views), np.int64)
     fitted.append(fit, ids, codes_of(ids, seed, len(fit.steps)), generation)
 
 
-def found(fitted: Fitted, generation: int = 99, fit: Fit = FIT) -> Codes:
+def found(fitted: PredictorFile, generation: int = 99, fit: ScorePredictor = FIT) -> Codes:
     """View -> its codes: those of its last whole row, one row after the other."""
     rows = fitted.rows(fit, generation)
     whole = fitted.whole(fit, rows)
@@ -48,8 +48,8 @@ def expected(views: Any, seed: int = 0) -> Codes:
 
 
 @pytest.fixture
-def fitted(tmp_path: Path) -> Fitted:
-    fitted = Fitted(tmp_path, DIM)
+def fitted(tmp_path: Path) -> PredictorFile:
+    fitted = PredictorFile(tmp_path, DIM)
     fitted.start(FIT)
     return fitted
 
@@ -58,13 +58,13 @@ def names(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "fitted").iterdir())
 
 
-def test_what_was_appended_is_found(fitted: Fitted, tmp_path: Path) -> None:
+def test_what_was_appended_is_found(fitted: PredictorFile, tmp_path: Path) -> None:
     assert found(fitted) == {}
     append(fitted, [3, 1])
     append(fitted, [])
     append(fitted, [7], generation=2)
     assert found(fitted) == expected([3, 1, 7])
-    assert found(Fitted(tmp_path, DIM)) == expected([3, 1, 7])
+    assert found(PredictorFile(tmp_path, DIM)) == expected([3, 1, 7])
     assert fitted.rows(FIT, 99)["generation"].tolist() == [1, 1, 2]
     again = fitted.fit()
     assert again is not None
@@ -73,7 +73,7 @@ def test_what_was_appended_is_found(fitted: Fitted, tmp_path: Path) -> None:
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_the_last_whole_row_of_a_view_counts(fitted: Fitted, tmp_path: Path) -> None:
+def test_the_last_whole_row_of_a_view_counts(fitted: PredictorFile, tmp_path: Path) -> None:
     for seed in range(3):
         append(fitted, [5, 6], seed=seed)
     assert found(fitted) == expected([5, 6], seed=2)
@@ -84,7 +84,7 @@ def test_the_last_whole_row_of_a_view_counts(fitted: Fitted, tmp_path: Path) -> 
     assert found(fitted) == expected([5], seed=1) | expected([6], seed=2)
 
 
-def test_a_kill_while_appending(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_kill_while_appending(fitted: PredictorFile, tmp_path: Path) -> None:
     """At any byte: whole rows are found, and what comes next is not lost behind the part of a row."""
     append(fitted, range(1, 5))
     file = tmp_path / "fitted" / "codes"
@@ -99,7 +99,7 @@ def test_a_kill_while_appending(fitted: Fitted, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_flipped_bit_loses_its_row_and_no_other(fitted: Fitted, tmp_path: Path, last: bool) -> None:
+def test_a_flipped_bit_loses_its_row_and_no_other(fitted: PredictorFile, tmp_path: Path, last: bool) -> None:
     append(fitted, range(1, 4))
     file = tmp_path / "fitted" / "codes"
     whole, views = file.read_bytes(), [1, 2] if last else [1, 3]
@@ -112,7 +112,7 @@ def test_a_flipped_bit_loses_its_row_and_no_other(fitted: Fitted, tmp_path: Path
         assert found(fitted) == expected([*views, 7]), bit
 
 
-def test_rows_of_another_fit_are_none(fitted: Fitted, tmp_path: Path) -> None:
+def test_rows_of_another_fit_are_none(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, range(1, 9))
     data = (tmp_path / "fitted" / "codes").read_bytes()
     for other in (a_fit(1, WIDTH, DIM), a_fit(1, WIDTH + 1, DIM), a_fit(1, WIDTH - 2, DIM)):
@@ -125,7 +125,7 @@ def test_rows_of_another_fit_are_none(fitted: Fitted, tmp_path: Path) -> None:
         assert found(fitted, fit=other) == {2: codes_of([2], width=len(other.steps)).tolist()[0]}
 
 
-def test_a_new_start_has_no_codes(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_new_start_has_no_codes(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, range(1, 9))
     fitted.start(FIT)
     assert found(fitted) == {}
@@ -140,7 +140,7 @@ def test_a_new_start_has_no_codes(fitted: Fitted, tmp_path: Path) -> None:
 # -- a backup of the catalogue put back
 
 
-def test_rows_of_a_later_generation_are_none_and_go(fitted: Fitted, tmp_path: Path) -> None:
+def test_rows_of_a_later_generation_are_none_and_go(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, [1, 2], generation=10)
     append(fitted, [3], generation=20)
     append(fitted, [4, 5], generation=30)
@@ -152,7 +152,7 @@ def test_rows_of_a_later_generation_are_none_and_go(fitted: Fitted, tmp_path: Pa
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_rows_of_views_that_are_not_there_yet_go(fitted: Fitted, tmp_path: Path) -> None:
+def test_rows_of_views_that_are_not_there_yet_go(fitted: PredictorFile, tmp_path: Path) -> None:
     """Generations grow by random amounts: the next one may be above those of the future that was lost."""
     append(fitted, [1, 2], generation=10)
     append(fitted, [3, 4], generation=20)
@@ -177,7 +177,7 @@ def test_rows_of_views_that_are_not_there_yet_go(fitted: Fitted, tmp_path: Path)
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_a_future_behind_a_damaged_row_goes_too(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_future_behind_a_damaged_row_goes_too(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, [1], generation=10)
     append(fitted, [2, 3], generation=20)
     file = tmp_path / "fitted" / "codes"
@@ -189,9 +189,9 @@ def test_a_future_behind_a_damaged_row_goes_too(fitted: Fitted, tmp_path: Path) 
 
 
 def test_nothing_to_drop_from(tmp_path: Path) -> None:
-    Fitted(tmp_path, DIM).drop_after(3, 1)
+    PredictorFile(tmp_path, DIM).drop_after(3, 1)
     assert list(tmp_path.iterdir()) == []
-    fitted = Fitted(tmp_path, DIM)
+    fitted = PredictorFile(tmp_path, DIM)
     fitted.start(FIT)
     fitted.drop_after(3, 1)
     assert names(tmp_path) == ["map.npz"]
@@ -246,7 +246,9 @@ OBSTACLES = (a_file_for_the_folder, a_link, a_broken_link)
 
 
 @pytest.mark.parametrize("damage", DAMAGE + OBSTACLES, ids=lambda damage: damage.__name__)
-def test_without_its_fit_all_is_made_anew(fitted: Fitted, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_without_its_fit_all_is_made_anew(
+    fitted: PredictorFile, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     append(fitted, [1, 2])
     damage(tmp_path / "fitted")
     assert fitted.fit() is None
@@ -261,7 +263,7 @@ def test_without_its_fit_all_is_made_anew(fitted: Fitted, tmp_path: Path, damage
 
 
 @pytest.mark.parametrize("damage", ["deleted", "a folder", "a file for the folder", "empty"])
-def test_codes_that_cannot_be_read_are_none(fitted: Fitted, tmp_path: Path, damage: str) -> None:
+def test_codes_that_cannot_be_read_are_none(fitted: PredictorFile, tmp_path: Path, damage: str) -> None:
     append(fitted, [1, 2])
     file = tmp_path / "fitted" / "codes"
     file.unlink()
@@ -280,7 +282,7 @@ def test_codes_that_cannot_be_read_are_none(fitted: Fitted, tmp_path: Path, dama
 def test_a_folder_nobody_may_write_or_read(
     open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    fitted = Fitted(open_folder, DIM)
+    fitted = PredictorFile(open_folder, DIM)
     fitted.start(FIT)
     append(fitted, [1, 2])
     for path in (open_folder / "fitted", *(open_folder / "fitted").iterdir()):
@@ -298,7 +300,7 @@ def test_a_folder_nobody_may_write_or_read(
 
 
 @pytest.mark.parametrize("room", [0, 1, ROW - 1, ROW, 2 * ROW + 3])
-def test_a_full_disk_leaves_what_was_there(fitted: Fitted, room: int) -> None:
+def test_a_full_disk_leaves_what_was_there(fitted: PredictorFile, room: int) -> None:
     append(fitted, [1, 2])
     with file_limit(2 * ROW + room), pytest.raises(OSError):  # noqa: PT011
         append(fitted, range(3, 9))
@@ -307,7 +309,7 @@ def test_a_full_disk_leaves_what_was_there(fitted: Fitted, room: int) -> None:
     assert found(fitted) == expected(range(1, 9))
 
 
-def test_a_full_disk_while_a_lost_future_goes(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_full_disk_while_a_lost_future_goes(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, range(1, 6), generation=1)
     append(fitted, range(6, 9), generation=5)
     for change in (lambda: fitted.drop_after(5, 1), lambda: append(fitted, [6], generation=2, seed=3)):
@@ -320,7 +322,7 @@ def test_a_full_disk_while_a_lost_future_goes(fitted: Fitted, tmp_path: Path) ->
 
 
 def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
-    fitted = Fitted(tmp_path, DIM)
+    fitted = PredictorFile(tmp_path, DIM)
     with file_limit(100), pytest.raises(OSError):  # noqa: PT011
         fitted.start(FIT)
     assert fitted.fit() is None
@@ -334,7 +336,7 @@ def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
 
 def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
     """Whatever the writer does with the files meanwhile; many pages of rows, as a lost page is a SIGBUS."""
-    fitted = Fitted(tmp_path, DIM)
+    fitted = PredictorFile(tmp_path, DIM)
     for change in (
         lambda: fitted.start(FIT),
         fitted.remove,
@@ -356,15 +358,17 @@ def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
 
 def test_readers_beside_a_writer(tmp_path: Path) -> None:
     """They see codes that were written, or none; never an error."""
-    fitted, stop = Fitted(tmp_path, DIM), threading.Event()
+    fitted, stop = PredictorFile(tmp_path, DIM), threading.Event()
     allowed = expected(range(1, 40))
     wrong: list[object] = []
 
     def read() -> None:
         try:
             while not stop.is_set():
-                Fitted(tmp_path, DIM).fit()
-                wrong.extend(view for view, codes in found(Fitted(tmp_path, DIM)).items() if allowed[view] != codes)
+                PredictorFile(tmp_path, DIM).fit()
+                wrong.extend(
+                    view for view, codes in found(PredictorFile(tmp_path, DIM)).items() if allowed[view] != codes
+                )
         except BaseException as error:
             wrong.append(error)
 

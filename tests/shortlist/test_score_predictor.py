@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flairsearch.shortlist.score_predictor import Fit, fit
+from flairsearch.shortlist.score_predictor import ScorePredictor, fit
 
 RNG = np.random.default_rng(0)
 TEXTS = RNG.normal(size=(120, 6)).astype(np.float32) * 3
@@ -96,13 +96,13 @@ def test_views_all_alike() -> None:
 def test_the_file(tmp_path: Path) -> None:
     made = fit(TEXTS, scores_of(TEXTS, 200), 16)
     made.save(tmp_path / "map.npz")
-    found = Fit.load(tmp_path / "map.npz", 6)
+    found = ScorePredictor.load(tmp_path / "map.npz", 6)
     assert found is not None
     assert found.crc == made.crc
     assert (found.features(TEXTS[3]) == made.features(TEXTS[3])).all()
     assert fit(TEXTS, scores_of(TEXTS, 200, seed=4), 16).crc != made.crc
-    assert Fit.load(tmp_path / "map.npz", 7) is None
-    assert Fit.load(tmp_path / "none.npz", 6) is None
+    assert ScorePredictor.load(tmp_path / "map.npz", 7) is None
+    assert ScorePredictor.load(tmp_path / "none.npz", 6) is None
 
 
 def test_what_is_no_fit_is_none(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_what_is_no_fit_is_none(tmp_path: Path) -> None:
     arrays = {name: getattr(made, name) for name in ("texts", "asked", "gather", "offset", "lift", "steps")}
     for cut in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:cut])
-        assert Fit.load(file, 6) is None
+        assert ScorePredictor.load(file, 6) is None
     for name, value in (
         ("texts", made.texts.astype(np.float64)),
         ("gather", made.gather[1:]),
@@ -127,12 +127,12 @@ def test_what_is_no_fit_is_none(tmp_path: Path) -> None:
         ("gather", np.array([None], object)),
     ):
         np.savez(file, **(arrays | {name: value}))
-        assert Fit.load(file, 6) is None, name
+        assert ScorePredictor.load(file, 6) is None, name
     np.savez(file, **{name: value for name, value in arrays.items() if name != "lift"})
-    assert Fit.load(file, 6) is None
+    assert ScorePredictor.load(file, 6) is None
     for place in range(0, len(whole), 501):
         bent = bytearray(whole)
         bent[place] ^= 0x10
         file.write_bytes(bent)
-        found = Fit.load(file, 6)  # a flip may hit what nobody reads: then it is the same fit
+        found = ScorePredictor.load(file, 6)  # a flip may hit what nobody reads: then it is the same fit
         assert found is None or found.crc == made.crc

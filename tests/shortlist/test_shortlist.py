@@ -15,11 +15,11 @@ import pytest
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.shortlist import shortlist
 from flairsearch.shortlist.build import drop_lost
-from flairsearch.shortlist.predictor_file import Fitted
-from flairsearch.shortlist.score_predictor import Fit
+from flairsearch.shortlist.predictor_file import PredictorFile
+from flairsearch.shortlist.score_predictor import ScorePredictor
 from flairsearch.shortlist.shortlist import Shortlist
 from flairsearch.store.derived_files import drop_damaged, drop_leftovers, is_whole
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM
 from tests.support.fits import Counting, a_fit, codes, fit_all
@@ -37,9 +37,9 @@ def random_codes(count: int = N, seed: int = 0) -> Any:
     return np.tile(few, (3, 1))[:count]
 
 
-def put(index: Path, views: Any, found: Any, fit: Fit = FIT) -> None:
+def put(index: Path, views: Any, found: Any, fit: ScorePredictor = FIT) -> None:
     """These codes for these views, in a folder made anew."""
-    fitted = Fitted(index, DIM)
+    fitted = PredictorFile(index, DIM)
     fitted.start(fit)
     with reading(index) as reader:
         fitted.append(fit, np.asarray(views, np.int64), found, reader.generation)
@@ -58,7 +58,7 @@ def best(ids: Any, scores: Any, count: int) -> list[int]:
     return ids[np.lexsort((ids, -scores))][:count].tolist()  # type: ignore[no-any-return]
 
 
-def by_codes(ids: Any, found: Any, text: Any, count: int, fit: Fit = FIT) -> list[int]:
+def by_codes(ids: Any, found: Any, text: Any, count: int, fit: ScorePredictor = FIT) -> list[int]:
     """Views by falling inner product of codes i8[n, W]; equal ones by id."""
     scores = found.astype(np.float64) @ fit.features(text).astype(np.float64)
     return best(ids, np.round(scores / np.abs(scores).max(initial=1e-9), 6), count)
@@ -74,7 +74,7 @@ def files(index: Path) -> list[str]:
     return sorted(path.name.split(".", 1)[1] for path in (index / "prefilter").iterdir())
 
 
-def check(index: Path, found: Any, views: Any = None, fit: Fit = FIT) -> None:
+def check(index: Path, found: Any, views: Any = None, fit: ScorePredictor = FIT) -> None:
     """Every answer of a shortlist opened now; `found` the codes i8[n, W] of views with codes."""
     ids = np.arange(1, len(found) + 1) if views is None else np.asarray(views)
     with reading(index) as reader:
@@ -242,7 +242,7 @@ def test_a_lost_segment(full: Path, lost: str) -> None:
     views = np.arange(1, N + 1)[40:] if lost[5] == "1" else np.arange(1, 41)
     for _ in range(2):
         check(full, random_codes()[views - 1], views)
-    Fitted(full, DIM).start(a_fit(4, WIDTH, DIM))
+    PredictorFile(full, DIM).start(a_fit(4, WIDTH, DIM))
     with reading(full) as reader:
         near = Shortlist(reader)
         assert near.search(TEXTS[0], 9).views.tolist() == by_global(views, TEXTS[0], 9)
@@ -258,7 +258,7 @@ def test_nothing_in_the_index(index: Path) -> None:
 # -- its file
 
 
-def kept(index: Path, fit: Fit = FIT) -> list[Path]:
+def kept(index: Path, fit: ScorePredictor = FIT) -> list[Path]:
     return list((index / "prefilter").glob(f"*.{fit.crc:08x}"))
 
 
@@ -367,7 +367,7 @@ def test_rows_made_again_in_another_order(index: Path, left: int) -> None:
     """Of the same fit, in the same generation: the file of places must not be believed."""
     filled(index, range(N))
     fit_all(index)
-    fit, expected = Fitted(index, DIM).fit(), codes(index)
+    fit, expected = PredictorFile(index, DIM).fit(), codes(index)
     assert fit is not None
     check(index, np.array(list(expected.values()), np.int8), fit=fit)
     file = index / "fitted" / "codes"
@@ -381,7 +381,7 @@ def test_rows_made_again_in_another_order(index: Path, left: int) -> None:
 def test_a_damaged_row_is_replaced_though_the_file_knows_it(index: Path) -> None:
     filled(index, range(N))
     fit_all(index)
-    fit, expected = Fitted(index, DIM).fit(), np.array([*codes(index).values()], np.int8)
+    fit, expected = PredictorFile(index, DIM).fit(), np.array([*codes(index).values()], np.int8)
     assert fit is not None
     check(index, expected, fit=fit)
     file = index / "fitted" / "codes"
@@ -398,7 +398,7 @@ def test_views_that_went_last_take_no_others_place(index: Path) -> None:
     """The newest photo is forgotten: what is left of its codes goes, and nothing else moves."""
     filled(index, range(N))
     fit_all(index)
-    fit, expected = Fitted(index, DIM).fit(), codes(index)
+    fit, expected = PredictorFile(index, DIM).fit(), codes(index)
     assert fit is not None
     remove(index, [N])
     del expected[N]
@@ -416,8 +416,8 @@ def test_one_that_is_open_stays_as_it_is(full: Path) -> None:
         before = [near.search(text, 20) for text in TEXTS]
         for change in (
             lambda: put(full, [3, 5], random_codes(2, seed=8)),
-            lambda: Fitted(full, DIM).drop_after(4, 10**18),
-            lambda: Fitted(full, DIM).remove(),
+            lambda: PredictorFile(full, DIM).drop_after(4, 10**18),
+            lambda: PredictorFile(full, DIM).remove(),
         ):
             change()
             for text, expected in zip(TEXTS, before, strict=True):
@@ -430,8 +430,8 @@ def test_a_reader_of_an_older_state_sees_no_newer_rows(full: Path) -> None:
     with reading(full) as old:
         filled(full, range(N, N + 4))
         with reading(full) as new:
-            Fitted(full, DIM).append(FIT, np.arange(3, 9), random_codes(6, seed=8), new.generation)
-        assert isinstance(old, Reader)
+            PredictorFile(full, DIM).append(FIT, np.arange(3, 9), random_codes(6, seed=8), new.generation)
+        assert isinstance(old, Snapshot)
         near = Shortlist(old)
         for text in TEXTS:
             expected = by_codes(np.arange(1, N + 1), random_codes(), text, 20)

@@ -6,7 +6,7 @@ import pytest
 
 from flairsearch.core.errors import StoreError
 from flairsearch.core.reports import Skipped
-from flairsearch.core.types import Frame, ImageFile, Known
+from flairsearch.core.types import Frame, ImageFile, IndexedFile
 from flairsearch.store import catalog as catalog_module
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset, NewView
@@ -52,7 +52,7 @@ def test_what_is_committed_comes_back_to_another_connection(catalog, tmp_path):
     np.testing.assert_array_equal(state.views.segment, [1, 1, 1, 2, 2])
     np.testing.assert_array_equal(state.views.row, [0, 1, 2, 0, 1])
     assert state.generation == other.generation() == catalog.generation() > 1
-    assert other.known(other.roots()[ROOT])["0004.jpg"] == Known(5, 10, 20)
+    assert other.known(other.roots()[ROOT])["0004.jpg"] == IndexedFile(5, 10, 20)
     assert set(other.frames(state.views.id.tolist()).values()) == {FRAME}
     assert other.hashes() == {digest(number) for number in range(5)}
     assert other.image_hashes([5, 1]) == {5: digest(4), 1: digest(0)}
@@ -124,7 +124,7 @@ def test_updates_keep_the_id_and_removals_come_first(catalog):
     ids = images(catalog)
     change = Changeset(updated=[(ids["0000.jpg"], file("0001.jpg", size=99), digest(1))], removed=[ids["0001.jpg"]])
     catalog.commit(change)
-    assert catalog.known(1) == {"0001.jpg": Known(ids["0000.jpg"], 99, 20)}
+    assert catalog.known(1) == {"0001.jpg": IndexedFile(ids["0000.jpg"], 99, 20)}
 
 
 def test_more_rows_than_sqlite_takes_parameters(catalog):

@@ -12,11 +12,11 @@ from flairsearch.codecs.codec import AVERAGE_BITS, needs_basis
 from flairsearch.core.errors import StoreError, UsageError
 from flairsearch.core.limits import IngestLimits, StoreLimits
 from flairsearch.core.settings import IndexSettings
-from flairsearch.core.types import Asked, Encoded, ImageFile, PoolWeights, Query
+from flairsearch.core.types import EncodedQuery, EncodedText, EncodedViews, ImageFile, PoolWeights
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.search.searcher import Searcher
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support import by_hand
 from tests.support.fake import DIM, PATCHES, FakeEncoder, fake_engine, paint, paint_red
@@ -82,7 +82,7 @@ def all_tokens(reader):
 
 def check_checksums(index, catalog):
     """Those in the catalogue are of the bytes in the files."""
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     expected = catalog.checksums(reader.views.id.tolist())
     seen = 0
     for number, count, _ in catalog.segments():
@@ -104,14 +104,14 @@ def test_a_search_goes_through_all_codecs(index, catalog):
     """Scores and heat of every view are those of the tokens it restores to, in float64."""
     for i, codec in enumerate(CODECS):
         write(index, range(40 * i, 40 * i + 40), codec)
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert [label.partition(":")[0] for label in labels(catalog)] == list(CODECS)
     rng = np.random.default_rng(0)
     shapes = ((DIM,), (2, DIM), (2,), (2, 3, DIM), (2, 3), (DIM, 6), (DIM,))
     vector, u, c, value, value_bias, out, out_bias = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     weights = PoolWeights(value, value_bias, out, out_bias, 1.0, 0.0)
-    query = Query("", vector, u, c)
-    hits = Searcher(reader, catalog, weights, "cpu").search(Asked((query,)), 1000, "all")
+    query = EncodedText("", vector, u, c)
+    hits = Searcher(reader, catalog, weights, "cpu").search(EncodedQuery((query,)), 1000, "all")
     assert len(hits) == 200
 
     stored = reader.encoded(reader.views.id)
@@ -134,7 +134,7 @@ def test_a_search_goes_through_all_codecs(index, catalog):
 def test_views_of_several_codecs_come_in_any_order(index, catalog):
     for i, codec in enumerate(("fp16", "int8", "q4", "fp16")):
         write(index, range(10 * i, 10 * i + 10), codec)
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     order = reader.views.id[np.random.default_rng(0).permutation(40)]
     found, straight = reader.encoded(order), reader.encoded(reader.views.id)
     for name, column in vars(found).items():
@@ -159,12 +159,12 @@ def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
     write(index, range(100))
     write(index, range(100, 130))
     write(index, range(130, 140), removed=[*range(1, 91), 105])
-    before = Reader(index, SETTINGS, catalog)
+    before = Snapshot(index, SETTINGS, catalog)
     tokens, known = all_tokens(before), catalog.known(1)
     size = sum(file.stat().st_size for file in (index / "segments").iterdir())
     # Of the first segment; the second has one dead view of thirty. No two segments fit into one.
     assert compact(index, segment_views=15) == [(10, 10)]
-    after = Reader(index, SETTINGS, catalog)
+    after = Snapshot(index, SETTINGS, catalog)
     assert after.views.id.tolist() == before.views.id.tolist()
     assert after.views.content.tolist() == before.views.content.tolist()
     np.testing.assert_array_equal(all_tokens(after), tokens)
@@ -178,7 +178,7 @@ def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
     assert digest(0) not in catalog.hashes()
     assert digest(104) in catalog.hashes()
     write(index, [0])  # a photo of a dead view comes back: encoded anew, under a new id
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert reader.views.id.max() > before.views.id.max()
     np.testing.assert_array_equal(all_tokens(reader)[-1], encoded([0]).tokens[0])
 
@@ -187,10 +187,10 @@ def test_compaction_makes_one_of_small_segments(index, catalog):
     write(index, range(100))
     write(index, range(100, 130))
     write(index, range(130, 140), removed=[*range(1, 91), 105])
-    before = Reader(index, SETTINGS, catalog)
+    before = Snapshot(index, SETTINGS, catalog)
     tokens, frames = all_tokens(before), catalog.frames(before.views.id.tolist())
     assert compact(index) == [(49, 49)]
-    after = Reader(index, SETTINGS, catalog)
+    after = Snapshot(index, SETTINGS, catalog)
     assert after.views.id.tolist() == before.views.id.tolist()
     assert after.views.content.tolist() == before.views.content.tolist()
     np.testing.assert_array_equal(all_tokens(after), tokens)
@@ -219,7 +219,7 @@ def test_no_segment_grows_too_large(index, catalog, sizes, expected):
         first += size
     compact(index, segment_views=8)
     assert [int(count) for _, count, _ in catalog.segments()] == expected
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(first)).tokens)
     check_checksums(index, catalog)
 
@@ -230,7 +230,7 @@ def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, dead, expec
     write(index, [100], removed=range(1, dead + 1))
     assert bool(compact(index, segment_views=1)) == expected
     assert ("000001.tokens" not in files(index)) == expected
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(dead, 101)).tokens)
 
 
@@ -269,7 +269,7 @@ def test_room_of_views_that_were_written_anew_counts_as_dead(index, catalog):
         assert compact(index) == [(10, 10)]
         assert "000001.tokens" not in files(index)
         assert [count for _, count, _ in catalog.segments()] == [10]
-        np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(10)).tokens)
+        np.testing.assert_array_equal(all_tokens(Snapshot(index, SETTINGS, catalog)), encoded(range(10)).tokens)
 
 
 def test_all_of_a_segment_written_anew_leaves_no_file_behind(index, catalog):
@@ -281,7 +281,7 @@ def test_all_of_a_segment_written_anew_leaves_no_file_behind(index, catalog):
     assert compact(index) == []
     (number,) = numbers(catalog)
     assert files(index) == [f"{number:06d}.pooled", f"{number:06d}.tokens"]
-    np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(10)).tokens)
+    np.testing.assert_array_equal(all_tokens(Snapshot(index, SETTINGS, catalog)), encoded(range(10)).tokens)
 
 
 # -- from any codec to any other
@@ -296,13 +296,13 @@ def test_codecs_change_both_ways(tmp_path, subtests):
             write(index, range(50))
             compact(index, old)
             write(index, range(50, 60), old)
-            before = Reader(index, SETTINGS, catalog)
+            before = Snapshot(index, SETTINGS, catalog)
             tokens = all_tokens(before)
             told = compact(index, new)
             assert told == [(60, 60)]  # two segments become one, in any codec
             assert len(labels(catalog)) == 1
             assert {label.partition(":")[0] for label in labels(catalog)} == {new}
-            after = Reader(index, SETTINGS, catalog)
+            after = Snapshot(index, SETTINGS, catalog)
             assert after.damage == []
             assert after.views.id.tolist() == before.views.id.tolist() == list(range(1, 61))
             now, straight = after.encoded(after.views.id), encoded(range(60))
@@ -319,7 +319,7 @@ def test_bits_are_within_the_budget(index, catalog):
     for codec, average in AVERAGE_BITS.items():
         write(index, range(30)) if codec == "q4" else None
         compact(index, codec)
-        codec_now = next(iter(Reader(index, SETTINGS, catalog).codecs.values()))
+        codec_now = next(iter(Snapshot(index, SETTINGS, catalog).codecs.values()))
         assert codec_now.stride <= PATCHES * (average * DIM / 8 + 2 + 4)  # planes may end in half a byte
 
 
@@ -331,14 +331,14 @@ def test_a_compaction_that_was_stopped_goes_on(index, catalog):
         write(index, range(start, end))
     assert compact(index, "int8", steps=2, segment_views=4, piece_views=3) == [(4, 15), (8, 15)]
     assert sorted(set(labels(catalog))) == ["fp16", "int8"]
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert (len(reader), reader.damage) == (15, [])
     np.testing.assert_allclose(all_tokens(reader), encoded(range(15)).tokens, atol=0.02)
     check_checksums(index, catalog)
     assert compact(index, "int8", segment_views=4, piece_views=3) == [(2, 7), (5, 7), (7, 7)]
     assert set(labels(catalog)) == {"int8"}
     assert len(files(index)) == 2 * len(labels(catalog))
-    assert Reader(index, SETTINGS, catalog).views.id.tolist() == list(range(1, 16))
+    assert Snapshot(index, SETTINGS, catalog).views.id.tolist() == list(range(1, 16))
     check_checksums(index, catalog)
 
 
@@ -357,7 +357,7 @@ def test_open_readers_go_on_during_and_after(index, catalog, codec):
         write(index, range(start, start + 5))
     write(index, range(15, 20), removed=[1, 2, 3, 11, 12, 13])
     left = [3, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19]
-    old, expected = Reader(index, SETTINGS, catalog), encoded(left)
+    old, expected = Snapshot(index, SETTINGS, catalog), encoded(left)
     writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(segment_views=8))
     if codec == "q2":
         writer.fit(METRIC)
@@ -365,7 +365,7 @@ def test_open_readers_go_on_during_and_after(index, catalog, codec):
     for _ in writer.compact():
         steps += 1
         np.testing.assert_array_equal(all_tokens(old), expected.tokens)
-        fresh = Reader(index, SETTINGS, catalog)
+        fresh = Snapshot(index, SETTINGS, catalog)
         assert (fresh.damage, fresh.views.id.tolist()) == ([], [number + 1 for number in left])
         np.testing.assert_array_equal(fresh.pooled(fresh.views.id), expected.pooled)
     writer.close()
@@ -389,10 +389,10 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, sub
             ) as error:
                 compact(index, codec, segment_views=7)
             assert "\n" not in str(error.value)
-            whole = Reader(index, SETTINGS, catalog)
+            whole = Snapshot(index, SETTINGS, catalog)
             assert whole.damage == [] if damage == "bit" else len(whole.damage) == 1
             file.write_bytes(data)
-            reader = Reader(index, SETTINGS, catalog)
+            reader = Snapshot(index, SETTINGS, catalog)
             assert reader.views.id.tolist() == [*range(4, 11), *range(14, 21)]
             error = np.abs(all_tokens(reader).astype(float) - encoded([*range(3, 10), *range(13, 20)]).tokens)
             assert error[:7].max() <= LARGEST[codec]
@@ -418,7 +418,7 @@ def test_a_damaged_segment_stays_and_the_others_go_on(index, catalog, damaged, k
     assert files(index) == [f"{n:06d}.{kind}" for n in (damaged, 4) for kind in ("pooled", "tokens")]
     file.write_bytes(data)
     assert compact(index) == [(30, 30)]
-    np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(30)).tokens)
+    np.testing.assert_array_equal(all_tokens(Snapshot(index, SETTINGS, catalog)), encoded(range(30)).tokens)
 
 
 def test_damage_of_dead_views_stops_nothing(index, catalog):
@@ -427,7 +427,7 @@ def test_damage_of_dead_views_stops_nothing(index, catalog):
     (index / "segments" / "000001.tokens").unlink()
     assert compact(index) == [(0, 0)]
     assert numbers(catalog) == [2]
-    np.testing.assert_array_equal(all_tokens(Reader(index, SETTINGS, catalog)), encoded(range(10, 20)).tokens)
+    np.testing.assert_array_equal(all_tokens(Snapshot(index, SETTINGS, catalog)), encoded(range(10, 20)).tokens)
 
 
 def test_a_flipped_bit_spoils_no_basis(index, catalog):
@@ -540,7 +540,7 @@ class Photos(FakeEncoder):
         noise = [
             np.random.default_rng(zlib.crc32(p.pixels.tobytes())).normal(0, 0.05, (PATCHES, DIM)) for p in pictures
         ]
-        return Encoded(made.pooled, (made.tokens + np.stack(noise)).astype(np.float16), made.shift, made.scale)
+        return EncodedViews(made.pooled, (made.tokens + np.stack(noise)).astype(np.float16), made.shift, made.scale)
 
     @property
     def token_metric(self):
@@ -593,7 +593,7 @@ def test_a_first_run_over_many_photos_fits_once_on_the_way(tmp_path):
         assert (codecs_of(engine), encoder.metrics) == ({"q4:000001"}, 1)
         assert len(scores(engine)) == engine.status().images == 40
         assert all(found == [] for _, _, found in engine.verify())
-        stored = Reader(tmp_path / "index", engine.settings, engine._catalog)
+        stored = Snapshot(tmp_path / "index", engine.settings, engine._catalog)
         again = stored.encoded(np.asarray(engine._catalog.views_at(str(tmp_path / "photos" / "039.png"))))
         error = np.abs(again.tokens[0].astype(float) - np.rint(again.tokens[0].astype(float)))
         assert error.mean() < 0.15  # the colours are still there, in the view that was int8 and in the others

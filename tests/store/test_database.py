@@ -19,7 +19,7 @@ from PIL import Image
 
 from flairsearch import engine as engine_module
 from flairsearch.core.errors import StoreError
-from flairsearch.core.filters import Scope
+from flairsearch.core.filters import Filter
 from flairsearch.core.settings import FORMAT_VERSION, IndexSettings
 from flairsearch.engine import Engine
 from flairsearch.indexing.lifecycle import create_index, open_settings
@@ -137,13 +137,13 @@ def test_format_2_is_brought_up_to_date_and_dates_are_those_of_the_files(tmp_pat
     assert formats(old) == (2, 2)
     with opened(old) as engine:
         check_all_there(engine)
-        november = Scope.of(since="2023-11-13", until="2023-11-16")  # 1.7e9 seconds, in any zone
+        november = Filter.of(since="2023-11-13", until="2023-11-16")  # 1.7e9 seconds, in any zone
         assert [hit.path for hit in engine.search("red", scope=november)] == [path for path, _ in HITS]
-        assert engine.search("red", scope=Scope.of(since="2023-11-17")) == []
+        assert engine.search("red", scope=Filter.of(since="2023-11-17")) == []
         file = paint_red(tmp_path / "photos" / "60.png", 60)
         Image.open(file).save(file, exif=exif_of({0x9003: "2001:02:03 04:05:06"}))
         engine.add(file.parent)
-        assert [hit.path for hit in engine.search("red", scope=Scope.of(until="2022"))] == [str(file)]
+        assert [hit.path for hit in engine.search("red", scope=Filter.of(until="2022"))] == [str(file)]
     assert formats(old) == (FORMAT_VERSION, FORMAT_VERSION)
 
 

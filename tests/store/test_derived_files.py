@@ -10,8 +10,8 @@ import pytest
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.shortlist.shortlist import open_prefilter
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.derived_files import Cache, checksum, drop_damaged, is_whole
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.derived_files import DerivedFiles, checksum, drop_damaged, is_whole
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import fake_engine, paint_red
 from tests.support.indexes import SETTINGS, filled
@@ -27,12 +27,12 @@ def names(folder):
 
 
 def write(folder, generation, data, kind="kind"):
-    with Cache(folder, generation).writing(kind) as path:
+    with DerivedFiles(folder, generation).writing(kind) as path:
         path.write_bytes(data)
 
 
 def write_half(folder, error):
-    with Cache(folder, 2).writing("kind") as path:
+    with DerivedFiles(folder, 2).writing("kind") as path:
         path.write_bytes(b"half")
         raise error
 
@@ -43,14 +43,19 @@ def name(generation, data, kind="kind"):
 
 @pytest.mark.parametrize("data", [b"", b"a", os.urandom(3 << 20)])
 def test_what_was_written_is_found_under_its_checksum(folder, data):
-    assert Cache(folder, 7).find("kind") is None
+    assert DerivedFiles(folder, 7).find("kind") is None
     write(folder, 7, data)
     assert names(folder) == [name(7, data)]
-    file = Cache(folder, 7).find("kind")
+    file = DerivedFiles(folder, 7).find("kind")
     assert file.read_bytes() == data
     assert checksum(file) == zlib.crc32(data)
     assert is_whole(file)
-    assert Cache(folder, 7).find("other") is Cache(folder, 6).find("kind") is Cache(folder, 70).find("kind") is None
+    assert (
+        DerivedFiles(folder, 7).find("other")
+        is DerivedFiles(folder, 6).find("kind")
+        is DerivedFiles(folder, 70).find("kind")
+        is None
+    )
 
 
 def test_older_generations_go_and_newer_ones_and_other_kinds_stay(folder):
@@ -61,7 +66,7 @@ def test_older_generations_go_and_newer_ones_and_other_kinds_stay(folder):
         assert names(folder) == sorted(kept)
     write(folder, 1_000_000, b"late")  # by somebody who looked at an older state, and took a while
     assert names(folder) == sorted([*kept, name(1_000_000, b"late")])
-    assert Cache(folder, 1_000_001).find("kind").read_bytes() == b"x"
+    assert DerivedFiles(folder, 1_000_001).find("kind").read_bytes() == b"x"
     write(folder, 1_000_002, b"y")
     assert names(folder) == sorted([name(1_000_001, b"x", "other"), name(1_000_002, b"y")])
 
@@ -88,7 +93,7 @@ def test_nothing_is_left_of_what_could_not_be_written(folder):
         with pytest.raises(error):
             write_half(folder, error)
         assert names(folder) == [name(1, b"x")]
-    with pytest.raises(OSError), Cache(folder, 2).writing("kind"):  # noqa: PT011
+    with pytest.raises(OSError), DerivedFiles(folder, 2).writing("kind"):  # noqa: PT011
         pass  # nothing was written at all
     assert names(folder) == [name(1, b"x")]
 
@@ -97,7 +102,7 @@ def test_a_folder_that_cannot_be_is_an_os_error(folder, tmp_path):
     folder.write_bytes(b"a file")
     with pytest.raises(OSError):  # noqa: PT011
         write(folder, 1, b"x")
-    assert Cache(folder, 1).find("kind") is None
+    assert DerivedFiles(folder, 1).find("kind") is None
     assert drop_damaged(folder) == drop_damaged(tmp_path / "nowhere") == []
 
 
@@ -137,7 +142,7 @@ def test_what_may_not_be_read_or_is_no_file_stops_no_verify(open_folder, as_user
 
 def test_two_of_one_process_write_different_generations_at_once(folder):
     """Two threads, or two containers of one folder in which processes have the same numbers."""
-    first, second = Cache(folder, 1).writing("kind"), Cache(folder, 2).writing("kind")
+    first, second = DerivedFiles(folder, 1).writing("kind"), DerivedFiles(folder, 2).writing("kind")
     one, other = first.__enter__(), second.__enter__()
     one.write_bytes(b"one")
     other.write_bytes(b"other")
@@ -145,7 +150,7 @@ def test_two_of_one_process_write_different_generations_at_once(folder):
         with suppress(OSError):  # that it is not there costs time only
             writing.__exit__(None, None, None)
     for generation, data in ((1, b"one"), (2, b"other")):
-        file = Cache(folder, generation).find("kind")
+        file = DerivedFiles(folder, generation).find("kind")
         assert file is None or file.read_bytes() == data
 
 
@@ -191,7 +196,7 @@ def test_an_older_catalogue_put_back_finds_no_cache_of_the_future_it_will_not_ha
     for number in range(ahead):
         filled(index, range(10 + number, 11 + number))
     catalog = Catalog(index)
-    open_prefilter(Reader(index, SETTINGS, catalog))
+    open_prefilter(Snapshot(index, SETTINGS, catalog))
     catalog.close()
     for path in [*index.glob("*.sqlite*"), *(index / "segments").iterdir()]:
         path.unlink()
@@ -200,7 +205,7 @@ def test_an_older_catalogue_put_back_finds_no_cache_of_the_future_it_will_not_ha
     catalog = Catalog(index)
     for number in range(ahead):
         filled(index, range(100 + 10 * number, 105 + 10 * number))
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert reader.damage == []
     assert reader.views.id.tolist() == list(range(1, 4 + 5 * ahead))
     catalog.close()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from flairsearch.core.dates import clock_seconds
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Scope
+from flairsearch.core.filters import Filter
 from flairsearch.core.types import Frame, ImageFile
 from flairsearch.engine import Engine
 from flairsearch.indexing.lifecycle import create_index
@@ -54,7 +54,7 @@ class Photo:
             return datetime(1970, 1, 1) + timedelta(seconds=self.taken)
         return datetime.fromtimestamp(self.mtime_ns // 10**9)
 
-    def is_in(self, scope: Scope) -> bool:
+    def is_in(self, scope: Filter) -> bool:
         """As the issue says it, one thing after the other."""
         if scope.under is not None and not self.absolute.startswith(scope.under.rstrip("/") + "/"):
             return False
@@ -85,7 +85,7 @@ def some_moment(rng: random.Random) -> datetime:
     )
 
 
-def some_scope(rng: random.Random) -> Scope:
+def some_scope(rng: random.Random) -> Filter:
     def maybe(make: Callable[[], str]) -> str | None:
         return make() if rng.random() < 0.4 else None
 
@@ -97,7 +97,7 @@ def some_scope(rng: random.Random) -> Scope:
     since, until = maybe(date), maybe(date)
     if since and until and since > until:
         since, until = until, since
-    return Scope.of(under, since, until, size, [rng.choice(ENDINGS)] if rng.random() < 0.3 else ())
+    return Filter.of(under, since, until, size, [rng.choice(ENDINGS)] if rng.random() < 0.3 else ())
 
 
 @pytest.fixture(scope="module")
@@ -159,20 +159,20 @@ def test_random_scopes_in_the_catalogue(catalog: Catalog, filled: tuple[Path, li
 def test_a_folder_without_photos_is_said_and_nothing_else_is(catalog: Catalog) -> None:
     for folder in ("/nowhere", "/photos/su", "/photos/sub/1.jpg", "/photo", "/PHOTOS"):
         with pytest.raises(UsageError, match=f"{folder} holds no indexed photo - see flairsearch status"):
-            catalog.views_in(Scope(under=folder))
-    assert len(catalog.views_in(Scope.of(since="2030"))) == 0
-    assert len(catalog.views_in(Scope.of(under="/photos/sub", since="2030"))) == 0
+            catalog.views_in(Filter(under=folder))
+    assert len(catalog.views_in(Filter.of(since="2030"))) == 0
+    assert len(catalog.views_in(Filter.of(under="/photos/sub", since="2030"))) == 0
 
 
 def test_far_dates_and_large_sizes_are_only_numbers(catalog: Catalog) -> None:
-    everything = len(catalog.views_in(Scope(under="/")))
+    everything = len(catalog.views_in(Filter(under="/")))
     assert everything == 400
     for date in ("0001", "1600", "2600", "9998"):
-        assert len(catalog.views_in(Scope.of(since=date))) == everything * (date < "2000")
-        assert len(catalog.views_in(Scope.of(until=date))) == everything * (date > "2000")
-    assert len(catalog.views_in(Scope(larger_than=10**30))) == 0
-    assert len(catalog.views_in(Scope.of(larger_than="999999999GB"))) == 0
-    assert len(catalog.views_in(Scope.of(larger_than="999999999x1"))) == 0
+        assert len(catalog.views_in(Filter.of(since=date))) == everything * (date < "2000")
+        assert len(catalog.views_in(Filter.of(until=date))) == everything * (date > "2000")
+    assert len(catalog.views_in(Filter(larger_than=10**30))) == 0
+    assert len(catalog.views_in(Filter.of(larger_than="999999999GB"))) == 0
+    assert len(catalog.views_in(Filter.of(larger_than="999999999x1"))) == 0
 
 
 # -- whole searches
@@ -200,7 +200,7 @@ class Album:
     def dates(self) -> dict[str, datetime]:
         return {photo.absolute: photo.date for photo in self.photos}
 
-    def expected(self, scope: Scope) -> list[str]:
+    def expected(self, scope: Filter) -> list[str]:
         """Paths, best first; equal ones by image id."""
         inside = [photo for photo in self.photos if photo.is_in(scope)]
         return [p.absolute for p in sorted(inside, key=lambda p: (-self.areas[p.absolute], p.image))]
@@ -239,11 +239,11 @@ def make_album(folder: Path, encoder: FakeEncoder, policy: SearchPolicy = DEFAUL
     return Album(engine, photos, areas)
 
 
-def some_folders(album: Album, rng: random.Random, scope: Scope) -> Scope:
+def some_folders(album: Album, rng: random.Random, scope: Filter) -> Filter:
     folders = sorted({os.path.dirname(path) for path in album.areas})
     under = rng.choice(folders) if scope.under else None
     sides = scope.sides and rng.choice(((64, 64), (65, 64), (10, 10)))
-    return Scope(under, scope.since, scope.before, scope.larger_than, sides, scope.extensions and ("png", "tif"))
+    return Filter(under, scope.since, scope.before, scope.larger_than, sides, scope.extensions and ("png", "tif"))
 
 
 @pytest.mark.parametrize("fitted", [False, True])
@@ -304,16 +304,16 @@ def test_a_narrow_scope_fills_k(tmp_path: Path) -> None:
         engine.add(tmp_path / "photos")
         assert not any("few" in hit.path for hit in engine.search("red", 10, 10))
         for scope in (
-            Scope.of(under=tmp_path / "photos" / "few"),
-            Scope.of(until="2023"),
-            Scope.of("/", "2020", "2020-01"),
+            Filter.of(under=tmp_path / "photos" / "few"),
+            Filter.of(until="2023"),
+            Filter.of("/", "2020", "2020-01"),
         ):
             hits = engine.search("red", 10, 10, scope=scope)
             assert len(hits) == 10
             assert all("few" in hit.path for hit in hits)
             assert engine.reranked == [10]
             assert engine.in_scope == 12
-        assert len(engine.search("red", 10, scope=Scope.of(since="2020-01-03", until="2020-01-05"))) == 3
+        assert len(engine.search("red", 10, scope=Filter.of(since="2020-01-03", until="2020-01-05"))) == 3
 
 
 def test_a_scope_follows_what_is_indexed(tmp_path: Path) -> None:
@@ -321,30 +321,30 @@ def test_a_scope_follows_what_is_indexed(tmp_path: Path) -> None:
     save(photos / "1.png", 10, None, old, 1, 1)
     save(photos / "2.png", 20, old, datetime(2024, 5, 5), 2, 1)
 
-    def found(scope: Scope) -> list[str]:
+    def found(scope: Filter) -> list[str]:
         return [Path(hit.path).name for hit in engine.search("red", scope=scope)]
 
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
-        assert found(Scope.of(until="2019")) == ["2.png", "1.png"]
+        assert found(Filter.of(until="2019")) == ["2.png", "1.png"]
         os.utime(photos / "1.png", (1.7e9, 1.7e9))  # touched: it has no other date
         os.utime(photos / "2.png", (1.7e9, 1.7e9))
         engine.add()
-        assert found(Scope.of(until="2019")) == ["2.png"]
+        assert found(Filter.of(until="2019")) == ["2.png"]
         (photos / "sub").mkdir()
         (photos / "2.png").rename(photos / "sub" / "3.png")
         engine.add()
-        assert found(Scope.of(until="2019", under=photos / "sub")) == ["3.png"]
+        assert found(Filter.of(until="2019", under=photos / "sub")) == ["3.png"]
         (photos / "sub" / "3.png").unlink()  # its folder need not be there, but a photo in it
         (photos / "sub").rmdir()
-        assert found(Scope.of(under=photos / "sub")) == ["3.png"]
+        assert found(Filter.of(under=photos / "sub")) == ["3.png"]
         engine.add()
         with pytest.raises(UsageError, match="sub holds no indexed photo"):
-            found(Scope.of(under=photos / "sub"))
+            found(Filter.of(under=photos / "sub"))
         save(photos / "4.png", 20, old, datetime(2024, 5, 5), 2, 1)  # the same bytes as 2.png's, that were gone
         list(engine.compact())
         engine.add()
-        assert found(Scope.of(until="2019")) == ["4.png"]
+        assert found(Filter.of(until="2019")) == ["4.png"]
 
 
 def test_views_of_a_lost_segment_are_in_no_scope(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_views_of_a_lost_segment_are_in_no_scope(tmp_path: Path) -> None:
         engine.add()
         (tmp_path / "index" / "segments" / "000001.tokens").unlink()
     with fake_engine(tmp_path / "index") as engine:
-        hits = engine.search("red", scope=Scope.of(ext="png"))
+        hits = engine.search("red", scope=Filter.of(ext="png"))
         assert [Path(hit.path).name for hit in hits] == ["2.png"]
         assert engine.in_scope == 1
 
@@ -368,11 +368,11 @@ def test_a_thousand_folders_in_one(tmp_path: Path) -> None:
         image = ImageFile("/all/700", "a.png", 1, 1)
         view = NewView(b"0" * 16, 0, 0, Frame(9, 9, 0, 0, 9, 9))
         catalog.commit(Changeset((1, 1, "fp16"), [view], [(image, view.hash)]))
-        assert catalog.views_in(Scope(under="/all")).tolist() == [1]
-        assert catalog.views_in(Scope(under="/all/700")).tolist() == [1]
+        assert catalog.views_in(Filter(under="/all")).tolist() == [1]
+        assert catalog.views_in(Filter(under="/all/700")).tolist() == [1]
         with pytest.raises(UsageError, match="holds no indexed photo"):
-            catalog.views_in(Scope(under="/all/70"))
-        assert catalog.images_of([1], Scope(under="/all")) == {1: [(1, "/all/700/a.png")]}
+            catalog.views_in(Filter(under="/all/70"))
+        assert catalog.images_of([1], Filter(under="/all")) == {1: [(1, "/all/700/a.png")]}
 
 
 def test_scopes_go_by_indexes(tmp_path: Path) -> None:
@@ -383,10 +383,10 @@ def test_scopes_go_by_indexes(tmp_path: Path) -> None:
         catalog.add_root("/r")
         with catalog._database.read() as connection:
             connection.set_trace_callback(asked.append)
-        for scope in (Scope.of(ext="png"), Scope.of(since="2024"), Scope.of(larger_than="2MB")):
+        for scope in (Filter.of(ext="png"), Filter.of(since="2024"), Filter.of(larger_than="2MB")):
             catalog.views_in(scope)
             catalog.images_of([1, 2], scope)
-        catalog.images_of([1, 2], Scope(under="/r/sub"))
+        catalog.images_of([1, 2], Filter(under="/r/sub"))
         queries = [one for one in asked if "images" in one]
         assert len(queries) == 7
         with catalog._database.read() as connection:

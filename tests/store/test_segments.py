@@ -5,7 +5,7 @@ import pytest
 
 from flairsearch.codecs.codec import make_codec
 from flairsearch.core.errors import StoreError
-from flairsearch.core.types import Encoded
+from flairsearch.core.types import EncodedViews
 from flairsearch.store.segments import Segment, SegmentWriter, checksums, runs, segment_paths
 
 P, D = 4, 8
@@ -15,7 +15,7 @@ CODEC = make_codec("fp16", P, D)
 def random_encoded(count, seed=0):
     rng = np.random.default_rng(seed)
     shapes = ((count, D), (count, P, D), (count, P), (count, P))
-    return Encoded(*(rng.normal(size=shape).astype(np.float16) for shape in shapes))
+    return EncodedViews(*(rng.normal(size=shape).astype(np.float16) for shape in shapes))
 
 
 def write(folder, *pieces, number=1):

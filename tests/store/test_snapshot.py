@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flairsearch.core.types import Encoded, ImageFile
+from flairsearch.core.types import EncodedViews, ImageFile
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.shortlist.shortlist import open_prefilter
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset
-from flairsearch.store.derived_files import Cache
-from flairsearch.store.segments import RowFile
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.derived_files import DerivedFiles
+from flairsearch.store.segments import MappedRows
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM, PATCHES, fake_engine, paint_red
 from tests.support.indexes import FRAME, SETTINGS, add, digest, encoded, filled
@@ -24,7 +24,7 @@ from tests.support.indexes import FRAME, SETTINGS, add, digest, encoded, filled
 
 def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
     filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     expected = encoded(range(160))
     order = np.random.default_rng(0).permutation(160)
     views = reader.views.id[order]
@@ -37,7 +37,7 @@ def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
 
 def test_rows_come_in_pieces(index, catalog):
     filled(index, range(5), range(5, 11))
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     views = np.random.default_rng(0).permutation(reader.views.id)
     pieces = [piece.copy() for piece in reader.rows(views, piece_views=4)]  # the next one overwrites it
     assert [len(piece) for piece in pieces] == [4, 4, 3]
@@ -46,7 +46,7 @@ def test_rows_come_in_pieces(index, catalog):
 
 def test_by_segment_has_each_view_once_at_its_place(index, catalog):
     filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     views = np.random.default_rng(0).permutation(reader.views.id)[:90]
     parts = list(reader.by_segment(views))
     numbers = [number for number, _, _, _ in parts]
@@ -64,15 +64,15 @@ def test_by_segment_has_each_view_once_at_its_place(index, catalog):
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])
 def test_the_views_that_are_not_as_the_catalogue_says(index, catalog, kind):
     filled(index, range(4), range(4, 7))
-    views = Reader(index, SETTINGS, catalog).views.id
+    views = Snapshot(index, SETTINGS, catalog).views.id
     expected = checksums(catalog, views)
-    assert not Reader(index, SETTINGS, catalog).damaged(views, expected).any()
+    assert not Snapshot(index, SETTINGS, catalog).damaged(views, expected).any()
     for number, row in ((1, 1), (2, 2)):
         file = index / "segments" / f"{number:06d}.{kind}"
         data = bytearray(file.read_bytes())
         data[row * len(data) // (4 if number == 1 else 3)] ^= 1
         file.write_bytes(data)
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert reader.damaged(views, expected).tolist() == [view in (2, 7) for view in views]
     assert reader.damaged(views[::-1], expected[::-1]).tolist() == [view in (2, 7) for view in views[::-1]]
     assert reader.damaged(views[[3, 1]], expected[[3, 1]]).tolist() == [False, True]
@@ -87,21 +87,21 @@ def checksums(catalog, views):
 @pytest.mark.parametrize("name", ["000001.tokens", "000001.pooled"])
 def test_a_lost_or_cut_segment_is_left_out_with_one_line(index, catalog, name):
     filled(index, range(3), range(3, 8))
-    assert Reader(index, SETTINGS, catalog).damage == []
+    assert Snapshot(index, SETTINGS, catalog).damage == []
     file = index / "segments" / name
     data = file.read_bytes()
     for broken in (data[:-1], data + b"\0", b""):
         file.write_bytes(broken)
-        reader = Reader(index, SETTINGS, catalog)
+        reader = Snapshot(index, SETTINGS, catalog)
         what = f"{file} has {len(broken)} bytes, expected {len(data)}"
         assert reader.damage == [f"{what} - run flairsearch verify --repair"]
         check_that_the_second_segment_is_left(reader)
     file.unlink()
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert reader.damage == [f"{file} is missing - run flairsearch verify --repair"]
     check_that_the_second_segment_is_left(reader)
     file.write_bytes(data)
-    assert len(Reader(index, SETTINGS, catalog)) == 8
+    assert len(Snapshot(index, SETTINGS, catalog)) == 8
 
 
 def check_that_the_second_segment_is_left(reader):
@@ -115,7 +115,7 @@ def test_a_segment_that_nobody_uses_may_be_lost(index, catalog):
     filled(index, range(3), range(3, 8))
     catalog.commit(Changeset(removed=[1, 2, 3]))
     (index / "segments" / "000001.tokens").unlink()
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert (reader.damage, len(reader.lost.id), len(reader)) == ([], 0, 5)
 
 
@@ -131,12 +131,12 @@ def test_a_reader_looks_again_when_a_segment_has_just_gone(index, catalog, monke
         (index / "segments" / name).unlink()
     states = iter([old, old, catalog.state(), catalog.state()])
     monkeypatch.setattr(catalog, "state", lambda with_views=True: next(states))
-    assert len(Reader(index, SETTINGS, catalog)) == 2
+    assert len(Snapshot(index, SETTINGS, catalog)) == 2
 
 
 def test_an_open_reader_keeps_its_state(index, catalog):
     filled(index, range(3))
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     writer = Writer(index, SETTINGS)
     writer.remove_images([1, 2])
     add(writer, range(3, 9))
@@ -144,7 +144,7 @@ def test_an_open_reader_keeps_its_state(index, catalog):
     writer.close()
     assert len(reader) == 3
     np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(3)).tokens)
-    assert len(Reader(index, SETTINGS, catalog)) == 7
+    assert len(Snapshot(index, SETTINGS, catalog)) == 7
 
 
 READER = """
@@ -203,7 +203,7 @@ def test_a_reader_in_another_process_sees_whole_states_only(index, monkeypatch):
         numbers = range(3 * commit, 3 * commit + 3)
         tokens = np.stack([np.full((PATCHES, DIM), n % 1000, np.float16) for n in numbers])
         flat = np.zeros((3, PATCHES), np.float16)
-        writer.add_views([digest(n) for n in numbers], [FRAME] * 3, Encoded(tokens[:, 0], tokens, flat, flat))
+        writer.add_views([digest(n) for n in numbers], [FRAME] * 3, EncodedViews(tokens[:, 0], tokens, flat, flat))
         for n in numbers:
             writer.add_image(ImageFile("/photos", f"{n}.jpg", 1, 1), digest(n))
         writer.commit()
@@ -233,7 +233,7 @@ def by_hand(catalog):
 
 def check_reader(index, catalog, numbers):
     """Columns, vectors and prefilter against what was written; `numbers` in the order of their views' ids."""
-    reader, expected = Reader(index, SETTINGS, catalog), encoded(numbers)
+    reader, expected = Snapshot(index, SETTINGS, catalog), encoded(numbers)
     columns = np.stack((reader.views.id, reader.views.content, reader.views.segment, reader.views.row), axis=1)
     np.testing.assert_array_equal(columns, by_hand(catalog))
     np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), expected.pooled)
@@ -277,7 +277,7 @@ def test_a_damaged_cache_is_made_again(index, catalog, tmp_path, kind, damage):
         create_index(tmp_path / "other", SETTINGS)
         filled(tmp_path / "other", range(100, 139))
         other = Catalog(tmp_path / "other")
-        open_prefilter(Reader(tmp_path / "other", SETTINGS, other))
+        open_prefilter(Snapshot(tmp_path / "other", SETTINGS, other))
         other.close()
         (stranger,) = (tmp_path / "other" / "prefilter").glob(f"*.{kind}")
         file.write_bytes(stranger.read_bytes())
@@ -346,7 +346,7 @@ def test_older_caches_go(index, catalog):
 
 def test_who_has_looked_at_an_older_state_may_make_its_caches_late(index, catalog):
     filled(index, range(10))
-    old = Reader(index, SETTINGS, catalog)
+    old = Snapshot(index, SETTINGS, catalog)
     filled(index, range(10, 14))
     check_reader(index, catalog, range(14))
     assert len(open_prefilter(old)) == 10
@@ -359,7 +359,7 @@ def test_who_has_looked_at_an_older_state_may_make_its_caches_late(index, catalo
 
 def test_an_index_without_a_view(index, catalog):
     for _ in range(2):
-        reader = Reader(index, SETTINGS, catalog)
+        reader = Snapshot(index, SETTINGS, catalog)
         assert (len(reader), reader.damage, len(open_prefilter(reader))) == (0, [], 0)
         assert list(reader.all_pooled()) == []
         assert len(open_prefilter(reader).search(np.ones(DIM, np.float32), 5).views) == 0
@@ -369,7 +369,7 @@ def test_an_index_without_a_view(index, catalog):
     writer.remove_images([1, 2, 3])
     writer.commit()
     for _ in range(2):
-        reader = Reader(index, SETTINGS, catalog)
+        reader = Snapshot(index, SETTINGS, catalog)
         assert (len(reader), reader.damage, len(open_prefilter(reader))) == (0, [], 0)
         list(writer.compact())
     writer.close()
@@ -381,12 +381,12 @@ def test_what_lacks_lost_views_is_not_kept(index, catalog):
     filled(index, range(5), range(5, 9))
     file = index / "segments" / "000001.pooled"
     file.rename(index / "away")
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert (len(reader), len(open_prefilter(reader))) == (4, 4)
     (index / "away").rename(file)
     check_reader(index, catalog, range(9))
     file.unlink()  # and the whole one that is kept now is not for those that are left
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     found = open_prefilter(reader).search(np.ones(DIM, np.float32), 99)
     assert sorted(found.views.tolist()) == [6, 7, 8, 9]
 
@@ -463,7 +463,7 @@ def test_opening_while_a_writer_merges_loses_no_view(index):
     def look():
         catalog = Catalog(index)
         while not stop.is_set():
-            reader = Reader(index, SETTINGS, catalog)
+            reader = Snapshot(index, SETTINGS, catalog)
             opened.append(len(reader))
             if reader.damage:
                 wrong.append(reader.damage[0])
@@ -499,7 +499,7 @@ def test_a_reader_that_is_slower_than_two_merges_sees_a_whole_state(index, catal
         return state
 
     monkeypatch.setattr(catalog, "state", outrun)
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert reader.damage == []
     assert len(reader) == 7
 
@@ -508,13 +508,13 @@ def test_a_late_cache_of_a_future_that_was_undone_is_not_used(index, catalog):
     """A backup was put back while somebody wrote the cache of the next state but one, as it was to be."""
     filled(index, range(3))
     writer = Writer(index, SETTINGS)
-    stale = Reader(index, SETTINGS, catalog).views.only(np.asarray([True, False, False]))
+    stale = Snapshot(index, SETTINGS, catalog).views.only(np.asarray([True, False, False]))
     for ahead in range(1, 4):
-        stale.save(Cache(index / "prefilter", catalog.generation() + ahead))
+        stale.save(DerivedFiles(index / "prefilter", catalog.generation() + ahead))
     for number in range(10, 13):
         add(writer, [number])
         writer.commit()
-        reader = Reader(index, SETTINGS, catalog)
+        reader = Snapshot(index, SETTINGS, catalog)
         assert len(reader) == len(range(3)) + number - 9
     writer.close()
 
@@ -523,9 +523,9 @@ def test_a_late_cache_of_a_future_that_was_undone_is_not_used(index, catalog):
 def test_the_disk_is_told_of_all_rows_unless_they_are_in_memory(index, catalog, monkeypatch, cached):
     filled(index, range(5), range(5, 300))
     told = []
-    monkeypatch.setattr(RowFile, "are_cached", lambda file, rows: cached)
-    monkeypatch.setattr(RowFile, "prefetch", lambda file, rows: told.extend(rows.tolist()))
-    reader = Reader(index, SETTINGS, catalog)
+    monkeypatch.setattr(MappedRows, "are_cached", lambda file, rows: cached)
+    monkeypatch.setattr(MappedRows, "prefetch", lambda file, rows: told.extend(rows.tolist()))
+    reader = Snapshot(index, SETTINGS, catalog)
     views = reader.views.id[::2]
     assert sum(map(len, reader.rows(views))) == len(views)
     assert told == ([] if cached else reader.views.row[::2].tolist())

@@ -8,10 +8,10 @@ import pytest
 
 from flairsearch.core.errors import StoreError, UsageError
 from flairsearch.core.limits import IngestLimits, StoreLimits
-from flairsearch.core.reports import Report
+from flairsearch.core.reports import IndexReport
 from flairsearch.core.settings import IndexSettings
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from tests.support.fake import DIM, PATCHES, FakeEncoder, fake_engine, paint_red
 
 COUNT = 9
@@ -106,7 +106,7 @@ def test_a_flipped_bit_names_its_view_and_is_repaired_from_its_photo(engine, pho
     assert repair(engine) == ([], [4])
     assert damaged(engine) == []
     assert answers(engine) == before
-    reader = Reader(engine.folder, engine.settings, engine._catalog)
+    reader = Snapshot(engine.folder, engine.settings, engine._catalog)
     assert (len(reader), reader.damage) == (COUNT, [])
 
 
@@ -237,7 +237,7 @@ def test_a_moved_folder_is_not_encoded_again(engine, photos, tmp_path):
     assert [(Path(path).parent.name, score) for path, score, *_ in answers(engine)] == [
         ("disk", score) for _, score, *_ in before
     ]
-    assert engine.add() == Report(unchanged=COUNT)
+    assert engine.add() == IndexReport(unchanged=COUNT)
     assert engine.encoder.seen == []
     flip(segment(engine, 1, "tokens"), 0)
     assert repair(engine) == ([], [1])  # from where the photo is now
@@ -264,7 +264,7 @@ def test_names_of_moved_folders(engine, photos, tmp_path, monkeypatch):
     assert engine.status().roots == (str(tmp_path / "disk" / "here"), str(other))
     monkeypatch.setenv("HOME", str(tmp_path))
     engine.move_root(tmp_path / "disk" / "here", "~/photos")
-    assert engine.add() == Report(unchanged=COUNT + 1)
+    assert engine.add() == IndexReport(unchanged=COUNT + 1)
 
 
 def test_a_folder_cannot_move_to_a_place_that_is_not_there(engine, photos, tmp_path):
@@ -274,7 +274,7 @@ def test_a_folder_cannot_move_to_a_place_that_is_not_there(engine, photos, tmp_p
             engine.move_root(photos, tmp_path / nowhere)
         assert "\n" not in str(error.value)
     assert engine.status().roots == (str(photos),)
-    assert engine.add() == Report(unchanged=COUNT)
+    assert engine.add() == IndexReport(unchanged=COUNT)
 
 
 def test_a_folder_that_is_gone_after_its_move_loses_nothing(engine, photos, tmp_path):
@@ -297,4 +297,6 @@ def test_the_settings_say_what_the_segments_are_in(engine):
     assert {label for _, _, label in catalog.state().segments} == {IndexSettings.load(engine.folder).codec}
     assert (catalog.last_segment(), [number for number, _, _ in catalog.segments()]) == (2, [1, 2])
     catalog.close()
-    np.testing.assert_array_equal(Reader(engine.folder, engine.settings, engine._catalog).views.id, range(1, COUNT + 1))
+    np.testing.assert_array_equal(
+        Snapshot(engine.folder, engine.settings, engine._catalog).views.id, range(1, COUNT + 1)
+    )

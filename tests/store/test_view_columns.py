@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flairsearch.store.derived_files import Cache
+from flairsearch.store.derived_files import DerivedFiles
 from flairsearch.store.view_columns import ViewColumns
 
 NAMES = ("id", "content", "segment", "row")
@@ -20,7 +20,7 @@ def same(one, other):
 
 @pytest.fixture
 def cache(tmp_path):
-    return Cache(tmp_path / "prefilter", 12)
+    return DerivedFiles(tmp_path / "prefilter", 12)
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
@@ -44,7 +44,7 @@ def test_of_no_view_at_all(cache):
 def test_of_another_state_there_are_none(cache, tmp_path):
     columns(5).save(cache)
     for generation in (11, 13, 1, 2, 120):
-        assert ViewColumns.load(Cache(tmp_path / "prefilter", generation)) is None
+        assert ViewColumns.load(DerivedFiles(tmp_path / "prefilter", generation)) is None
 
 
 def test_what_is_not_what_was_written_is_not_used(cache):
@@ -66,14 +66,14 @@ def test_what_is_not_what_was_written_is_not_used(cache):
 
 
 def test_what_may_not_be_read_is_not_used(open_folder, as_user):
-    columns(5).save(Cache(open_folder / "prefilter", 1))
+    columns(5).save(DerivedFiles(open_folder / "prefilter", 1))
     for path in (open_folder / "prefilter").iterdir():
         path.chmod(0)
     with as_user():
-        assert ViewColumns.load(Cache(open_folder / "prefilter", 1)) is None
+        assert ViewColumns.load(DerivedFiles(open_folder / "prefilter", 1)) is None
     (open_folder / "prefilter").chmod(0o700)
     with as_user():
-        assert ViewColumns.load(Cache(open_folder / "prefilter", 1)) is None
+        assert ViewColumns.load(DerivedFiles(open_folder / "prefilter", 1)) is None
 
 
 def test_only_those_chosen():

@@ -14,7 +14,7 @@ from flairsearch.core.types import ImageFile
 from flairsearch.indexing.lifecycle import create_index, replace_index
 from flairsearch.shortlist.shortlist import open_prefilter
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.verify import verify
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM, PATCHES
@@ -28,7 +28,7 @@ def test_what_is_not_committed_leaves_no_trace(index, catalog):
     before = catalog.generation(), files(index)
     writer = Writer(index, SETTINGS)
     add(writer, range(3, 6))
-    assert len(Reader(index, SETTINGS, catalog)) == 3
+    assert len(Snapshot(index, SETTINGS, catalog)) == 3
     writer.close()
     assert (catalog.generation(), files(index)) == before
     assert catalog.counts() == (3, 3)
@@ -49,12 +49,12 @@ def test_the_next_writer_removes_what_no_row_speaks_of(index, catalog):
     live = files(index)
     for name in ("000002.tokens", "000002.pooled", "000003.tokens.part", "000001.pooled.part", "000099.fitted"):
         (index / "segments" / name).write_bytes(b"left over")
-    assert len(Reader(index, SETTINGS, catalog)) == 3  # a reader minds them not
+    assert len(Snapshot(index, SETTINGS, catalog)) == 3  # a reader minds them not
     Writer(index, SETTINGS).close()
     assert files(index) == live
     filled(index, range(3, 5))
     np.testing.assert_array_equal(
-        Reader(index, SETTINGS, catalog).encoded(np.arange(1, 6)).tokens, encoded(range(5)).tokens
+        Snapshot(index, SETTINGS, catalog).encoded(np.arange(1, 6)).tokens, encoded(range(5)).tokens
     )
 
 
@@ -108,7 +108,7 @@ def test_an_index_that_may_not_be_written(open_folder, as_user):
         path.chmod(0o555 if path.is_dir() else 0o444)
     with as_user():
         catalog = Catalog(index)
-        reader = Reader(index, SETTINGS, catalog)
+        reader = Snapshot(index, SETTINGS, catalog)
         np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(3)).tokens)
         catalog.close()
         with pytest.raises(StoreError, match="cannot be written") as caught:
@@ -124,7 +124,7 @@ def test_replace_index_leaves_only_the_new_one(tmp_path):
     replace_index(old, fresh)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     catalog = Catalog(old)
-    assert len(Reader(old, SETTINGS, catalog)) == 7
+    assert len(Snapshot(old, SETTINGS, catalog)) == 7
     catalog.close()
 
 
@@ -152,7 +152,7 @@ def commit_each(index, numbers, limits=STORE_LIMITS):
 
 def check_all(index, catalog, numbers):
     """Views, bytes, checksums and files, against what was written; `numbers` in the order of their views' ids."""
-    reader, expected = Reader(index, SETTINGS, catalog), encoded(numbers)
+    reader, expected = Snapshot(index, SETTINGS, catalog), encoded(numbers)
     assert reader.damage == []
     assert len(reader) == len(numbers)
     np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, expected.tokens)
@@ -213,7 +213,7 @@ def test_a_dead_view_whose_content_comes_back_is_there(index, catalog, dead):
     list(writer.compact())
     writer.close()
     numbers = [*range(MERGE - 1), *range(100, 100 + 2 * MERGE)]
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(numbers).tokens)
     assert catalog.counts() == (len(numbers), len(numbers))
 
@@ -235,7 +235,7 @@ def test_readers_of_before_a_merge_keep_their_state(index, catalog):
     readers = []
     for number in range(20):
         commit_each(index, [number])
-        readers.append(Reader(index, SETTINGS, catalog))
+        readers.append(Snapshot(index, SETTINGS, catalog))
     for count, reader in enumerate(readers, 1):
         np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(count)).tokens)
         np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), encoded(range(count)).pooled)
@@ -252,7 +252,7 @@ def test_a_damaged_small_segment_stops_no_indexing_and_no_merging(index, catalog
     data[5] ^= 1
     file.unlink() if damage == "missing" else file.write_bytes(data if damage == "flipped" else data[:-1])
     commit_each(index, range(3, 60))
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     found = [one.view for _, _, some in verify(reader, catalog) for one in some]
     assert found == [2]
     whole = reader.views.id[reader.views.id != 2]
@@ -264,7 +264,7 @@ def test_a_damaged_small_segment_stops_no_indexing_and_no_merging(index, catalog
     commit_each(index, range(60, 70))
     list_of_rows = catalog.segments()
     assert len(list_of_rows) <= 2 * MERGE, f"{len(list_of_rows)} segments: one that was damaged kept all from merging"
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert [one.view for _, _, some in verify(reader, catalog) for one in some] == []
     assert len(reader) == 70
 
@@ -303,6 +303,6 @@ def test_many_damaged_segments_do_not_stop_the_others_from_merging(index, catalo
         (index / "segments" / f"{number:06d}.tokens").unlink()
     commit_each(index, range(100, 100 + 4 * MERGE))
     assert len(catalog.segments()) < 3 * MERGE
-    reader = Reader(index, SETTINGS, catalog)
+    reader = Snapshot(index, SETTINGS, catalog)
     assert len(reader) == 4 * MERGE
     assert len(reader.lost.id) == MERGE - 1

@@ -8,13 +8,13 @@ import numpy as np
 
 from flairsearch.codecs.codec import AVERAGE_BITS, Codec, make_codec, needs_basis
 from flairsearch.codecs.transform import cosine_transform, fit_basis
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 Rows = np.ndarray
 
 
-def stacked(codec: Codec, queries: list[Query]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stacked(codec: Codec, queries: list[EncodedText]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     folded = [codec.fold(query) for query in queries]
     u, c, text = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))
     return u, c, text
@@ -29,7 +29,7 @@ def make(name: str, views: int, patches: int, dim: int, seed: int = 0) -> tuple[
     moments = rng.normal(size=(2, *tokens.shape[:2])).astype(np.float16)
     basis = fit_basis(tokens, np.eye(dim, dtype=np.float32), AVERAGE_BITS[name]) if needs_basis(name) else None
     codec = make_codec(name, patches, dim, basis)
-    return codec, codec.encode(Encoded(tokens[:, 0], tokens, *moments))[:views]
+    return codec, codec.encode(EncodedViews(tokens[:, 0], tokens, *moments))[:views]
 
 
 def pool(heads: int, size: int, seed: int = 0) -> PoolWeights:
@@ -39,17 +39,17 @@ def pool(heads: int, size: int, seed: int = 0) -> PoolWeights:
     return PoolWeights(*(rng.normal(size=shape).astype(np.float32) for shape in shapes), 1.0, 0.0)
 
 
-def ask(count: int, heads: int, dim: int, seed: int = 1) -> list[Query]:
+def ask(count: int, heads: int, dim: int, seed: int = 1) -> list[EncodedText]:
     """Queries whose logits are about as large as one."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
 
-    return [Query("", draw(dim), np.float32(dim**-0.5) * draw(heads, dim), draw(heads)) for _ in range(count)]
+    return [EncodedText("", draw(dim), np.float32(dim**-0.5) * draw(heads, dim), draw(heads)) for _ in range(count)]
 
 
-def in_float64(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Query]) -> np.ndarray:
+def in_float64(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
     """View by view, over patches: softmax over P + 1 keys, the last value nothing; f64[n, Q]."""
     y, (u, c, text) = codec.decode(rows).astype(float), (part.astype(float) for part in stacked(codec, queries))
     if codec.spatial is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flairsearch.core.types import PoolWeights, Query
+from flairsearch.core.types import EncodedText, PoolWeights
 from tests.support.fake import DIM, PATCHES, FakeEncoder
 
 TEXTS, SOFT = 40, 1.0
@@ -21,15 +21,15 @@ class BankEncoder(FakeEncoder):
         directions[:, 3] = 0
         self._bank = directions / np.linalg.norm(directions, axis=1, keepdims=True) * np.float32(3**0.5)
 
-    def encode_texts(self, texts: Sequence[str]) -> list[Query]:
+    def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
         vectors = np.stack([query.vector for query in super().encode_texts(texts)])
         return [replace(query, text=text) for query, text in zip(self.fold(vectors), texts, strict=True)]
 
-    def fold(self, vectors: np.ndarray) -> list[Query]:
+    def fold(self, vectors: np.ndarray) -> list[EncodedText]:
         c = np.asarray([-3 * SOFT - np.log(PATCHES)], np.float32)
-        return [Query("", vector, SOFT * vector[None], c) for vector in vectors]
+        return [EncodedText("", vector, SOFT * vector[None], c) for vector in vectors]
 
-    def bank(self) -> list[Query]:
+    def bank(self) -> list[EncodedText]:
         return self.fold(self._bank)
 
 

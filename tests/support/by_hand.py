@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from flairsearch.core.types import PoolWeights, Query
+from flairsearch.core.types import EncodedText, PoolWeights
 from flairsearch.regions import boxes
 
 
-def attend(x: Any, query: Query) -> tuple[Any, Any]:
+def attend(x: Any, query: EncodedText) -> tuple[Any, Any]:
     """Tokens [..., P, D] -> shares of each head [..., P, H], and what the zero key leaves of each [..., H]."""
     exponents = np.exp(x.astype(float) @ query.u.T.astype(float) + query.c)
     share = exponents / (exponents.sum(-2, keepdims=True) + 1)
     return share, share.sum(-2)
 
 
-def score(x: Any, query: Query, weights: PoolWeights) -> Any:
+def score(x: Any, query: EncodedText, weights: PoolWeights) -> Any:
     """Tokens [N, P, D], P any number of them -> cos(pool(t, x), t) [N]."""
     share, some = attend(x, query)
     heads = np.einsum("nph,npd,hed->nhe", share, x.astype(float), weights.value.astype(float))
@@ -27,7 +27,7 @@ def score(x: Any, query: Query, weights: PoolWeights) -> Any:
     return pooled @ query.vector / np.linalg.norm(pooled, axis=1) / np.linalg.norm(query.vector.astype(float))
 
 
-def heat(x: Any, shift: Any, query: Query) -> Any:
+def heat(x: Any, shift: Any, query: EncodedText) -> Any:
     """Tokens [P, D] of a view and their r [P] -> [G, G]: attention and similarity, standardised; added, smoothed."""
     attention = attend(x, query)[0].mean(-1)
     local = x.astype(float) + shift.astype(float)[:, None]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flairsearch.core.limits import INGEST_LIMITS, STORE_LIMITS, WriteLimits
 from flairsearch.core.settings import IndexSettings
-from flairsearch.core.types import Encoded, PoolWeights, Query
+from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.engine import Engine
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.search.policy import DEFAULT_POLICY
@@ -47,7 +47,7 @@ class FakeEncoder:
         pooled[:, :3] = mean.mean(1) / 127.5 - 1
         pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
         flat = np.zeros((count, PATCHES), np.float16)
-        return Encoded(pooled.astype(np.float16), tokens, flat, flat + np.float16(1))
+        return EncodedViews(pooled.astype(np.float16), tokens, flat, flat + np.float16(1))
 
     def encode_texts(self, texts):
         """One head: a patch of the colour has the logit -ln P, any other one far less."""
@@ -92,7 +92,7 @@ class FakeEncoder:
 def _ask(text, colour):
     """A colour f32[3], -1 to 1 -> Query."""
     vector = np.append(colour, np.float32(0)).astype(np.float32)
-    return Query(text, vector, SHARP * vector[None], np.asarray([-3 * SHARP - np.log(PATCHES)], np.float32))
+    return EncodedText(text, vector, SHARP * vector[None], np.asarray([-3 * SHARP - np.log(PATCHES)], np.float32))
 
 
 def expected_score(patches):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from flairsearch.core.limits import STORE_LIMITS, StoreLimits
-from flairsearch.core.types import Encoded, Frame, ImageFile
+from flairsearch.core.types import EncodedViews, Frame, ImageFile
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import Reader
+from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM, PATCHES, fake_settings
 
@@ -24,11 +24,11 @@ def digest(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def encoded(numbers: Iterable[int]) -> Encoded:
+def encoded(numbers: Iterable[int]) -> EncodedViews:
     """Random vectors, those that each number stands for."""
     shapes = ((DIM,), (PATCHES, DIM), (PATCHES,), (PATCHES,))
     rngs = [np.random.default_rng(number) for number in numbers]
-    return Encoded(*(np.stack([rng.normal(size=shape) for rng in rngs]).astype(np.float16) for shape in shapes))
+    return EncodedViews(*(np.stack([rng.normal(size=shape) for rng in rngs]).astype(np.float16) for shape in shapes))
 
 
 def add(writer: Writer, numbers: Sequence[int], root: str = "/photos") -> None:
@@ -62,11 +62,11 @@ def remove(index: Path, images: list[int]) -> None:
 
 
 @contextmanager
-def reading(index: Path) -> Iterator[Reader]:
+def reading(index: Path) -> Iterator[Snapshot]:
     """A reader of what is committed now."""
     catalog = Catalog(index)
     try:
-        yield Reader(index, SETTINGS, catalog)
+        yield Snapshot(index, SETTINGS, catalog)
     finally:
         catalog.close()
 

@@ -16,7 +16,7 @@ from flairsearch.engine import Engine
 from flairsearch.serve import app
 from flairsearch.serve import server as server_module
 from flairsearch.serve.thumbnails import Thumbnails
-from flairsearch.serve.worker import Service
+from flairsearch.serve.worker import SearchWorker
 from tests.support.fake import COLOURS, FakeEncoder, exif_of, fake_engine, paint
 
 TURNED, EVIL, BITMAP = "turned.jpg", '<img src=x onerror=alert(1)>" \u202e.png', "old.bmp"
@@ -106,7 +106,7 @@ def serving_index(
     index: Path, token: str | None = None, open_engine: Callable[[Path], Engine] = open_index, **limits: Any
 ) -> Iterator[Site]:
     """A server on it, stopped at the end. limits: those of Server."""
-    service = Service(lambda: open_engine(index))
+    service = SearchWorker(lambda: open_engine(index))
     api = app.Api(service, Thumbnails(index.parent / "thumbnails"))
     listener = server_module.listen("127.0.0.1", 0)
     ready = threading.Event()
