@@ -28,7 +28,7 @@ from benchmarks.flickr import FRAME, Annotations, read_photos
 from benchmarks.shortlist import WORDS, head
 from flairsearch.core.types import EncodedText, EncodedViews, Picture
 from flairsearch.evaluate.caption_datasets import read_annotations
-from flairsearch.evaluate.galleries import aggregate_views, encode_in_pieces, join
+from flairsearch.evaluate.galleries import encode_in_pieces, join, of_photos
 from flairsearch.evaluate.mosaics import Mosaics, make_mosaics, plan_mosaics
 from flairsearch.model import prompts
 from flairsearch.model.encoder import Encoder
@@ -193,9 +193,7 @@ def measure(encoder: Encoder, encoded: EncodedViews, several: dict[str, EncodedQ
 
 def measure_words(encoder: Encoder, folder: Path, file: Path) -> None:
     """Labels of photos, each asked for alone: present among all photos, absent among those of other labels."""
-    found = aggregate_views(
-        read_annotations(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size
-    )
+    found = of_photos(read_annotations(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size)
     encoded, right = join(found.encoded), found.right
     assert right is not None
     _, once = np.unique(found.texts, return_index=True)

@@ -24,37 +24,37 @@ def queries(captions: list[str], photos: list[Path]) -> Iterator[tuple[str, Quer
     """Name, what is asked for, and the other arguments of a search."""
     text, photo = iter(captions), iter(photos)
     for number in range(12):
-        yield f"text {number}", Query.of(next(text)), {}
+        yield f"text {number}", Query(next(text)), {}
     for word in ("dog", "red shirt", "water", "a child on a swing"):
-        yield f"word {word}", Query.of(word), {"shortlist": "all" if word == "dog" else "auto"}
+        yield f"word {word}", Query(word), {"shortlist": "all" if word == "dog" else "auto"}
     for number in range(4):
-        yield f"two phrases {number}", Query.of([next(text), "a dog"]), {}
-        yield f"three phrases {number}", Query.of([next(text), "grass", "a dog"]), {}
+        yield f"two phrases {number}", Query([next(text), "a dog"]), {}
+        yield f"three phrases {number}", Query([next(text), "grass", "a dog"]), {}
     for number, without in enumerate(("ball", "snow", "person", "collar", "water", "tree")):
-        yield f"exclusion {number}", Query.of("a dog runs", without=without), {"k": 5 + number}
+        yield f"exclusion {number}", Query("a dog runs", exclude=without), {"k": 5 + number}
     for at in ("left", "right", "top", "bottom", "center"):
-        yield f"position {at}", Query.of("a boy", at=at), {}
+        yield f"position {at}", Query("a boy", position=at), {}
     for area in ("2%", "10%", "30%"):
-        yield f"area {area}", Query.of("a face", min_area=area), {}
+        yield f"area {area}", Query("a face", min_area=area), {}
     folder = str(photos[0].resolve().parent)
     one = [{"ext": "jpg"}, {"larger_than": "15kB"}, {"larger_than": "224x224"}, {"under": folder}]
     for limits in (*one, {"since": "1960"}, {"until": "2020"}, {"under": folder, "ext": "png"}):
-        yield f"filter {limits}", Query.of(next(text)), {"scope": Filter.of(**limits)}
+        yield f"filter {limits}", Query(next(text)), {"scope": Filter(**limits)}
     for number in range(5):
-        yield f"picture {number}", Query.of(picture=str(next(photo))), {}
+        yield f"picture {number}", Query(image=str(next(photo))), {}
     for weight in (0.5, 2.0):
         yield (
             f"picture and text {weight}",
-            Query.of("in the snow", picture=ImageExample.of(next(photo), None, weight)),
+            Query("in the snow", image=ImageExample(next(photo), None, weight)),
             {},
         )
-    yield "part of a picture", Query.of(picture=ImageExample.of(next(photo), (20, 20, 150, 180))), {}
+    yield "part of a picture", Query(image=ImageExample(next(photo), (20, 20, 150, 180))), {}
     for offset in (10, 30, 200):
-        yield f"page at {offset}", Query.of("two people"), {"offset": offset}
-    yield "page of phrases", Query.of(["a man", "a bicycle"], without="helmet"), {"offset": 10}
-    yield "page of 100", Query.of("a crowd"), {"k": 100}
-    yield "shortlist 50", Query.of(next(text)), {"shortlist": "50"}
-    yield "min_score", Query.of(next(text)), {"min_score": 0.2}
+        yield f"page at {offset}", Query("two people"), {"offset": offset}
+    yield "page of phrases", Query(["a man", "a bicycle"], exclude="helmet"), {"offset": 10}
+    yield "page of 100", Query("a crowd"), {"k": 100}
+    yield "shortlist 50", Query(next(text)), {"shortlist": "50"}
+    yield "min_score", Query(next(text)), {"min_score": 0.2}
 
 
 def keep(args: argparse.Namespace) -> None:

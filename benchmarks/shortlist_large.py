@@ -65,7 +65,7 @@ def make_index(engine: Engine, folder: Path, views: int) -> None:
             writer.add_image(ImageFile("/recombined", f"{number:07d}.jpg", 1, 1), digest)
         done += len(hashes)
         writer.commit()
-        if writer.wants_basis:
+        if writer.WANTS_BASIS:
             writer.fit(engine.encoder.token_metric)
     for _ in writer.compact():
         pass

@@ -109,7 +109,7 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
         for _ in writer.compact():
             pass
         figures |= _fill(writer, rng, files, done, settings)
-        figures["bytes of a view's tokens"] = writer.reader().codecs[writer.catalog.segments()[-1][2]].stride
+        figures["bytes of a view's tokens"] = writer.snapshot().codecs[writer.catalog.segments()[-1][2]].stride
     figures["catalogue: bytes a view"] = (index / "catalog.sqlite").stat().st_size / args.views
     return figures
 
@@ -153,7 +153,7 @@ def _fill(
     writer: Writer, rng: np.random.Generator, files: list[ImageFile], done: int, settings: IndexSettings
 ) -> dict[str, float]:
     """Copies of the bytes there are, in segments as compaction makes them; and the same bytes as a plain file."""
-    reader = writer.reader()
+    reader = writer.snapshot()
     rows = reader.coded(reader.views.id[: INGEST_LIMITS.commit_views])
     ((label, codec),) = reader.codecs.items()
     seconds, count, folder = 0.0, len(files) - done, writer.catalog

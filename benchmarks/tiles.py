@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flairsearch import Engine
-from flairsearch.core.types import Hit
+from flairsearch.core.hits import Hit
 from flairsearch.evaluate.caption_datasets import read_annotations
 from flairsearch.evaluate.galleries import load_pictures
 from flairsearch.evaluate.mosaics import Mosaics, cell_boxes, make_mosaics, plan_mosaics
@@ -70,9 +70,9 @@ def main() -> None:
     print("| views | R@1 / 5 / 10 | BoxRecall@1 / 5 / 10 | IoU, right hits | photos/s | bytes a photo | query |")
     print("|---|---|---|---|---|---|---|")
     recalls = []
-    usual = aggregation.VIEWS
+    usual = aggregation.TOP_VIEWS_PER_IMAGE
     for views, best in (("squash", usual), *((args.views, best) for best in args.best or [usual])):
-        aggregation.VIEWS = best
+        aggregation.TOP_VIEWS_PER_IMAGE = best
         row, recall = measure(work, folder, views, captions, photos, shown, boxes)
         print(f"{row} the {best} best views of a photo" if args.best else row, flush=True)
         recalls.append(recall)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flairsearch.core.errors import FlairSearchError
     from flairsearch.core.filters import Filter
+    from flairsearch.core.hits import Hit, Region
     from flairsearch.core.query import ImageExample, Query
     from flairsearch.core.reports import IndexReport
-    from flairsearch.core.types import Hit, Region
     from flairsearch.engine import Engine
     from flairsearch.model.flair import FLAIR, load_model
 

@@ -1,26 +1,27 @@
-"""Engine: one index and one model behind open / add / search / show / forget / status / close. No logic of its own."""
+"""Engine: one index and one model behind open / add / search / show / forget / status / close. It only delegates."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from flairsearch.codecs.codec import check_codec
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Filter
 from flairsearch.core.limits import WRITE_LIMITS, WriteLimits
 from flairsearch.core.paths import index_folder
+from flairsearch.core.query import Query
 from flairsearch.core.reports import IndexReport, Progress, Status
+from flairsearch.core.request import SearchRequest, SearchResult
 from flairsearch.core.settings import IndexSettings, check_device
 from flairsearch.core.timing import StageTimer
-from flairsearch.core.types import EncodedQuery, Hit
+from flairsearch.core.types import EncodedQuery
 from flairsearch.indexing.lifecycle import check_move, forget, open_index, prepare_codec, writing
-from flairsearch.model.model_source import ModelSource
+from flairsearch.model.lazy_encoder import LazyEncoder
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.derived_files import drop_damaged
@@ -30,40 +31,31 @@ from flairsearch.store.verify import Damage, verify
 from flairsearch.store.writer import Writer
 
 if TYPE_CHECKING:
-    from flairsearch.core.query import Query
-    from flairsearch.indexing.pipeline import EncoderCalls
-    from flairsearch.model.encoder import Encoder
-    from flairsearch.model.text_encoder import TextEncoder
-    from flairsearch.search.searcher import Searcher
-    from flairsearch.shortlist.prompt_banks import PromptBanks
+    from flairsearch.core.hits import Hit
+    from flairsearch.core.protocols import Encoder
+    from flairsearch.search.index_states import IndexStates, OpenedState
 
-
-_T = TypeVar("_T")
-ATTEMPTS = 20  # at an answer from one state, while others write
+MANY_SEARCHES = 1000  # An engine is expected to search more often than it takes to be worth loading everything.
 
 
 class Engine:
-    """Make one with `Engine.open`. Heavy libraries are imported when the first photo or query needs them."""
+    """Make one with `Engine.open`; threads may share it. Heavy libraries are imported when they are first needed."""
 
     def __init__(
         self,
         folder: Path,
         settings: IndexSettings,
-        model: str | Path,
-        device: str,
+        encoder: Encoder,
         *,
         limits: WriteLimits = WRITE_LIMITS,
         policy: SearchPolicy = DEFAULT_POLICY,
+        expected_searches: int = MANY_SEARCHES,
     ) -> None:
         """limits, policy: thresholds of writing and of searches, which tests make small."""
-        self.folder, self.settings, self._limits, self._policy = folder, settings, limits, policy
-        self._model = ModelSource(folder, settings, model, device)
+        self.folder, self.settings, self.encoder = folder, settings, encoder
+        self._limits, self._policy, self._expected_searches = limits, policy, expected_searches
         self._catalog = Catalog(folder)
-        self._opened: Searcher | None = None
-        self.in_scope = 0  # The number of views that the last search was about.
-        self.reranked: list[int] = []  # How many of them each text of the last search ranked exactly.
-        self.passed_over: list[int] = []  # Photos that may meet its conditions, and were not looked at.
-        self.clock = StageTimer()  # The times of the parts of all searches.
+        self._opened: OpenedState | None = None
 
     @staticmethod
     def open(
@@ -83,29 +75,51 @@ class Engine:
         folder = index_folder(index)
         check_device(device)
         settings, known = open_index(folder, model, views, codec, create)
-        return Engine(folder, settings, known, device)
+        return Engine(folder, settings, LazyEncoder(folder, settings, known, device))
+
+    @staticmethod
+    def open_for_one_search(
+        index: str | Path | None = None, model: str | Path | None = None, device: str = "auto"
+    ) -> Engine:
+        """Open an index that is there for a single search: nothing is loaded that takes longer than it saves.
+
+        device: `auto` is the CPU, as a GPU takes longer to start than it saves one search. Raises as `open` does.
+        """
+        folder = index_folder(index)
+        check_device(device)
+        settings, known = open_index(folder, model, None, None, create=False)
+        encoder = LazyEncoder(folder, settings, known, "cpu" if device == "auto" else device)
+        return Engine(folder, settings, encoder, expected_searches=1)
 
     # -- write
 
-    def add(self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()) -> IndexReport:
-        """Index folders, or rescan all known ones; unchanged files are not read again."""
+    def add(self, folders: str | Path | Sequence[str | Path] = (), ignore: Sequence[str] = ()) -> IndexReport:
+        """Index folders, or rescan all known ones; unchanged files are not read again.
+
+        ignore: globs of names or paths to leave out.
+        """
         report = IndexReport()
-        for step in self.adding(folders, exclude):
+        for step in self.adding(folders, ignore):
             if isinstance(step, IndexReport):
                 report = step
         return report
 
     def adding(
-        self, folders: str | Path | Sequence[str | Path] = (), exclude: Sequence[str] = ()
+        self, folders: str | Path | Sequence[str | Path] = (), ignore: Sequence[str] = ()
     ) -> Iterator[Progress | IndexReport]:
-        """`add`, step by step: Progress after every file, the Report at the end."""
+        """`add`, step by step: Progress after every file, the report at the end."""
         from flairsearch.indexing.pipeline import ingest
+        from flairsearch.search.index_states import open_snapshot
+        from flairsearch.shortlist.build import PredictorPolicy
 
-        several = [folders] if isinstance(folders, str | Path) else folders
+        given = [folders] if isinstance(folders, str | Path) else folders
+        paths = [os.fspath(folder) for folder in given]
+        predictor_policy = PredictorPolicy(exhaustive_views=self._policy.exhaustive_views)
         with self._writing() as writer:
-            yield from ingest(
-                writer, [os.fspath(folder) for folder in several], self._encoder_calls(), exclude, self._limits.ingest
-            )
+            for step in ingest(writer, paths, self.encoder, ignore, self._limits.ingest, predictor_policy):
+                if isinstance(step, IndexReport):
+                    open_snapshot(self.folder, self.settings, self._catalog)  # The first search finds its files made.
+                yield step
 
     def forget(self, path: str | Path) -> int:
         """Remove an image, or all images below a folder; the photos stay. Returns how many."""
@@ -116,25 +130,27 @@ class Engine:
     def compact(self, codec: str | None = None) -> Iterator[tuple[int, int]]:
         """Give back the room of photos that are gone and, with `codec`, write all views in it.
 
-        Yields (views done, views in all). Raises StoreError when there is no such codec.
+        Yields (views done, views in all). Raises UsageError when there is no such codec, StoreError when segments are
+        damaged; these stay as they are.
         """
         settings = replace(self.settings, codec=check_codec(codec or self.settings.codec))
         with self._writing(settings) as writer:
-            prepare_codec(writer, codec is not None, lambda: self.encoder.token_metric)
+            prepare_codec(writer, codec is not None, self.encoder)
             self.settings = settings
-            yield from writer.compact()
+            yield from writer.compactor.compact(writer.target, dead_too=True)
 
     def refit(self) -> Iterator[tuple[int, int]]:
-        """Make the fitted vectors anew, from the stored tokens: (views done, views in all)."""
-        from flairsearch.shortlist.build import refit_views
+        """Fit a new score predictor for the shortlist to the stored tokens: (views done, views in all)."""
+        from flairsearch.shortlist.build import PredictorPolicy, refit_views
 
         with self._writing() as writer:
-            yield from refit_views(writer.reader(), self._make_bank)
+            policy = PredictorPolicy(exhaustive_views=self._policy.exhaustive_views)
+            yield from refit_views(writer.snapshot(), self.encoder, policy)
 
     def verify(self) -> Iterator[tuple[int, int, list[Damage]]]:
         """Compare every stored byte with its checksum: (views done, views in all, damaged ones), piece by piece.
 
-        Of the files that can be made again, damaged ones are removed.
+        Damaged files that can be made again are removed.
         """
         drop_damaged(self.folder / "prefilter")
         yield from verify(Snapshot(self.folder, self.settings, self._catalog), self._catalog, self._limits.store)
@@ -144,7 +160,7 @@ class Engine:
         from flairsearch.indexing.repair import repair
 
         with self._writing() as writer:
-            return list(repair(writer, damage, self._encoder_calls().encode, self._limits.ingest))
+            return list(repair(writer, damage, self.encoder, self._limits.ingest))
 
     def move_root(self, old: str | Path, new: str | Path) -> None:
         """The same photos are in another folder now (a disk that moved); nothing is encoded again.
@@ -158,58 +174,36 @@ class Engine:
     def _writing(self, settings: IndexSettings | None = None) -> AbstractContextManager[Writer]:
         return writing(self.folder, settings or self.settings, self._limits.store)
 
-    def _encoder_calls(self) -> EncoderCalls:
-        """What indexing asks of the model, which is loaded when it is first asked."""
-        from flairsearch.indexing.pipeline import EncoderCalls
-
-        return EncoderCalls.of(self, self._make_bank)
-
-    @property
-    def _make_bank(self) -> PromptBanks:
-        from flairsearch.shortlist.prompt_banks import PromptBanks
-
-        return PromptBanks(self, self._policy.exhaustive_views)
-
     # -- read
 
-    def search(
-        self,
-        what: str | Query,
-        k: int = 10,
-        shortlist: str | int = "auto",
-        min_score: float | None = None,
-        scope: Filter | None = None,
-        offset: int = 0,
-    ) -> list[Hit]:
-        """The k photos that answer a text best, each with its regions.
+    def search(self, query: str | Query | SearchRequest, k: int = 10, **options: Any) -> SearchResult:
+        """The k photos that answer a query best, each with its regions.
 
-        `what`: a text, or more: `EncodedText.of(["white puppy", "black ears"], without="leash", at="left")`.
-        `shortlist`: how many views the prefilter hands to the exact ranking: "auto", "all" or a number.
-        `scope`: which photos are looked at: `Filter.of(under="photos/2024", since="2024-05", ext="jpg")`.
-        `offset`: how many of the best are left out: the next page of k hits; their ranks go on from there.
-        Raises UsageError when the text is empty or the scope's folder holds no indexed photo, PictureError when a
-        picture of the query cannot be read, StoreError when the index is damaged.
+        query: a text, or more: `Query(["white puppy", "black ears"], exclude="leash", position="left")`.
+        options: the other fields of SearchRequest. `filter`: which photos are searched, `Filter(since="2024-05")`;
+        `offset`: how many of the best to leave out; `shortlist`: how many views to rank exactly, "auto", "all" or a
+        number; `min_score`. A whole SearchRequest takes the place of all.
+        Raises UsageError when a value makes no sense or the filter's folder holds no indexed photo, PictureError when
+        an image of the query cannot be read, StoreError when the index is damaged.
         """
-        return self.search_many([what], k, shortlist, min_score, scope, offset)[0]
+        return self.search_many([query], k, **options)[0]
 
     def search_many(
-        self,
-        several: Sequence[str | Query],
-        k: int = 10,
-        shortlist: str | int = "auto",
-        min_score: float | None = None,
-        scope: Filter | None = None,
-        offset: int = 0,
-    ) -> list[list[Hit]]:
+        self, queries: Sequence[str | Query | SearchRequest], k: int = 10, **options: Any
+    ) -> list[SearchResult]:
         """`search` for each query, in less time than one by one: they are encoded, and tokens read, together."""
-        asked = self._ask(several)
-        return self._of_one_state(lambda searcher: searcher.search_many(asked, k, shortlist, min_score, scope, offset))
+        timer, requests = StageTimer(), [SearchRequest.of(query, k, **options) for query in queries]
+        if not requests:
+            return []
+        encoded = self._encode([request.query for request in requests], timer)
+        for opened in self._states.newest(requests[0], len(encoded[0].phrases), timer):
+            results: dict[int, SearchResult] = {}
+            for alike in _grouped(requests):
+                found = opened.searcher.search_many([encoded[i] for i in alike], requests[alike[0]], timer)
+                results |= zip(alike, found, strict=True)
+        return [self._finished(results[i], request, opened, timer) for i, request in enumerate(requests)]
 
-    def path_of(self, image: int) -> str | None:
-        """Where an image is, absolute; None when the index has no such id."""
-        return self._catalog.path_of(image)
-
-    def show(self, image: str | Path | int, what: str | Query) -> Hit:
+    def show(self, image: str | Path | int, query: str | Query) -> Hit:
         """Where one indexed photo, or the image of that id, shows what a query speaks of.
 
         Conditions of the query do not matter. Raises UsageError when the photo is not in the index.
@@ -217,84 +211,69 @@ class Engine:
         path = self.path_of(image) if isinstance(image, int) else image
         if path is None:
             raise UsageError(f"no image {image} in the index")
-        absolute = os.path.abspath(os.path.expanduser(path))
-        (asked,) = self._ask([what])
-        phrases = EncodedQuery(asked.phrases, asked.weights)
-        hit = self._of_one_state(lambda searcher: searcher.show(absolute, phrases))
+        absolute, timer, request = os.path.abspath(os.path.expanduser(path)), StageTimer(), SearchRequest.of(query)
+        (encoded,) = self._encode([request.query], timer)
+        for opened in self._states.newest(request, len(encoded.phrases), timer):
+            hit = opened.searcher.show(absolute, EncodedQuery(encoded.phrases, encoded.weights))
         if hit is None:
             raise UsageError(f"{absolute} is not in the index - run flairsearch index on its folder")
         return hit
 
-    def damage(self) -> list[str]:
-        """One line for each segment that cannot be searched because its file is missing or cut."""
-        return self._searcher().reader.damage
-
-    def warnings(self, query: int = 0) -> list[str]:
-        """One line each: what of the index, or of the last search's n-th query, nobody looked at."""
-        from flairsearch.search.hits import passed_over
-
-        return [*self.damage(), *passed_over(self.passed_over[query])]
-
-    def unseen_words(self, *texts: str) -> list[str]:
-        """The words of texts, each once, that the model was never trained on: what it makes of them is a guess."""
-        return list(dict.fromkeys(word for text in texts for word in self.texts.unseen_words(text)))
-
-    def _of_one_state(self, ask: Callable[[Searcher], _T]) -> _T:
-        """Ask the newest state; ask again when another process committed meanwhile, as paths are looked up last."""
-        for _ in range(ATTEMPTS):
-            with self.clock.part("open"):
-                searcher = self._searcher()
-            searcher.clock = self.clock
-            answer = ask(searcher)
-            self.in_scope, self.reranked = searcher.in_scope, searcher.reranked
-            self.passed_over = searcher.passed_over
-            if self._catalog.generation() == searcher.reader.generation:
-                return answer
-        return answer
-
-    def _ask(self, several: Sequence[str | Query]) -> list[EncodedQuery]:
-        from flairsearch.search.query_encoder import fold
-
-        with self.clock.part("encode"):
-            size = self.settings.image_size
-            # The encoder, and torch with it, is loaded when a query has pictures.
-            return fold(several, self.texts, lambda *some: self.encoder.encode_examples(*some), size)
+    def path_of(self, image: int) -> str | None:
+        """Where an image is, absolute; None when the index has no such id."""
+        return self._catalog.path_of(image)
 
     def status(self) -> Status:
         """What the index holds."""
         return status_of(self.folder, self.settings, self._catalog)
 
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Of pictures, and of thousands of texts; the model is loaded in torch."""
-        return self._model.encoder()
+    def unseen_words(self, *texts: str) -> tuple[str, ...]:
+        """The words of texts, each once, that are in no training text of the model: it can only guess them."""
+        return tuple(dict.fromkeys(word for text in texts for word in self.encoder.unseen_words(text)))
+
+    def _encode(self, queries: Sequence[Query], timer: StageTimer) -> list[EncodedQuery]:
+        from flairsearch.search.query_encoder import encode_queries
+
+        with timer.stage("encode"):
+            return encode_queries(queries, self.encoder, self.settings.image_size)
 
     @cached_property
-    def texts(self) -> TextEncoder:
-        """Of a query's texts; torch is not imported."""
-        return self._model.texts()
+    def _states(self) -> IndexStates:
+        from flairsearch.search.index_states import IndexStates
 
-    @cached_property
-    def device(self) -> str:
-        """Where queries are ranked. Without a GPU nobody asks torch."""
-        return self._model.device_without_torch() or self.encoder.device
+        return IndexStates(
+            self.folder, self.settings, self._catalog, self.encoder, self._policy, self._expected_searches
+        )
 
-    def _searcher(self) -> Searcher:
-        """The searcher of the newest committed state; another process may have written since."""
-        from flairsearch.search.searcher import Searcher
-
-        if self._opened is None or self._opened.reader.generation != self._catalog.generation():
-            reader = Snapshot(self.folder, self.settings, self._catalog)
-            self._opened = Searcher(reader, self._catalog, self.texts.pool_weights, self.device, self._policy)
-        return self._opened
+    def _finished(
+        self, result: SearchResult, request: SearchRequest, opened: OpenedState, timer: StageTimer
+    ) -> SearchResult:
+        """The result with what only the engine knows."""
+        query, damage = request.query, opened.snapshot.damage
+        stats = replace(
+            result.stats,
+            unseen_words=self.unseen_words(*query.texts, *query.excluded),
+            seconds=timer.seconds,
+            backend=str(opened.backend),
+        )
+        complete = result.complete and not damage
+        return replace(result, stats=stats, warnings=(*damage, *result.warnings), complete=complete)
 
     def close(self) -> None:
         """Close the catalogue; the engine is not used afterwards."""
         self._catalog.close()
-        self._opened = None
+        vars(self).pop("_states", None)  # The open segments go with it.
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _grouped(requests: Sequence[SearchRequest]) -> list[list[int]]:
+    """The places of requests that differ in their queries alone: these are answered together."""
+    groups: dict[object, list[int]] = {}
+    for place, request in enumerate(requests):
+        groups.setdefault(request.besides_query, []).append(place)
+    return list(groups.values())

@@ -21,14 +21,14 @@ from flairsearch.store.catalog import Catalog
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """What an index is made with; None: as the old one, or as a new one has it."""
+    """What an index is made with; None: as the old index has it, else the default."""
 
     model: str | Path | None = None
     views: str | None = None
     codec: str | None = None
 
     def or_those_of(self, old: IndexSettings) -> IndexOptions:
-        """These, and what they leave open as the old index has it."""
+        """These options, completed by those of the old index."""
         return IndexOptions(
             self.model or checkpoints.successor(old.model), self.views or old.views, self.codec or old.codec
         )
@@ -42,7 +42,7 @@ def rebuild(
     folders: Sequence[str | Path],
     options: IndexOptions = AS_BEFORE,
     device: str = "auto",
-    exclude: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> Iterator[Progress | IndexReport]:
     """Make an index anew beside the old one and swap them at the end; a run that is cut off goes on next time.
 
@@ -67,11 +67,11 @@ def rebuild(
     fresh = folder.with_name(f"{folder.name}.rebuilding")
     try:
         engine = _open(fresh, options, device)
-    except StoreError:  # left over from a run with other settings
+    except StoreError:  # A run with other settings left it.
         shutil.rmtree(fresh)
         engine = _open(fresh, options, device)
     with engine:
-        for step in engine.adding(roots, exclude):
+        for step in engine.adding(roots, ignore):
             yield replace(step, warnings=(*step.warnings, *warnings)) if isinstance(step, IndexReport) else step
     replace_index(folder, fresh)
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 import flairsearch
 from flairsearch.core.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
+from flairsearch.core.hits import Hit
 from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.reports import IndexReport, Progress
-from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
 from flairsearch.model import checkpoints, encoder
 from flairsearch.model.flair import ModelConfig, load_model
@@ -343,7 +343,7 @@ def test_an_image_by_its_id(tmp_path: Path, photos: Path) -> None:
 def test_conditions_do_not_matter_where_one_image_is_shown(tmp_path: Path, photos: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
-        terms = Query.of("red", without="red", at="right", min_area="90%")
+        terms = Query("red", exclude="red", position="right", min_area="90%")
         assert engine.search(terms) == []
         for hit in engine.search("red"):
             assert engine.show(hit.image, terms).regions == engine.show(hit.image, "red").regions
@@ -354,17 +354,17 @@ def test_a_picture_as_bytes_is_as_its_file(tmp_path: Path, photos: Path) -> None
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
         for box in (None, (0, 0, 32, 64), (32, 0, 64, 64)):
-            (by_path,) = engine.search_many([Query.of(picture=ImageExample.of(two, box))])
-            (by_bytes,) = engine.search_many([Query.of(picture=ImageExample.of(two.read_bytes(), box))])
+            (by_path,) = engine.search_many([Query(image=ImageExample(two, box))])
+            (by_bytes,) = engine.search_many([Query(image=ImageExample(two.read_bytes(), box))])
             assert [(hit.image, hit.score) for hit in by_bytes] == [(hit.image, hit.score) for hit in by_path]
             assert {hit.phrases[0].text for hit in by_bytes} == {"picture"}
         for wrong in (b"", b"no picture", two.read_bytes()[:60]):
             with pytest.raises(PictureError) as caught:
-                engine.search(Query.of("red", picture=ImageExample.of(wrong)))
+                engine.search(Query("red", image=ImageExample(wrong)))
             assert len(str(caught.value).splitlines()) == 1
             assert str(wrong)[:20] not in str(caught.value)
         with pytest.raises(UsageError):
-            engine.search(Query.of(picture=ImageExample.of(two.read_bytes(), (0, 0, 65, 64))))
+            engine.search(Query(image=ImageExample(two.read_bytes(), (0, 0, 65, 64))))
 
 
 # -- what another process writes while one photo is shown
@@ -450,7 +450,7 @@ def files(): return {str(path): path.stat().st_mtime_ns for path in (folder / "p
 before = files()
 with Engine.open(folder, device="cpu", create=False) as engine:
     hits = engine.search("a red ball", 3)
-    many = engine.search(Query.of(["red", "a dog"], without="blue", at="left"), 3)
+    many = engine.search(Query(["red", "a dog"], exclude="blue", position="left"), 3)
 new = sorted(path for path, changed in files().items() if before.get(path) != changed)
 heavy = {"torch", "open_clip", "faiss", "numba", "PIL", "huggingface_hub", "ftfy"}
 print(json.dumps([[hit.path for hit in hits], sorted(heavy & set(sys.modules)), new]))

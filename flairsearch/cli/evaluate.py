@@ -133,17 +133,21 @@ def _open_photos(
     policy, shown = check_views(views, tiles=False), Mosaics(mosaics, side) if mosaics else None
     encoder = Encoder(model[0] or checkpoints.default_name(), model[1])
     size = encoder.config.image_size
-    return encoder, galleries.aggregate_views(notes, encoder.encode_pictures, policy, size, shown, count)
+    return encoder, galleries.of_photos(notes, encoder.encode_pictures, policy, size, shown, count)
 
 
 def _open_index(
     index: str, model: str | None, device: str, most: int | None, count: int | None
 ) -> tuple[Encoder, Gallery]:
-    from flairsearch.engine import Engine
+    from flairsearch.core.paths import index_folder
     from flairsearch.evaluate import galleries
+    from flairsearch.indexing.lifecycle import open_index
+    from flairsearch.model.lazy_encoder import LazyEncoder
 
-    with Engine.open(index, model, device=device, create=False) as engine:
-        return engine.encoder, galleries.of_index(engine.folder, engine.settings, most, count)
+    folder = index_folder(index)
+    settings, known = open_index(folder, model, None, None, create=False)
+    encoder = LazyEncoder(folder, settings, known, device).in_torch
+    return encoder, galleries.of_index(folder, settings, most, count)
 
 
 def _most(views: str | None) -> int | None:

@@ -15,23 +15,30 @@ if TYPE_CHECKING:
     from flairsearch.core.reports import IndexReport, Progress
 
 
-_Folders = Annotated[list[Path] | None, typer.Argument(help="Folders of photos; none: rescan those known.")]
+_Folders = Annotated[
+    list[Path] | None, typer.Argument(help="Folders of photos; without any, all known ones are read again.")
+]
 _Views = Annotated[
     str | None,
     typer.Option(
-        help="squash: the whole photo; center: its middle square; tiles:N: the whole, N or so squares.",
+        help="squash: the whole photo; center: its middle square; tiles:N: the whole and about N squares.",
         autocompletion=complete_views,
     ),
 ]
-_Exclude = Annotated[list[str] | None, typer.Option(help="Glob of names or paths to leave out.")]
-_Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the index anew, for another model or views.")]
+_Ignore = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB", help="Leave out files whose name or path matches this glob.")
+]
+_Rebuild = Annotated[
+    bool, typer.Option("--rebuild", help="Make a new index in place of the old one, for another model or views.")
+]
 _Codec = Annotated[
-    str | None, typer.Option(help="How tokens are kept: fp16, int8, q4, q2, q1.", autocompletion=complete_codec)
+    str | None, typer.Option(help="How tokens are stored: fp16, int8, q4, q2, q1.", autocompletion=complete_codec)
 ]
 _MoveRoot = Annotated[
-    tuple[Path, Path] | None, typer.Option(help="OLD NEW: a known folder that is somewhere else now.")
+    tuple[Path, Path] | None,
+    typer.Option(metavar="OLD NEW", help="The photos of a known folder are in another folder now."),
 ]
-_Watch = Annotated[bool, typer.Option("--watch", help="Stay, and index whatever changes, until Ctrl-C.")]
+_Watch = Annotated[bool, typer.Option("--watch", help="Keep running and index what changes, until Ctrl-C.")]
 
 
 def index_command(
@@ -39,7 +46,7 @@ def index_command(
     index: IndexOption = "default",
     model: ModelOption = None,
     views: _Views = None,
-    exclude: _Exclude = None,
+    ignore: _Ignore = None,
     rebuild: _Rebuild = False,
     codec: _Codec = None,
     move_root: _MoveRoot = None,
@@ -70,21 +77,21 @@ def index_command(
     with on_stop(watch):
         if rebuild:
             options = IndexOptions(model, views, codec)
-            report = _follow(rebuild_index(folder, folders or [], options, device, exclude or []))
+            report = _follow(rebuild_index(folder, folders or [], options, device, ignore or []))
             _tell(report, folder)
         if watch or not rebuild:
             with Engine.open(folder, model, device=device, views=views, codec=codec) as engine:
                 if report is None:
-                    report = _follow(engine.adding(folders or [], exclude or []))
+                    report = _follow(engine.adding(folders or [], ignore or []))
                     _tell(report, folder)
                 if watch:
-                    keep_watching(engine, report, lambda engine: _follow(engine.adding((), exclude or [])), device)
+                    keep_watching(engine, report, lambda engine: _follow(engine.adding((), ignore or [])), device)
     if report and report.skipped and not report.indexed and not watch:
         raise typer.Exit(1)
 
 
 def _check_folders(folders: list[Path]) -> None:
-    """Before an empty index is made for a mistyped folder."""
+    """Refuse a mistyped folder before an empty index is made."""
     for folder in folders:
         if not folder.expanduser().is_dir():
             what = "is a file" if folder.exists() else "is not there"
@@ -104,7 +111,7 @@ def _say_default_model() -> None:
 
 
 def _follow(steps: Iterator[Progress | IndexReport]) -> IndexReport:
-    """Show progress on stderr, return the report."""
+    """Show progress on stderr; -> the report."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -122,7 +129,7 @@ def _follow(steps: Iterator[Progress | IndexReport]) -> IndexReport:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("indexing", total=None, rate="", skipped="")
         report = None
-        for step in steps:  # to the end: what comes after the report is the swap of a rebuilt index
+        for step in steps:  # To the end: after the report, a rebuilt index takes the place of the old one.
             if isinstance(step, IndexReport):
                 report = step
                 continue

@@ -1,4 +1,4 @@
-"""The command line. Results go to stdout, talk and progress to stderr; the only place that prints."""
+"""The command line, the only place that prints: results to stdout, talk and progress to stderr."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from flairsearch.core.errors import FlairSearchError, UsageError
 
-if TYPE_CHECKING:
-    from typer.core import TyperCommand, TyperGroup
-
-VERBS = {  # module, and in it the function, or the Typer of several verbs
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+# Of each verb the module, and in it the function, or the Typer of several verbs.
+VERBS = {
     "index": ("index", "index_command"),
     "query": ("query", "query_command"),
     "show": ("query", "show_command"),
@@ -34,54 +35,60 @@ VERBS = {  # module, and in it the function, or the Typer of several verbs
 }
 
 
-class _Commands(Mapping[str, "TyperCommand | TyperGroup"]):
-    """Made when they are asked for: to import and build those of all verbs takes longer than a server's answer."""
+class LazyGroup(TyperGroup):
+    """The verbs; each is imported when it is asked for: all of them take longer than a server's answer."""
 
-    def __init__(self) -> None:
-        self._made: dict[str, TyperCommand | TyperGroup] = {}
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the verbs, in the order of --help."""
+        return list(VERBS)
 
-    def __getitem__(self, verb: str) -> TyperCommand | TyperGroup:
-        if verb not in self._made:
-            self._made[verb] = self._make(verb)
-        return self._made[verb]
-
-    def _make(self, verb: str) -> TyperCommand | TyperGroup:
-        module, name = VERBS[verb]
-        found = getattr(import_module(f"flairsearch.cli.{module}"), name)
-        if not isinstance(found, typer.Typer):
-            found, command = typer.Typer(add_completion=False, rich_markup_mode=None), found
-            found.command(verb)(command)
-        made = typer.main.get_command(found)
-        made.name = verb
-        return cast("TyperCommand | TyperGroup", made)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(VERBS)
-
-    def __len__(self) -> int:
-        return len(VERBS)
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a verb; None where there is no such verb."""
+        return _command(cmd_name) if cmd_name in VERBS else None
 
 
-def root() -> TyperGroup:
-    """`flairsearch` itself."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+@cache
+def _command(verb: str) -> Any:
+    module, name = VERBS[verb]
+    found = getattr(import_module(f"flairsearch.cli.{module}"), name)
+    if not isinstance(found, typer.Typer):
+        found, command = typer.Typer(add_completion=False, rich_markup_mode=None), found
+        found.command(verb, context_settings=HELP_NAMES)(command)
+    made = typer.main.get_command(found)
+    made.name = verb
+    return made
+
+
+def root() -> Any:
+    """The command `flairsearch` itself."""
+    app = typer.Typer(cls=LazyGroup, no_args_is_help=True, rich_markup_mode=None, context_settings=HELP_NAMES)
 
     @app.callback()
-    def flairsearch() -> None:
+    def flairsearch(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        ] = False,
+    ) -> None:
         """Search a folder of photos with a sentence: the photos, and the place in each photo."""
 
-    group: Any = typer.main.get_command(app)
-    group.commands = _Commands()
-    return cast("TyperGroup", group)
+    return typer.main.get_command(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from flairsearch import __version__
+
+        typer.echo(f"flairsearch {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:
     """The console script: one line for every expected error."""
-    # images/decoding.py checks a limit of its own.
+    # images/decoding.py has a limit of its own.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of broken EXIF: it counts as none
-    if sys.stdout is None:  # closed by the shell: >&-
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # Of broken EXIF, which counts as none.
+    if sys.stdout is None:  # The shell has closed it: >&-.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - It stays open to the end.
     if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
         codecs.register_error("json", _escape)
         sys.stdout.reconfigure(errors="json")
@@ -90,7 +97,7 @@ def main() -> None:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """What the terminal's encoding lacks, as JSON escapes it."""
+    """Characters that the terminal's encoding lacks, as JSON escapes them."""
     assert isinstance(error, UnicodeEncodeError)
     missing = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(missing[::2], missing[1::2], strict=True)), error.end
@@ -101,17 +108,18 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except FlairSearchError as error:
+        from flairsearch.cli.search_options import name_on_command_line
         from flairsearch.output.formatting import escape
 
-        typer.echo(f"flairsearch: {escape(str(error))}", err=True)
+        typer.echo(f"flairsearch: {escape(error.named(name_on_command_line))}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except SystemExit as end:  # Typer has seen it first
+    except SystemExit as end:  # Typer has handled the error already.
         if end.code == 130:
             typer.echo("flairsearch: stopped; what was committed is kept, run it again to go on", err=True)
-        if isinstance(end.__context__, BrokenPipeError):  # the reader of a pipe went away: nobody is left to tell
+        if isinstance(end.__context__, BrokenPipeError):  # The reader of the pipe has gone.
             sys.exit(141)
         raise
-    except OSError as error:  # a full disk, behind stdout too; whoever knows more has said it better
+    except OSError as error:  # For example a full disk behind stdout.
         typer.echo(f"flairsearch: {error}", err=True)
         sys.exit(1)
 

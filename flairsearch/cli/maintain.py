@@ -24,7 +24,7 @@ def forget_command(
         known = any(Path(root) in path.expanduser().absolute().parents for root in engine.status().roots)
     typer.echo(f"{count:,} photos removed from the index; the files are untouched", err=True)
     if known:
-        typer.echo("their folder is still indexed: the next run finds them again, unless with --exclude", err=True)
+        typer.echo("their folder is still indexed: the next run finds them again, unless with --ignore", err=True)
 
 
 def verify_command(
@@ -57,9 +57,11 @@ def compact_command(
     index: IndexOption = "default",
     codec: Annotated[
         str | None,
-        typer.Option(help="Write all views in it: fp16, int8, q4, q2, q1.", autocompletion=complete_codec),
+        typer.Option(help="Write all views in this codec: fp16, int8, q4, q2, q1.", autocompletion=complete_codec),
     ] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Make the vectors of the shortlist anew.")] = False,
+    refit_shortlist: Annotated[
+        bool, typer.Option("--refit-shortlist", help="Fit the score predictor of the shortlist anew.")
+    ] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Give back the room of photos that are gone; with --codec, keep tokens in another way."""
@@ -68,7 +70,7 @@ def compact_command(
     with Engine.open(index, device=device, create=False) as engine:
         before = engine.status().bytes
         done = max((done for done, _ in engine.compact(codec)), default=0)
-        if refit:
+        if refit_shortlist:
             _refit(engine)
         after = engine.status().bytes
     typer.echo(f"{done:,} views rewritten; {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now", err=True)

@@ -44,13 +44,6 @@ def complete_device(incomplete: str) -> list[str]:
     return _fitting(get_args(Device), incomplete)
 
 
-def complete_place(incomplete: str) -> list[str]:
-    """For `query --at`."""
-    from flairsearch.core.query import POSITIONS
-
-    return _fitting(POSITIONS, incomplete)
-
-
 def _fitting(words: Sequence[str], incomplete: str) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
@@ -59,23 +52,9 @@ _INDEX = typer.Option(
     "--index", help="Name or folder of the index.", autocompletion=complete_index, show_default="default"
 )
 IndexOption = Annotated[str, _INDEX]
-GivenIndexOption = Annotated[str | None, _INDEX]  # None tells that no index was named.
+GivenIndexOption = Annotated[str | None, _INDEX]  # None says that no index was named.
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", help="Model name, .safetensors or published .pt file.", autocompletion=complete_model),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", autocompletion=complete_device)]
-
-# of `query`
-TextsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="TEXT...", help="What to look for, in quotes; several are phrases.")
-]
-WithoutOption = Annotated[
-    list[str] | None, typer.Option("--not", metavar="TEXT", help="What must not be where the match is.")
-]
-PlaceOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PLACE", help="Where it has to be: left, right, top, bottom, center.", autocompletion=complete_place
-    ),
-]

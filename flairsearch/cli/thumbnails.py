@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from flairsearch.core.errors import PictureError
-from flairsearch.core.types import Hit
+from flairsearch.core.hits import Hit
 from flairsearch.images.decoding import open_upright
 from flairsearch.output import overlay
 

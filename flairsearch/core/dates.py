@@ -28,7 +28,7 @@ def from_clock(seconds: int) -> datetime:
     return datetime(1970, 1, 1) + timedelta(seconds=seconds)
 
 
-def parse_date(text: str, option: str) -> tuple[datetime, datetime]:
+def parse_date(text: str, parameter: str) -> tuple[datetime, datetime]:
     """A year, month, day, minute or second -> its first moment, and the first one after it. Raises UsageError."""
     for form, length in _DATES.items():
         try:
@@ -41,4 +41,4 @@ def parse_date(text: str, option: str) -> tuple[datetime, datetime]:
         elif form == "%Y-%m":
             after = after.replace(day=1)
         return first, after
-    raise UsageError(f"--{option} {text!r} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00")
+    raise UsageError(f"{text!r} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00", parameter)

@@ -4,60 +4,86 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from flairsearch.core.dates import parse_date
 from flairsearch.core.errors import UsageError
+from flairsearch.core.search_options import as_tuple, option
 
 _SIDES = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
 _BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")
-MOST_ENDINGS = 100  # of files' names; SQLite takes a bounded number of conditions
+MAX_EXTENSIONS = 100  # SQLite takes a bounded number of conditions.
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 @dataclass(frozen=True)
 class Filter:
-    """What a photo must be to be looked at; what is None, or empty, keeps none out. False where all is."""
+    """Conditions a photo must meet to be searched: `Filter(folder="photos/2024", since="2024-05", extension="jpg")`.
 
-    under: str | None = None  # folder, absolute
-    since: datetime | None = None  # the first moment, local time
-    before: datetime | None = None  # the first moment that is too late
-    larger_than: int | None = None  # bytes of the file: more than so many
-    sides: tuple[int, int] | None = None  # pixels: width and height, upright, of at least so many
-    extensions: tuple[str, ...] = ()  # lower case, without the dot
+    A field that is not set does not restrict; a filter without any is false.
+    since, until: `2024`, `2024-05`, `2024-05-17`, `2024-05-17T14:00`: from the beginning of that year, month, day or
+    minute, and through its end. larger_than: `2MB` or `1920x1080`. extension: `jpg`, or several, `jpg,png`.
+    Raises UsageError that names what is accepted.
+    """
+
+    folder: str | os.PathLike[str] | None = option(
+        None, "Only photos below this folder.", metavar="FOLDER", max_length=4096
+    )
+    since: str | None = option(None, "Only photos taken from DATE on: 2024, 2024-05, 2024-05-17.", metavar="DATE")
+    until: str | None = option(None, "Only photos taken up to and including DATE.", metavar="DATE")
+    larger_than: str | None = option(None, "Only photos larger than this: 2MB, or 1920x1080.", metavar="SIZE")
+    extension: str | Sequence[str] = option(
+        (), "Only these kinds of files: jpg, or jpg,png.", many=True, metavar="EXT", max_count=50
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", None if self.folder is None else _folder(os.fspath(self.folder)))
+        object.__setattr__(self, "extension", parse_extensions(as_tuple(self.extension)))
+        if self.taken_since and self.taken_before and self.taken_since >= self.taken_before:
+            raise UsageError(f"{self.since} is later than the end, {self.until} - no photo is between them", "since")
+        if self.larger_than is not None:
+            parse_size(self.larger_than)
 
     def __bool__(self) -> bool:
         return self != Filter()
 
-    @staticmethod
-    def of(
-        under: str | os.PathLike[str] | None = None,
-        since: str | None = None,
-        until: str | None = None,
-        larger_than: str | None = None,
-        ext: str | Iterable[str] = (),
-    ) -> Filter:
-        """A scope as people write it.
+    @property
+    def path(self) -> str | None:
+        """The absolute path of the folder."""
+        return None if self.folder is None else os.fspath(self.folder)
 
-        since, until: `2024`, `2024-05`, `2024-05-17`, `2024-05-17T14:00`; from the beginning of that year, month, day
-        or minute, and through its end. larger_than: `2MB` or `1920x1080`. ext: `jpg`, or several, `jpg,png`.
-        Raises UsageError that names what is accepted.
-        """
-        first = None if since is None else parse_date(since, "since")[0]
-        last = None if until is None else parse_date(until, "until")[1]
-        if first and last and first >= last:
-            raise UsageError(f"--since {since} is later than --until {until} - no photo is from between them")
-        size = None if larger_than is None else parse_size(larger_than)
-        return Filter(
-            None if under is None else _folder(os.fspath(under)),
-            first,
-            last,
-            size if isinstance(size, int) else None,
-            size if isinstance(size, tuple) else None,
-            parse_extensions([ext] if isinstance(ext, str) else ext),
-        )
+    @cached_property
+    def taken_since(self) -> datetime | None:
+        """The first moment that is not too early, local time."""
+        return None if self.since is None else parse_date(self.since, "since")[0]
+
+    @cached_property
+    def taken_before(self) -> datetime | None:
+        """The first moment that is too late, local time."""
+        return None if self.until is None else parse_date(self.until, "until")[1]
+
+    @property
+    def larger_than_bytes(self) -> int | None:
+        """The file has more bytes than this."""
+        size = None if self.larger_than is None else parse_size(self.larger_than)
+        return size if isinstance(size, int) else None
+
+    @property
+    def min_sides(self) -> tuple[int, int] | None:
+        """The upright photo has at least this width and height, in pixels."""
+        size = None if self.larger_than is None else parse_size(self.larger_than)
+        return size if isinstance(size, tuple) else None
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Endings of file names in lower case, without the dot."""
+        return as_tuple(self.extension)
+
+
+NO_FILTER = Filter()
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -66,36 +92,36 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if found := _SIDES.fullmatch(plain):
         return int(found[1]), int(found[2])
     if found := _BYTES.fullmatch(plain):
-        from decimal import Decimal  # most queries do without, and it takes a while to load
+        from decimal import Decimal  # Most queries do without it, and its import takes a while.
 
         return int(Decimal(found[1]) * _UNITS[found[2]])
-    raise UsageError(f"--larger-than {text!r} is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080")
+    raise UsageError(f"{text!r} is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080", "larger_than")
 
 
-def parse_extensions(several: Iterable[str]) -> tuple[str, ...]:
+def parse_extensions(texts: Sequence[str]) -> tuple[str, ...]:
     """Endings of names, separated by commas, with or without the dot. Raises UsageError."""
     found = []
-    for text in several:
+    for text in texts:
         for part in text.split(","):
             ending = part.strip().removeprefix(".").lower()
             if not (ending.isascii() and ending.isalnum()):
-                raise UsageError(f"--ext {text!r} is no ending of a file's name - use jpg, or several: jpg,png")
+                raise UsageError(f"{text!r} is no ending of a file's name - use jpg, or several: jpg,png", "extension")
             found.append(ending)
-    if len(found) > MOST_ENDINGS:
-        raise UsageError(f"--ext names {len(found):,} endings - {MOST_ENDINGS} are the most")
+    if len(found) > MAX_EXTENSIONS:
+        raise UsageError(f"{len(found):,} endings - {MAX_EXTENSIONS} are the most", "extension")
     return tuple(dict.fromkeys(found))
 
 
 def _folder(text: str) -> str:
-    """Absolute, as roots are kept: links stay as they are. Raises UsageError."""
+    """An absolute path that keeps its links, as the roots of an index do. Raises UsageError."""
     folder = os.path.abspath(os.path.expanduser(text))
     if not text or not is_text(folder):
-        raise UsageError(f"--under {text!a} is no folder of photos - see flairsearch status for those indexed")
+        raise UsageError(f"{text!a} is no folder of photos - see flairsearch status for those indexed", "folder")
     return folder
 
 
 def is_text(path: str) -> bool:
-    """Not one with a name that is no UTF-8."""
+    """Whether a path is valid UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What a query asks for: phrases and pictures, what must not be there, and where it has to be."""
+"""What a query asks for: texts and example images, what must not be there, and where the match has to be."""
 
 from __future__ import annotations
 
@@ -6,108 +6,152 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from flairsearch.core.errors import UsageError
+from flairsearch.core.search_options import as_tuple, option
 from flairsearch.core.types import Box
 
 POSITIONS = ("left", "right", "top", "bottom", "center")
+MAX_TEXT_LETTERS = 1000  # A text that comes over HTTP has at most this many letters; the model reads far fewer.
 
 
 @dataclass(frozen=True)
 class ImageExample:
-    """A picture that is looked for, or a part of it."""
+    """An image to look for, or a part of it: `ImageExample("ball.jpg", box=(40, 30, 200, 180))`.
 
-    path: str  # or a name for `data`
-    box: Box | None = None  # pixels of it upright; None: all of it
-    weight: float = 1.0  # in the score, where a text weighs 1
-    data: bytes | None = field(default=None, repr=False)  # of the picture's file, where it is none on this machine
+    source: the path of an image file, or its bytes. box: (left, top, right, bottom) in pixels of the upright image, or
+    the same as "40,30,200,180"; without a box the whole image is meant. weight: in the score, where a text weighs 1.
+    name: what the image is called in the hits; a file has its own name.
+    Raises UsageError when the box is none or the weight is not above 0.
+    """
 
-    @staticmethod
-    def of(picture: str | os.PathLike[str] | bytes, box: Box | str | None = None, weight: float = 1.0) -> ImageExample:
-        """picture: its path, or the bytes of its file. box: (left, top, right, bottom), or "l,t,r,b".
+    source: str | os.PathLike[str] | bytes = option(
+        None, "Look for what this image shows.", metavar="FILE", name="image"
+    )
+    box: Box | str | None = option(
+        None, "The part of the image that is meant, in pixels: left,top,right,bottom.", metavar="L,T,R,B"
+    )
+    weight: float = option(
+        1.0, "Weight of the image relative to one text.", kind=float, least=0.001, most=1000, name="image_weight"
+    )
+    name: str = ""
 
-        Raises UsageError when it is no box or no weight.
-        """
-        if not 0 < weight < math.inf:
-            raise UsageError(f"the picture's weight is {weight} - give a number above 0; a text weighs 1")
-        box = None if box is None else read_box(box)
-        if isinstance(picture, bytes):
-            return ImageExample("picture", box, weight, picture)
-        return ImageExample(os.fspath(picture), box, weight)
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise UsageError(f"the weight is {self.weight} - give a number above 0; a text weighs 1", "image_weight")
+        if not isinstance(self.source, bytes):
+            object.__setattr__(self, "source", os.fspath(self.source))
+        if not self.name:
+            object.__setattr__(self, "name", os.path.basename(self.path or "") or "picture")
+        object.__setattr__(self, "box", self.part)
+
+    def __repr__(self) -> str:
+        return f"ImageExample({self.path or self.name!r}, box={self.box}, weight={self.weight})"
+
+    @property
+    def path(self) -> str | None:
+        """The path of the image's file; None where the bytes were given."""
+        return None if isinstance(self.source, bytes) else os.fspath(self.source)
+
+    @property
+    def part(self) -> Box | None:
+        """The box in pixels of the upright image; None: the whole image."""
+        return None if self.box is None else read_box(self.box)
 
 
 @dataclass(frozen=True)
 class Query:
-    """Make one with `EncodedText.of`."""
+    """What to look for: `Query(["white puppy", "black ears"], exclude="leash", position="left", min_area="5%")`.
 
-    texts: tuple[str, ...] = ()
-    pictures: tuple[ImageExample, ...] = ()
-    without: tuple[str, ...] = ()
-    at: tuple[str, ...] = ()
-    min_area: float = 0.0  # share of the photo, 0 to 1
+    Each text, and the image, is a phrase: it has a score and regions of its own in every hit, whose score is the
+    weighted mean of theirs. What is excluded is judged where the phrases are found, not elsewhere in the photo.
+    Raises UsageError when the query asks for nothing, or a value makes no sense.
+    """
 
-    @staticmethod
-    def of(
-        texts: str | Sequence[str] = (),
-        *,
-        picture: str | os.PathLike[str] | ImageExample | None = None,
-        without: str | Sequence[str] = (),
-        at: str | Sequence[str] = (),
-        min_area: float | str = 0.0,
-    ) -> Query:
-        """`EncodedText.of(["white puppy", "black ears"], without="leash", at="left", min_area="5%")`.
+    text: str | Sequence[str] = option(
+        (),
+        "What to look for, in quotes; several texts are phrases that must all be there.",
+        many=True,
+        metavar="TEXT...",
+        max_length=MAX_TEXT_LETTERS,
+        http_name="q",
+    )
+    image: ImageExample | str | os.PathLike[str] | None = None
+    exclude: str | Sequence[str] = option(
+        (), "What must not be where the match is.", many=True, metavar="TEXT", max_length=MAX_TEXT_LETTERS
+    )
+    position: str | Sequence[str] = option(
+        (),
+        "Where the match has to be: left, right, top, bottom or center; several must all hold.",
+        many=True,
+        metavar="PLACE",
+        choices=POSITIONS,
+    )
+    min_area: float | str = option(
+        "0%", "How large the match has to be, as a share of the photo: 5% or 0.05.", metavar="SHARE"
+    )
+    images: tuple[ImageExample, ...] = field(init=False)
 
-        Each text, and the picture, is a phrase: it has a score and regions of its own in every hit, whose score is the
-        weighted mean of theirs. `without` is judged where the phrases are found, not elsewhere in the photo.
-        Raises UsageError when nothing is asked for, or something has no sense.
-        """
-        several = tuple(_check_text(text, "the query is empty - say what to look for") for text in _many(texts))
-        left_out = tuple(_check_text(text, "--not is empty - say what must not be there") for text in _many(without))
-        if not several and picture is None:
-            raise UsageError("nothing to look for - give a text, or a picture: --image FILE")
-        example = picture if picture is None or isinstance(picture, ImageExample) else ImageExample.of(picture)
-        pictures = () if example is None else (example,)
-        return Query(several, pictures, left_out, _places(at), read_share(min_area))
+    def __post_init__(self) -> None:
+        texts, excluded = as_tuple(self.text), as_tuple(self.exclude)
+        for text in texts:
+            _check_text(text, "text", "say what to look for")
+        for text in excluded:
+            _check_text(text, "exclude", "say what must not be there")
+        if not texts and self.image is None:
+            raise UsageError("nothing to look for - give a text or an image")
+        image = self.image if self.image is None or isinstance(self.image, ImageExample) else ImageExample(self.image)
+        checked = {
+            "text": texts,
+            "image": image,
+            "exclude": excluded,
+            "position": _check_positions(as_tuple(self.position)),
+            "min_area": read_share(self.min_area, "min_area"),
+            "images": () if image is None else (image,),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts to look for."""
+        return as_tuple(self.text)
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The texts of what must not be there."""
+        return as_tuple(self.exclude)
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Of POSITIONS, those that must all hold."""
+        return as_tuple(self.position)
+
+    @cached_property
+    def min_share(self) -> float:
+        """The smallest region, as a share of the photo from 0 to 1."""
+        return read_share(self.min_area, "min_area")
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether a photo that scores well may still be left out for what it shows, or where."""
+        return bool(self.exclude or self.position or self.min_share)
 
 
 def read_box(box: Box | str) -> Box:
     """Raises UsageError when it is no box: four whole numbers, left < right, top < bottom, none negative."""
     try:
         parts = box.split(",") if isinstance(box, str) else list(box)
-        left, top, right, bottom = (int(str(part)) for part in parts)  # as int alone cuts 1.5 down to 1
+        left, top, right, bottom = (int(str(part)) for part in parts)  # The text of 1.5 is no whole number.
     except (TypeError, ValueError):
         left = top = right = bottom = 0
     if not (0 <= left < right and 0 <= top < bottom):
-        raise UsageError(f"{box!r} is no box - give left,top,right,bottom in pixels: 40,30,200,180")
+        raise UsageError(f"{box!r} is no box - give left,top,right,bottom in pixels: 40,30,200,180", "box")
     return left, top, right, bottom
 
 
-def _many(given: str | Sequence[str]) -> Sequence[str]:
-    return [given] if isinstance(given, str) else given
-
-
-def _check_text(text: str, empty: str) -> str:
-    if not text.strip():
-        raise UsageError(empty)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError("the query is no valid UTF-8 - check the terminal's encoding") from None
-    return text
-
-
-def _places(at: str | Sequence[str]) -> tuple[str, ...]:
-    several = tuple(dict.fromkeys(_many(at)))
-    for place in several:
-        if place not in POSITIONS:
-            raise UsageError(f"no place named {place!r} - use one of {', '.join(POSITIONS)}")
-    for one, other in (("left", "right"), ("top", "bottom")):
-        if one in several and other in several:
-            raise UsageError(f"nothing is at the {one} and at the {other} - give one of them")
-    return several
-
-
-def read_share(value: float | str) -> float:
+def read_share(value: float | str, parameter: str) -> float:
     """A share like "5%" or 0.05 -> 0.05. Raises UsageError on anything but a share from 0 to 1."""
     text = str(value).strip()
     try:
@@ -115,5 +159,25 @@ def read_share(value: float | str) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share <= 1:
-        raise UsageError(f"{value!r} is no share - give one like 5% or 0.05")
+        raise UsageError(f"{value!r} is no share - give one like 5% or 0.05", parameter)
     return share
+
+
+def _check_text(text: str, parameter: str, advice: str) -> None:
+    if not text.strip():
+        raise UsageError(f"the text is empty - {advice}", parameter)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the text is no valid UTF-8 - check the terminal's encoding", parameter) from None
+
+
+def _check_positions(given: Sequence[str]) -> tuple[str, ...]:
+    positions = tuple(dict.fromkeys(given))
+    for position in positions:
+        if position not in POSITIONS:
+            raise UsageError(f"there is no {position!r} - use one of {', '.join(POSITIONS)}", "position")
+    for one, other in (("left", "right"), ("top", "bottom")):
+        if one in positions and other in positions:
+            raise UsageError(f"nothing is at the {one} and at the {other} - give one of them", "position")
+    return positions

@@ -1,4 +1,4 @@
-"""How long the parts of an answer take."""
+"""How long the stages of an answer take."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 
 class StageTimer:
-    """Seconds by part, in the order in which parts were first timed."""
+    """Seconds by stage, in the order in which stages were first timed."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Adds the time within to a part; parts do not nest."""
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent within to a stage; stages do not nest."""
         begun = time.perf_counter()
         try:
             yield
@@ -28,7 +28,8 @@ def process_age_seconds() -> float | None:
     """Seconds since this process was started; None where the system does not say."""
     try:
         with open("/proc/self/stat", encoding="ascii") as stream:
-            ticks = int(stream.read().rpartition(")")[2].split()[19])  # the 22nd field, proc(5): after boot
+            # The 22nd field of proc(5) is the start in clock ticks after boot; the 20th after the name in parentheses.
+            ticks = int(stream.read().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError, IndexError):
         return None

@@ -62,7 +62,7 @@ class PlacedGallery:
     notes: tuple[str, ...] = ()
 
 
-def aggregate_views(
+def of_photos(
     notes: Annotations,
     encode: Encode,
     views: str,

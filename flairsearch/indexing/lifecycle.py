@@ -1,31 +1,30 @@
-"""An index is made, opened, replaced; what it and a model agree on: its settings, and the weights it was made with."""
+"""An index is made, opened and replaced; its settings say which weights it was made with."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from flairsearch.codecs.codec import check_codec, needs_basis
 from flairsearch.core.errors import StoreError, UsageError
 from flairsearch.core.filters import is_text
 from flairsearch.core.limits import STORE_LIMITS, StoreLimits
+from flairsearch.core.protocols import Encoder
 from flairsearch.core.settings import DEFAULT_CODEC, FORMAT_VERSION, IndexSettings, check_views
 from flairsearch.model import checkpoints
-from flairsearch.model.model_source import check_weights
+from flairsearch.model.lazy_encoder import check_weights
 from flairsearch.store.catalog import Catalog
+from flairsearch.store.codec_training import is_trained, needs_training, train_codec
 from flairsearch.store.writer import Writer
 
 
 def new_settings(file: checkpoints.WeightsFile, views: str | None, codec: str | None) -> IndexSettings:
-    """Of an index that is to be made with these weights."""
+    """The settings of a new index with these weights."""
     config_json, weights_hash = checkpoints.describe(file.path)
     config = json.loads(config_json)
     size, grid = config["image_size"], config["image_size"] // config["patch_size"]
@@ -56,7 +55,7 @@ def open_settings(folder: Path) -> IndexSettings:
     settings = IndexSettings.load(folder)
     if settings.format != FORMAT_VERSION:
         settings = replace(settings, format=FORMAT_VERSION)
-        with suppress(OSError):  # read-only: Catalog says it
+        with suppress(OSError):  # Where the index is read-only, opening the catalogue says so.
             settings.save(folder)
     return settings
 
@@ -151,15 +150,12 @@ def check_move(old: str | Path, new: str | Path) -> None:
         raise UsageError(f"{os.fspath(new)!a} is no UTF-8 - rename the folder")
 
 
-def prepare_codec(writer: Writer, chosen: bool, metric: Callable[[], NDArray[np.float32]]) -> None:
-    """Fit what the writer's codec needs. chosen: somebody asks for this codec, which the index has from now on.
-
-    metric: f32[D, D], asked when a basis has to be fitted (model/encoder.Encoder.token_metric).
-    """
+def prepare_codec(writer: Writer, is_chosen: bool, encoder: Encoder) -> None:
+    """Train the writer's codec where it needs that. is_chosen: the index has had another codec until now."""
     settings = writer.settings
-    asked = needs_basis(settings.codec) and chosen and not writer.has_basis
-    needed = metric() if writer.wants_basis or (asked and writer.catalog.counts()[1]) else None
-    if chosen:
+    must_train = is_chosen and needs_basis(settings.codec) and not is_trained(writer) and writer.catalog.counts()[1]
+    metric = encoder.token_metric if must_train or needs_training(writer) else None
+    if is_chosen:
         settings.save(writer.folder)
-    if needed is not None:
-        writer.fit(needed)
+    if metric is not None:
+        train_codec(writer, metric)

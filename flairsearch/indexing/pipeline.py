@@ -4,51 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flairsearch.core.arrays import chunks
 from flairsearch.core.errors import UsageError
 from flairsearch.core.limits import INGEST_LIMITS, IngestLimits
+from flairsearch.core.protocols import Encoder
 from flairsearch.core.reports import IndexReport, IndexRun, Progress, Skipped
 from flairsearch.core.types import EncodedViews, ImageFile, Picture
 from flairsearch.images import discovery, loading
-from flairsearch.shortlist.build import MakeBank, drop_lost, fit_views
-from flairsearch.shortlist.shortlist import Shortlist
+from flairsearch.shortlist.build import PREDICTOR_POLICY, PredictorPolicy, drop_lost, fit_views
+from flairsearch.store.codec_training import is_trained, needs_training, train_codec
 from flairsearch.store.writer import Writer
-
-if TYPE_CHECKING:
-    from flairsearch.model.encoder import Encoder
-
-EncodePictures = Callable[[Sequence[Picture]], EncodedViews]
-
-
-class HasEncoder(Protocol):
-    """An engine, as far as indexing needs it."""
-
-    @property
-    def encoder(self) -> Encoder:
-        """The model in torch."""
-
-
-@dataclass(frozen=True)
-class EncoderCalls:
-    """What an indexing run asks of the model, which may load when it is first asked."""
-
-    encode: EncodePictures
-    metric: Callable[[], NDArray[np.float32]]  # model/encoder.Encoder.token_metric, asked when a basis is to be fitted
-    make_bank: MakeBank | None = None  # what fitted vectors are fitted to; without it there are none
-
-    @staticmethod
-    def of(source: HasEncoder, make_bank: MakeBank) -> EncoderCalls:
-        """Calls of an object whose `encoder` loads the model when it is first read."""
-        return EncoderCalls(
-            lambda pictures: source.encoder.encode_pictures(pictures), lambda: source.encoder.token_metric, make_bank
-        )
 
 
 @dataclass
@@ -56,8 +26,8 @@ class _Work:
     """What one run has to do and has done."""
 
     fresh: list[ImageFile] = field(default_factory=list)
-    changed: dict[tuple[str, str], int] = field(default_factory=dict)  # root, path -> image id
-    gone: dict[bytes, list[int]] = field(default_factory=dict)  # content hash -> image ids whose file is not there
+    changed: dict[tuple[str, str], int] = field(default_factory=dict)  # Root and path -> image id.
+    gone: dict[bytes, list[int]] = field(default_factory=dict)  # Content hash -> ids of images whose file is gone.
     unchanged: int = 0
     added: int = 0
     updated: int = 0
@@ -75,18 +45,19 @@ class _Work:
 def ingest(
     writer: Writer,
     folders: Sequence[str],
-    encoder: EncoderCalls,
-    exclude: Sequence[str] = (),
+    encoder: Encoder,
+    ignore: Sequence[str] = (),
     limits: IngestLimits = INGEST_LIMITS,
+    predictor_policy: PredictorPolicy = PREDICTOR_POLICY,
 ) -> Iterator[Progress | IndexReport]:
-    """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is a Report.
+    """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is the report.
 
-    Whatever was committed stays when the run is cut off, and a KeyboardInterrupt commits what is encoded first.
-    Raises UsageError when a folder was never there.
+    ignore: globs of names or paths to leave out. What was committed stays when the run is cut off, and a
+    KeyboardInterrupt commits what is encoded first. Raises UsageError when a folder was never there.
     """
     began = time.monotonic()
-    work = _survey(writer, folders, exclude)
-    drop_lost(writer.reader())
+    work = _survey(writer, folders, ignore)
+    drop_lost(writer.snapshot())
     yield Progress(0, len(work.fresh), len(work.skipped))
     try:
         yield from _read(writer, work, encoder, limits)
@@ -94,26 +65,32 @@ def ingest(
         writer.remove_images(gone)
         work.removed = len(gone)
     finally:
-        writer.commit()
+        _commit(writer)
     writer.catalog.census.replace_skipped(work.skipped)
-    if writer.wants_basis:
-        writer.fit(encoder.metric())
-    if writer.has_basis:
-        for _ in writer.compact(dead_too=False):
-            pass
+    _train_if_needed(writer, encoder)
+    if is_trained(writer):
+        for _ in writer.compactor.compact(writer.target, dead_too=False):
+            pass  # Segments in the fallback codec are written anew in the trained one.
     if writer.catalog.counts()[1]:
-        reader = writer.reader()
-        if encoder.make_bank is not None:
-            for _ in fit_views(reader, encoder.make_bank):
-                yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
-            reader = writer.reader()
-        Shortlist(reader)  # so that the first query finds both made
+        for _ in fit_views(writer.snapshot(), encoder, predictor_policy):
+            yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
     run = IndexRun(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
     writer.catalog.census.save_run(run)
     yield IndexReport(*work.counts, tuple(work.skipped), tuple(work.warnings), work.videos)
 
 
-def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _Work:
+def _commit(writer: Writer) -> None:
+    """Commit; then make one segment of many small ones, if there are so many now."""
+    if writer.commit():
+        writer.compactor.merge(writer.target)
+
+
+def _train_if_needed(writer: Writer, encoder: Encoder) -> None:
+    if needs_training(writer):
+        train_codec(writer, encoder.token_metric)
+
+
+def _survey(writer: Writer, folders: Sequence[str], ignore: Sequence[str]) -> _Work:
     """Walk the folders and compare them with the catalogue."""
     roots = writer.catalog.roots()
     chosen = []
@@ -132,7 +109,7 @@ def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _
     gone: list[int] = []
     for root in dict.fromkeys(chosen):
         nested = [other for other in roots if other != root and _inside(other, root)]
-        changes = discovery.compare(root, writer.catalog.known(writer.catalog.add_root(root)), exclude, nested)
+        changes = discovery.compare(root, writer.catalog.known(writer.catalog.add_root(root)), ignore, nested)
         work.fresh += changes.fresh + [file for file, _ in changes.changed]
         work.changed |= {(file.root, file.path): image for file, image in changes.changed}
         work.unchanged += changes.unchanged
@@ -150,11 +127,11 @@ def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _read(writer: Writer, work: _Work, encoder: EncoderCalls, limits: IngestLimits) -> Iterator[Progress]:
-    """Decode ahead, encode in batches, hand to the writer; commit every so often."""
+def _read(writer: Writer, work: _Work, encoder: Encoder, limits: IngestLimits) -> Iterator[Progress]:
+    """Decode ahead, encode in batches, hand to the writer; commit when the limits say so."""
     if not work.fresh:
         return
-    batch = _Batch(writer, work, encoder.encode, limits.batch)
+    batch = _Batch(writer, work, encoder, limits.batch)
     last_commit = time.monotonic()
     loader = loading.load_all(work.fresh, writer.settings.views, writer.settings.image_size, writer.hashes)
     for done, loaded in enumerate(loader, 1):
@@ -164,28 +141,28 @@ def _read(writer: Writer, work: _Work, encoder: EncoderCalls, limits: IngestLimi
             batch.add(loaded)
         waited = time.monotonic() - last_commit
         if writer.pending >= limits.commit_views or (writer.pending and waited > limits.commit_seconds):
-            writer.commit()
+            _commit(writer)
             last_commit = time.monotonic()
-            if writer.wants_basis:
-                writer.fit(encoder.metric())
+            _train_if_needed(writer, encoder)
         yield Progress(done, len(work.fresh), len(work.skipped))
     batch.flush()
 
 
 class _Batch:
-    """Photos that were read, until there are views enough for a step of the model. A photo's views stay together."""
+    """Photos that were read, until there are enough views for a step of the model. A photo's views stay together."""
 
-    def __init__(self, writer: Writer, work: _Work, encode: EncodePictures, size: int) -> None:
-        """size: views that a step of the model takes at most, and photos."""
-        self._writer, self._work, self._encode, self._size = writer, work, encode, size
+    def __init__(self, writer: Writer, work: _Work, encoder: Encoder, size: int) -> None:
+        """size: the largest number of views, and of photos, of a step of the model."""
+        self._writer, self._work, self._encoder, self._size = writer, work, encoder, size
         self._photos: list[loading.Loaded] = []
         self._hashes: set[bytes] = set()
         self._views: list[tuple[bytes, Picture]] = []
 
     def add(self, loaded: loading.Loaded) -> None:
-        """One more photo; those before it are handed to the writer when its views would be too many."""
-        known = loaded.hash in self._writer.hashes or loaded.hash in self._hashes  # its twin is in this very batch
-        pictures = () if known else loaded.pictures or ()
+        """One more photo; the photos before it are handed to the writer when its views would be too many."""
+        # A photo whose twin has views, in the index or in this very batch, needs none of its own.
+        is_known = loaded.hash in self._writer.hashes or loaded.hash in self._hashes
+        pictures = () if is_known else loaded.pictures or ()
         if len(self._views) + len(pictures) > self._size:
             self.flush()
         self._photos.append(loaded)
@@ -195,10 +172,10 @@ class _Batch:
             self.flush()
 
     def flush(self) -> None:
-        """Encode, and hand to the writer."""
+        """Encode the views, and hand them and their photos to the writer."""
         if self._views:
             pictures = [picture for _, picture in self._views]
-            encoded = _encode_all(self._encode, pictures, self._size)
+            encoded = _encode_all(self._encoder, pictures, self._size)
             frames, dates = [p.frame for p in pictures], [p.taken for p in pictures]
             self._writer.add_views([digest for digest, _ in self._views], frames, encoded, dates)
         for loaded in self._photos:
@@ -206,16 +183,16 @@ class _Batch:
         self._photos, self._hashes, self._views = [], set(), []
 
 
-def _encode_all(encode: EncodePictures, pictures: Sequence[Picture], size: int) -> EncodedViews:
-    """No more than `size` at once."""
-    parts = [encode(some) for some in chunks(pictures, size)]
+def _encode_all(encoder: Encoder, pictures: Sequence[Picture], size: int) -> EncodedViews:
+    """Encode views, at most `size` at once."""
+    parts = [encoder.encode_pictures(some) for some in chunks(pictures, size)]
     if len(parts) == 1:
         return parts[0]
     return EncodedViews(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(EncodedViews)))
 
 
 def _record(writer: Writer, work: _Work, loaded: loading.Loaded) -> None:
-    """One image whose content has views now: changed, moved or new."""
+    """Hand an image to the writer whose content has views now: as changed, moved or new."""
     file = loaded.file
     image = work.changed.get((file.root, file.path))
     if image is not None:

@@ -48,6 +48,10 @@ class TextEncoder:
         """Texts -> folded queries, float32. Texts of very different lengths are better asked one by one."""
         return self.folding.queries(self._tower(texts), list(texts)) if texts else []
 
+    def fold(self, vectors: F32) -> list[EncodedText]:
+        """Global text tokens f32[T, D], not normalised -> folded queries without their texts."""
+        return self.folding.queries(vectors, [""] * len(vectors))
+
     def unseen_words(self, text: str) -> list[str]:
         """The words of a text that are in no training text; none where the model does not say what it has seen."""
         return unseen_words(text, self._seen, self._tokenizer)

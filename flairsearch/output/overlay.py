@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Box, Frame, Hit, Phrase
+from flairsearch.core.hits import Hit, PhraseMatch
+from flairsearch.core.types import Box, Frame
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")  # that keep who has written them
 SOFTWARE = "flairsearch overlay"  # EXIF's name of who has written a file
@@ -235,7 +236,7 @@ def _ink(colour: Colour) -> Colour:
     return (0, 0, 0) if (light + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
 
 
-def _blend(picture: Image.Image, phrases: Sequence[Phrase]) -> Image.Image:
+def _blend(picture: Image.Image, phrases: Sequence[PhraseMatch]) -> Image.Image:
     """The picture under the largest heat of all phrases, and darker where none of their views reaches."""
     heat, seen = np.zeros(picture.size[::-1], np.float32), np.zeros(picture.size[::-1], np.bool_)
     for phrase in phrases:
@@ -261,7 +262,7 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     return Frame(*size, frame.left * across, frame.top * down, frame.right * across, frame.bottom * down)
 
 
-def _spread(phrase: Phrase, view: Frame, part: Box) -> NDArray[np.float32]:
+def _spread(phrase: PhraseMatch, view: Frame, part: Box) -> NDArray[np.float32]:
     """The phrase's heat on that part of the drawn picture: f32[height, width], 0 (the mean or less) to 1 (its most)."""
     left, top, right, bottom = part
     raised = np.zeros((1, 1), np.float32) if phrase.heat is None else np.nan_to_num(phrase.heat.astype(np.float32))

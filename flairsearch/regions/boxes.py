@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import Box, Region
+from flairsearch.core.hits import Region
+from flairsearch.core.types import Box
 
 ViewBox = tuple[float, float, float, float]  # left, top, right, bottom; 0 to 1 across the view
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import EncodedText, EncodedViews, Frame, PoolWeights, Region
+from flairsearch.core.hits import Region
+from flairsearch.core.types import EncodedText, EncodedViews, Frame, PoolWeights
 from flairsearch.regions.boxes import find_boxes, find_heat, inside
 from flairsearch.rerank.numpy_backend import attend, project
 

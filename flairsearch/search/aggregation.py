@@ -1,4 +1,4 @@
-"""Views with exact scores -> photos with theirs: what a photo scores, from all of its views."""
+"""Views with exact scores -> images with theirs: what an image scores, from all of its views."""
 
 from __future__ import annotations
 
@@ -7,66 +7,63 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import Ranking
+from flairsearch.search.places import RankedContent, ViewScores
 
-VIEWS = 3  # of a photo count for a phrase, the best ones; the best of many alone is often there by chance
+TOP_VIEWS_PER_IMAGE = 3  # The best views of an image count for a phrase: a single best one is often there by chance.
 
 
 @dataclass(frozen=True)
 class ScoredImages:
     """K views of C contents, the views of a content side by side."""
 
-    views: NDArray[np.int64]  # [K] ids
-    parts: NDArray[np.float32]  # [K, phrases] exact scores
-    contents: NDArray[np.int64]  # [C] ids, ascending
-    starts: NDArray[np.int64]  # [C + 1] where the views of each begin
-    scores: NDArray[np.float32]  # [C] weighted mean over the phrases; of each the mean of its VIEWS best views
+    views: NDArray[np.int64]  # [K] View ids.
+    view_scores: NDArray[np.float32]  # [K, phrases] Exact scores.
+    contents: NDArray[np.int64]  # [C] Content ids, ascending.
+    starts: NDArray[np.int64]  # [C + 1] Where the views of each content begin.
+    scores: NDArray[np.float32]  # [C] Weighted mean over the phrases of the mean of the best views.
 
     @staticmethod
-    def of(
-        views: NDArray[np.int64],
-        contents: NDArray[np.int64],
-        parts: NDArray[np.float32],
-        shares: NDArray[np.float32],
-    ) -> ScoredImages:
-        """views i64[K], ascending, contents i64[K] of them, parts f32[K, phrases], shares f32[phrases]."""
-        order = np.argsort(contents, kind="stable")
-        views, parts = views[order], parts[order]
-        ids, starts = np.unique(contents[order], return_index=True)
-        best = _mean_of_best(parts, starts)
-        return ScoredImages(views, parts, ids, np.append(starts, len(views)), np.asarray(best @ shares, np.float32))
+    def of(scored: ViewScores, shares: NDArray[np.float32]) -> ScoredImages:
+        """Scores of views -> scores of their contents. shares f32[phrases]: weights of the phrases, of sum 1."""
+        order = np.argsort(scored.contents, kind="stable")
+        views, view_scores = scored.views[order], scored.scores[order]
+        contents, starts = np.unique(scored.contents[order], return_index=True)
+        scores = np.asarray(_mean_of_best(view_scores, starts) @ shares, np.float32)
+        return ScoredImages(views, view_scores, contents, np.append(starts, len(views)), scores)
 
-    def best(self, k: int) -> NDArray[np.int64]:
-        """Places of the k best contents, best first, equal ones by id; and of all that score as the k-th does."""
-        some = np.arange(len(self.scores))
-        if k < len(some):  # a million are not sorted for ten
-            some = np.flatnonzero(self.scores >= -np.partition(-self.scores, k - 1)[k - 1])
-        return some[np.argsort(-self.scores[some], kind="stable")]
+    def top_k(self, k: int) -> NDArray[np.int64]:
+        """Places in `contents` of the k best, best first, equal ones by id; with all that score as the k-th does."""
+        places = np.arange(len(self.scores))
+        if k < len(places):  # A million are not sorted for ten.
+            places = np.flatnonzero(self.scores >= -np.partition(-self.scores, k - 1)[k - 1])
+        return places[np.argsort(-self.scores[places], kind="stable")]
 
-    def ranking(self, place: int) -> Ranking:
-        """One content with its views."""
-        here = slice(int(self.starts[place]), int(self.starts[place + 1]))
-        return Ranking(int(self.contents[place]), self.views[here], self.parts[here], float(self.scores[place]))
+    def ranked(self, place: int) -> RankedContent:
+        """The content at a place, with its views."""
+        span = slice(int(self.starts[place]), int(self.starts[place + 1]))
+        return RankedContent(
+            int(self.contents[place]), self.views[span], self.view_scores[span], float(self.scores[place])
+        )
 
 
-def aggregate_views(contents: NDArray[np.int64], parts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """contents i64[K] of views, their exact scores f32[K, Q] -> what each content scores, by its id, f32[C, Q]."""
+def aggregate_views(contents: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Exact scores of views f32[K, Q] and their contents i64[K] -> scores of the contents by id, f32[C, Q]."""
     order = np.argsort(contents, kind="stable")
-    return _mean_of_best(parts[order], np.unique(contents[order], return_index=True)[1])
+    return _mean_of_best(scores[order], np.unique(contents[order], return_index=True)[1])
 
 
-def _mean_of_best(parts: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """parts f32[K, Q], where each content's begin i64[C] -> f32[C, Q]: the mean of the VIEWS best of each."""
-    if len(starts) == len(parts):
-        return parts
-    several = np.diff(starts, append=len(parts))
-    group, counts = np.repeat(np.arange(len(starts)), several), np.minimum(several, VIEWS)
-    result = np.empty((len(starts), parts.shape[1]), np.float32)
-    for column in range(parts.shape[1]):
-        ordered = parts[np.lexsort((-parts[:, column], group)), column]
+def _mean_of_best(scores: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """f32[K, Q], and where each content's views begin i64[C] -> f32[C, Q]: the mean of each content's best views."""
+    if len(starts) == len(scores):
+        return scores
+    sizes = np.diff(starts, append=len(scores))
+    group, counts = np.repeat(np.arange(len(starts)), sizes), np.minimum(sizes, TOP_VIEWS_PER_IMAGE)
+    result = np.empty((len(starts), scores.shape[1]), np.float32)
+    for column in range(scores.shape[1]):
+        ordered = scores[np.lexsort((-scores[:, column], group)), column]
         total = ordered[starts]
-        for i in range(1, VIEWS):
-            more = counts > i
-            total[more] += ordered[starts[more] + i]
+        for i in range(1, TOP_VIEWS_PER_IMAGE):
+            has_more = counts > i
+            total[has_more] += ordered[starts[has_more] + i]
         result[:, column] = total / counts
     return result

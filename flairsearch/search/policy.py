@@ -24,6 +24,8 @@ class SearchPolicy:
     """With `auto`, the shortlist ends at this number of views plus `max_auto_share` of all views."""
     max_auto_share: float = 0.02
     """With `auto`, this share of all views is added to `max_auto_views`."""
+    typical_auto_views: int = 300
+    """With `auto`, about this number of views is ranked before the best are sure; it only chooses the backend."""
     shared_scoring_max_waste: float = 2
     """Several queries are scored on the union of their shortlists if that costs at most this factor more."""
     verify_factor: int = 5
@@ -44,12 +46,17 @@ class SearchPolicy:
     """A query keeps at most this number of hits times phrases, of about 2 kB each."""
 
     def inspected(self, end: int) -> int:
-        """How many images are looked at, at most, for `end` hits when conditions may leave some out."""
+        """Upper bound on images inspected for `end` hits when conditions may reject some."""
         return max(end, self.max_inspected_images)
 
     def verified(self, end: int) -> int:
-        """How many of them are made sure of before the first is looked at."""
+        """How many of the images to rank exactly before inspecting."""
         return min(self.verify_factor * end, self.inspected(end))
+
+    def expected_views(self, shortlist: str | int, views: int) -> int:
+        """About how many of N views a search will rank exactly."""
+        size = self.shortlist_size(shortlist, views)
+        return min(size, self.typical_auto_views) if shortlist == "auto" and views > self.exhaustive_views else size
 
     def shortlist_size(self, shortlist: str | int, views: int) -> int:
         """`auto`, `all` or a number -> how many of N views are ranked at most. Raises UsageError on anything else."""
@@ -62,7 +69,7 @@ class SearchPolicy:
         except ValueError:
             number = 0
         if number < 1:
-            raise UsageError(f"shortlist {shortlist!r} is no size - use auto, all, or a number of views")
+            raise UsageError(f"{shortlist!r} is no size - use auto, all, or a number of views", "shortlist")
         return min(number, views)
 
 

@@ -6,124 +6,140 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flairsearch.core.filters import Filter
 from flairsearch.core.timing import StageTimer
-from flairsearch.core.types import Candidates, EncodedQuery
+from flairsearch.core.types import EncodedQuery
 from flairsearch.search.aggregation import ScoredImages
+from flairsearch.search.places import CandidateViews, Ids, Places, ViewScores
 from flairsearch.search.policy import SearchPolicy
-from flairsearch.search.scorer import Scorer
-from flairsearch.shortlist.shortlist import Shortlist
-from flairsearch.store.snapshot import Snapshot
-
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """The images of a query, and whether there are more."""
+class RankedImages:
+    """The images of a query with exact scores, and the candidates of which more could be ranked."""
 
     images: ScoredImages
-    more: Candidates | None  # The candidates of which more can be ranked; None: no more are.
+    candidates: CandidateViews | None  # None: no more of them are to be ranked.
 
 
 class Ranker:
-    """Ranks images of one committed state of the index. Nothing is looked at: conditions are the searcher's."""
+    """Ranks the images of one state of the index. What they show is not judged here."""
 
-    def __init__(self, reader: Snapshot, shortlist: Shortlist, scorer: Scorer, policy: SearchPolicy) -> None:
-        self._reader, self._shortlist, self._scorer, self._policy = reader, shortlist, scorer, policy
+    def __init__(self, places: Places, policy: SearchPolicy) -> None:
+        self._places, self._policy = places, policy
 
     def rank_many(
-        self, several: Sequence[EncodedQuery], end: int, shortlist: str | int, among: Ids | None, clock: StageTimer
-    ) -> list[Ranked]:
+        self,
+        queries: Sequence[EncodedQuery],
+        end: int,
+        shortlist: str | int,
+        query_filter: Filter,
+        timer: StageTimer,
+    ) -> list[RankedImages]:
         """Each query's images, the `end` best of them sure; with conditions more, as some may be left out.
 
-        among: view ids i64[n], ascending: no others; None: all views.
+        shortlist: `auto`, `all`, or the number of views to rank exactly.
         """
-        total, auto = len(self._reader if among is None else among), shortlist == "auto"
+        total, is_auto = self._places.count(query_filter), shortlist == "auto"
         size = self._policy.shortlist_size(shortlist, total)
-        if auto:
+        if is_auto:
             size = min(max(size, self._policy.initial_factor * end), total)
-        least = [0 if not auto else self._policy.inspected(end) if asked.narrows else end for asked in several]
-        with clock.part("shortlist"):
-            found = [self._candidates(asked, size, among, few) for asked, few in zip(several, least, strict=True)]
-        grows = auto and size < total and self._shortlist.predicts
-        with clock.part("rank"):
+        with timer.stage("shortlist"):
+            candidates = [
+                self._candidates(query, size, query_filter, total, self._min_images(query, end) if is_auto else 0)
+                for query in queries
+            ]
+        grows = is_auto and size < total and self._places.predicts
+        with timer.stage("rank"):
             if grows:
                 ranked = [
-                    self.rank_until_stable(asked, candidates, self._policy.verified(end) if asked.narrows else end)
-                    for asked, candidates in zip(several, found, strict=True)
+                    self.rank_until_stable(query, found, self._policy.verified(end) if query.has_conditions else end)
+                    for query, found in zip(queries, candidates, strict=True)
                 ]
             else:
-                ranked = self._rank_all(found, several)
+                ranked = self._rank_all(candidates, queries)
         return [
-            Ranked(images, candidates if grows and asked.narrows else None)
-            for asked, images, candidates in zip(several, ranked, found, strict=True)
+            RankedImages(images, found if grows and query.has_conditions else None)
+            for query, images, found in zip(queries, ranked, candidates, strict=True)
         ]
 
-    def _candidates(self, asked: EncodedQuery, size: int, among: Ids | None, least: int) -> Candidates:
-        """The shortlist of `size` views; a longer one while it holds fewer images than `least`."""
-        total = len(self._reader if among is None else among)
-        if size >= total:
-            everything = np.asarray(self._reader.views.id if among is None else among)
-            return Candidates(everything, np.zeros(len(everything), np.float32))
+    def _min_images(self, query: EncodedQuery, end: int) -> int:
+        """How many images a growing shortlist holds at least."""
+        return self._policy.inspected(end) if query.has_conditions else end
+
+    def _candidates(
+        self, query: EncodedQuery, size: int, query_filter: Filter, total: int, min_images: int
+    ) -> CandidateViews:
+        """The shortlist of `size` views; a longer one while it holds fewer than `min_images` images."""
         while True:
-            found = self._shortlist.search(asked.vectors, size, among, asked.shares)
-            if size >= total or len(np.unique(self._reader.contents(found.views))) >= least:
+            found = self._places.candidates(query, size, query_filter)
+            if size >= total or len(np.unique(found.contents)) >= min_images:
                 return found
             size = min(2 * size, total)
 
-    def _rank_all(self, found: Sequence[Candidates], several: Sequence[EncodedQuery]) -> list[ScoredImages]:
+    def _rank_all(self, candidates: Sequence[CandidateViews], queries: Sequence[EncodedQuery]) -> list[ScoredImages]:
         """The candidates of each query -> their images with exact scores, from all views of each image."""
-        lists = [self._reader.beside(candidates.views) for candidates in found]
-        together = lists[0] if len(lists) == 1 else np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
-        if len(together) * len(lists) > self._policy.shared_scoring_max_waste * sum(map(len, lists)):
-            return [self.rank(views, asked) for views, asked in zip(lists, several, strict=True)]
-        of_all = self._scorer.score(together, [phrase for asked in several for phrase in asked.phrases])
-        ends = np.cumsum([len(asked.phrases) for asked in several])
-        parts = np.split(of_all, ends[:-1], axis=1) if several else []
-        return [
-            self._group(views, part[np.searchsorted(together, views)], asked)
-            for views, part, asked in zip(lists, parts, several, strict=True)
-        ]
+        if len(queries) == 1:
+            return [self.rank(candidates[0].views, queries[0])]
+        lists = [found.views for found in candidates]
+        union = np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
+        if len(union) * len(lists) > self._policy.shared_scoring_max_waste * sum(map(len, lists)):
+            return [self.rank(views, query) for views, query in zip(lists, queries, strict=True)]
+        scored = self._places.score(union, [phrase for query in queries for phrase in query.phrases])
+        ends = np.cumsum([len(query.phrases) for query in queries])
+        columns = np.split(scored.scores, ends[:-1], axis=1) if queries else []
+        result = []
+        for found, scores, query in zip(candidates, columns, queries, strict=True):
+            own = np.isin(scored.contents, found.contents)
+            result.append(
+                ScoredImages.of(ViewScores(scored.views[own], scored.contents[own], scores[own]), query.shares)
+            )
+        return result
 
-    def rank(self, views: Ids, asked: EncodedQuery) -> ScoredImages:
+    def rank(self, views: Ids, query: EncodedQuery) -> ScoredImages:
         """View ids i64[K] -> their images with exact scores."""
-        return self._group(views, self._scorer.score(views, asked.phrases), asked)
+        return ScoredImages.of(self._places.score(views, query.phrases), query.shares)
 
     def rank_until_stable(
-        self, asked: EncodedQuery, candidates: Candidates, k: int, known: ScoredImages | None = None
+        self, query: EncodedQuery, candidates: CandidateViews, k: int, known: ScoredImages | None = None
     ) -> ScoredImages:
         """Candidates with predicted scores, best first -> the images ranked until the k best of them are sure.
 
-        They are sure when the next candidate's prediction, plus the mean error of those ranked so far and `stop_sigma`
-        standard deviations of it, does not reach the k-th best score. Errors are taken to be of one kind along the
-        list; the benchmark shows how that holds. An image is predicted to score what its best candidate does.
-        known: what was ranked for a smaller k.
+        They are sure when the next candidate's prediction, plus the mean error of the candidates ranked so far and
+        `stop_sigma` standard deviations of it, does not reach the k-th best score. Errors are taken to be alike along
+        the list; benchmarks/shortlist.py shows how well that holds. An image is predicted to score what its best
+        candidate does. known: what was ranked for a smaller k.
         """
-        contents = self._reader.contents(candidates.views)
-        first = np.sort(np.unique(contents, return_index=True)[1])
-        contents, lead, predicted = contents[first], candidates.views[first], candidates.scores[first]
+        first = np.sort(np.unique(candidates.contents, return_index=True)[1])
+        contents, lead, predicted = candidates.contents[first], candidates.views[first], candidates.predicted[first]
         unknown = int(np.isinf(predicted).sum())
         done, count = 0, min(len(lead), unknown + max(self._policy.initial_factor * k, 2))
-        views, parts = np.zeros(0, np.int64), np.zeros((0, len(asked.phrases)), np.float32)
+        images = known
         if known is not None:
-            views, parts, done = known.views, known.parts, len(known.contents)
+            done = len(known.contents)
             count = max(count, done)
         while True:
-            some = self._reader.beside(lead[done:count])
-            views = np.concatenate([views, some])
-            parts = np.concatenate([parts, self._scorer.score(some, asked.phrases)])
-            grouped = self._group(views, parts, asked)
+            scored = self._places.score(lead[done:count], query.phrases)
+            images = ScoredImages.of(_joined(images, scored), query.shares)
             if count == len(lead):
-                return grouped
-            exact = grouped.scores[np.searchsorted(grouped.contents, contents[:count])]
+                return images
+            exact = images.scores[np.searchsorted(images.contents, contents[:count])]
             errors = exact[unknown:] - predicted[unknown:count]
             reach = predicted[count] + errors.mean() + self._policy.stop_sigma * errors.std()
-            best = grouped.scores[grouped.best(k)]
+            best = images.scores[images.top_k(k)]
             if len(best) >= k and reach < best[k - 1]:
-                return grouped
+                return images
             done, count = count, min(len(lead), int(self._policy.growth_factor * count) + 1)
 
-    def _group(self, views: Ids, parts: NDArray[np.float32], asked: EncodedQuery) -> ScoredImages:
-        return ScoredImages.of(views, self._reader.contents(views), parts, asked.shares)
+
+def _joined(images: ScoredImages | None, more: ViewScores) -> ViewScores:
+    """The views of images that were ranked before, and more views."""
+    if images is None:
+        return more
+    contents = np.repeat(images.contents, np.diff(images.starts))
+    return ViewScores(
+        np.concatenate([images.views, more.views]),
+        np.concatenate([contents, more.contents]),
+        np.concatenate([images.view_scores, more.scores]),
+    )

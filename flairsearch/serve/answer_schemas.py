@@ -1,82 +1,41 @@
-"""The shapes of JSON that hits, searches and status have, over HTTP and as lines: FastAPI publishes them as schemas.
+"""The JSON of answers over HTTP: beside core/json_types.py what only HTTP has, and how both become schemas.
 
-What builds them is checked against them by types alone, so that `flairsearch query` loads none of this.
+Functions that build an answer are checked against these types by mypy; nothing is validated while the server runs.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
-from pydantic import Field
-from typing_extensions import TypedDict  # Pydantic takes that of typing only from Python 3.12 on.
+from pydantic import BaseModel, Field, create_model
 
-_FOUR = Field(min_length=4, max_length=4, description="left, top, right, bottom: pixels of the upright photo.")
+from flairsearch.core.json_types import HitFieldsJson, PhraseJson, SearchJson
 
 
 class FailureJson(TypedDict):
     """Any error."""
 
-    error: Annotated[str, Field(description="One line: what was found, and what to do.")]
-
-
-class RegionJson(TypedDict):
-    """A place in a photo."""
-
-    box: Annotated[list[int], _FOUR]
-    score: float
-
-
-class PhraseJson(TypedDict):
-    """What one phrase of the query finds in a photo."""
-
-    text: str
-    score: float
-    regions: list[RegionJson]
+    error: Annotated[str, "One line: what was found, and what to do."]
 
 
 class HeatPhraseJson(PhraseJson):
-    """With where in the photo it is seen."""
+    """What one phrase of the query finds in a photo, with its heat map."""
 
-    heat: Annotated[list[list[float]], Field(description="G rows of G numbers.")]
-    view: Annotated[list[float], _FOUR]  # The part of the photo that the rows cover.
-
-
-class _HitFields(TypedDict):
-    rank: int
-    id: int
-    path: str
-    score: float
-    score_global: float
-    logit: float
-    width_px: int
-    height_px: int
-    date: Annotated[str | None, Field(description="ISO 8601, no zone: of the camera, else of the file.")]
-    regions: list[RegionJson]
-    weakest: Annotated[str | None, Field(description="The phrase that the photo answers least; null with one phrase.")]
+    heat: Annotated[list[list[float]], "G rows of G numbers over the part of the photo in `view`."]
+    view: Annotated[list[float], "Left, top, right, bottom: pixels of the upright photo."]
 
 
-class HitJson(_HitFields):
-    """A photo that answers the query."""
-
-    phrases: list[PhraseJson]
-
-
-class HeatHitJson(_HitFields):
-    """One photo, with heat."""
+class HeatHitJson(HitFieldsJson):
+    """One photo, with heat maps."""
 
     phrases: list[HeatPhraseJson]
 
 
-class SearchJson(TypedDict):
-    """Hits, best first."""
+class BatchJson(TypedDict):
+    """The answers to several searches, in their order."""
 
-    hits: list[HitJson]
-    next: Annotated[int | None, Field(description="The offset of the next page; null when there are no more.")]
-    in_scope: Annotated[int, Field(description="Views that were searched.")]
-    ranked: Annotated[int, Field(description="Of them, ranked exactly.")]
-    unseen: Annotated[list[str], Field(description="Words that the model was never trained on.")]
-    warnings: list[str]
-    seconds: float
+    results: list[SearchJson]
 
 
 class FolderJson(TypedDict):
@@ -113,6 +72,31 @@ class StatusJson(TypedDict):
 
 
 class HealthJson(TypedDict):
-    """That it answers."""
+    """That the server answers."""
 
     status: str
+
+
+@cache
+def model_of(described: Any) -> type[BaseModel]:
+    """The pydantic model of a TypedDict, whose fields' descriptions are texts in Annotated."""
+    hints = get_type_hints(described, include_extras=True)
+    fields: dict[str, Any] = {name: _field_of(hint) for name, hint in hints.items()}
+    return create_model(described.__name__, __doc__=described.__doc__, **fields)
+
+
+def _field_of(hint: Any) -> tuple[Any, Any]:
+    if get_origin(hint) is not Annotated:
+        return _type_of(hint), ...
+    kind, text = get_args(hint)
+    return _type_of(kind), Field(..., description=text)
+
+
+def _type_of(hint: Any) -> Any:
+    """A type with models in place of TypedDicts, which may be the items of a list."""
+    if is_typeddict(hint):
+        return model_of(hint)
+    if get_origin(hint) is list:
+        (item,) = get_args(hint)
+        return list[_type_of(item)]  # type: ignore[misc]
+    return hint

@@ -8,8 +8,10 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import reduce
 from importlib import import_module
 from importlib.metadata import version
+from operator import or_
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path, Query, Security
@@ -19,10 +21,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from flairsearch.core.errors import PictureError, UsageError
-from flairsearch.core.query import ImageExample
+from flairsearch.core.errors import FlairSearchError, PictureError, UsageError
+from flairsearch.core.json_types import SearchJson
+from flairsearch.core.request import MAX_HITS, SearchRequest
 from flairsearch.images.decoding import MAX_BYTES
-from flairsearch.search.request import MOST_HITS
 from flairsearch.serve import answer_schemas as shapes
 from flairsearch.serve import schemas
 from flairsearch.serve.errors import ClientGone, ErrorMiddleware, Errors
@@ -31,60 +33,87 @@ from flairsearch.serve.metrics import CONTENT_TYPE, Metrics
 from flairsearch.serve.original_files import disposition, open_original, opened
 from flairsearch.serve.security import PUBLIC_PATHS, SecurityMiddleware
 from flairsearch.serve.thumbnails import Thumbnails
-from flairsearch.serve.worker import SearchWorker
+from flairsearch.serve.worker import Page, SearchWorker
 
-SIDES = (256, 512)  # of thumbnails, pixels
-FULL = 65_500  # pixels: no JPEG is larger
-AT_ONCE = min(4, os.cpu_count() or 1)  # photos decoded for showing; each may take hundreds of megabytes
+SIDES = (256, 512)  # The long sides of thumbnails, in pixels.
+MAX_JPEG_SIDE_PX = 65_500  # A JPEG cannot be larger.
+DECODE_WORKERS = min(4, os.cpu_count() or 1)  # Each photo that is decoded may take hundreds of megabytes.
 
 _T = TypeVar("_T")
-_Id = Annotated[int, Path(ge=1, le=schemas.MOST_ID, description="Id of an image: `id` of a hit.")]
+_Id = Annotated[int, Path(ge=1, le=schemas.MAX_ID, description="Id of an image: `id` of a hit.")]
 
 
 class Api:
-    """What is served, and the functions that answer."""
+    """The functions that answer requests."""
 
-    def __init__(self, service: SearchWorker, thumbnails: Thumbnails) -> None:
-        self.service, self.thumbnails = service, thumbnails
-        self.metrics = Metrics(service)
-        self.files, self.errors = PageFiles(), Errors(service)
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pictures")
+    def __init__(self, worker: SearchWorker, thumbnails: Thumbnails) -> None:
+        self.worker, self.thumbnails = worker, thumbnails
+        self.metrics = Metrics(worker)
+        self.files, self.errors = PageFiles(), Errors(worker)
+        self._pool = ThreadPoolExecutor(DECODE_WORKERS, thread_name_prefix="pictures")
         self._prepared = False
 
     def close(self) -> None:
-        """Pictures that nobody works on yet are given up."""
+        """Give up the photos that are waiting to be decoded."""
         self._pool.shutdown(cancel_futures=True)
 
-    async def search(self, request: Request, asked: Annotated[schemas.Search, Query()]) -> Response:
-        """Photos that answer texts, or an indexed picture, best first, and the places in each."""
-        return await self._search(request, asked, None)
+    async def search(self, request: Request, asked: Annotated[schemas.SearchParameters, Query()]) -> Response:
+        """Photos that answer texts, or an indexed image, best first, and the places in each."""
+        return _json(await self._search(request, asked, None))
 
-    async def search_by_picture(self, request: Request, asked: Annotated[schemas.Search, Query()]) -> Response:
-        """The same for a picture whose file is the body, of any content type; `box` is of it."""
-        return await self._search(request, asked, await _picture(request, asked))
+    async def search_by_body(self, request: Request, asked: Annotated[schemas.SearchParameters, Query()]) -> Response:
+        """The same for an image whose file is the body, of any content type, `box` being a part of it.
 
-    async def _search(self, request: Request, asked: schemas.Search, body: bytes | None) -> Response:
-        how = asked.how()
-        terms = asked.terms(await self._example(request, asked, body))
-        answer = await _unless_gone(request, self.service.search(terms, how))
-        self.metrics.seconds.observe(answer.seconds)
-        found = schemas.answer_of(answer, how.offset)
+        A body of type application/json is several searches: `{"queries": ["a dog", {"q": "a cat", "k": 3}], "k": 5}`.
+        """
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _json(await self._search(request, asked, await _image_body(request, asked)))
+        if asked.model_fields_set:
+            raise UsageError("options stand beside a body of JSON - give them in the body")
+        searches = schemas.read_batch(await request.body()).searches
+        wanted = [one.request(*await self._image(request, one, None)) for one in searches]
+        pages = await _unless_disconnected(request, asyncio.gather(*map(asyncio.wrap_future, self._put_all(wanted))))
+        return _json({"results": [self._sent(page, one) for page, one in zip(pages, wanted, strict=True)]})
+
+    async def _search(self, request: Request, asked: schemas.Parameters, body: bytes | None) -> SearchJson:
+        wanted = asked.request(*await self._image(request, asked, body))
+        page = await _unless_disconnected(request, asyncio.wrap_future(self.worker.search(wanted)))
+        return self._sent(page, wanted)
+
+    def _put_all(self, wanted: Sequence[SearchRequest]) -> list[Future[Page]]:
+        """All of them wait for their turns, or none does."""
+        waiting: list[Future[Page]] = []
+        try:
+            waiting.extend(self.worker.search(one) for one in wanted)
+        except FlairSearchError:
+            for answer in waiting:
+                answer.cancel()
+            raise
+        return waiting
+
+    def _sent(self, page: Page, wanted: SearchRequest) -> SearchJson:
+        """A page as it is sent; and how long it took, for the metrics."""
+        self.metrics.seconds.observe(page.seconds)
+        found = schemas.search_to_json(page, wanted)
         found["warnings"] = [self.errors.plain(warning) for warning in found["warnings"]]
-        return _json(found)
+        return found
 
-    async def regions(self, request: Request, id: _Id, asked: Annotated[schemas.Texts, Query()]) -> Response:
-        """Where one photo shows what is asked for: a hit, with the heat of each phrase."""
+    async def regions(self, request: Request, id: _Id, asked: Annotated[schemas.RegionParameters, Query()]) -> Response:
+        """Where one photo shows what is asked for: a hit, with the heat map of each phrase."""
         return await self._regions(request, id, asked, None)
 
-    async def regions_by_picture(self, request: Request, id: _Id, asked: Annotated[schemas.Texts, Query()]) -> Response:
-        """The same for a picture whose file is the body, of any content type; `box` is of it."""
-        return await self._regions(request, id, asked, await _picture(request, asked))
+    async def regions_by_image(
+        self, request: Request, id: _Id, asked: Annotated[schemas.RegionParameters, Query()]
+    ) -> Response:
+        """The same for an image whose file is the body, of any content type, `box` being a part of it."""
+        return await self._regions(request, id, asked, await _image_body(request, asked))
 
-    async def _regions(self, request: Request, id: int, asked: schemas.Texts, body: bytes | None) -> Response:
+    async def _regions(self, request: Request, id: int, asked: schemas.Parameters, body: bytes | None) -> Response:
         await self._path(request, id)
-        terms = asked.terms(await self._example(request, asked, body))
-        hit = await _unless_gone(request, self.service.call(lambda engine: engine.show(id, terms)))
-        return _json(schemas.heat_of(hit))
+        query = asked.request(*await self._image(request, asked, body)).query
+        waiting = self.worker.call(lambda engine: engine.show(id, query))
+        hit = await _unless_disconnected(request, asyncio.wrap_future(waiting))
+        return _json(schemas.heat_to_json(hit))
 
     async def image(self, request: Request, id: _Id, asked: Annotated[schemas.Size, Query()]) -> Response:
         """The file of a photo where browsers show its kind, else a JPEG of it; with `size` a smaller upright JPEG."""
@@ -94,7 +123,7 @@ class Api:
             if original.kind is not None:
                 return self.files.photo(request, original, path)
             original.stream.close()
-        return await self._jpeg(request, path, asked.size or FULL)
+        return await self._jpeg(request, path, asked.size or MAX_JPEG_SIDE_PX)
 
     async def thumbnail(self, request: Request, id: _Id, asked: Annotated[schemas.Side, Query()]) -> Response:
         """A small upright JPEG."""
@@ -104,21 +133,22 @@ class Api:
 
     async def status(self, request: Request) -> Response:
         """What is served."""
-        found, device = await _unless_gone(request, self.service.call(lambda engine: (engine.status(), engine.device)))
+        waiting = self.worker.call(lambda engine: (engine.status(), engine.encoder.device))
+        found, device = await _unless_disconnected(request, asyncio.wrap_future(waiting))
         answer: shapes.StatusJson = {
             "version": version("flairsearch"),
-            "index": self.service.folder.name,
+            "index": self.worker.folder.name,
             "photos": found.images,
             "views": found.views,
             "bytes": found.bytes,
             "model": found.model,
             "codec": found.codec,
             "views_policy": found.views_policy,
-            "generation": self.service.catalog.generation(),
+            "generation": self.worker.catalog.generation(),
             "folders": [{"path": root, "photos": found.photos.get(root, 0)} for root in found.roots],
             "skipped": len(found.skipped),
             "device": device,
-            "default": {"k": 10, "shortlist": "auto", "most_k": MOST_HITS},
+            "default": {"k": 10, "shortlist": "auto", "most_k": MAX_HITS},
         }
         return _json(answer)
 
@@ -131,7 +161,7 @@ class Api:
         return Response(await self._work(request, self.metrics.text), headers={"content-type": CONTENT_TYPE})
 
     async def index_page(self, request: Request) -> Response:
-        """The page. Who opens it may search by picture: what that takes seconds to load is loaded meanwhile."""
+        """The page. Torch is loaded meanwhile: a search by image would wait seconds for it."""
         if not self._prepared:
             self._prepared = True
             threading.Thread(target=import_module, args=("flairsearch.model.encoder",), daemon=True).start()
@@ -140,17 +170,18 @@ class Api:
     # -- steps
 
     async def _path(self, request: Request, image: int) -> str:
-        path = await self._work(request, lambda: self.service.catalog.path_of(image))
+        path = await self._work(request, lambda: self.worker.catalog.path_of(image))
         if path is None:
             raise HTTPException(404, f"no image {image} in the index")
         return path
 
-    async def _example(self, request: Request, asked: schemas.Texts, body: bytes | None) -> ImageExample | None:
-        name = "picture"
-        if asked.image is not None:
-            path = await self._path(request, asked.image)
-            name, body = os.path.basename(path), await self._work(request, lambda: _read(path))
-        return asked.example(body, name)
+    async def _image(self, request: Request, asked: schemas.Parameters, body: bytes | None) -> tuple[bytes | None, str]:
+        """The file of the example image, and what the image is called."""
+        image = asked.values["image"]
+        if image is None:
+            return body, "picture"
+        path = await self._path(request, image)
+        return await self._work(request, lambda: _read(path)), os.path.basename(path)
 
     async def _jpeg(self, request: Request, path: str, side: int) -> Response:
         known = request.headers.get("if-none-match", "")
@@ -163,12 +194,12 @@ class Api:
         return Response(found.data, headers=headers)
 
     async def _work(self, request: Request, do: Callable[[], _T]) -> _T:
-        """In a thread for pictures and files."""
-        return await _unless_gone(request, self._pool.submit(do))
+        """Do something in a thread for photos and files."""
+        return await _unless_disconnected(request, asyncio.wrap_future(self._pool.submit(do)))
 
 
 def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()) -> ASGIApp:
-    """All of it: routes behind the guard, which gets the last three, behind the door."""
+    """The whole app: routes behind the security middleware, which gets the last three, behind the error middleware."""
     app = FastAPI(
         title="flairsearch",
         version=version("flairsearch"),
@@ -185,74 +216,79 @@ def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()
 
 def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
     picture = {"schema": {"type": "string", "format": "binary"}}
-    body = {"requestBody": {"required": True, "content": {"application/octet-stream": picture, "image/*": picture}}}
+    image_body = {"application/octet-stream": picture, "image/*": picture}
+    search_body = {**image_body, "application/json": {"schema": schemas.batch_schema()}}
+    bodies: dict[Callable[..., Any], object] = {api.search_by_body: search_body, api.regions_by_image: image_body}
     jpeg = {"image/jpeg": picture}
     kinds = dict.fromkeys(("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif"), picture)
     search, photo = (400, 404, 410, 422, 429, 503), (400, 404, 410, 422, 503)
 
     def add(path: str, answer: Callable[..., Any], summary: str, good: dict[str, Any], bad: tuple[int, ...]) -> None:
         failures: dict[int | str, dict[str, Any]] = {
-            status: {"model": shapes.FailureJson} for status in (401, 403, *bad)
+            status: {"model": shapes.model_of(shapes.FailureJson)} for status in (401, 403, *bad)
         }
         locked = token is not None and f"/api/v1/{path}" not in PUBLIC_PATHS
-        posts = answer in (api.search_by_picture, api.regions_by_picture)
+        body = bodies.get(answer)
         app.add_api_route(
             f"/api/v1/{path}",
             answer,
-            methods=["POST" if posts else "GET"],
+            methods=["POST" if body else "GET"],
             summary=summary,
             response_class=Response,
             responses={200: good, **failures},
-            dependencies=[Security(HTTPBearer(auto_error=False))] if locked else [],  # said, not asked: the guard does
-            openapi_extra=body if posts else None,
+            # This is for the description alone: the security middleware checks the token.
+            dependencies=[Security(HTTPBearer(auto_error=False))] if locked else [],
+            openapi_extra={"requestBody": {"required": True, "content": body}} if body else None,
         )
-        if not posts:
+        if not body:
             app.add_api_route(f"/api/v1/{path}", answer, methods=["HEAD"], include_in_schema=False)
 
-    add("search", api.search, "Search by text or indexed picture", _model(shapes.SearchJson), (*search, 414))
-    add("search", api.search_by_picture, "Search by picture", _model(shapes.SearchJson), (*search, 408, 413, 414))
-    add("regions/{id}", api.regions, "Regions and heat in one photo", _model(shapes.HeatHitJson), (*search, 414))
-    regions = _model(shapes.HeatHitJson)
-    add("regions/{id}", api.regions_by_picture, "Regions and heat of a picture", regions, (*search, 408, 413, 414))
+    one, several = _answers_with(SearchJson), _answers_with(SearchJson, shapes.BatchJson)
+    regions, with_body = _answers_with(shapes.HeatHitJson), (*search, 408, 413, 414)
+    add("search", api.search, "Search by text or indexed image", one, (*search, 414))
+    add("search", api.search_by_body, "Search by image, or several searches", several, with_body)
+    add("regions/{id}", api.regions, "Regions and heat in one photo", regions, (*search, 414))
+    add("regions/{id}", api.regions_by_image, "Regions and heat of an image", regions, with_body)
     add("images/{id}", api.image, "A photo", {"content": kinds}, (*photo, 416))
     add("thumbnails/{id}", api.thumbnail, "A thumbnail", {"content": jpeg}, photo)
-    add("status", api.status, "What is served", _model(shapes.StatusJson), (429, 503))
-    add("health", api.health, "Whether the server answers", _model(shapes.HealthJson), ())
+    add("status", api.status, "What is served", _answers_with(shapes.StatusJson), (429, 503))
+    add("health", api.health, "Whether the server answers", _answers_with(shapes.HealthJson), ())
     add("metrics", api.show_metrics, "Metrics", {"content": {"text/plain": {"schema": {"type": "string"}}}}, (503,))
     app.add_route("/", api.index_page, methods=["GET"], include_in_schema=False)
     app.mount("/static", api.files)
 
 
-def _model(model: type) -> dict[str, Any]:
-    return {"model": model, "content": {"application/json": {}}}
+def _answers_with(*described: type) -> dict[str, Any]:
+    """The description of a good answer: JSON of one of these types."""
+    return {"model": reduce(or_, map(shapes.model_of, described)), "content": {"application/json": {}}}
 
 
-async def _picture(request: Request, asked: schemas.Texts) -> bytes:
-    """The body. Raises UsageError when there is none, or another picture besides."""
+async def _image_body(request: Request, asked: schemas.Parameters) -> bytes:
+    """The body. Raises UsageError when there is none, or another image besides."""
     body = await request.body()
     if not body:
-        raise UsageError("the body is empty - send the file of a picture, or ask with GET")
+        raise UsageError("the body is empty - send the file of an image, or ask with GET")
     if body.startswith(b"--") and b"form-data" in body[:1000]:
-        raise UsageError("the body is a form - send the file of a picture, and nothing around it")
-    if asked.image is not None:
-        raise UsageError("image and a body are two pictures - give one of them")
+        raise UsageError("the body is a form - send the file of an image, and nothing around it")
+    if asked.values["image"] is not None:
+        raise UsageError("it and the body are two images - give one of them", "image")
     return body
 
 
-async def _unless_gone(request: Request, answer: Future[_T]) -> _T:
-    """The answer; whoever goes away before leaves the queue."""
-    mine, gone = asyncio.wrap_future(answer), asyncio.ensure_future(_hang_up(request))
+async def _unless_disconnected(request: Request, answer: asyncio.Future[_T]) -> _T:
+    """The answer; a client that goes away before leaves the queue."""
+    gone = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((mine, gone), return_when=asyncio.FIRST_COMPLETED)
-        if mine.done():
-            return mine.result()
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
         raise ClientGone("the client went away")
     finally:
-        mine.cancel()
+        answer.cancel()
         gone.cancel()
 
 
-async def _hang_up(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

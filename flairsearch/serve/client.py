@@ -6,24 +6,23 @@ import http.client
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from flairsearch.core.errors import FlairSearchError, PictureError, UsageError
 from flairsearch.core.filters import is_text
-from flairsearch.core.query import ImageExample, Query
+from flairsearch.core.hits import Hit
+from flairsearch.core.query import ImageExample
+from flairsearch.core.request import MAX_BODY_BYTES, MAX_HITS, OPTIONS, SearchRequest, SearchResult, SearchStats
 from flairsearch.core.settings import check_token
-from flairsearch.core.types import Answer, Hit
-from flairsearch.output.formatting import escape, from_dict
-from flairsearch.search.policy import DEFAULT_POLICY
-from flairsearch.search.request import MOST_BODY, MOST_HITS, Question
+from flairsearch.output.formatting import escape
 
-PATIENCE = 300.0  # A server has this many seconds for all pages of an answer.
-_LARGEST = 64 << 20  # A page of an answer has at most this many bytes.
+REQUEST_SECONDS = 300.0  # A server has this time for all pages of an answer.
+_MAX_PAGE_BYTES = 64 << 20  # A page of an answer is not larger.
 _WRONG = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # Reading nonsense raises one of these.
 
 
@@ -50,61 +49,62 @@ class ServerClient:
         except ValueError:
             host = None
         if not host or not url.isprintable() or " " in url or parts.scheme not in ("http", "https"):
-            raise UsageError(f"--server {url!a} is no address of a server - give one like http://127.0.0.1:8421")
+            raise UsageError(f"{url!a} is no address of a server - give one like http://127.0.0.1:8421", "server")
         if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise UsageError(
-                f"--server {parts.scheme}://{host} with more than host and port - "
-                "leave the rest out, and set FLAIRSEARCH_TOKEN to the token"
+                f"{parts.scheme}://{host} with more than host and port - "
+                "leave the rest out, and set FLAIRSEARCH_TOKEN to the token",
+                "server",
             )
         return ServerClient(url, host, port, parts.scheme == "https", None if token is None else check_token(token))
 
-    def search(self, question: Question, page: int = MOST_HITS, patience: float = PATIENCE) -> Answer:
-        """The answer, asked for in pages of at most `page` hits; patience: seconds for all of them.
+    def search(self, request: SearchRequest, page: int = MAX_HITS, seconds: float = REQUEST_SECONDS) -> SearchResult:
+        """The result, asked for in pages of at most `page` hits; seconds: the server has for all of them.
 
-        Raises ServerError when there is none, PictureError when the query's picture cannot be read or is too large to
-        send, and UsageError on what no server is asked.
+        Raises ServerError when there is none, PictureError when the example image cannot be read or is too large to
+        send, and UsageError on what a server cannot be asked.
         """
-        _check(question)
-        picture = _read(question.terms.pictures)
-        found: list[Answer | ServerError] = []
+        _check(request)
+        image = _read(request.query.images)
+        found: list[SearchResult | ServerError] = []
 
         def ask() -> None:
             try:
-                found.append(self._search(question, page, picture))
+                found.append(self._search(request, page, image))
             except ServerError as error:
                 found.append(error)
 
         asking = Thread(target=ask, daemon=True)  # A socket's timeout does not end a server that sends byte after byte.
         asking.start()
-        asking.join(patience)
-        answer = found[0] if found else self._no_answer(f"not within {patience:.0f} s")
+        asking.join(seconds)
+        answer = found[0] if found else self._no_answer(f"not within {seconds:.0f} s")
         if isinstance(answer, ServerError):
             raise answer
         return answer
 
-    def _search(self, question: Question, page: int, picture: bytes | None) -> Answer:
-        answer = Answer()
+    def _search(self, request: SearchRequest, page: int, image: bytes | None) -> SearchResult:
+        result, names = SearchResult(), _phrase_names(request)
         while True:
-            count = min(page, question.k - len(answer.hits))
-            parameters = [*question.parameters(), ("k", str(count)), ("offset", str(len(answer.hits)))]
-            found = self._request(f"/api/v1/search?{urlencode(parameters)}", picture)
+            count = min(page, request.k - len(result))
+            options = {**request.to_options(), "k": count, "offset": request.offset + len(result)}
+            found = self._request(f"/api/v1/search?{urlencode(_parameters(options))}", image)
             try:
-                hits = [_named(from_dict(one), question.terms) for one in found["hits"]]
-                answer = Answer(
-                    (*answer.hits, *hits),
-                    int(found["in_scope"]),
-                    int(found["ranked"]),
-                    tuple(map(str, found["unseen"])),
-                    tuple(escape(str(warning)) for warning in found["warnings"]),
-                    {"server": answer.seconds.get("server", 0.0) + float(found["seconds"])},
+                hits = tuple(_checked(Hit.from_dict(one, names)) for one in found["hits"])
+                stats = SearchStats(
+                    views_in_filter=int(found["in_scope"]),
+                    views_ranked=int(found["ranked"]),
+                    unseen_words=tuple(map(str, found["unseen"])),
+                    seconds={"server": result.stats.seconds.get("server", 0.0) + float(found["seconds"])},
                 )
-                ended = found["next"] is None
+                warnings = tuple(escape(str(warning)) for warning in found["warnings"])
+                result = SearchResult((*result.hits, *hits), stats, warnings, complete=found["complete"] is True)
+                has_ended = found["next"] is None
             except _WRONG:
                 raise self._stranger("its answer holds no hits") from None
-            if len(hits) > count or (not ended and len(hits) < count):
+            if len(hits) > count or (not has_ended and len(hits) < count):
                 raise self._stranger(f"it sent {len(hits)} hits where {count} were asked for")
-            if ended or len(answer.hits) == question.k:
-                return answer
+            if has_ended or len(result) == request.k:
+                return result
 
     def _request(self, target: str, picture: bytes | None) -> dict[str, Any]:
         """Raises ServerError unless JSON of an answer comes back."""
@@ -113,16 +113,16 @@ class ServerClient:
             headers["Content-Type"] = "application/octet-stream"
         kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
         try:
-            with closing(kind(self.host, self.port, timeout=PATIENCE)) as connection:
+            with closing(kind(self.host, self.port, timeout=REQUEST_SECONDS)) as connection:
                 connection.request("GET" if picture is None else "POST", target, picture, headers)
                 response = connection.getresponse()
-                body = response.read(_LARGEST + 1)
+                body = response.read(_MAX_PAGE_BYTES + 1)
         except http.client.HTTPException as error:
             raise self._stranger(type(error).__name__) from None
         except (OSError, ValueError) as error:  # ValueError: a host's name that cannot be looked up.
             raise self._no_answer(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
-        if len(body) > _LARGEST:
-            raise self._stranger(f"it sent more than {_LARGEST >> 20} MiB")
+        if len(body) > _MAX_PAGE_BYTES:
+            raise self._stranger(f"it sent more than {_MAX_PAGE_BYTES >> 20} MiB")
         try:
             found = json.loads(body, parse_float=_finite, parse_constant=_finite)
             refusal = None if response.status == 200 else " ".join(str(found["error"]).split())[:500]
@@ -143,18 +143,30 @@ class ServerClient:
         return ServerError(f"{self.url} is no flairsearch server ({reason}) - check the address given as --server")
 
 
-def _check(question: Question) -> None:
-    """Raises UsageError on what an index here would refuse, in the same words, and on what no URL can carry."""
-    if question.k < 1:
-        raise UsageError(f"k is {question.k} - ask for at least one hit")
-    for name, value in question.parameters():
-        if not is_text(value):
-            raise UsageError(f"{name}={value!a} is no UTF-8 - a server cannot be asked for it")
-    DEFAULT_POLICY.shortlist_size(question.shortlist, 1)
+def _check(request: SearchRequest) -> None:
+    """Raises UsageError on what no URL can carry."""
+    for name, value in request.to_options().items():
+        for text in value if isinstance(value, tuple) else (str(value),):
+            if not is_text(text):
+                raise UsageError(f"{text!a} is no UTF-8 - a server cannot be asked for it", name)
 
 
-def _named(hit: Hit, terms: Query) -> Hit:
-    """With the name of the query's picture, which the server has not been told. Raises ValueError on what is no hit."""
+def _parameters(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Options -> the parameters of a URL."""
+    return [
+        (OPTIONS[name][0].http_name or name, str(one))
+        for name, value in options.items()
+        for one in (value if isinstance(value, tuple) else (value,))
+    ]
+
+
+def _phrase_names(request: SearchRequest) -> list[str]:
+    """What the phrases are called: the server was not told the name of the example image."""
+    return [*request.query.texts, *(image.name for image in request.query.images)]
+
+
+def _checked(hit: Hit) -> Hit:
+    """Raises ValueError on what is no hit."""
     if "\0" in hit.path or not is_text(hit.path):
         raise ValueError("no file has that name")
     regions = [*hit.regions, *(region for phrase in hit.phrases for region in phrase.regions)]
@@ -162,25 +174,21 @@ def _named(hit: Hit, terms: Query) -> Hit:
     scores += [region.score for region in regions]
     if not (hit.width > 0 and hit.height > 0 and all(map(math.isfinite, scores))):
         raise ValueError("no photo has that size, or no hit that score")
-    names = [*terms.texts, *(os.path.basename(picture.path) for picture in terms.pictures)]
-    phrases = tuple(replace(phrase, text=name) for phrase, name in zip(hit.phrases, names, strict=True))
-    return replace(hit, phrases=phrases)
+    return hit
 
 
-def _read(pictures: Sequence[ImageExample]) -> bytes | None:
-    """The file of the picture that is looked for."""
-    for picture in pictures:
+def _read(images: Sequence[ImageExample]) -> bytes | None:
+    """The file of the example image."""
+    for image in images:
         from flairsearch.images.decoding import read_bytes
 
         try:
-            data = picture.data or read_bytes(os.path.expanduser(picture.path))
+            data = image.source if isinstance(image.source, bytes) else read_bytes(os.path.expanduser(image.source))
         except PictureError as error:
-            raise PictureError(f"{picture.path}: {error} - give a picture to look for: --image FILE") from None
-        if len(data) > MOST_BODY:
-            most = f"{MOST_BODY / 1e6:.0f} MB"
-            raise PictureError(
-                f"{picture.path}: more than the {most} a server takes - give a smaller one: --image FILE"
-            )
+            raise PictureError(f"{image.name}: {error} - give an image to look for", "image") from None
+        if len(data) > MAX_BODY_BYTES:
+            most = f"{MAX_BODY_BYTES / 1e6:.0f} MB"
+            raise PictureError(f"{image.name}: more than the {most} a server takes - give a smaller one", "image")
         return data
     return None
 

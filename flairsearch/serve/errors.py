@@ -1,10 +1,9 @@
-"""Errors over HTTP: each becomes one line of JSON, `{"error": ...}`; and the door where the unforeseen ones end."""
+"""Errors over HTTP: each becomes one line of JSON, `{"error": ...}`, unforeseen ones too."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -21,14 +20,13 @@ from flairsearch.serve.metrics import Metrics
 from flairsearch.serve.original_files import PhotoGone
 from flairsearch.serve.worker import Busy, SearchWorker, Stopped
 
-GONE = 499  # The client went away: only the log and the metrics see this status.
+CLIENT_CLOSED_REQUEST = 499  # The client went away: only the log and the metrics see this status.
 
-_OPTION = re.compile("flairsearch .*|--([a-z]+(?:-[a-z]+)*)", re.DOTALL)  # An advised command keeps its options.
 _log = logging.getLogger("flairsearch.serve.app")
 
 
 class ClientGone(FlairSearchError):
-    """Nobody waits for the answer any more."""
+    """The client does not wait for the answer any more."""
 
 
 def fail(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -37,24 +35,21 @@ def fail(status: int, reason: str, headers: Mapping[str, str] | None = None) -> 
 
 
 class Errors:
-    """The exceptions of an app, as answers."""
+    """Turns the exceptions of an app into answers."""
 
-    def __init__(self, service: SearchWorker) -> None:
-        self._service = service
+    def __init__(self, worker: SearchWorker) -> None:
+        self._worker = worker
 
     def add_to(self, app: FastAPI) -> None:
-        """From now on they are what this app answers."""
+        """Register the handlers of an app."""
         app.add_exception_handler(RequestValidationError, self._on_invalid)
         app.add_exception_handler(HTTPException, self._on_http)
         app.add_exception_handler(FlairSearchError, self._on_error)
         app.add_exception_handler(Exception, self._on_bug)
 
     def plain(self, text: str) -> str:
-        """One line, without where the index lies; options are called as parameters are."""
-        text = text.replace(str(self._service.folder), "the index")
-        text = text.replace("--image FILE", "image=ID, or POST its file")
-        text = _OPTION.sub(lambda found: found[0] if found[1] is None else found[1].replace("-", "_"), text)
-        return " ".join(text.split())[:500]
+        """One line that does not say where the index lies."""
+        return " ".join(text.replace(str(self._worker.folder), "the index").split())[:500]
 
     async def _on_invalid(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -63,16 +58,17 @@ class Errors:
     async def _on_http(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         reason = error.detail
-        if reason == HTTPStatus(error.status_code).phrase:  # Starlette's own words for its own errors.
+        if reason == HTTPStatus(error.status_code).phrase:  # Starlette's own words say too little.
             reasons = {404: "nothing is here - see /api/v1/openapi.json", 405: "no such method here - use GET"}
             reason = reasons.get(error.status_code, reason)
         return fail(error.status_code, reason, error.headers)
 
     async def _on_error(self, _: Request, error: Exception) -> Response:
-        """What is known to go wrong; paths of this machine stay here."""
-        text = self.plain(str(error))
+        """An error that is known to happen; paths of this machine stay here."""
+        assert isinstance(error, FlairSearchError)
+        text = self.plain(error.named(schemas.http_name))
         if isinstance(error, ClientGone):
-            return fail(GONE, text)
+            return fail(CLIENT_CLOSED_REQUEST, text)
         if isinstance(error, Busy):
             return fail(429, text, {"retry-after": "1"})
         if isinstance(error, Stopped):
@@ -84,18 +80,18 @@ class Errors:
         return fail(503, "the index cannot be searched now - the server's log says why", {"retry-after": "5"})
 
     async def _on_bug(self, _: Request, error: Exception) -> Response:
-        """The line for it; it goes on to the door, which writes it down."""
+        """The line for a bug; the middleware writes down what happened."""
         return _unforeseen()
 
 
 class ErrorMiddleware:
-    """The outermost middleware: the named door where anything unforeseen becomes one line; and counts answers."""
+    """The outermost middleware: any unforeseen exception becomes one line, and answers are counted."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs one request."""
+        """Run one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -108,18 +104,18 @@ class ErrorMiddleware:
 
         try:
             await self._app(scope, receive, send_noted)
-        except asyncio.CancelledError:  # the server stops, and waits no longer
+        except asyncio.CancelledError:  # The server stops, and waits no longer.
             if not status[0]:
                 await fail(503, "the server stops - ask again later")(scope, receive, send_noted)
-        except Exception:  # the named door: one web request
+        except Exception:  # The named door of one web request.
             _log.exception("%s %s", scope["method"], scope["path"])
             if status[0] and not ended[0]:
-                raise  # half of an answer: the connection ends here
+                raise  # Half of an answer was sent: the connection ends.
             if not status[0]:
                 await _unforeseen()(scope, receive, send_noted)
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
-            self._metrics.requests.labels(route, str(status[0] or GONE)).inc()
+            self._metrics.requests.labels(route, str(status[0] or CLIENT_CLOSED_REQUEST)).inc()
 
 
 def _unforeseen() -> Response:

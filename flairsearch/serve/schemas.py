@@ -1,102 +1,146 @@
-"""What travels over HTTP: parameters of requests with their limits, and answers."""
+"""What travels over HTTP: the parameters of requests, derived from core/request.OPTIONS, and answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.filters import Filter
-from flairsearch.core.query import POSITIONS, ImageExample, Query
-from flairsearch.core.types import Hit
-from flairsearch.output import formatting
-from flairsearch.search.request import MOST_HITS
-from flairsearch.serve.answer_schemas import HeatHitJson, HeatPhraseJson, SearchJson
-from flairsearch.serve.worker import Found, How
+from flairsearch.core.hits import Hit
+from flairsearch.core.request import OPTIONS, SearchRequest, example_from_options
+from flairsearch.serve.answer_schemas import HeatHitJson, HeatPhraseJson
 
-MOST_TEXTS, MOST_LETTERS = 8, 1000
-MOST_OFFSET = 1_000_000
-MOST_ID = 2**63 - 1
+if TYPE_CHECKING:
+    from flairsearch.core.json_types import SearchJson
+    from flairsearch.serve.worker import Page
 
-_Text = Annotated[str, StringConstraints(max_length=MOST_LETTERS)]
-_Short = Annotated[str, StringConstraints(max_length=100)]
+MAX_ID = 2**63 - 1  # The largest integer that SQLite stores.
+MAX_BATCH = 32  # A body of JSON has at most this many queries.
 
 
-class Texts(BaseModel):
-    """What is looked for."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=False)
-
-    q: list[_Text] = Field([], max_length=MOST_TEXTS, description="What to look for; several are phrases.")
-    image: int | None = Field(None, ge=1, le=MOST_ID, description="Id of an indexed image: look for what it shows.")
-    box: _Short | None = Field(None, description="The part of the picture that is meant: l,t,r,b in pixels, upright.")
-    image_weight: float | None = Field(
-        None, ge=0.001, le=1000, allow_inf_nan=False, description="The picture's weight, where a text weighs 1."
-    )
-
-    def example(self, picture: bytes | None, name: str) -> ImageExample | None:
-        """The picture that is looked for. Raises UsageError when something is said of one that is not there."""
-        if picture is None:
-            if self.box is not None:
-                raise UsageError("a box without a picture - give the picture too: image=ID, or POST its file")
-            if self.image_weight is not None:
-                raise UsageError("image_weight without a picture - give the picture too: image=ID, or POST its file")
-            return None
-        example = ImageExample.of(picture, self.box, 1.0 if self.image_weight is None else self.image_weight)
-        return ImageExample(name, example.box, example.weight, picture)
-
-    def terms(self, example: ImageExample | None) -> Query:
-        """Raises UsageError when nothing is asked for."""
-        if not self.q and example is None:
-            raise UsageError("nothing to look for - give a text, q=..., or a picture: image=ID, or POST its file")
-        return Query.of(self.q, picture=example)
+def http_name(parameter: str) -> str:
+    """What a parameter is called over HTTP: `text` is `q`."""
+    return (OPTIONS[parameter][0].http_name if parameter in OPTIONS else None) or parameter
 
 
-class Search(Texts):
-    """What is looked for, among which photos, and how many of them."""
+class Parameters(BaseModel):
+    """Options of a search, as they come over HTTP."""
 
-    exclude: list[_Text] = Field([], max_length=MOST_TEXTS, description="What must not be where the match is.")
-    position: list[_Short] = Field(
-        [],
-        max_length=8,
-        description="Where it has to be; several must all hold.",
-        json_schema_extra={"items": {"type": "string", "enum": list(POSITIONS)}},
-    )
-    min_area: _Short = Field("0", description="How large it has to be, as a share of the photo: 5% or 0.05.")
-    k: int = Field(10, ge=1, le=MOST_HITS, description="How many hits at most.")
-    offset: int = Field(0, ge=0, le=MOST_OFFSET, description="How many of the best are left out: `next` of an answer.")
-    shortlist: _Short = Field("auto", description="Views ranked exactly: auto, all or a number.")
-    min_score: float | None = Field(None, allow_inf_nan=False, description="Hits that score less are left out.")
-    folder: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
-        None, description="Only photos below this folder, an absolute path."
-    )
-    since: _Short | None = Field(None, description="Only photos from then on: 2024, 2024-05, 2024-05-17.")
-    until: _Short | None = Field(None, description="Only photos to then, with all of it.")
-    larger_than: _Short | None = Field(None, description="Only these: 2MB, or 1920x1080.")
-    extension: list[_Short] = Field([], max_length=50, description="Only these kinds of files: jpg, or jpg,png.")
+    model_config = ConfigDict(extra="forbid")
 
-    def terms(self, example: ImageExample | None) -> Query:
-        """The same, with its conditions."""
-        super().terms(example)
-        return Query.of(self.q, picture=example, without=self.exclude, at=self.position, min_area=self.min_area)
+    @property
+    def values(self) -> dict[str, Any]:
+        """The options by the names of OPTIONS."""
+        names = {http_name(name): name for name in OPTIONS}
+        return {names[name]: value for name, value in self.model_dump().items()}
 
-    def how(self) -> How:
-        """Raises UsageError when a date, size, folder or kind has no sense."""
-        if self.folder is not None and not self.folder.startswith("/") and self.folder[1:3] not in (":\\", ":/"):
-            raise UsageError(f"folder={self.folder[:100]!r} is no absolute path - give one of the folders in status")
-        scope = Filter.of(self.folder, self.since, self.until, self.larger_than, self.extension)
-        return How(self.k, self.offset, self.shortlist, self.min_score, scope or None)
+    def request(self, image: bytes | None, name: str) -> SearchRequest:
+        """The request. image: the example image's file, and what the image is called.
+
+        Raises UsageError when a value makes no sense.
+        """
+        values = self.values
+        folder = values.get("folder")
+        if folder is not None and not folder.startswith("/") and folder[1:3] not in (":\\", ":/"):
+            raise UsageError(f"{folder[:100]!r} is no absolute path - give one of the folders in status", "folder")
+        return SearchRequest.from_options(values, example_from_options(image, values, name))
+
+
+def _parameters(name: str, options: Collection[str]) -> type[Parameters]:
+    """A model of some options."""
+    fields: dict[str, Any] = {http_name(option): _field(option) for option in options}
+    return create_model(name, __base__=Parameters, **fields)
+
+
+def _field(name: str) -> tuple[Any, Any]:
+    """The type and the Field of one option."""
+    option, default = OPTIONS[name]
+    if name == "image":  # Over HTTP it is an indexed image, whose file the server has.
+        help_text = "Id of an indexed image: look for what it shows."
+        return int | None, Field(None, ge=1, le=MAX_ID, description=help_text)
+    kind: Any = option.kind
+    if option.kind is str:
+        kind = Annotated[str, StringConstraints(max_length=option.max_length)]
+    bounds: dict[str, Any] = {"ge": option.least, "le": option.most}
+    if option.kind is float:
+        bounds["allow_inf_nan"] = False
+    known = {name: bound for name, bound in bounds.items() if bound is not None}
+    if option.many:
+        choices = {"items": {"type": "string", "enum": list(option.choices)}} if option.choices else {}
+        known |= {"max_length": option.max_count, "json_schema_extra": choices or None}
+        return Annotated[list[kind], BeforeValidator(_as_list)], Field([], description=option.help, **known)
+    optional = kind if default is not None else kind | None
+    return optional, Field(default, description=option.help, **known)
+
+
+def _as_list(value: Any) -> Any:
+    """One text in a body of JSON stands for a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+if TYPE_CHECKING:  # A model that is made at run time is no type.
+    SearchParameters = Parameters
+    RegionParameters = Parameters
+else:
+    SearchParameters = _parameters("SearchParameters", OPTIONS)
+    RegionParameters = _parameters("RegionParameters", ("text", "image", "box", "image_weight"))
+
+
+class BatchParameters(BaseModel):
+    """Several searches in one body: each a text or a set of options; options beside `queries` hold for all of them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    queries: list[Any] = Field(min_length=1, max_length=MAX_BATCH)
+
+    @property
+    def searches(self) -> list[Parameters]:
+        """The options of each search. Raises UsageError when they are wrong."""
+        shared = self.model_extra or {}
+        found = []
+        for number, given in enumerate(self.queries):
+            own = {http_name("text"): given} if isinstance(given, str) else given
+            if not isinstance(own, dict):
+                raise UsageError("it is neither a text nor an object of options", f"queries.{number}")
+            try:
+                found.append(SearchParameters.model_validate(shared | own))
+            except ValidationError as error:
+                raise UsageError(in_one_line(error.errors(), skip=0), f"queries.{number}") from None
+        return found
+
+
+def read_batch(body: bytes) -> BatchParameters:
+    """The searches of a body of JSON. Raises UsageError when it has none."""
+    try:
+        return BatchParameters.model_validate_json(body)
+    except ValidationError as error:
+        raise UsageError(in_one_line(error.errors(), skip=0)) from None
+
+
+def batch_schema() -> dict[str, Any]:
+    """The JSON schema of a body that `read_batch` reads."""
+    options = SearchParameters.model_json_schema()
+    several = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_BATCH,
+        "items": {"anyOf": [{"type": "string"}, options]},
+    }
+    return {"type": "object", "required": ["queries"], "properties": {"queries": several, **options["properties"]}}
 
 
 class Size(BaseModel):
-    """How large a picture is wanted."""
+    """How large a photo is wanted."""
 
     model_config = ConfigDict(extra="forbid")
 
     size: int | None = Field(
-        None, ge=16, le=4096, description="An upright JPEG of this long side at most, pixels; without: the original."
+        None,
+        ge=16,
+        le=4096,
+        description="Send an upright JPEG whose long side has at most this many pixels; by default the original.",
     )
 
 
@@ -107,38 +151,40 @@ class Side(BaseModel):
 
     size: int = Field(
         256,
-        description="Long side at most, pixels.",
+        description="The long side has at most this many pixels.",
         json_schema_extra={"enum": [256, 512]},
     )
 
 
-def answer_of(answer: Found, offset: int) -> SearchJson:
-    """A search's answer, as it is sent."""
+def search_to_json(page: Page, request: SearchRequest) -> SearchJson:
+    """The answer to a search, as it is sent."""
+    result = page.result
     return {
-        "hits": [formatting.to_dict(hit) for hit in answer.hits],
-        "next": offset + len(answer.hits) if answer.more else None,
-        "in_scope": answer.in_scope,
-        "ranked": answer.ranked,
-        "unseen": list(answer.unseen),
-        "warnings": list(answer.warnings),
-        "seconds": round(answer.seconds, 4),
+        "hits": [hit.to_dict() for hit in result],
+        "next": request.offset + len(result) if page.has_more else None,
+        "complete": result.complete,
+        "in_scope": result.stats.views_in_filter,
+        "ranked": result.stats.views_ranked,
+        "unseen": list(result.stats.unseen_words),
+        "warnings": list(result.warnings),
+        "seconds": round(page.seconds, 4),
     }
 
 
-def heat_of(hit: Hit) -> HeatHitJson:
+def heat_to_json(hit: Hit) -> HeatHitJson:
     """A hit with the heat of its phrases, as it is sent."""
-    plain = formatting.to_dict(hit)
+    plain = hit.to_dict()
     phrases: list[HeatPhraseJson] = []
     for shown, phrase in zip(plain["phrases"], hit.phrases, strict=True):
         frame, heat = phrase.frame, [] if phrase.heat is None else phrase.heat.tolist()
         rows = [[round(value, 6) for value in row] for row in heat]
         phrases.append({**shown, "heat": rows, "view": [frame.left, frame.top, frame.right, frame.bottom]})
-    return {**plain, "phrases": phrases}
+    return cast("HeatHitJson", {**plain, "phrases": phrases})
 
 
-def in_one_line(errors: Sequence[Any]) -> str:
-    """The first of a request's validation errors, for a person."""
-    first = errors[0]
-    where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+def in_one_line(errors: Sequence[Any], skip: int = 1) -> str:
+    """The first of a request's validation errors, for a person. skip: parts of its place that say nothing."""
+    first: Mapping[str, Any] = errors[0]
+    where = ".".join(str(part) for part in first["loc"][skip:]) or "the request"
     text = "no such parameter" if first["type"] == "extra_forbidden" else str(first["msg"])
     return " ".join(f"{where[:100]}: {text[:200]} - see /api/v1/openapi.json".split())

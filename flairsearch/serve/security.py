@@ -21,10 +21,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flairsearch.search.request import MOST_BODY
+from flairsearch.core.request import MAX_BODY_BYTES
 from flairsearch.serve.errors import fail
 
-MOST_HELD = 8 * MOST_BODY  # of all requests together
+MOST_HELD = 8 * MAX_BODY_BYTES  # of all requests together
 MOST_URL = 16_000  # bytes of path and query
 MOST_HEADERS = 32_000  # bytes of their names and values; and so many of them:
 MANY_HEADERS = 200
@@ -144,7 +144,7 @@ class SecurityMiddleware:
         if self._secret is not None and scope["path"] not in PUBLIC_PATHS and not self._secret.is_given(headers):
             self._check_token(scope, self._secret)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length[:20]) > MOST_BODY:
+        if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
             raise _too_large()
 
     def _is_ours(self, host: str) -> bool:
@@ -199,7 +199,7 @@ class SecurityMiddleware:
             size = len(message.get("body", b""))
             held[0] += size
             self._held += size
-            if held[0] > MOST_BODY:
+            if held[0] > MAX_BODY_BYTES:
                 raise _too_large()
             if self._held > self._most_held:
                 raise RequestRejected(
@@ -215,7 +215,9 @@ _CLOSE = {"connection": "close"}
 
 
 def _too_large() -> RequestRejected:
-    return RequestRejected(413, f"the body has more than {MOST_BODY / 1e6:.0f} MB - send a smaller picture", _CLOSE)
+    return RequestRejected(
+        413, f"the body has more than {MAX_BODY_BYTES / 1e6:.0f} MB - send a smaller picture", _CLOSE
+    )
 
 
 def _answer(refused: RequestRejected) -> Response:

@@ -7,7 +7,6 @@ clusters and no graph: texts lie where no view does, and it is there that those 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -21,7 +20,7 @@ PREFIX_DIMS = 64  # numbers of a view that are always read: the first, and the l
 MIN_REFINED = 16384  # The whole codes of at least this number of views are read.
 REFINE_FACTOR = 4  # The whole codes of at least this factor times the views asked for are read.
 SAMPLED_SCORES = 16384  # This number of scores estimate the bound that lets enough views through.
-_PIECE = 32768  # A thread takes this number of views at a time.
+_PIECE_BYTES = 1 << 20  # A thread takes about this number of bytes of codes at a time.
 
 F32 = NDArray[np.float32]
 _Number = TypeVar("_Number", np.int8, np.float32)
@@ -52,6 +51,7 @@ class CodeScan:
         *,
         min_refined: int = MIN_REFINED,
         sampled_scores: int = SAMPLED_SCORES,
+        is_compiled: bool = True,
     ) -> Candidates:
         """features f32[W] -> the `count` views of largest inner product with their codes; ties by view id.
 
@@ -62,8 +62,8 @@ class CodeScan:
         count = min(count, len(self) if chosen is None else len(chosen))
         if not count:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        some = self.likely(features, max(min_refined, REFINE_FACTOR * count), chosen, sampled_scores)
-        scores = self._whole(features, some)
+        some = self.likely(features, max(min_refined, REFINE_FACTOR * count), chosen, sampled_scores, is_compiled)
+        scores = self._whole(features, some, is_compiled)
         best = np.arange(len(some))
         if count < len(some):
             best = np.flatnonzero(scores >= -np.partition(-scores, count - 1)[count - 1])
@@ -76,6 +76,7 @@ class CodeScan:
         count: int,
         chosen: NDArray[np.int64] | None = None,
         sampled_scores: int = SAMPLED_SCORES,
+        is_compiled: bool = True,
     ) -> NDArray[np.int64]:
         """Which of the N, or of those chosen, are the `count` best by their heads, or some more; ascending."""
         total = len(self) if chosen is None else len(chosen)
@@ -83,7 +84,7 @@ class CodeScan:
             return np.arange(total) if chosen is None else chosen
         query, scores = prefix_of(features[None])[0], np.empty(total, np.float32)
 
-        multiply_codes(self._heads, chosen, 0, query, scores, _PIECE)
+        multiply_codes(self._heads, chosen, 0, query, scores, is_compiled)
         sample = scores[:: max(1, len(scores) // sampled_scores)]
         place = min(len(sample) - 1, int(1.1 * count * len(sample) / len(scores)) + 32)
         some = np.flatnonzero(scores >= -np.partition(-sample, place)[place])
@@ -91,10 +92,10 @@ class CodeScan:
             some = np.flatnonzero(scores >= -np.partition(-scores, count - 1)[count - 1])
         return some if chosen is None else chosen[some]
 
-    def _whole(self, features: F32, some: NDArray[np.int64]) -> F32:
+    def _whole(self, features: F32, some: NDArray[np.int64], is_compiled: bool) -> F32:
         """Inner products of whole codes."""
         scores = np.empty(len(some), np.float32)
-        multiply_codes(self._rows, self._places[some], self._start, features, scores, _PIECE // 16)
+        multiply_codes(self._rows, self._places[some], self._start, features, scores, is_compiled)
         return scores
 
 
@@ -107,13 +108,19 @@ def prefix_of(codes: NDArray[_Number]) -> NDArray[_Number]:
 
 
 def multiply_codes(
-    rows: NDArray[np.int8], places: NDArray[np.int64] | None, start: int, features: F32, scores: F32, size: int
+    rows: NDArray[np.int8],
+    places: NDArray[np.int64] | None,
+    start: int,
+    features: F32,
+    scores: F32,
+    is_compiled: bool = True,
 ) -> None:
-    """scores[i] = rows[places[i], start : start + W] . features, places None: all in a row; in pieces of that size.
+    """scores[i] = rows[places[i], start : start + W] . features; places None: rows[i].
 
-    By compiled loops in threads where numba is there; to load it would take longer than numpy takes.
+    is_compiled: by loops that numba compiles, in threads; else by numpy, which loads at once.
     """
-    if "numba" not in sys.modules:
+    size = max(1, _PIECE_BYTES // len(features))
+    if not is_compiled:
         for first in range(0, len(scores), size):
             some = slice(first, first + size) if places is None else places[first : first + size]
             codes = rows[some, start : start + len(features)].astype(np.float32)

@@ -1,14 +1,16 @@
-"""Which views may answer a text, best first: by their fitted vectors, or the global token of those that have none."""
+"""Which views are likely to answer a text, best first: by predicted scores, or by global tokens without a predictor."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flairsearch.core.arrays import chunks
 from flairsearch.core.types import Candidates
 from flairsearch.shortlist.code_scan import PREFIX_DIMS, CodeScan, prefix_of
 from flairsearch.shortlist.predictor_file import CODES_OFFSET_BYTES, PredictorFile
@@ -19,35 +21,43 @@ from flairsearch.store.snapshot import Snapshot
 if TYPE_CHECKING:
     from flairsearch.shortlist.faiss_index import FaissIndex
 
-_PIECE = 8192  # rows at once
+_PIECE = 8192  # Rows are read in pieces of this number.
+_GLOBAL = "faiss"  # The kind of the derived file with the FAISS index of global tokens.
 
 
 class Shortlist:
-    """The prefilter of one state of an index."""
+    """The candidates of one snapshot, for any thread."""
 
-    def __init__(self, reader: Snapshot) -> None:
-        self._reader, fitted = reader, PredictorFile(reader.folder, reader.dim)
-        self._fit = fitted.fit()
-        self._near: CodeScan | None = None
-        self._without = reader.views.id  # views without a fitted vector
-        if self._fit is not None:
-            self._near, self._without = _open(reader, fitted, self._fit)
+    def __init__(self, snapshot: Snapshot, is_compiled: bool = True) -> None:
+        """is_compiled: codes are multiplied by loops that numba compiles; else by numpy, which loads at once."""
+        self._snapshot, self._is_compiled = snapshot, is_compiled
+        file = PredictorFile(snapshot.folder, snapshot.dim)
+        self._predictor = file.fit()
+        self._scan: CodeScan | None = None
+        self._without_codes = snapshot.views.id
+        if self._predictor is not None:
+            self._scan, self._without_codes = _open_codes(snapshot, file, self._predictor)
+        self._building = Lock()  # Two threads must not build the same index.
+
+    @property
+    def _global_index(self) -> FaissIndex:
+        """Of the global tokens of views without codes; FAISS is imported when there are any."""
+        with self._building:
+            return self._built_global_index
 
     @cached_property
-    def _rest(self) -> FaissIndex:
-        """Of those without; FAISS is imported when there are any."""
-        if self._fit is None:
-            return open_prefilter(self._reader)
+    def _built_global_index(self) -> FaissIndex:
         from flairsearch.shortlist.faiss_index import FaissIndex
 
-        without = self._without
-        pieces = (self._reader.pooled(without[i : i + _PIECE]) for i in range(0, len(without), _PIECE))
-        return FaissIndex.build(without, self._reader.dim, pieces)
+        if self._predictor is None:
+            return _kept_global_index(self._snapshot) or _build_global_index(self._snapshot)
+        ids = self._without_codes
+        return FaissIndex.build(ids, self._snapshot.dim, (self._snapshot.pooled(some) for some in chunks(ids, _PIECE)))
 
     @property
     def predicts(self) -> bool:
-        """Whether its scores are those that exact ones should be."""
-        return self._near is not None and len(self._near) > 0
+        """Whether its scores predict exact ones."""
+        return self._scan is not None and len(self._scan) > 0
 
     def search(
         self,
@@ -56,75 +66,103 @@ class Shortlist:
         among: NDArray[np.int64] | None = None,
         shares: NDArray[np.float32] | None = None,
     ) -> Candidates:
-        """texts f32[D] or f32[Q, D], any length -> `count` views and what their exact scores should be.
+        """texts f32[D] or f32[Q, D], any length -> `count` views and their predicted scores.
 
-        Of several, the mean of their scores, weighted by shares f32[Q].
-        among: view ids i64[n], ascending: no others.
-        Views without a fitted vector come first, with infinity: those of the largest global cosine, at most half.
-        Where no view has one, scores are global cosines; of several texts, of the mean of their directions.
+        The score of several texts is the mean of theirs, weighted by shares f32[Q].
+        among: view ids i64[n], ascending: only these views are candidates.
+        Views without codes come first, with infinity: at most half of the list, by the cosine of the global token.
+        Where no view has codes, all scores are cosines of the global token and the mean of the texts' directions.
         """
         several = np.atleast_2d(texts)
         units = several / np.maximum(np.linalg.norm(several, axis=1, keepdims=True), 1e-12)
         if shares is None:
             shares = np.full(len(units), 1 / len(units), np.float32)
         mean = shares @ units
-        if self._fit is None or self._near is None or not len(self._near):
-            return self._rest.search(mean, count, among)
-        features = np.stack([self._fit.features(text) for text in several])  # predictions are linear in them
-        near = self._near.search(shares @ features, count, among)
-        rest = self._without
-        if len(rest):
-            rest = self._rest.search(mean, max(count // 2, count - len(near.views)), among).views
-        unknown, left = np.full(len(rest), np.inf, np.float32), max(0, count - len(rest))
-        return Candidates(np.concatenate([rest, near.views[:left]]), np.concatenate([unknown, near.scores[:left]]))
+        if self._predictor is None or self._scan is None or not len(self._scan):
+            return self._global_index.search(mean, count, among)
+        features = np.stack([self._predictor.features(text) for text in several])
+        predicted = self._scan.search(shares @ features, count, among, is_compiled=self._is_compiled)
+        first = self._without_codes
+        if len(first):
+            first = self._global_index.search(mean, max(count // 2, count - len(predicted.views)), among).views
+        unknown, left = np.full(len(first), np.inf, np.float32), max(0, count - len(first))
+        return Candidates(
+            np.concatenate([first, predicted.views[:left]]), np.concatenate([unknown, predicted.scores[:left]])
+        )
 
 
-def open_prefilter(reader: Snapshot) -> FaissIndex:
-    """Of all views: from its file, memory-mapped; else made from the pooled vectors, and kept for the next opening.
+def make_derived_files(snapshot: Snapshot) -> None:
+    """Write the files that a Shortlist would otherwise compute when it opens, where one is missing.
 
-    While it is made it is in memory, 2 D bytes a view. Only an index without a fit needs it.
+    These are the columns of views and, with a predictor, where the codes of each view are, else the FAISS index of
+    global tokens. Nothing is written of a damaged index, or where the folder cannot be written: opening takes longer
+    then.
     """
+    snapshot.save_columns()
+    if snapshot.damage:
+        return
+    file = PredictorFile(snapshot.folder, snapshot.dim)
+    predictor = file.fit()
+    with suppress(OSError):
+        if predictor is None:
+            if snapshot.cache.find(_GLOBAL) is None:
+                with snapshot.cache.writing(_GLOBAL) as path:
+                    _build_global_index(snapshot).save(path)
+        elif snapshot.cache.find(_kind(predictor)) is None:
+            _save_codes(snapshot, file, predictor)
+
+
+def _build_global_index(snapshot: Snapshot) -> FaissIndex:
+    """Of all views' global tokens; it is in memory meanwhile, 2 D bytes a view."""
     from flairsearch.shortlist.faiss_index import FaissIndex
 
-    found = _kept_prefilter(reader)
-    if found is not None:
-        return found
-    made = FaissIndex.build(reader.views.id, reader.dim, reader.all_pooled())
-    if not reader.damage:
-        with suppress(OSError), reader.cache.writing("faiss") as path:
-            made.save(path)
-    return _kept_prefilter(reader) or made
+    return FaissIndex.build(snapshot.views.id, snapshot.dim, snapshot.all_pooled())
 
 
-def _kept_prefilter(reader: Snapshot) -> FaissIndex | None:
+def _kept_global_index(snapshot: Snapshot) -> FaissIndex | None:
     from flairsearch.shortlist.faiss_index import FaissIndex
 
-    file = None if reader.damage else reader.cache.find("faiss")
-    return FaissIndex.load(file, reader.views.id, reader.dim) if file else None
+    file = None if snapshot.damage else snapshot.cache.find(_GLOBAL)
+    return FaissIndex.load(file, snapshot.views.id, snapshot.dim) if file else None
 
 
-def _open(reader: Snapshot, fitted: PredictorFile, fit: ScorePredictor) -> tuple[CodeScan, NDArray[np.int64]]:
-    """The codes of all views that have some; the ids of the others."""
-    ids, rows = reader.views.id, fitted.rows(fit, reader.generation)
+def _open_codes(
+    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor
+) -> tuple[CodeScan, NDArray[np.int64]]:
+    """The codes of all views that have some; the ids of the other views."""
+    ids, rows = snapshot.views.id, file.rows(predictor, snapshot.generation)
     flat = rows.view(np.int8).reshape(len(rows), rows.itemsize)
-    kind = _kind(fit)
-    kept = None if reader.damage else _load(reader.cache, kind, len(ids), len(rows))
-    if kept is None:
-        places = last_places(fitted, fit, rows, ids)
-        heads = np.zeros((len(ids), PREFIX_DIMS), np.int8)
-        for first in range(0, len(ids), _PIECE):
-            some = first + np.flatnonzero(places[first : first + _PIECE] >= 0)
-            heads[some] = prefix_of(rows["codes"][places[some]])
-        if (places >= 0).all() and not reader.damage:
-            with suppress(OSError), reader.cache.writing(kind) as path, path.open("wb") as stream:
-                stream.write(places.astype("<i8").data)
-                stream.write(heads.data)
-        kept = places, heads
-    places, heads = kept
-    there = places >= 0
-    if there.all():
-        return CodeScan(ids, heads, places, flat, CODES_OFFSET_BYTES), ids[:0]
-    return CodeScan(ids[there], heads[there], places[there], flat, CODES_OFFSET_BYTES), ids[~there]
+    kept = None if snapshot.damage else _load(snapshot.cache, _kind(predictor), len(ids), len(rows))
+    places, prefixes = kept or _find_codes(snapshot, file, predictor)
+    has_codes = places >= 0
+    if has_codes.all():
+        return CodeScan(ids, prefixes, places, flat, CODES_OFFSET_BYTES), ids[:0]
+    scan = CodeScan(ids[has_codes], prefixes[has_codes], places[has_codes], flat, CODES_OFFSET_BYTES)
+    return scan, ids[~has_codes]
+
+
+def _find_codes(
+    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Of each view the row of its codes i64[N], -1 without codes, and their prefix i8[N, PREFIX_DIMS]."""
+    ids, rows = snapshot.views.id, file.rows(predictor, snapshot.generation)
+    places = last_places(file, predictor, rows, ids)
+    prefixes = np.zeros((len(ids), PREFIX_DIMS), np.int8)
+    for first in range(0, len(ids), _PIECE):
+        some = first + np.flatnonzero(places[first : first + _PIECE] >= 0)
+        prefixes[some] = prefix_of(rows["codes"][places[some]])
+    return places, prefixes
+
+
+def _save_codes(snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor) -> None:
+    """The file that `_load` maps, once every view has codes. Raises OSError."""
+    if len(file.rows(predictor, snapshot.generation)) < len(snapshot):
+        return
+    places, prefixes = _find_codes(snapshot, file, predictor)
+    if (places >= 0).all():
+        with snapshot.cache.writing(_kind(predictor)) as path, path.open("wb") as stream:
+            stream.write(places.astype("<i8").data)
+            stream.write(prefixes.data)
 
 
 def _load(cache: DerivedFiles, kind: str, count: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:
@@ -142,25 +180,25 @@ def _load(cache: DerivedFiles, kind: str, count: int, rows: int) -> tuple[NDArra
     return places, data[8 * count :].view(np.int8).reshape(count, PREFIX_DIMS)
 
 
-def drop_kept(reader: Snapshot, fit: ScorePredictor) -> None:
-    """The file of places, before rows come that change them: of a state that had lost codes. Raises OSError."""
-    while file := reader.cache.find(_kind(fit)):
+def drop_kept(snapshot: Snapshot, predictor: ScorePredictor) -> None:
+    """Remove the file of `_save_codes` before new codes make it wrong. Raises OSError."""
+    while file := snapshot.cache.find(_kind(predictor)):
         file.unlink()
 
 
-def _kind(fit: ScorePredictor) -> str:
-    return f"{fit.crc:08x}"
+def _kind(predictor: ScorePredictor) -> str:
+    return f"{predictor.crc:08x}"
 
 
 def last_places(
-    fitted: PredictorFile, fit: ScorePredictor, rows: NDArray[np.void], views: NDArray[np.int64]
+    file: PredictorFile, predictor: ScorePredictor, rows: NDArray[np.void], views: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Which row is the last whole one of each view, i64[N]; -1 where there is none. views i64[N], ascending."""
     places = np.full(len(views), -1, np.int64)
     for start in range(0, len(rows), _PIECE):
         piece = rows[start : start + _PIECE]
         at = np.searchsorted(views, piece["view"])
-        good = (at < len(views)) & fitted.whole(fit, piece)
+        good = (at < len(views)) & file.whole(predictor, piece)
         good[good] = views[at[good]] == piece["view"][good]
-        places[at[good]] = start + np.flatnonzero(good)  # of several of one view the last one stays
+        places[at[good]] = start + np.flatnonzero(good)  # Of several rows of one view the last one stays.
     return places

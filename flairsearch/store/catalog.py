@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.core.errors import StoreError, UsageError
-from flairsearch.core.filters import Filter, is_text
+from flairsearch.core.filters import NO_FILTER, Filter, is_text
 from flairsearch.core.types import Frame, IndexedFile
 from flairsearch.store.changeset import Changeset, Place, apply, move_views
 from flairsearch.store.database import Database, select_in
@@ -105,39 +105,41 @@ class Catalog:
         with self._database.read() as connection:
             return dict(select_in(connection, query, images))
 
-    def views_in(self, scope: Filter) -> NDArray[np.int64]:
-        """Views of contents that some image in scope has, i64[n], ascending.
+    def views_in(self, query_filter: Filter) -> NDArray[np.int64]:
+        """Views i64[n], ascending, of contents that some image within the filter has.
 
-        Raises UsageError when the scope's folder holds no indexed photo at all.
+        Raises UsageError when the filter's folder holds no indexed photo at all.
         """
         query = "SELECT views.id FROM views JOIN images ON images.content = views.content"
+        sides, folder = query_filter.min_sides or (), query_filter.path
         with self._database.read() as connection:
             roots = _root_ids(connection)
-            asked = image_condition(scope, roots)
-            sides = " AND views.width >= ? AND views.height >= ?" if scope.sides else ""  # else an index has it all
-            rows = connection.execute(f"{query} WHERE {asked.sql}{sides}", (*asked.values, *(scope.sides or ())))
-            found = np.unique(np.fromiter(chain.from_iterable(rows), np.int64))  # a content may have several images
-            if not len(found) and scope.under is not None:
-                below = image_condition(Filter(under=scope.under), roots)
+            asked = image_condition(query_filter, roots)
+            large_enough = " AND views.width >= ? AND views.height >= ?" if sides else ""
+            rows = connection.execute(f"{query} WHERE {asked.sql}{large_enough}", (*asked.values, *sides))
+            found = np.unique(np.fromiter(chain.from_iterable(rows), np.int64))  # A content may have several images.
+            if not len(found) and folder is not None:
+                below = image_condition(Filter(folder=folder), roots)
                 if not connection.execute(f"SELECT 1 FROM images WHERE {below.sql} LIMIT 1", below.values).fetchone():
                     raise UsageError(
-                        f"{scope.under} holds no indexed photo - see flairsearch status for the folders of the index"
+                        f"{folder} holds no indexed photo - see flairsearch status for the folders of the index",
+                        "folder",
                     )
         return found
 
-    def images_of(self, contents: Sequence[int], scope: Filter | None = None) -> dict[int, list[tuple[int, str]]]:
-        """Content ids -> [(image id, absolute path)], by image id; only files in scope.
+    def images_of(self, contents: Sequence[int], query_filter: Filter = NO_FILTER) -> dict[int, list[tuple[int, str]]]:
+        """Content ids -> [(image id, absolute path)], by image id; only files within the filter.
 
-        Whether the picture itself is, `views_in` knows: its sides are those of all images of a content.
+        The smallest sides are judged by `views_in`: all images of a content have the same.
         """
         result: dict[int, list[tuple[int, str]]] = {}
-        # By content, whatever else is asked: SQLite would walk all images of a root for a scope.
+        # By content, whatever else is asked: SQLite would walk all images of a root for a filter.
         query = """
             SELECT content, images.id, roots.path, images.path
             FROM images INDEXED BY ix_images_content JOIN roots ON roots.id = root
         """
         with self._database.read() as connection:
-            asked = image_condition(scope or Filter(), _root_ids(connection) if scope else {})
+            asked = image_condition(query_filter, _root_ids(connection) if query_filter else {})
             query = f"{query} WHERE {asked.sql} AND content IN"
             for content, image, root, path in select_in(connection, query, contents, asked.values):
                 result.setdefault(content, []).append((image, os.path.join(root, path)))
@@ -175,7 +177,7 @@ class Catalog:
         return None if row is None else f"{row[0].rstrip('/')}/{row[1]}"
 
     def dates_of(self, images: Sequence[int]) -> dict[int, datetime | None]:
-        """Image ids -> when they were taken, as scopes count it."""
+        """Image ids -> when they were taken, as filters count it."""
         query = (
             "SELECT images.id, taken, mtime_ns FROM images JOIN contents ON contents.id = content WHERE images.id IN"
         )

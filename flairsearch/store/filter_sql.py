@@ -1,4 +1,4 @@
-"""A scope as SQL: a condition on the images table."""
+"""A filter as SQL: a condition on the images table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain
 from flairsearch.core.dates import clock_seconds, from_clock
 from flairsearch.core.filters import Filter
 
-_FURTHEST = 2**63 - 1  # the largest number SQLite knows
+_MAX_INTEGER = 2**63 - 1  # The largest integer of SQLite.
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,20 @@ class Condition:
     values: tuple[int | str, ...] = ()
 
 
-def image_condition(scope: Filter, roots: Mapping[str, int]) -> Condition:
-    """What the files of a scope have in common; roots: absolute path -> id.
+def image_condition(query_filter: Filter, roots: Mapping[str, int]) -> Condition:
+    """What the files within a filter have in common; roots: absolute path -> id.
 
-    Not the sides of the picture: those are of its views.
+    The smallest sides are no condition on images: the sides of the upright photo are those of its views.
     """
     found: list[Condition] = []
-    if scope.under is not None:
-        found.append(_under(scope.under, roots))
-    if scope.since is not None or scope.before is not None:
-        found.append(_dated(scope.since, scope.before))
-    if scope.larger_than is not None:
-        found.append(Condition("images.size > ?", (min(scope.larger_than, _FURTHEST),)))
-    if scope.extensions:  # LIKE minds no case; an ending has no sign that means something to it
-        found.append(_any(Condition("images.path LIKE ?", (f"%.{ending}",)) for ending in scope.extensions))
+    if query_filter.path is not None:
+        found.append(_in_folder(query_filter.path, roots))
+    if query_filter.taken_since is not None or query_filter.taken_before is not None:
+        found.append(_dated(query_filter.taken_since, query_filter.taken_before))
+    if query_filter.larger_than_bytes is not None:
+        found.append(Condition("images.size > ?", (min(query_filter.larger_than_bytes, _MAX_INTEGER),)))
+    if query_filter.extensions:  # LIKE ignores case, and an ending has no character that means something to it.
+        found.append(_any(Condition("images.path LIKE ?", (f"%.{ending}",)) for ending in query_filter.extensions))
     return _all(found)
 
 
@@ -52,7 +52,7 @@ def _joined(conditions: Iterable[Condition], word: str, none: str) -> Condition:
     return Condition(sql or none, tuple(chain.from_iterable(one.values for one in several)))
 
 
-def _under(folder: str, roots: Mapping[str, int]) -> Condition:
+def _in_folder(folder: str, roots: Mapping[str, int]) -> Condition:
     """Whole roots inside the folder, and the part of those it is in: a range of the index on (root, path)."""
     here, parts = folder.rstrip("/") + "/", []
     inside = [number for root, number in roots.items() if f"{root.rstrip('/')}/".startswith(here)]
@@ -99,4 +99,4 @@ def _nanoseconds(moment: datetime) -> int:
         seconds = int(moment.timestamp())
     except (ValueError, OverflowError, OSError):  # so far away that the zone does not matter
         seconds = clock_seconds(moment)
-    return max(-_FURTHEST, min(seconds * 10**9, _FURTHEST))
+    return max(-_MAX_INTEGER, min(seconds * 10**9, _MAX_INTEGER))

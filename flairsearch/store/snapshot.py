@@ -47,6 +47,7 @@ class Snapshot:
 
     def _open(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
         self.folder, self.dim = folder, settings.dim
+        self._unsaved_columns: ViewColumns | None = None
         state, columns = self._state(folder, catalog)
         self.generation = state.generation
         self.patches = settings.patches
@@ -68,10 +69,10 @@ class Snapshot:
         if used - self._segments.keys():
             readable = np.isin(columns.segment, list(self._segments))
         self.views = columns if readable.all() else columns.only(readable)  # memory-mapped, if it can be
-        self.lost = columns.only(~readable)
+        self.unreadable_views = columns.only(~readable)
 
     def _state(self, folder: Path, catalog: Catalog) -> tuple[State, ViewColumns]:
-        """The columns come from the cache where it has those of this very state."""
+        """The columns come from their file where there is one of this very state."""
         state = catalog.state(with_views=False)
         self.cache = DerivedFiles(folder / "prefilter", state.generation)
         columns = ViewColumns.load(self.cache)
@@ -79,9 +80,15 @@ class Snapshot:
             state = catalog.state()
             assert state.views is not None
             columns, self.cache = state.views, DerivedFiles(folder / "prefilter", state.generation)
-            with suppress(OSError):  # read-only media, a full disk: it costs time at the next opening, no more
-                columns.save(self.cache)
+            self._unsaved_columns = columns
         return state, columns
+
+    def save_columns(self) -> None:
+        """Write the file of columns where this state has none; on read-only media opening takes longer each time."""
+        if self._unsaved_columns is not None:
+            with suppress(OSError):
+                self._unsaved_columns.save(self.cache)
+            self._unsaved_columns = None
 
     def __len__(self) -> int:
         return len(self.views.id)
@@ -97,7 +104,7 @@ class Snapshot:
 
     def _pooled(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
         result = np.empty((len(positions), 2 * self.dim), np.uint8)
-        for start, stop, segment, rows in self._stretches(positions):
+        for start, stop, segment, rows in self._segment_runs(positions):
             segment.pooled.take(rows, result[start:stop])
         return result.view("<f2")
 
@@ -105,7 +112,7 @@ class Snapshot:
         """View ids i64[K] -> content ids i64[K]."""
         return self.views.content[self._positions(views)]
 
-    def beside(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+    def sibling_views(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         """View ids i64[K] -> all views of their contents, each once, ascending."""
         if not self._tiled:
             return np.sort(views)
@@ -122,7 +129,7 @@ class Snapshot:
         order = np.argsort(self.views.content, kind="stable")
         return order, self.views.content[order]
 
-    def readable(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+    def intersect(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
         """View ids i64[n], ascending -> those of them that this state has, and whose segment can be read."""
         return self.views.id[positions_of(self.views.id, views)]
 
@@ -152,7 +159,7 @@ class Snapshot:
         """
         positions = self._positions(views)
         order = np.argsort(self.views.segment[positions], kind="stable")
-        for start, stop, segment, rows in self._stretches(positions[order]):
+        for start, stop, segment, rows in self._segment_runs(positions[order]):
             yield segment.number, segment.tokens.rows, order[start:stop], rows
 
     def rows(self, views: NDArray[np.int64], piece_views: int = PIECE) -> Iterator[NDArray[np.uint8]]:
@@ -161,9 +168,9 @@ class Snapshot:
         A piece is overwritten by the next one: memory that is in the processor's cache already.
         """
         positions = self._positions(views)
-        probes = self._stretches(positions[:: max(1, len(positions) // PROBES)])
+        probes = self._segment_runs(positions[:: max(1, len(positions) // PROBES)])
         if not all(segment.tokens.are_cached(rows) for _, _, segment, rows in probes):
-            for _, _, segment, rows in self._stretches(positions):
+            for _, _, segment, rows in self._segment_runs(positions):
                 segment.tokens.prefetch(rows)
         piece = np.empty((min(piece_views, len(views)), self._codec_of(views).stride), np.uint8)
         for first in range(0, len(positions), piece_views):
@@ -189,13 +196,13 @@ class Snapshot:
 
     def _read(self, positions: NDArray[np.int64], into: NDArray[np.uint8]) -> None:
         """Positions i64[n] of one codec -> the first n rows of u8[K, stride]."""
-        for start, stop, segment, rows in self._stretches(positions):
+        for start, stop, segment, rows in self._segment_runs(positions):
             segment.tokens.take(rows, into[start:stop])
 
     def _codec_of(self, views: NDArray[np.int64]) -> Codec:
         return self._segments[int(self.views.segment[self._positions(views[:1])[0]])].codec
 
-    def _stretches(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, int, Segment, NDArray[np.int64]]]:
+    def _segment_runs(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, int, Segment, NDArray[np.int64]]]:
         """Positions i64[K] -> (start, stop, segment, row numbers) of each stretch of them in one segment."""
         numbers, rows = self.views.segment[positions], self.views.row[positions]
         breaks = np.flatnonzero(np.diff(numbers)) + 1

@@ -19,9 +19,9 @@ def verify(
     reader: Snapshot, catalog: Catalog, limits: StoreLimits = STORE_LIMITS
 ) -> Iterator[tuple[int, int, list[Damage]]]:
     """Compare every byte with the checksums: yields (views done, views in all, what is damaged among them)."""
-    total = len(reader) + len(reader.lost.id)
-    done = len(reader.lost.id)
-    yield done, total, _name(catalog, reader.lost.id, reader.lost.content)
+    total = len(reader) + len(reader.unreadable_views.id)
+    done = len(reader.unreadable_views.id)
+    yield done, total, _name(catalog, reader.unreadable_views.id, reader.unreadable_views.content)
     for views in chunks(reader.views.id, limits.piece_views):
         sums = catalog.checksums(views.tolist())
         if catalog.generation() != reader.generation:

@@ -45,7 +45,7 @@ def test_what_is_no_date_is_one_line_that_says_what_is_one(subtests: pytest.Subt
         with subtests.test(ascii(text), option=option):
             wanted = f"--{option} .* is no date - use 2024, 2024-05, 2024-05-17 or"
             with pytest.raises(UsageError, match=wanted) as error:
-                Filter.of(since=text) if option == "since" else Filter.of(until=text)
+                Filter(since=text) if option == "since" else Filter(until=text)
             assert "\n" not in str(error.value)
 
 

@@ -33,7 +33,7 @@ def notes(tmp_path: Path) -> Annotations:
 
 @pytest.mark.parametrize("policy", ["squash", "center"])
 def test_photos_in_order(notes: Annotations, policy: str) -> None:
-    found = galleries.aggregate_views(notes, FakeEncoder().encode_pictures, policy, SIZE)
+    found = galleries.of_photos(notes, FakeEncoder().encode_pictures, policy, SIZE)
     pictures = [decode((notes.folder / photo).read_bytes(), policy, SIZE)[0] for photo in notes.photos]
     expected = FakeEncoder().encode_pictures(pictures)
     joined = galleries.join(found.encoded)
@@ -57,7 +57,7 @@ def test_pictures_are_encoded_a_batch_at_once(notes: Annotations) -> None:
 
 def test_fewer_captions_are_the_first_of_some_photos(notes: Annotations) -> None:
     def texts(count: int) -> list[str]:
-        return galleries.aggregate_views(notes, FakeEncoder().encode_pictures, "squash", SIZE, count=count).texts
+        return galleries.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, count=count).texts
 
     assert texts(5) == ["red 0", "green 1", "blue 3", "white 6", "yellow 10"]
     assert texts(2) == ["red 0", "blue 3", "yellow 10"]
@@ -75,7 +75,7 @@ def test_fewer_captions_are_the_first_of_some_photos(notes: Annotations) -> None
     assert texts(15) == texts(1000) == list(notes.captions)
     owner = tuple(i for i in range(509) for _ in range(5))  # the figures of the README
     many = Annotations("flickr30k", notes.folder, ("",) * 509, ("",) * 2545, owner, 0)
-    assert len(galleries.aggregate_views(many, FakeEncoder().encode_pictures, "squash", SIZE, count=1500).texts) == 1527
+    assert len(galleries.of_photos(many, FakeEncoder().encode_pictures, "squash", SIZE, count=1500).texts) == 1527
 
 
 LABELS = (("red", "warm"), ("green", "cold"), ("blue", "cold"), ("white", "bright"), ("yellow", "warm"))
@@ -96,7 +96,7 @@ def right_photos(notes: Annotations, label: str) -> set[int]:
 @pytest.mark.parametrize("count", [None, 1, 2, 3, 5, 6])
 def test_all_photos_of_a_label_are_right(labelled: Annotations, count: int | None) -> None:
     """Also those whose own line is not asked."""
-    found = galleries.aggregate_views(labelled, FakeEncoder().encode_pictures, "squash", SIZE, count=count)
+    found = galleries.of_photos(labelled, FakeEncoder().encode_pictures, "squash", SIZE, count=count)
     assert found.right is not None
     assert found.right.dtype == np.bool_
     if count is None:
@@ -108,7 +108,7 @@ def test_all_photos_of_a_label_are_right(labelled: Annotations, count: int | Non
 def test_captions_of_other_formats_are_their_photos_alone(labelled: Annotations) -> None:
     """The same words of two photos: nobody could tell which one is meant, and the annotations say one."""
     other = replace(labelled, format="flickr30k")
-    found = galleries.aggregate_views(other, FakeEncoder().encode_pictures, "squash", SIZE)
+    found = galleries.of_photos(other, FakeEncoder().encode_pictures, "squash", SIZE)
     assert found.right is not None
     assert [np.flatnonzero(column).tolist() for column in found.right.T] == [[n] for n in labelled.owner]
 
@@ -116,7 +116,7 @@ def test_captions_of_other_formats_are_their_photos_alone(labelled: Annotations)
 @pytest.mark.parametrize("count", [None, 2])
 def test_mosaics_of_labels(labelled: Annotations, count: int | None) -> None:
     """Right is each that shows any photo of the label."""
-    found = galleries.aggregate_views(
+    found = galleries.of_photos(
         labelled, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(9), count=count
     )
     shown = galleries.shuffle(5, 9, seed=0)
@@ -127,7 +127,7 @@ def test_mosaics_of_labels(labelled: Annotations, count: int | None) -> None:
 
 
 def test_mosaics_show_four_photos_in_quarters(notes: Annotations) -> None:
-    found = galleries.aggregate_views(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(9))
+    found = galleries.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(9))
     tokens = galleries.join(found.encoded).tokens.reshape(9, 8, 8, -1)[..., :3].astype(int)
     right, shown = found.right, galleries.shuffle(5, 9, seed=0)
     assert right is not None
@@ -144,7 +144,7 @@ def test_mosaics_show_four_photos_in_quarters(notes: Annotations) -> None:
 
 
 def test_mosaics_of_more_photos(notes: Annotations) -> None:
-    found = galleries.aggregate_views(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(3, 4))
+    found = galleries.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(3, 4))
     shown = galleries.shuffle(5, 3, seed=0, side=4)
     assert found.right is not None
     for mosaic in range(3):
@@ -157,12 +157,12 @@ def test_mosaics_that_show_nothing_asked_for(notes: Annotations) -> None:
     alone = Annotations("flickr30k", notes.folder, notes.photos, ("x",), (int(galleries.shuffle(5, 2, 0)[1, 0]),), 0)
     assert alone.owner[0] not in galleries.shuffle(5, 1, seed=0)
     with pytest.raises(UsageError, match="make more: --mosaics"):
-        galleries.aggregate_views(alone, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(1))
+        galleries.of_photos(alone, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=Mosaics(1))
 
 
 def test_a_photo_that_cannot_be_read(notes: Annotations) -> None:
     (notes.folder / "blue.png").write_bytes(b"no picture")
-    found = galleries.aggregate_views(notes, FakeEncoder().encode_pictures, "squash", SIZE)
+    found = galleries.of_photos(notes, FakeEncoder().encode_pictures, "squash", SIZE)
     with pytest.raises(UsageError, match=r"blue\.png cannot be used \(not a picture in a known format\) - "):
         list(found.encoded)
 

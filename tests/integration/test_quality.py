@@ -51,7 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_photos_are_found(encoder: Encoder, photos: Path, file: str, first: float, tenth: float) -> None:
     notes = read_annotations(DATA / file, photos)
-    found = galleries.aggregate_views(notes, encoder.encode_pictures, "squash", encoder.config.image_size)
+    found = galleries.of_photos(notes, encoder.encode_pictures, "squash", encoder.config.image_size)
     encoded = galleries.join(found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
     assert found.right is not None

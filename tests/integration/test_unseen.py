@@ -20,12 +20,12 @@ from tests.support.random_flair import CONV, random_flair, save_flair
 TRAINED_ON = ["a dog runs on the grass.", "two dogs, one red ball!", "the dog's ball in the café", "cats & dogs"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(filter="module")
 def seen() -> frozenset[int]:
     return frozenset(random_flair(CONV).tokenize(TRAINED_ON).flatten().tolist())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(filter="module")
 def model(seen: frozenset[int]) -> FLAIR:
     return FLAIR(CONV, seen=seen)
 

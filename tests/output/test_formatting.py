@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flairsearch.core.types import Frame, Hit, Phrase, Region
+from flairsearch.core.hits import Hit, PhraseMatch, Region
+from flairsearch.core.types import Frame
 from flairsearch.output import formatting
 
 REGIONS = (Region((40, 60, 90, 120), 0.61234567), Region((0, 0, 10, 10), 0.25))
 HEAT, FRAME = np.zeros((4, 4), np.float32), Frame(200, 150, 0, 0, 200, 150)
-PUPPY = Phrase("white puppy", 0.31234567, REGIONS, HEAT, FRAME)
-EARS = Phrase("black [ears]", 0.20987654, (Region((41, 61, 71, 81), 0.4), Region((5, 5, 6, 6), 0.3)), HEAT, FRAME)
+PUPPY = PhraseMatch("white puppy", 0.31234567, REGIONS, HEAT, FRAME)
+EARS = PhraseMatch("black [ears]", 0.20987654, (Region((41, 61, 71, 81), 0.4), Region((5, 5, 6, 6), 0.3)), HEAT, FRAME)
 WHEN = datetime(2024, 5, 17, 14, 0, 9, 999_999)
 HIT = Hit(
     1, "/photos/dogs/white puppy.jpg", 0.31234567, 0.2, 200, 150, REGIONS, (PUPPY,), logit=4.40625, image=7, date=WHEN

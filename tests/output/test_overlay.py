@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Box, Frame, Hit, Phrase, Region
+from flairsearch.core.hits import Hit, PhraseMatch, Region
+from flairsearch.core.types import Box, Frame
 from flairsearch.output import overlay
 
 BLUE = (20, 30, 140)
@@ -20,12 +21,12 @@ SIZE = (500, 375)
 Pixels = NDArray[np.int64]
 
 
-def phrase(text: str, *boxes: Box, score: float = 0.3123) -> Phrase:
+def phrase(text: str, *boxes: Box, score: float = 0.3123) -> PhraseMatch:
     regions = tuple(Region(box, 0.4 - 0.1 * i) for i, box in enumerate(boxes))
-    return Phrase(text, score, regions, np.zeros((4, 4), np.float32), Frame(*SIZE, 0, 0, *SIZE))
+    return PhraseMatch(text, score, regions, np.zeros((4, 4), np.float32), Frame(*SIZE, 0, 0, *SIZE))
 
 
-def make_hit(*phrases: Phrase, size: tuple[int, int] = SIZE) -> Hit:
+def make_hit(*phrases: PhraseMatch, size: tuple[int, int] = SIZE) -> Hit:
     regions = tuple(region for one in phrases for region in one.regions)
     return Hit(1, "/photos/1.jpg", 0.3, 0.2, *size, regions, phrases)
 

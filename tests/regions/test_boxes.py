@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flairsearch.core.types import Box, Frame, Region
+from flairsearch.core.hits import Region
+from flairsearch.core.types import Box, Frame
 from flairsearch.regions.boxes import (
     FINE,
     MOST,

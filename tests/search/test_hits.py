@@ -11,8 +11,9 @@ import pytest
 
 from flairsearch.core.errors import UsageError
 from flairsearch.core.filters import Filter
+from flairsearch.core.hits import Hit
 from flairsearch.core.query import ImageExample, Query
-from flairsearch.core.types import EncodedText, Hit
+from flairsearch.core.types import EncodedText
 from flairsearch.engine import Engine
 from flairsearch.regions import boxes as boxes_module
 from flairsearch.search import aggregation
@@ -52,7 +53,7 @@ def oracle(
     scores = np.stack([by_hand.score(reader.encoded(ids).tokens, query, pool) for query in queries], 1)
     images = engine._catalog.images_of(np.unique(reader.views.content).tolist())
     return {
-        path: by_hand.of_photo(scores[reader.views.content == content], weights, aggregation.VIEWS)
+        path: by_hand.of_photo(scores[reader.views.content == content], weights, aggregation.TOP_VIEWS_PER_IMAGE)
         for content, several in images.items()
         for _, path in several
     }
@@ -70,13 +71,13 @@ def test_a_score_is_the_weighted_mean_of_those_of_the_phrases(tmp_path: Path, vi
     like = paint(tmp_path / "like.png", [("green", (20, 20, 40, 40))], "red")
     texts, example = ["red", "something blue"], None
     if weight is not None:
-        example = ImageExample.of(str(like), (20, 20, 40, 40), weight)
+        example = ImageExample(str(like), (20, 20, 40, 40), weight)
     queries = FakeEncoder().encode_texts([*texts, "green"][: 2 if weight is None else 3])
     with indexed(tmp_path, views) as engine:
         assert engine.status().views == (25 if views == "squash" else 125)
         expected = oracle(engine, queries, [1, 1, weight][: len(queries)])
         for k in (1, 7, 25, 40):
-            hits = engine.search(Query.of(texts, picture=example), k, "all")
+            hits = engine.search(Query(texts, image=example), k, "all")
             best = sorted((score for score, _ in expected.values()), reverse=True)[:k]
             assert [hit.score for hit in hits] == pytest.approx(best, abs=1e-4)
             assert len({hit.path for hit in hits}) == len(hits) == min(k, 25)
@@ -87,7 +88,7 @@ def test_a_score_is_the_weighted_mean_of_those_of_the_phrases(tmp_path: Path, vi
                 assert [phrase.text for phrase in hit.phrases] == [*texts, "like.png"][: len(queries)]
                 assert hit.weakest.score == min(phrase.score for phrase in hit.phrases)
                 assert hit.logit == pytest.approx(10 * hit.score - 10, abs=1e-5)
-                shown = engine.show(hit.path, Query.of(texts, picture=example))
+                shown = engine.show(hit.path, Query(texts, image=example))
                 assert (shown.score, shown.regions) == (pytest.approx(hit.score, abs=1e-6), hit.regions)
 
 
@@ -95,7 +96,7 @@ def test_regions_of_all_phrases_the_best_of_each_first(tmp_path: Path) -> None:
     squares = [("red", (0, 0, 24, 16)), ("red", (0, 40, 24, 64)), ("blue", (40, 0, 64, 24))]
     paint(tmp_path / "photos" / "a.png", squares)
     with indexed(tmp_path) as engine:
-        (hit,) = engine.search(Query.of(["red", "blue"]))
+        (hit,) = engine.search(Query(["red", "blue"]))
     red, blue = hit.phrases
     first, second = red.regions
     assert by_hand.reach(first.box, (0, 40, 24, 64)) <= 4
@@ -110,8 +111,8 @@ def test_regions_of_all_phrases_the_best_of_each_first(tmp_path: Path) -> None:
 def test_phrases_in_any_order_and_together_with_others(tmp_path: Path) -> None:
     for number in range(12):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
-    asked: list[str | Query] = ["red", Query.of(["red", "blue", "white"], at="left"), Query.of(["cyan", "red"])]
-    asked += [Query.of("green", without="blue", min_area="3%"), "red"]
+    asked: list[str | Query] = ["red", Query(["red", "blue", "white"], position="left"), Query(["cyan", "red"])]
+    asked += [Query("green", exclude="blue", min_area="3%"), "red"]
     with indexed(tmp_path) as engine:
         together = engine.search_many(asked, 4)
         assert len(engine.reranked) == 5
@@ -119,7 +120,7 @@ def test_phrases_in_any_order_and_together_with_others(tmp_path: Path) -> None:
             alone = engine.search(one, 4)
             assert [(hit.path, hit.regions) for hit in alone] == [(hit.path, hit.regions) for hit in hits]
             assert [hit.score for hit in alone] == pytest.approx([hit.score for hit in hits], abs=1e-6)
-        back = engine.search(Query.of(["red", "cyan"]), 4)
+        back = engine.search(Query(["red", "cyan"]), 4)
         assert names(back) == names(together[2])
         assert [hit.phrases[::-1][0].score for hit in back] == [hit.phrases[0].score for hit in together[2]]
 
@@ -128,9 +129,9 @@ def test_least_score_is_that_of_the_photo(tmp_path: Path) -> None:
     for number in range(12):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     with indexed(tmp_path) as engine:
-        everything = engine.search(Query.of(["red", "blue"]), 12)
+        everything = engine.search(Query(["red", "blue"]), 12)
         for least in (-2.0, everything[4].score, (everything[6].score + everything[7].score) / 2, 2.0):
-            hits = engine.search(Query.of(["red", "blue"]), 12, min_score=least)
+            hits = engine.search(Query(["red", "blue"]), 12, min_score=least)
             assert names(hits) == [Path(hit.path).stem for hit in everything if hit.score >= least]
 
 
@@ -141,7 +142,7 @@ def test_ties_go_by_image_id_and_twins_are_all_hits(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         for name in ("c", "a", "b"):
             engine.add(tmp_path / name)
-        for terms in (Query.of(["red", "blue"]), Query.of("red", at="top", min_area="1%")):
+        for terms in (Query(["red", "blue"]), Query("red", position="top", min_area="1%")):
             found = [f"{Path(hit.path).parent.name}/{Path(hit.path).stem}" for hit in engine.search(terms)]
             assert found == ["c/x", "a/x", "b/twin", "b/x"]
             assert [len(engine.search(terms, k)) for k in (1, 2, 3, 4, 5)] == [1, 2, 3, 4, 4]
@@ -170,11 +171,11 @@ def test_what_is_not_wanted_matters_where_the_match_is(tmp_path: Path, name: str
     paint(tmp_path / "photos" / "it.png", [("red", (8, 8, 40, 40)), *squares])
     with indexed(tmp_path) as engine:
         assert names(engine.search("red", 1)) == ["it"]
-        hits = engine.search(Query.of("red", without="blue"), 31)
+        hits = engine.search(Query("red", exclude="blue"), 31)
         assert ("it" in names(hits), len(hits)) == (not there, 31 - there)
-        hits = engine.search(Query.of("red", without=["green", "blue"]), 31)
+        hits = engine.search(Query("red", exclude=["green", "blue"]), 31)
         assert ("it" in names(hits)) == (not there)
-        assert engine.show(tmp_path / "photos" / "it.png", Query.of("red", without="blue")).regions
+        assert engine.show(tmp_path / "photos" / "it.png", Query("red", exclude="blue")).regions
 
 
 def test_among_few_photos_it_is_unwanted_where_it_scores_as_the_match_does(tmp_path: Path) -> None:
@@ -183,8 +184,8 @@ def test_among_few_photos_it_is_unwanted_where_it_scores_as_the_match_does(tmp_p
     paint(tmp_path / "photos" / "inside.png", [("red", (8, 8, 40, 40)), ("blue", (16, 16, 24, 24))])
     paint(tmp_path / "photos" / "beside.png", [("red", (8, 8, 32, 32)), ("blue", (40, 32, 64, 64))])
     with indexed(tmp_path) as engine:
-        assert engine.search(Query.of("red", without="red")) == []
-        assert sorted(names(engine.search(Query.of("red", without="blue")))) == ["beside", "inside", "red"]
+        assert engine.search(Query("red", exclude="red")) == []
+        assert sorted(names(engine.search(Query("red", exclude="blue")))) == ["beside", "inside", "red"]
 
 
 @pytest.mark.parametrize("name", ["between", "beside"])
@@ -193,9 +194,9 @@ def test_with_several_phrases_the_place_is_the_box_around_them(tmp_path: Path, n
     blue = {"between": (24, 0, 40, 16), "beside": (24, 40, 40, 56)}[name]
     paint(tmp_path / "photos" / "it.png", [("red", (0, 0, 16, 16)), ("green", (48, 0, 64, 16)), ("blue", blue)])
     with indexed(tmp_path) as engine:
-        for terms in (Query.of(["red", "green"], without="blue"), Query.of(["green", "red"], without="blue")):
+        for terms in (Query(["red", "green"], exclude="blue"), Query(["green", "red"], exclude="blue")):
             assert ("it" in names(engine.search(terms, 31))) == (name == "beside")
-        assert "it" in names(engine.search(Query.of("red", without="blue"), 31))
+        assert "it" in names(engine.search(Query("red", exclude="blue"), 31))
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -206,7 +207,7 @@ def test_among_tiles_it_is_judged_where_the_match_was_seen(tmp_path: Path, insid
     paint(tmp_path / "photos" / "it.png", [("red", (180, 0, 256, 76)), ("blue", blue)], size=(BIG, BIG))
     with indexed(tmp_path, "tiles:4") as engine:
         assert names(engine.search("red", 1)) == ["it"]
-        assert ("it" in names(engine.search(Query.of("red", without="blue"), 31))) == (not inside)
+        assert ("it" in names(engine.search(Query("red", exclude="blue"), 31))) == (not inside)
 
 
 def test_a_place_out_of_the_best_view_is_judged_in_one_that_shows_it(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_place_out_of_the_best_view_is_judged_in_one_that_shows_it(tmp_path: P
     squares = [("red", (0, 0, 76, 76)), ("green", (0, 180, 76, 256)), ("blue", (180, 0, 256, 256))]
     paint(tmp_path / "photos" / "right.png", squares, size=(BIG, BIG))
     with indexed(tmp_path, "tiles:4") as engine:
-        found = names(engine.search(Query.of(["red", "green"], without="blue"), 33))
+        found = names(engine.search(Query(["red", "green"], exclude="blue"), 33))
     assert "between" not in found
     assert "right" in found
 
@@ -252,7 +253,7 @@ def test_only_matches_at_a_place(tmp_path: Path, views: str, at: tuple[str, ...]
         box = (scale * left, scale * top, scale * (left + 20), scale * (top + 20))
         paint(tmp_path / "photos" / f"{name}.png", [("red", box)], size=(BIG, BIG))
     with indexed(tmp_path, views) as engine:
-        hits = engine.search(Query.of("red", at=at))
+        hits = engine.search(Query("red", position=at))
         uncertain = {"middle"} if views != "squash" and at != ("center",) else set()  # tiles see parts of it
         assert set(names(hits)) - uncertain == AT[at] - uncertain
         for hit in hits:
@@ -271,12 +272,12 @@ def test_every_phrase_has_to_be_there_and_what_is_elsewhere_is_no_region(tmp_pat
             [(first, (0, 0, 16, 16)), (second, (0, 40, 16, 56)), ("red", (48, 0, 64, 16)), ("blue", (48, 40, 64, 56))],
         )
     with indexed(tmp_path) as engine:
-        (hit,) = engine.search(Query.of(["red", "blue"], at="left"))
+        (hit,) = engine.search(Query(["red", "blue"], position="left"))
         assert Path(hit.path).stem == "both"
         assert all(one.box[2] <= 32 for phrase in hit.phrases for one in phrase.regions)
         assert len(hit.regions) == 2
-        assert len(engine.show(hit.path, Query.of(["red", "blue"], at="left")).regions) == 4
-        assert hit.score == pytest.approx(engine.show(hit.path, Query.of(["red", "blue"])).score, abs=1e-6)
+        assert len(engine.show(hit.path, Query(["red", "blue"], position="left")).regions) == 4
+        assert hit.score == pytest.approx(engine.show(hit.path, Query(["red", "blue"])).score, abs=1e-6)
 
 
 @pytest.mark.parametrize("side", range(1, 8))
@@ -285,11 +286,11 @@ def test_only_matches_so_large(tmp_path: Path, side: int) -> None:
     for patches in range(1, 9):
         paint(tmp_path / "photos" / f"{patches}.png", [("red", (0, 0, 8 * patches, 8 * patches))])
     with indexed(tmp_path) as engine:
-        hits = engine.search(Query.of("red", min_area=(side / 8) ** 2))
+        hits = engine.search(Query("red", min_area=(side / 8) ** 2))
         assert set(map(str, range(side + 1, 9))) <= set(names(hits)) <= set(map(str, range(side - 1, 9)))
         assert all(boxes_module.area(hit.regions[0].box) >= 64 * side**2 for hit in hits)
-        assert names(engine.search(Query.of("red", min_area=0))) == list("87654321")
-        assert names(engine.search(Query.of("red", min_area="100%")))[0] == "8"
+        assert names(engine.search(Query("red", min_area=0))) == list("87654321")
+        assert names(engine.search(Query("red", min_area="100%")))[0] == "8"
 
 
 @pytest.mark.parametrize("k", [1, 3, 9, 10, 11, 99])
@@ -305,12 +306,12 @@ def test_k_is_filled_from_further_down(tmp_path: Path, k: int, shortlist: str | 
     with indexed(tmp_path) as engine:
         everything = engine.search("red", 30, shortlist)
         expected = [hit.path for hit in everything if hit.regions[0].box[2] <= 32]
-        hits = engine.search(Query.of("red", at="left"), k, shortlist)
+        hits = engine.search(Query("red", position="left"), k, shortlist)
         assert [hit.path for hit in hits] == expected[:k]
         assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
-        few = engine.search(Query.of("red", at="left"), k, shortlist, scope=Filter.of(ext="png"))
+        few = engine.search(Query("red", position="left"), k, shortlist, filter=Filter(extension="png"))
         assert [hit.path for hit in few] == expected[:k]
-        assert engine.search(Query.of("red", at="left"), k, shortlist, min_score=everything[3].score) == []
+        assert engine.search(Query("red", position="left"), k, shortlist, min_score=everything[3].score) == []
 
 
 @pytest.mark.parametrize("most", [5, 8, 40, 1000])
@@ -326,7 +327,7 @@ def test_no_more_photos_are_looked_at_than_that(tmp_path: Path, most: int, monke
 
     monkeypatch.setattr(hits_module.HitBuilder, "hits", look)
     with indexed(tmp_path, policy=SearchPolicy(max_inspected_images=most)) as engine:
-        found = engine.search(Query.of("red", at="bottom"), 2)
+        found = engine.search(Query("red", position="bottom"), 2)
         assert found == []
         assert len(seen) == len(set(seen)) == min(most, 60)
         seen.clear()
@@ -340,11 +341,11 @@ def test_scope_and_conditions_together(tmp_path: Path) -> None:
             left = 0 if side == "left" else 40
             paint(tmp_path / "photos" / folder / f"{side}.png", [("red", (left, 0, left + 24, 24))])
     with indexed(tmp_path) as engine:
-        terms = Query.of("red", at="left")
+        terms = Query("red", position="left")
         assert [Path(h.path).parent.name for h in engine.search(terms)] == ["one", "two"]
-        (hit,) = engine.search(terms, scope=Filter.of(under=str(tmp_path / "photos" / "two")))
+        (hit,) = engine.search(terms, filter=Filter(folder=str(tmp_path / "photos" / "two")))
         assert hit.path == str(tmp_path / "photos" / "two" / "left.png")  # and no twin of it
-        assert engine.search(terms, scope=Filter.of(ext="jpg")) == []
+        assert engine.search(terms, filter=Filter(extension="jpg")) == []
 
 
 # -- several views of a photo
@@ -379,7 +380,7 @@ def test_k_photos_though_one_has_many_views(tmp_path: Path, shortlist: str) -> N
         views = engine.status().views // 8
         assert views >= 10
         for k in (1, 2, 5, 8, 20):
-            for terms in ("red", Query.of(["red", "black"])):
+            for terms in ("red", Query(["red", "black"])):
                 hits = engine.search(terms, k, shortlist)
                 assert len({hit.path for hit in hits}) == len(hits) == min(k, 8)
         assert len(engine.search("red", 8, 3)) < 8  # who asks for three views has what they show
@@ -389,7 +390,7 @@ def test_k_photos_though_one_has_many_views(tmp_path: Path, shortlist: str) -> N
 
 
 def test_an_empty_index_and_one_smaller_than_k(tmp_path: Path) -> None:
-    terms = [Query.of(["red", "blue"]), Query.of("red", without="blue", at="left", min_area=0.1)]
+    terms = [Query(["red", "blue"]), Query("red", exclude="blue", position="left", min_area=0.1)]
     with fake_engine(tmp_path / "index") as engine:
         assert engine.search_many(terms, 5) == [[], []]
         assert engine.search(terms[1], 5, "all", 0.5) == []
@@ -405,22 +406,22 @@ def test_a_lost_segment_with_phrases_and_conditions(tmp_path: Path) -> None:
         for number in range(6, 12):
             mosaic(tmp_path / "photos" / f"{number}.png", number)
         engine.add()
-        before = names(engine.search(Query.of(["red", "blue"]), 12))
+        before = names(engine.search(Query(["red", "blue"]), 12))
     (tmp_path / "index" / "segments" / "000001.tokens").unlink()
     with fake_engine(tmp_path / "index") as engine:
-        hits = engine.search(Query.of(["red", "blue"]), 12)
+        hits = engine.search(Query(["red", "blue"]), 12)
         assert names(hits) == [name for name in before if int(name) >= 6]
         assert len(engine.damage()) == 1
-        assert {*names(engine.search(Query.of("red", without="blue", at="top"), 12))} <= set(names(hits))
+        assert {*names(engine.search(Query("red", exclude="blue", position="top"), 12))} <= set(names(hits))
 
 
 def test_pieces_of_the_winners_make_no_difference(tmp_path: Path) -> None:
     for number in range(11):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     with indexed(tmp_path, "tiles:4") as engine:
-        expected = [(hit.path, hit.score, hit.regions) for hit in engine.search(Query.of(["red", "blue"]), 11)]
+        expected = [(hit.path, hit.score, hit.regions) for hit in engine.search(Query(["red", "blue"]), 11)]
     with fake_engine(tmp_path / "index", "tiles:4", policy=SearchPolicy(inspection_batch=3)) as engine:
-        assert [(h.path, h.score, h.regions) for h in engine.search(Query.of(["red", "blue"]), 11)] == expected
+        assert [(h.path, h.score, h.regions) for h in engine.search(Query(["red", "blue"]), 11)] == expected
 
 
 @pytest.mark.parametrize("codec", ["int8", "q4"])
@@ -429,9 +430,9 @@ def test_regions_and_scores_of_places_in_other_codecs(tmp_path: Path, codec: str
         paint(tmp_path / "photos" / f"{number}.png", [(colour, (8, 8, 40, 40)), ("white", (48, 48, 64, 64))])
     with indexed(tmp_path) as engine:
         red = tmp_path / "photos" / "4.png"
-        before = engine.show(red, Query.of(["red", "white"]))
+        before = engine.show(red, Query(["red", "white"]))
         list(engine.compact(codec))
-        after = engine.show(red, Query.of(["red", "white"]))
+        after = engine.show(red, Query(["red", "white"]))
     assert after.path == before.path
     assert after.score == pytest.approx(before.score, abs=0.03)
     assert all(by_hand.reach(one.box, other.box) <= 4 for one, other in zip(after.regions, before.regions, strict=True))
@@ -440,4 +441,4 @@ def test_regions_and_scores_of_places_in_other_codecs(tmp_path: Path, codec: str
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     paint_red(tmp_path / "photos" / "1.png", 20)
     with indexed(tmp_path) as engine, pytest.raises(UsageError, match="picture"):
-        engine.search(Query.of([]))
+        engine.search(Query([]))

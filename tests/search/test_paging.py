@@ -12,8 +12,8 @@ import pytest
 
 from flairsearch.core.errors import UsageError
 from flairsearch.core.filters import Filter
+from flairsearch.core.hits import Hit
 from flairsearch.core.query import Query
-from flairsearch.core.types import Hit
 from flairsearch.engine import Engine
 from flairsearch.search.hits import HitBuilder
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
@@ -37,7 +37,7 @@ def make(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["squash", "tiles:4"])
+@pytest.fixture(filter="module", params=["squash", "tiles:4"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("paging")
     with fake_engine(folder / "index", request.param) as engine:
@@ -74,12 +74,12 @@ def check(hits: list[Hit], whole: list[Hit]) -> None:
 ASKED: dict[str, Any] = {
     "a text": "red",
     "ties everywhere": "black",
-    "two phrases": Query.of(["red", "blue"]),
-    "at the left": Query.of("red", at="left"),
-    "at the right and large": Query.of("red", at="right", min_area="10%"),
-    "not black": Query.of("red", without="black"),
-    "not green, at the top": Query.of(["red", "white"], without="green", at="top"),
-    "nothing fits": Query.of("red", min_area="100%", at="left"),
+    "two phrases": Query(["red", "blue"]),
+    "at the left": Query("red", position="left"),
+    "at the right and large": Query("red", position="right", min_area="10%"),
+    "not black": Query("red", exclude="black"),
+    "not green, at the top": Query(["red", "white"], exclude="green", position="top"),
+    "nothing fits": Query("red", min_area="100%", position="left"),
 }
 
 
@@ -98,8 +98,8 @@ def test_pages_are_one_long_answer(engine: Engine, name: str, shortlist: str | i
 def test_pages_in_a_folder(engine: Engine, name: str, folder: str) -> None:
     """Of identical files only those in scope, whatever lies outside."""
     (root,) = engine.status().roots
-    scope = Filter.of(under=f"{root}/{folder}")
-    whole = engine.search(ASKED[name], 200, scope=scope)
+    scope = Filter(folder=f"{root}/{folder}")
+    whole = engine.search(ASKED[name], 200, filter=scope)
     assert whole
     assert all(hit.path.startswith(f"{root}/{folder}/") for hit in whole)
     everything = engine.search(ASKED[name], 200)
@@ -107,7 +107,7 @@ def test_pages_in_a_folder(engine: Engine, name: str, folder: str) -> None:
         inside = [hit.image for hit in everything if hit.path.startswith(f"{root}/{folder}/")]
         assert [hit.image for hit in whole] == inside
     for k in (5, 50):
-        check(pages(engine, ASKED[name], k, len(whole), scope=scope), whole)
+        check(pages(engine, ASKED[name], k, len(whole), filter=scope), whole)
 
 
 @pytest.mark.parametrize("name", ["a text", "at the left"])
@@ -182,7 +182,7 @@ def test_what_was_judged_for_a_page_is_not_judged_for_the_next(
     judged = len(looked)
     check(pages(engine, ASKED[name], 5, len(whole)), whole)
     assert len(looked) == judged == len(set(looked)) > 5
-    engine.search(Query.of("red", at="right"), 5)  # another question: of the same photos
+    engine.search(Query("red", position="right"), 5)  # another question: of the same photos
     assert len(looked) > judged
 
 
@@ -190,18 +190,18 @@ def test_what_is_remembered_is_bounded(engine: Engine) -> None:
     judged = engine._searcher()._answerer._judged
     judged.clear()
     for text in ("red", "green", "blue", "white", "black", "red"):
-        engine.search(Query.of(text, at="left"), 5)
+        engine.search(Query(text, position="left"), 5)
     assert len(engine._searcher()._answerer._judged) == DEFAULT_POLICY.max_memo_queries
-    engine.search(Query.of("red", at="left"), 5)
-    engine.search(Query.of("a red thing", at="left"), 5)  # "red" was asked for later than others, and stays
+    engine.search(Query("red", position="left"), 5)
+    engine.search(Query("a red thing", position="left"), 5)  # "red" was asked for later than others, and stays
     assert any(key[0][0][0] == "red" for key in engine._searcher()._answerer._judged)
     with fake_engine(engine.folder, policy=SearchPolicy(max_memo_hits=4)) as forgetful:
-        assert len(forgetful.search(Query.of("red", at="left"), 5)) == 5
+        assert len(forgetful.search(Query("red", position="left"), 5)) == 5
         assert not forgetful._searcher()._answerer._judged
 
 
 def test_hits_that_are_remembered_cannot_be_written_into(engine: Engine) -> None:
-    (phrase,) = engine.search(Query.of("red", at="left"), 1)[0].phrases
+    (phrase,) = engine.search(Query("red", position="left"), 1)[0].phrases
     with pytest.raises(ValueError, match="read-only"):
         phrase.heat[:] = 0
 
@@ -240,7 +240,7 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path) -> None:
         mosaic(tmp_path / "photos" / f"{number}.png", number)
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
-        for asked in (Query.of("red", at=["left", "top"]), Query.of("blue", without="white", at="right")):
+        for asked in (Query("red", position=["left", "top"]), Query("blue", exclude="white", position="right")):
             whole = engine.search(asked, 200, "all")
             some = engine.search(asked, 4)
             assert 12 < len(whole) < 90
@@ -251,7 +251,7 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path) -> None:
                 assert engine.passed_over == [0]
     at_most_20 = replace(policy, max_inspected_images=20)
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=at_most_20) as engine:
-        hits = engine.search(Query.of("red", at=["left", "top"], min_area="20%"), 15)
+        hits = engine.search(Query("red", position=["left", "top"], min_area="20%"), 15)
         assert len(hits) < 15
         assert engine.passed_over == [100]
         assert 20 <= engine.reranked[0] < 110
@@ -261,7 +261,7 @@ def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path) -> No
     policy = shrunk(max_auto_views=60, initial_factor=1, verify_factor=2, verify_growth=2)
     for number in range(80):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
-    asked = Query.of("red", at=["left", "top"], min_area="5%")
+    asked = Query("red", position=["left", "top"], min_area="5%")
     with fake_engine(tmp_path / "index", "tiles:4", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
         whole = engine.search(asked, 100, "all")

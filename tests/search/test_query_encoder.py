@@ -50,14 +50,16 @@ def ask(encoder: FakeEncoder, *several: str | Query) -> list[EncodedQuery]:
 
 
 def test_several_queries_of_every_kind(encoder: Listening, tmp_path: Path) -> None:
-    blue = ImageExample.of(paint(tmp_path / "blue.png", background="blue"), weight=3)
-    white = ImageExample.of(paint(tmp_path / "white.png", background="white"), weight=0.25)
+    blue = ImageExample(paint(tmp_path / "blue.png", background="blue"), weight=3)
+    white = ImageExample(paint(tmp_path / "white.png", background="white"), weight=0.25)
     asked = ask(
         encoder,
         "a red ball",
-        Query.of(["green grass", "cyan sky"], without=["yellow sun", "black cat"], at=["left", "top"], min_area="5%"),
-        Query.of(picture=blue),
-        Query.of(["magenta one", "red one"], picture=white, without="green one"),
+        Query(
+            ["green grass", "cyan sky"], exclude=["yellow sun", "black cat"], position=["left", "top"], min_area="5%"
+        ),
+        Query(image=blue),
+        Query(["magenta one", "red one"], image=white, exclude="green one"),
         "a white dog",
     )
     assert [colours(one.phrases) for one in asked] == [
@@ -87,9 +89,9 @@ def test_any_mixture_keeps_its_order(encoder: Listening) -> None:
     """Nobody gets the texts of another: random queries against each one asked alone."""
     rng, names = np.random.default_rng(0), list(COLOURS)
     several = [
-        Query.of(
+        Query(
             [f"a {name}" if name == "red" else f"the {name} one" for name in rng.choice(names, rng.integers(1, 4))],
-            without=[f"no {name} thing" for name in rng.choice(names, rng.integers(0, 4))],
+            exclude=[f"no {name} thing" for name in rng.choice(names, rng.integers(0, 4))],
         )
         for _ in range(40)
     ]
@@ -106,7 +108,7 @@ def test_any_mixture_keeps_its_order(encoder: Listening) -> None:
 def test_nothing_asked(encoder: Listening, tmp_path: Path) -> None:
     """No query, no text: the text tower is left alone."""
     assert ask(encoder) == []
-    ask(encoder, Query.of(picture=str(paint(tmp_path / "red.png", background="red"))))
+    ask(encoder, Query(image=str(paint(tmp_path / "red.png", background="red"))))
     assert encoder.texts == []
 
 
@@ -116,7 +118,7 @@ def test_nothing_asked(encoder: Listening, tmp_path: Path) -> None:
 def test_a_part_of_a_picture(encoder: Listening, tmp_path: Path) -> None:
     path = paint(tmp_path / "two.png", [("red", (0, 0, 50, 100)), ("green", (50, 0, 200, 100))], size=(200, 100))
     boxes = [(0, 0, 50, 100), (50, 0, 200, 100), (100, 20, 140, 30)]
-    asked = ask(encoder, *(Query.of(picture=ImageExample.of(path, box)) for box in boxes))
+    asked = ask(encoder, *(Query(image=ImageExample(path, box)) for box in boxes))
     assert [colours(one.phrases) for one in asked] == [["red"], ["green"], ["green"]]
     assert [picture.pixels.shape for picture in encoder.pictures] == [(SIZE, SIZE, 3)] * 3
 
@@ -124,17 +126,17 @@ def test_a_part_of_a_picture(encoder: Listening, tmp_path: Path) -> None:
 def test_a_picture_at_home(encoder: Listening, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     paint(tmp_path / "photos" / "red.png", background="red")
-    (asked,) = ask(encoder, Query.of(picture="~/photos/red.png"))
+    (asked,) = ask(encoder, Query(image="~/photos/red.png"))
     assert colours(asked.phrases) == ["red"]
     assert asked.phrases[0].text == "red.png"
     monkeypatch.chdir(tmp_path / "photos")
-    (asked,) = ask(encoder, Query.of(picture="red.png"))
+    (asked,) = ask(encoder, Query(image="red.png"))
     assert colours(asked.phrases) == ["red"]
 
 
 def refusal(kind: type[Exception], encoder: FakeEncoder, example: ImageExample) -> str:
     with pytest.raises(kind) as caught:
-        ask(encoder, "a red ball", Query.of("a red ball", picture=example))
+        ask(encoder, "a red ball", Query("a red ball", image=example))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     return message
@@ -145,9 +147,9 @@ def test_pictures_that_cannot_be_read(encoder: Listening, tmp_path: Path) -> Non
     (tmp_path / "words.jpg").write_text("no picture\nat all\n" * 9)
     (tmp_path / "cut.png").write_bytes(paint(tmp_path / "whole.png").read_bytes()[:60])
     for name in ("missing.jpg", "empty.jpg", "words.jpg", "cut.png", "", "whole.png/x.jpg"):
-        message = refusal(PictureError, encoder, ImageExample.of(tmp_path / name))
+        message = refusal(PictureError, encoder, ImageExample(tmp_path / name))
         assert str(tmp_path / name) in message
-    assert "no such file" in refusal(PictureError, encoder, ImageExample.of(tmp_path / "missing.jpg"))
+    assert "no such file" in refusal(PictureError, encoder, ImageExample(tmp_path / "missing.jpg"))
     assert "~nobody-here" in refusal(PictureError, encoder, ImageExample("~nobody-here/x.jpg"))
     assert refusal(PictureError, encoder, ImageExample("a\0b.jpg"))
 
@@ -156,7 +158,7 @@ def test_names_that_are_no_text(encoder: Listening, tmp_path: Path) -> None:
     """Linux allows any byte in a name."""
     path = os.fsdecode(bytes(tmp_path) + b"/red\xff.png")
     os.rename(paint(tmp_path / "red.png", background="red"), path)
-    (asked,) = ask(encoder, Query.of(picture=path))
+    (asked,) = ask(encoder, Query(image=path))
     assert colours(asked.phrases) == ["red"]
 
 
@@ -166,7 +168,7 @@ def test_pictures_as_bytes(encoder: Listening, tmp_path: Path) -> None:
     for box in ((0, 0, 50, 100), (50, 0, 200, 100)):
         by_path, by_bytes = ask(
             encoder,
-            *(Query.of("a white dog", picture=ImageExample.of(one, box, 2)) for one in (path, path.read_bytes())),
+            *(Query("a white dog", image=ImageExample(one, box, 2)) for one in (path, path.read_bytes())),
         )
         assert colours(by_bytes.phrases) == colours(by_path.phrases)
         assert [phrase.text for phrase in by_bytes.phrases] == ["a white dog", "picture"]
@@ -178,15 +180,15 @@ def test_bytes_that_are_no_picture(encoder: Listening, tmp_path: Path) -> None:
     """The message names what they are, not what is in them."""
     whole = paint(tmp_path / "whole.png").read_bytes()
     for data in (b"", b"no picture\n at all", whole[:60], b"\x00" * 1000, b"\xff\xd8\xff"):
-        message = refusal(PictureError, encoder, ImageExample.of(data))
+        message = refusal(PictureError, encoder, ImageExample(data))
         assert message.endswith(" - give a picture to look for: --image FILE")
         assert "no picture\\n" not in message
         assert "b'" not in message
         assert "0x" not in message
         assert len(message) < 300
         assert encoder.pictures == []
-    assert "the picture" in refusal(PictureError, encoder, ImageExample.of(b"x"))
-    assert f"{SIZE} x {SIZE}" in refusal(UsageError, encoder, ImageExample.of(whole, (0, 0, SIZE + 1, SIZE)))
+    assert "the picture" in refusal(PictureError, encoder, ImageExample(b"x"))
+    assert f"{SIZE} x {SIZE}" in refusal(UsageError, encoder, ImageExample(whole, (0, 0, SIZE + 1, SIZE)))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_bytes_that_are_no_picture(encoder: Listening, tmp_path: Path) -> None:
 )
 def test_boxes_outside_of_the_picture(encoder: Listening, tmp_path: Path, box: tuple[int, int, int, int]) -> None:
     path = paint(tmp_path / "red.png", background="red")
-    assert f"{SIZE} x {SIZE}" in refusal(UsageError, encoder, ImageExample.of(path, box))
+    assert f"{SIZE} x {SIZE}" in refusal(UsageError, encoder, ImageExample(path, box))
 
 
 def test_a_wrong_query_says_so(encoder: Listening) -> None:

@@ -17,7 +17,6 @@ from flairsearch.core.filters import Filter
 from flairsearch.core.query import POSITIONS, ImageExample, Query
 from flairsearch.core.timing import StageTimer
 from flairsearch.output.formatting import to_dict
-from flairsearch.search.request import Question
 from tests.support.fake import FakeEncoder, fake_engine, paint_red
 
 TEXTS = [
@@ -59,15 +58,15 @@ def read(found: dict[str, list[str]], picture: bytes | str | None = None) -> Que
     assert set(found) <= PARAMETERS
     assert all(len(found[name]) == 1 for name in set(found) - {"q", "not", "at", "ext"})
     one: Any = {name: values[0] for name, values in found.items()}
-    example = None if picture is None else ImageExample.of(picture, one.get("box"), float(one.get("image_weight", 1)))
-    terms = Query.of(
+    example = None if picture is None else ImageExample(picture, one.get("box"), float(one.get("image_weight", 1)))
+    terms = Query(
         found.get("q", []),
-        picture=example,
-        without=found.get("not", []),
-        at=found.get("at", []),
+        image=example,
+        exclude=found.get("not", []),
+        position=found.get("at", []),
         min_area=one.get("min_area", "0"),
     )
-    scope = Filter.of(*(one.get(name) for name in ("under", "since", "until", "larger_than")), found.get("ext", []))
+    scope = Filter(*(one.get(name) for name in ("under", "since", "until", "larger_than")), found.get("ext", []))
     least = None if "min_score" not in one else float(one["min_score"])
     return Question(terms, 10, one.get("shortlist", "auto"), least, scope)
 
@@ -90,17 +89,17 @@ def drawn(rng: np.random.Generator, picture: bytes | str | None) -> Question:
     """Any conditions together; dates in order."""
     box = maybe(rng, [(0, 0, 1, 1), (4, 8, 28, 40), (0, 10**6, 1, 10**7)])
     weight = float(rng.choice([1.0, 0.1, 1 / 3, 2.5, 1e-9, 1e30]))
-    terms = Query.of(
+    terms = Query(
         some(rng, TEXTS, 4) or ["red"],
-        picture=None if picture is None else ImageExample.of(picture, box, weight),
-        without=some(rng, TEXTS, 3),
-        at=maybe(rng, [["left"], ["right", "top"], ["center"], ["bottom", "left", "center"]]) or (),
+        image=None if picture is None else ImageExample(picture, box, weight),
+        exclude=some(rng, TEXTS, 3),
+        position=maybe(rng, [["left"], ["right", "top"], ["center"], ["bottom", "left", "center"]]) or (),
         min_area=maybe(rng, ["5%", "0.05", 0, 1.0, "100%", "33.333%", 1e-7, 1 / 3]) or 0,
     )
     since, until = maybe(rng, DATES), maybe(rng, DATES)
     if since is not None and until is not None and since > until:
         since, until = until, since
-    scope = Filter.of(
+    scope = Filter(
         maybe(rng, FOLDERS), since, until, maybe(rng, SIZES), maybe(rng, ["jpg", ["jpg", ".PNG"], "a,b,c"]) or ()
     )
     least = maybe(rng, [0.0, -0.5, 0.1, 1 / 3, 1e-17, -1e30, 0.30000000000000004])
@@ -120,20 +119,20 @@ def test_dates_go_round(subtests: pytest.Subtests) -> None:
     for since, until in itertools.product((None, *DATES), repeat=2):
         with subtests.test(f"from {since} to {until}"):
             if since is None or until is None or since <= until:
-                question = Question(Query.of("red"), scope=Filter.of(since=since, until=until))
+                question = Question(Query("red"), filter=Filter(since=since, until=until))
                 assert travelled(question) == question
 
 
 def test_sizes_go_round(subtests: pytest.Subtests) -> None:
     for size in SIZES:
         with subtests.test(size):
-            question = Question(Query.of("red"), scope=Filter.of(larger_than=size))
+            question = Question(Query("red"), filter=Filter(larger_than=size))
             assert travelled(question) == question
 
 
 @pytest.mark.parametrize("size", LARGE)
 def test_large_sizes_go_round(size: str) -> None:
-    question = Question(Query.of("red"), scope=Filter.of(larger_than=size))
+    question = Question(Query("red"), filter=Filter(larger_than=size))
     assert travelled(question) == question
 
 
@@ -143,13 +142,13 @@ SHARES = [0, 1, 0.05, "5%", "0.001%", 1e-12, 1 / 7, "99.9999999%"]
 def test_shares_go_round(subtests: pytest.Subtests) -> None:
     for share in SHARES:
         with subtests.test(repr(share)):
-            question = Question(Query.of("red", min_area=share))
+            question = Question(Query("red", min_area=share))
             assert travelled(question) == question
 
 
 @pytest.mark.parametrize("place", POSITIONS)
 def test_places_go_round(place: str) -> None:
-    question = Question(Query.of("red", at=place))
+    question = Question(Query("red", position=place))
     assert travelled(question) == question
 
 
@@ -158,7 +157,7 @@ def test_folders_are_sent_as_they_are_here(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for under in ("photos", "~/photos", "./x/../photos"):
-        question = Question(Query.of("red"), scope=Filter.of(under=under))
+        question = Question(Query("red"), filter=Filter(folder=under))
         assert dict(question.parameters())["under"] == os.path.join(tmp_path, "photos")
         monkeypatch.chdir("/")
         assert travelled(question) == question
@@ -166,8 +165,8 @@ def test_folders_are_sent_as_they_are_here(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_is_not_asked_is_not_sent() -> None:
-    assert Question(Query.of("red")).parameters() == [("q", "red"), ("shortlist", "auto")]
-    question = Question(Query.of(picture=b"x"))  # type: ignore[arg-type]
+    assert Question(Query("red")).parameters() == [("q", "red"), ("shortlist", "auto")]
+    question = Question(Query(image=b"x"))  # type: ignore[arg-type]
     assert {name for name, _ in question.parameters()} <= {"shortlist", "image_weight"}
 
 
@@ -186,7 +185,7 @@ def test_an_answer_has_what_an_engine_says(tmp_path: Path) -> None:
         paint_red(tmp_path / "photos" / f"{area}.png", area)
     with fake_engine(tmp_path / "index", encoder=Half()) as engine:
         engine.add(tmp_path / "photos")
-        terms = Query.of(["a red zebra", "zoo red zebra"], without="blue zz")
+        terms = Query(["a red zebra", "zoo red zebra"], exclude="blue zz")
         question = Question(terms, k=2)
         answer = question.ask(engine)
         assert [to_dict(hit) for hit in answer.hits] == [to_dict(hit) for hit in engine.search(terms, 2)]
@@ -194,7 +193,7 @@ def test_an_answer_has_what_an_engine_says(tmp_path: Path) -> None:
         assert answer.unseen == ("zebra", "zoo", "zz")
         assert answer.warnings == ()
         assert {"open", "encode", "rank", "regions"} <= set(answer.seconds)
-        some = Question(Query.of("red"), shortlist="2", scope=Filter.of(under=tmp_path / "photos"), min_score=0.1)
+        some = Question(Query("red"), shortlist="2", filter=Filter(folder=tmp_path / "photos"), min_score=0.1)
         answer = some.ask(engine)
         assert (answer.in_scope, answer.ranked) == (3, 2)
         assert all(hit.score >= 0.1 for hit in answer.hits)

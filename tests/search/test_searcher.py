@@ -14,10 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flairsearch.core.errors import UsageError
+from flairsearch.core.hits import Hit
 from flairsearch.core.query import Query
 from flairsearch.core.settings import EXHAUSTIVE_VIEWS
 from flairsearch.core.timing import StageTimer
-from flairsearch.core.types import Candidates, EncodedQuery, EncodedText, Hit
+from flairsearch.core.types import Candidates, EncodedQuery, EncodedText
 from flairsearch.engine import Engine
 from flairsearch.search import aggregation
 from flairsearch.search.aggregation import ScoredImages
@@ -159,7 +160,8 @@ def test_the_best_of_many_views_are_those_of_a_full_sort(
     grouped = ScoredImages.of(views, contents, parts, (weights / weights.sum()).astype(np.float32))
     each = {int(one): contents == one for one in np.unique(contents)}
     expected = {
-        one: by_hand.of_photo(parts[here], weights.tolist(), aggregation.VIEWS)[0] for one, here in each.items()
+        one: by_hand.of_photo(parts[here], weights.tolist(), aggregation.TOP_VIEWS_PER_IMAGE)[0]
+        for one, here in each.items()
     }
     assert grouped.contents.tolist() == list(expected)
     np.testing.assert_allclose(grouped.scores, list(expected.values()), atol=1e-5)
@@ -253,7 +255,7 @@ def rank_by_hand(engine: Engine, text: str, share: float) -> dict[str, float]:
     scores = (1 - share) * by_hand.score(stored.tokens, query, FakeEncoder().pool_weights) + share * near
     images = engine._catalog.images_of(np.unique(reader.views.content).tolist())
     return {
-        path: by_hand.of_photo(scores[reader.views.content == content, None], [1], aggregation.VIEWS)[0]
+        path: by_hand.of_photo(scores[reader.views.content == content, None], [1], aggregation.TOP_VIEWS_PER_IMAGE)[0]
         for content, several in images.items()
         for _, path in several
     }
@@ -299,7 +301,7 @@ def test_what_is_not_wanted_is_judged_by_the_place_alone(tmp_path: Path) -> None
     for encoder in (BankEncoder, SumEncoder):
         with fake_engine(tmp_path / encoder.__name__, encoder=encoder()) as engine:
             engine.add(tmp_path / "photos")
-            pairs = [Query.of(wanted, without=unwanted) for wanted, unwanted in permutations(sorted(COLOURS)[:5], 2)]
+            pairs = [Query(wanted, exclude=unwanted) for wanted, unwanted in permutations(sorted(COLOURS)[:5], 2)]
             found.append([sorted(numbers(hits)) for hits in engine.search_many(pairs, 30, "all")])
     assert found[0] == found[1]
     assert len({tuple(some) for some in found[0]}) > 5
@@ -363,7 +365,9 @@ class Predicted:
     def best(self, k: int, text: Any = 0) -> list[int]:
         """The best contents, from all views of each."""
         texts = np.atleast_1d(text)
-        views = np.sort(self.exact[texts].reshape(len(texts), -1, self._each), axis=2)[..., -aggregation.VIEWS :]
+        views = np.sort(self.exact[texts].reshape(len(texts), -1, self._each), axis=2)[
+            ..., -aggregation.TOP_VIEWS_PER_IMAGE :
+        ]
         return np.argsort(-views.mean((0, 2)), kind="stable")[:k].tolist()  # type: ignore[no-any-return]
 
 
@@ -509,7 +513,7 @@ def test_k_photos_of_a_fitted_index_of_tiles(tmp_path: Path, encoder: type[BankE
     few = SearchPolicy(exhaustive_views=20, max_auto_views=8, max_auto_share=0.0, initial_factor=1)
     for number in range(40):
         mosaic(tmp_path / "photos" / f"{number}.png", number)
-    asked: list[str | Query] = ["red", Query.of(["blue", "white"]), Query.of("green", min_area="5%"), "cyan"]
+    asked: list[str | Query] = ["red", Query(["blue", "white"]), Query("green", min_area="5%"), "cyan"]
     with fake_engine(tmp_path / "index", "tiles:4", encoder(), policy=few) as engine:
         engine.add(tmp_path / "photos")
         assert engine.status().views == 200

@@ -27,6 +27,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
 pytest.importorskip("httpx", reason="needs httpx")
 import httpx
+from flairsearch.search.request import MOST_BODY
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
@@ -36,7 +37,6 @@ from flairsearch.core.filters import Filter
 from flairsearch.core.query import ImageExample, Query
 from flairsearch.engine import Engine
 from flairsearch.rebuild import rebuild
-from flairsearch.search.request import MOST_BODY
 from flairsearch.serve import app as app_module
 from flairsearch.serve.files import PageFiles
 from flairsearch.serve.original_files import open_original
@@ -131,10 +131,10 @@ def test_pages_join_without_gap_or_repeat(client):
 
 
 def test_conditions_and_scope_are_those_of_the_engine(client, index):
-    scope, more = Filter.of(larger_than="80x60", ext="png,jpg"), {"ext": "png,jpg", "larger_than": "80x60"}
+    scope, more = Filter(larger_than="80x60", extension="png,jpg"), {"ext": "png,jpg", "larger_than": "80x60"}
     for texts, at in ((["red", "cyan"], []), (["red"], ["left"])):
         with open_index(index) as engine:
-            terms = Query.of(texts, without="blue", at=at, min_area="1%")
+            terms = Query(texts, exclude="blue", position=at, min_area="1%")
             expected = engine.search(terms, 10, "all", -0.5, scope)
         given = {"q": texts, "not": "blue", "at": at, "min_area": "1%", "min_score": -0.5, "shortlist": "all"}
         found = hits_of(client.get(f"{API}/search", params=given | more))
@@ -147,7 +147,7 @@ def test_an_indexed_picture_is_looked_for(client, site, index):
     red = site.id_of("red.png")
     found = hits_of(client.get(f"{API}/search", params={"image": red, "box": "40,20,90,60", "k": 3}))
     with open_index(index) as engine:
-        expected = engine.search(Query.of(picture=ImageExample.of(site.photos / "red.png", "40,20,90,60")), 3)
+        expected = engine.search(Query(image=ImageExample(site.photos / "red.png", "40,20,90,60")), 3)
     assert [hit["id"] for hit in found] == [hit.image for hit in expected]
     assert found[0]["phrases"][0]["text"] == "red.png"
 
@@ -157,15 +157,15 @@ def test_a_posted_picture_is_looked_for(client, index, kind):
     data = png_bytes("blue")
     posted = client.post(f"{API}/search", params={"k": 3, "q": "blue"}, content=data, headers={"content-type": kind})
     with open_index(index) as engine:
-        expected = engine.search(Query.of("blue", picture=ImageExample.of(data)), 3)
+        expected = engine.search(Query("blue", image=ImageExample(data)), 3)
     assert [hit["id"] for hit in hits_of(posted)] == [hit.image for hit in expected]
 
 
 def test_two_at_once_are_answered_together(client, site):
     entered, go = threading.Event(), threading.Event()
-    site.api.service.call(lambda _: (entered.set(), go.wait(20)))
+    site.api.worker.call(lambda _: (entered.set(), go.wait(20)))
     assert entered.wait(20)
-    before = site.api.service.batches[2]
+    before = site.api.worker.batches[2]
     found = []
     ask = [
         threading.Thread(target=lambda q=q: found.append(httpx.get(f"{site.url}{API}/search?q={q}")))
@@ -173,18 +173,18 @@ def test_two_at_once_are_answered_together(client, site):
     ]
     for thread in ask:
         thread.start()
-    while site.api.service.waiting < 2:
+    while site.api.worker.waiting < 2:
         time.sleep(0.01)
     go.set()
     for thread in ask:
         thread.join()
     assert [answer.status_code for answer in found] == [200, 200]
-    assert site.api.service.batches[2] == before + 1
+    assert site.api.worker.batches[2] == before + 1
 
 
 def test_when_too_many_wait_one_is_told_to_come_again_and_who_goes_leaves_the_queue(client, site):
     entered, go = threading.Event(), threading.Event()
-    service = site.api.service
+    service = site.api.worker
     service.call(lambda _: (entered.set(), go.wait(30)))
     assert entered.wait(20)
     batches = dict(service.batches)
@@ -212,7 +212,7 @@ def test_regions_have_heat(client, site, index):
     image = site.id_of("blue.png")
     found = client.get(f"{API}/regions/{image}", params={"q": ["red", "blue"]}).json()
     with open_index(index) as engine:
-        expected = engine.show(image, Query.of(["red", "blue"]))
+        expected = engine.show(image, Query(["red", "blue"]))
     assert found["path"] == expected.path
     for phrase, other in zip(found["phrases"], expected.phrases, strict=True):
         np.testing.assert_allclose(phrase["heat"], other.heat, atol=1e-5)
@@ -223,7 +223,7 @@ def test_regions_of_a_posted_picture(client, site, index):
     image, data = site.id_of("blue.png"), png_bytes("blue")
     found = client.post(f"{API}/regions/{image}", params={"box": "10,10,50,50"}, content=data).json()
     with open_index(index) as engine:
-        expected = engine.show(image, Query.of(picture=ImageExample.of(data, "10,10,50,50")))
+        expected = engine.show(image, Query(image=ImageExample(data, "10,10,50,50")))
     np.testing.assert_allclose(found["phrases"][0]["heat"], expected.phrases[0].heat, atol=1e-5)
     assert client.post(f"{API}/regions/999999", content=data).status_code == 404
     assert client.post(f"{API}/regions/{image}", content=b"").status_code == 400
@@ -447,7 +447,7 @@ def test_the_token_is_described_where_one_is_needed(site):
 def test_commands_that_are_advised_keep_their_options(site):
     assert site.api.errors.plain("--min-area is 2 - give a share") == "min_area is 2 - give a share"
     advice = "segments/1.tokens is short - run flairsearch verify --repair, or index --rebuild"
-    assert site.api.errors.plain(f"{site.api.service.folder}/{advice}") == f"the index/{advice}"
+    assert site.api.errors.plain(f"{site.api.worker.folder}/{advice}") == f"the index/{advice}"
 
 
 def test_long_headers_that_come_in_pieces(site):
@@ -747,7 +747,7 @@ def test_with_a_token_nothing_but_health_and_the_bare_page_answers_without(index
 
 
 def test_what_nobody_foresaw_is_one_line(site, client, monkeypatch, caplog):
-    monkeypatch.setattr(site.api.service, "_current", lambda: 1 // 0)
+    monkeypatch.setattr(site.api.worker, "_current", lambda: 1 // 0)
     answer = client.get(f"{API}/search?q=red")
     assert answer.status_code == 500
     assert "log" in error_of(answer)
@@ -784,7 +784,7 @@ def test_a_stop_while_searches_take_long_answers_them(index, monkeypatch, caplog
         assert entered.wait(20)  # one is under way, the others wait for their turn
         for one in asking[1:]:
             one.start()
-        while site.api.service.waiting < 3:
+        while site.api.worker.waiting < 3:
             time.sleep(0.01)
         threading.Thread(target=stop_waiting).start()
     assert [answer.status_code for answer in answers] == [503] * 4

@@ -19,19 +19,19 @@ import pytest
 from tests.support.command import IndexRun
 
 pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
+from flairsearch.search.request import MOST_BODY, Question
+
 from flairsearch.core.errors import PictureError, UsageError
 from flairsearch.core.filters import Filter
 from flairsearch.core.query import ImageExample, Query
-from flairsearch.core.types import Answer
 from flairsearch.engine import Engine
 from flairsearch.output.formatting import to_dict, to_json
-from flairsearch.search.request import MOST_BODY, Question
 from flairsearch.serve import client
 from flairsearch.serve.client import ServerClient, ServerError
 from tests.support.served import Site, open_index, serving_index
 
 PHOTOS = 15  # of 13 contents
-RED = Question(Query.of("red"))
+RED = Question(Query("red"))
 
 
 @pytest.fixture(autouse=True)
@@ -82,31 +82,29 @@ def _numbers(found: Any) -> list[float]:
 
 
 QUESTIONS: dict[str, Callable[[Path], Question]] = {
-    "text": lambda _: Question(Query.of("a red square")),
-    "phrases": lambda _: Question(Query.of(["red", "something blue", "red"])),
-    "signs": lambda _: Question(Query.of("R&B = 100% +1; #café/犬 'it''s' \"q\"\n\t?q=x&k=9")),
-    "unseen words": lambda _: Question(Query.of("zzyzx and a red qzyx", without="a zylograph")),
-    "one": lambda _: Question(Query.of("red"), k=1),
-    "all": lambda _: Question(Query.of("red"), k=1000),
-    "shortlist": lambda _: Question(Query.of("red"), shortlist="5"),
-    "all ranked": lambda _: Question(Query.of("red"), shortlist="all"),
-    "no hit": lambda _: Question(Query.of("red"), min_score=0.99),
-    "conditions": lambda _: Question(Query.of(["red", "blue"], without="green", at=["left", "top"], min_area="2%")),
-    "place": lambda _: Question(Query.of("red", at="center")),
-    "folder": lambda photos: Question(Query.of("red"), scope=Filter.of(under=photos)),
-    "kind": lambda _: Question(Query.of("red"), scope=Filter.of(ext=["jpg", "bmp"])),
-    "date": lambda _: Question(Query.of("red"), scope=Filter.of(since="2001-05", until="2098-12-31T23:59:59")),
-    "none from then": lambda _: Question(Query.of("red"), scope=Filter.of(until="2001")),
-    "bytes": lambda _: Question(Query.of("red"), scope=Filter.of(larger_than="300")),
-    "very many bytes": lambda _: Question(Query.of("red"), scope=Filter.of(larger_than="1.5GB")),
-    "pixels": lambda _: Question(Query.of("red"), scope=Filter.of(larger_than="90x60")),
-    "picture": lambda photos: Question(Query.of(picture=str(photos / "red.png"))),
+    "text": lambda _: Question(Query("a red square")),
+    "phrases": lambda _: Question(Query(["red", "something blue", "red"])),
+    "signs": lambda _: Question(Query("R&B = 100% +1; #café/犬 'it''s' \"q\"\n\t?q=x&k=9")),
+    "unseen words": lambda _: Question(Query("zzyzx and a red qzyx", exclude="a zylograph")),
+    "one": lambda _: Question(Query("red"), k=1),
+    "all": lambda _: Question(Query("red"), k=1000),
+    "shortlist": lambda _: Question(Query("red"), shortlist="5"),
+    "all ranked": lambda _: Question(Query("red"), shortlist="all"),
+    "no hit": lambda _: Question(Query("red"), min_score=0.99),
+    "conditions": lambda _: Question(Query(["red", "blue"], exclude="green", position=["left", "top"], min_area="2%")),
+    "place": lambda _: Question(Query("red", position="center")),
+    "folder": lambda photos: Question(Query("red"), filter=Filter(folder=photos)),
+    "kind": lambda _: Question(Query("red"), filter=Filter(extension=["jpg", "bmp"])),
+    "date": lambda _: Question(Query("red"), filter=Filter(since="2001-05", until="2098-12-31T23:59:59")),
+    "none from then": lambda _: Question(Query("red"), filter=Filter(until="2001")),
+    "bytes": lambda _: Question(Query("red"), filter=Filter(larger_than="300")),
+    "very many bytes": lambda _: Question(Query("red"), filter=Filter(larger_than="1.5GB")),
+    "pixels": lambda _: Question(Query("red"), filter=Filter(larger_than="90x60")),
+    "picture": lambda photos: Question(Query(image=str(photos / "red.png"))),
     "picture with box": lambda photos: Question(
-        Query.of("red", picture=ImageExample.of(photos / "red.png", (4, 8, 28, 40), 2.5), without="magenta")
+        Query("red", image=ImageExample(photos / "red.png", (4, 8, 28, 40), 2.5), exclude="magenta")
     ),
-    "bytes of a picture": lambda photos: Question(
-        Query.of(picture=ImageExample.of((photos / "cyan.png").read_bytes()))
-    ),
+    "bytes of a picture": lambda photos: Question(Query(image=ImageExample((photos / "cyan.png").read_bytes()))),
 }
 
 
@@ -126,7 +124,7 @@ def test_the_server_answers_as_the_index_does(served: Site, subtests: pytest.Sub
 def test_least_score_of_the_server(served: Site) -> None:
     scores = [hit.score for hit in ask_here(served, RED).hits]
     limit = (scores[2] + scores[3]) / 2
-    question = Question(Query.of("red"), min_score=limit)
+    question = Question(Query("red"), min_score=limit)
     found = ask_server(served, question)
     alike(found, ask_here(served, question))
     assert len(found.hits) == 3 < len(scores)
@@ -135,7 +133,7 @@ def test_least_score_of_the_server(served: Site) -> None:
 def test_pages_of_the_server_are_put_together(served: Site, subtests: pytest.Subtests) -> None:
     for most, k in itertools.product((1, 4, 16), (1, 14, 300)):
         with subtests.test(f"{most} a page, {k} in all"):
-            question = Question(Query.of("something blue"), k=k)
+            question = Question(Query("something blue"), k=k)
             found = ask_server(served, question, most)
             alike(found, ask_here(served, question))
             assert len(found.hits) == min(k, PHOTOS)
@@ -143,21 +141,17 @@ def test_pages_of_the_server_are_put_together(served: Site, subtests: pytest.Sub
 
 
 def test_more_than_one_request_may_give(served: Site) -> None:
-    assert len(ask_server(served, Question(Query.of("red"), k=250)).hits) == PHOTOS
+    assert len(ask_server(served, Question(Query("red"), k=250)).hits) == PHOTOS
 
 
 BEYOND: dict[str, Callable[[Path], Question]] = {
-    "a long text": lambda _: Question(Query.of("red " * 500)),
-    "a text longer than any URL": lambda _: Question(Query.of("red " * 50_000)),
-    "many phrases": lambda _: Question(Query.of(["red", "blue", "green"] * 4)),
-    "many unwanted": lambda _: Question(Query.of("red", without=["blue", "green"] * 5)),
-    "a heavy picture": lambda photos: Question(
-        Query.of("red", picture=ImageExample.of(photos / "red.png", weight=1e6))
-    ),
-    "a light picture": lambda photos: Question(
-        Query.of("red", picture=ImageExample.of(photos / "red.png", weight=1e-6))
-    ),
-    "many kinds": lambda _: Question(Query.of("red"), scope=Filter.of(ext=[f"ext{i}" for i in range(60)] + ["png"])),
+    "a long text": lambda _: Question(Query("red " * 500)),
+    "a text longer than any URL": lambda _: Question(Query("red " * 50_000)),
+    "many phrases": lambda _: Question(Query(["red", "blue", "green"] * 4)),
+    "many unwanted": lambda _: Question(Query("red", exclude=["blue", "green"] * 5)),
+    "a heavy picture": lambda photos: Question(Query("red", image=ImageExample(photos / "red.png", weight=1e6))),
+    "a light picture": lambda photos: Question(Query("red", image=ImageExample(photos / "red.png", weight=1e-6))),
+    "many kinds": lambda _: Question(Query("red"), filter=Filter(extension=[f"ext{i}" for i in range(60)] + ["png"])),
 }
 
 
@@ -267,16 +261,16 @@ def test_mistakes_are_one_line(
 def test_pictures_that_cannot_be_read_are_not_sent(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.png", tmp_path):
         with pytest.raises(PictureError) as caught:
-            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query.of(picture=str(path))))
+            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query(image=str(path))))
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
 
 def test_pictures_that_are_too_large_are_not_sent(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(bytes(MOST_BODY + 1))
-    for picture in (ImageExample.of(tmp_path / "large.png"), ImageExample.of(bytes(MOST_BODY + 1))):
+    for picture in (ImageExample(tmp_path / "large.png"), ImageExample(bytes(MOST_BODY + 1))):
         with pytest.raises(PictureError, match="more than the 32 MB a server takes"):
-            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query.of(picture=picture)))
+            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query(image=picture)))
 
 
 def test_an_empty_token_is_none(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,8 +279,8 @@ def test_an_empty_token_is_none(served: Site, run: IndexRun, monkeypatch: pytest
 
 
 def test_as_many_kinds_as_an_index_takes(served: Site) -> None:
-    scope = Filter.of(ext=[f"kind{number}" for number in range(48)] + ["png"])
-    alike(ask_server(served, Question(RED.terms, scope=scope)), ask_here(served, Question(RED.terms, scope=scope)))
+    scope = Filter(extension=[f"kind{number}" for number in range(48)] + ["png"])
+    alike(ask_server(served, Question(RED.terms, filter=scope)), ask_here(served, Question(RED.terms, filter=scope)))
 
 
 def test_a_hit_that_is_a_pipe_is_not_read(run: IndexRun, tmp_path: Path) -> None:
@@ -571,9 +565,7 @@ def test_who_is_never_done_is_given_up(how: Callable[[socket.socket], None]) -> 
     with answering(how) as port:
         begun = time.perf_counter()
         with pytest.raises(ServerError, match="not within 1 s"):
-            ServerClient.at(f"http://127.0.0.1:{port}", None).search(
-                Question(Query.of("red"), k=10**9), 1, patience=1.0
-            )
+            ServerClient.at(f"http://127.0.0.1:{port}", None).search(Question(Query("red"), k=10**9), 1, patience=1.0)
         assert time.perf_counter() - begun < 2.5
 
 
@@ -587,6 +579,6 @@ def test_a_server_that_ends_between_two_pages() -> None:
     with answering(answer) as port:
         server = ServerClient.at(f"http://127.0.0.1:{port}", None)
         with pytest.raises(ServerError):
-            server.search(Question(Query.of("red"), k=3), page=1)
-        found = server.search(Question(Query.of("red"), k=1), page=1)
+            server.search(Question(Query("red"), k=3), page=1)
+        found = server.search(Question(Query("red"), k=1), page=1)
     assert [hit.path for hit in found.hits] == ["/x.png"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flairsearch.search.request import MOST_BODY
+from flairsearch.core.request import MAX_BODY_BYTES
 from flairsearch.serve.security import MOST_URL, SecurityMiddleware, is_loopback, is_wildcard
 
 GOOD = {"host": "127.0.0.1:8421"}
@@ -206,7 +206,7 @@ def test_a_body_comes_whole(local):
 @pytest.mark.parametrize("length", [None, "5", "0", "-1", "x"])
 def test_a_body_is_counted_as_it_comes(local, length):
     headers = GOOD | ({} if length is None else {"content-length": length})
-    piece = bytes(MOST_BODY // 4)
+    piece = bytes(MAX_BODY_BYTES // 4)
     assert ask(local, method="POST", headers=headers, parts=[piece] * 4)[0] == 200
     assert refused(ask(local, method="POST", headers=headers, parts=[piece] * 4 + [b"x"])) == 413
     assert local._held == 0

@@ -11,7 +11,7 @@ from flairsearch.core.query import ImageExample, Query
 from flairsearch.serve.worker import MOST_WAITING, Busy, How, SearchWorker, Stopped
 from tests.support.fake import fake_engine, paint_red
 
-RED = Query.of("red")
+RED = Query("red")
 SECONDS = 20
 
 
@@ -73,7 +73,7 @@ def test_the_last_page_knows_that_it_is_full_and_last(service):
 def test_those_that_ask_alike_are_answered_at_once(service, held):
     alike = [service.search(RED, How(k=2)) for _ in range(3)]
     other = service.search(RED, How(k=4))
-    again = service.search(RED, How(k=2, scope=Filter.of(ext="png")))
+    again = service.search(RED, How(k=2, filter=Filter(extension="png")))
     held.set()
     assert [len(one.result(SECONDS).hits) for one in (*alike, other, again)] == [2, 2, 2, 4, 2]
     assert service.batches == {3: 1, 1: 2}
@@ -81,7 +81,7 @@ def test_those_that_ask_alike_are_answered_at_once(service, held):
 
 def test_an_error_of_one_is_no_error_of_the_others(service, held):
     good = [service.search(RED, How()) for _ in range(2)]
-    bad = service.search(Query.of("red", picture=b"no picture"), How())
+    bad = service.search(Query("red", image=b"no picture"), How())
     held.set()
     assert all(one.result(SECONDS).hits for one in good)
     with pytest.raises(Exception, match="not a picture"):
@@ -89,7 +89,7 @@ def test_an_error_of_one_is_no_error_of_the_others(service, held):
 
 
 def test_a_mistake_of_ours_is_told_to_all_of_a_group(service, held):
-    several = [service.search(Query.of("of no colour"), How()) for _ in range(3)]
+    several = [service.search(Query("of no colour"), How()) for _ in range(3)]
     held.set()
     for one in several:
         with pytest.raises(ValueError, match="unpack"):  # the fake encoder knows its colours alone
@@ -99,7 +99,7 @@ def test_a_mistake_of_ours_is_told_to_all_of_a_group(service, held):
 
 def test_what_nobody_foresaw_ends_a_request_and_not_the_service(service):
     with pytest.raises(ValueError, match="unpack"):  # the fake encoder knows its colours alone
-        service.search(Query.of("of no colour"), How()).result(SECONDS)
+        service.search(Query("of no colour"), How()).result(SECONDS)
     with pytest.raises(ZeroDivisionError):
         service.call(lambda _: 1 // 0).result(SECONDS)
     assert service.search(RED, How()).result(SECONDS).hits
@@ -119,7 +119,7 @@ def test_requests_that_went_away_leave_nothing_behind(service, held):
     """Their pictures are gone at once, not when their turn comes."""
     gone = []
     for _ in range(3 * MOST_WAITING):
-        terms = Query.of(picture=ImageExample.of(bytes(100)))
+        terms = Query(image=ImageExample(bytes(100)))
         gone.append(weakref.ref(terms))
         assert service.search(terms, How(k=2)).cancel()
     del terms

@@ -21,7 +21,7 @@ from flairsearch.store.writer import Writer
 from tests.support import by_hand
 from tests.support.bank_encoder import TEXTS, BankEncoder, SumEncoder
 from tests.support.fake import DIM, fake_engine, paint_red
-from tests.support.fits import SMALL, Codes, Counting, codes, fit_all
+from tests.support.fits import SMALL, Codes, Counting, SumCounting, codes, fit_all
 from tests.support.full_disk import file_limit
 from tests.support.indexes import SETTINGS, encoded, filled, reading, remove, saved
 
@@ -57,7 +57,7 @@ def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
 def test_codes_predict_what_photos_rank_by(index: Path) -> None:
     """Of a model that ranks by the sum, the sum: text by text, the mean of the conditioned and the global cosine."""
     filled(index, range(61))
-    fit_all(index, Counting(SumEncoder()))
+    fit_all(index, SumCounting())
     fit = PredictorFile(index, DIM).fit()
     assert fit is not None
     views, texts = encoded(range(61)), SumEncoder().bank()
@@ -98,7 +98,7 @@ def test_what_is_done_is_not_done_again(index: Path) -> None:
     assert fit_all(index, bank) == []
     assert codes(index) == {view: found[view] for view in found if view not in (1, 2, 51)}
     writer = Writer(index, SETTINGS)
-    list(writer.compact())
+    list(writer.compactor.compact(writer.target, dead_too=True))
     writer.close()
     assert fit_all(index, bank) == []
     assert codes(index) == {view: found[view] for view in found if view not in (1, 2, 51)}
@@ -128,19 +128,19 @@ def test_an_index_that_shrinks_keeps_what_it_has(index: Path) -> None:
 def test_cut_off_anywhere_it_goes_on(index: Path, asked: int) -> None:
     policy = replace(SMALL, asked_texts=asked)
     filled(index, range(60))
-    fit_all(index, Counting(policy=policy))
+    fit_all(index, policy=policy)
     expected = codes(index)
     for yields in (1, 2, 3, 4, 5, 6, 8, 9):
         PredictorFile(index, DIM).remove()
-        bank = Counting(policy=policy)
-        with reading(index) as reader:
-            work = fit_views(reader, bank)
+        bank = Counting()
+        with reading(index) as reader, bank.counting():
+            work = fit_views(reader, bank, policy)
             assert len(list(islice(work, yields))) == yields
             work.close()  # type: ignore[attr-defined]
-        fit_all(index, bank)
+        fit_all(index, bank, policy)
         assert alike(codes(index), expected)
         assert bank.views <= 60 + 20 + 14  # no more than the sample, or a write, is lost
-        assert fit_all(index) == []
+        assert fit_all(index, policy=policy) == []
 
 
 def test_cut_off_again_and_again(index: Path) -> None:
@@ -151,7 +151,7 @@ def test_cut_off_again_and_again(index: Path) -> None:
     PredictorFile(index, DIM).remove()
     for _ in range(9):
         with reading(index) as reader:
-            list(islice(fit_views(reader, Counting()), 4))
+            list(islice(fit_views(reader, Counting(), SMALL), 4))
     assert alike(codes(index), expected)
 
 
@@ -268,14 +268,17 @@ def test_nothing_is_whole(index: Path) -> None:
 def test_scores_that_are_no_numbers_are_of_no_use(index: Path) -> None:
     filled(index, range(40))
 
-    class Broken(Counting):
-        def score(self, encoded: EncodedViews) -> Any:
-            scores = super().score(encoded)
-            scores[0, 3] = np.nan
-            scores[-1, 5] = np.inf
-            return scores
+    score = TextBatchScorer.score
 
-    fit_all(index, Broken())
+    def broken(scorer: TextBatchScorer, encoded: EncodedViews) -> Any:
+        scores = score(scorer, encoded)
+        scores[0, 3] = np.nan
+        scores[-1, 5] = np.inf
+        return scores
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TextBatchScorer, "score", broken)
+        fit_all(index)
     assert 20 <= len(codes(index)) < 40
     fit_all(index)
     assert list(codes(index)) == list(range(1, 41))
@@ -302,7 +305,7 @@ def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> Non
         put_back()
         assert codes(index) == before
         writer = Writer(index, SETTINGS)
-        drop_lost(writer.reader())
+        drop_lost(writer.snapshot())
         writer.close()
         filled(index, range(100, 110))
         if (generation(index) > last) == later:
@@ -317,7 +320,8 @@ def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> Non
     assert list(found) == list(range(1, 31))
     fit = PredictorFile(index, DIM).fit()
     assert fit is not None
-    exact = Counting()(fit.texts[fit.asked]).score(encoded(range(100, 110)))
+    texts = BankEncoder().fold(fit.texts[fit.asked])
+    exact = TextBatchScorer(texts, BankEncoder().pool_weights).score(encoded(range(100, 110)))
     assert np.abs(fit.codes(exact) - np.array([found[view] for view in range(21, 31)])).max() <= 1
     assert sum(found[view] == lost[view] for view in range(21, 31)) == 0
 

@@ -405,7 +405,7 @@ def test_views_that_went_last_take_no_others_place(index: Path) -> None:
     for _ in range(2):
         check(index, np.array(list(expected.values()), np.int8), fit=fit)
         writer = Writer(index, SETTINGS)
-        drop_lost(writer.reader())
+        drop_lost(writer.snapshot())
         writer.close()
 
 

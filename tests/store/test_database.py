@@ -137,13 +137,13 @@ def test_format_2_is_brought_up_to_date_and_dates_are_those_of_the_files(tmp_pat
     assert formats(old) == (2, 2)
     with opened(old) as engine:
         check_all_there(engine)
-        november = Filter.of(since="2023-11-13", until="2023-11-16")  # 1.7e9 seconds, in any zone
-        assert [hit.path for hit in engine.search("red", scope=november)] == [path for path, _ in HITS]
-        assert engine.search("red", scope=Filter.of(since="2023-11-17")) == []
+        november = Filter(since="2023-11-13", until="2023-11-16")  # 1.7e9 seconds, in any zone
+        assert [hit.path for hit in engine.search("red", filter=november)] == [path for path, _ in HITS]
+        assert engine.search("red", filter=Filter(since="2023-11-17")) == []
         file = paint_red(tmp_path / "photos" / "60.png", 60)
         Image.open(file).save(file, exif=exif_of({0x9003: "2001:02:03 04:05:06"}))
         engine.add(file.parent)
-        assert [hit.path for hit in engine.search("red", scope=Filter.of(until="2022"))] == [str(file)]
+        assert [hit.path for hit in engine.search("red", filter=Filter(until="2022"))] == [str(file)]
     assert formats(old) == (FORMAT_VERSION, FORMAT_VERSION)
 
 

@@ -97,10 +97,10 @@ def some_scope(rng: random.Random) -> Filter:
     since, until = maybe(date), maybe(date)
     if since and until and since > until:
         since, until = until, since
-    return Filter.of(under, since, until, size, [rng.choice(ENDINGS)] if rng.random() < 0.3 else ())
+    return Filter(under, since, until, size, [rng.choice(ENDINGS)] if rng.random() < 0.3 else ())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(filter="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Photo]]:
     """600 images of 400 contents, one content in four without a date; twins differ in folder, size and file's time."""
     rng, folder = random.Random(3), tmp_path_factory.mktemp("index")
@@ -159,20 +159,20 @@ def test_random_scopes_in_the_catalogue(catalog: Catalog, filled: tuple[Path, li
 def test_a_folder_without_photos_is_said_and_nothing_else_is(catalog: Catalog) -> None:
     for folder in ("/nowhere", "/photos/su", "/photos/sub/1.jpg", "/photo", "/PHOTOS"):
         with pytest.raises(UsageError, match=f"{folder} holds no indexed photo - see flairsearch status"):
-            catalog.views_in(Filter(under=folder))
-    assert len(catalog.views_in(Filter.of(since="2030"))) == 0
-    assert len(catalog.views_in(Filter.of(under="/photos/sub", since="2030"))) == 0
+            catalog.views_in(Filter(folder=folder))
+    assert len(catalog.views_in(Filter(since="2030"))) == 0
+    assert len(catalog.views_in(Filter(folder="/photos/sub", since="2030"))) == 0
 
 
 def test_far_dates_and_large_sizes_are_only_numbers(catalog: Catalog) -> None:
-    everything = len(catalog.views_in(Filter(under="/")))
+    everything = len(catalog.views_in(Filter(folder="/")))
     assert everything == 400
     for date in ("0001", "1600", "2600", "9998"):
-        assert len(catalog.views_in(Filter.of(since=date))) == everything * (date < "2000")
-        assert len(catalog.views_in(Filter.of(until=date))) == everything * (date > "2000")
+        assert len(catalog.views_in(Filter(since=date))) == everything * (date < "2000")
+        assert len(catalog.views_in(Filter(until=date))) == everything * (date > "2000")
     assert len(catalog.views_in(Filter(larger_than=10**30))) == 0
-    assert len(catalog.views_in(Filter.of(larger_than="999999999GB"))) == 0
-    assert len(catalog.views_in(Filter.of(larger_than="999999999x1"))) == 0
+    assert len(catalog.views_in(Filter(larger_than="999999999GB"))) == 0
+    assert len(catalog.views_in(Filter(larger_than="999999999x1"))) == 0
 
 
 # -- whole searches
@@ -258,7 +258,7 @@ def test_random_scopes_in_searches(tmp_path: Path, fitted: bool) -> None:
         for _ in range(20):
             scope = some_folders(album, rng, some_scope(rng))
             expected = album.expected(scope)
-            hits = engine.search("red", 200, "all", scope=scope)
+            hits = engine.search("red", 200, "all", filter=scope)
             assert [hit.path for hit in hits] == expected
             assert all(hit.date == dates[hit.path] for hit in hits)
             assert engine.in_scope == len({(album.areas[p], os.path.basename(p)) for p in expected})
@@ -268,19 +268,19 @@ def test_random_scopes_in_searches(tmp_path: Path, fitted: bool) -> None:
                     [expected_score(album.areas[path]) for path in expected], abs=1e-3
                 )
             for shortlist in ("auto", 10):
-                some = engine.search("red", 10, shortlist, scope=scope)
+                some = engine.search("red", 10, shortlist, filter=scope)
                 assert len(some) == min(10, len(expected))
                 assert {hit.path for hit in some} <= set(expected)
                 if engine.in_scope <= 10:
                     assert [hit.path for hit in some] == expected[:10]
-            first = [hit.path for hit in engine.search("red", 1, scope=scope)]  # by `auto`
+            first = [hit.path for hit in engine.search("red", 1, filter=scope)]  # by `auto`
             if engine.in_scope <= 20:  # few enough: all of them
                 assert (first, engine.reranked) == (expected[:1], [engine.in_scope])
             else:
                 assert engine.reranked[0] <= 5 + 0.02 * engine.in_scope
             full += len(expected) >= 10
             narrow += 0 < engine.in_scope <= 10
-            together = engine.search_many(["red", "blue", "red"], 5, "all", scope=scope)
+            together = engine.search_many(["red", "blue", "red"], 5, "all", filter=scope)
             assert [hit.path for hit in together[0]] == [hit.path for hit in together[2]] == expected[:5]
             assert {hit.path for hit in together[1]} <= set(expected)
     assert full > 3
@@ -304,16 +304,16 @@ def test_a_narrow_scope_fills_k(tmp_path: Path) -> None:
         engine.add(tmp_path / "photos")
         assert not any("few" in hit.path for hit in engine.search("red", 10, 10))
         for scope in (
-            Filter.of(under=tmp_path / "photos" / "few"),
-            Filter.of(until="2023"),
-            Filter.of("/", "2020", "2020-01"),
+            Filter(folder=tmp_path / "photos" / "few"),
+            Filter(until="2023"),
+            Filter("/", "2020", "2020-01"),
         ):
-            hits = engine.search("red", 10, 10, scope=scope)
+            hits = engine.search("red", 10, 10, filter=scope)
             assert len(hits) == 10
             assert all("few" in hit.path for hit in hits)
             assert engine.reranked == [10]
             assert engine.in_scope == 12
-        assert len(engine.search("red", 10, scope=Filter.of(since="2020-01-03", until="2020-01-05"))) == 3
+        assert len(engine.search("red", 10, filter=Filter(since="2020-01-03", until="2020-01-05"))) == 3
 
 
 def test_a_scope_follows_what_is_indexed(tmp_path: Path) -> None:
@@ -322,29 +322,29 @@ def test_a_scope_follows_what_is_indexed(tmp_path: Path) -> None:
     save(photos / "2.png", 20, old, datetime(2024, 5, 5), 2, 1)
 
     def found(scope: Filter) -> list[str]:
-        return [Path(hit.path).name for hit in engine.search("red", scope=scope)]
+        return [Path(hit.path).name for hit in engine.search("red", filter=scope)]
 
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
-        assert found(Filter.of(until="2019")) == ["2.png", "1.png"]
+        assert found(Filter(until="2019")) == ["2.png", "1.png"]
         os.utime(photos / "1.png", (1.7e9, 1.7e9))  # touched: it has no other date
         os.utime(photos / "2.png", (1.7e9, 1.7e9))
         engine.add()
-        assert found(Filter.of(until="2019")) == ["2.png"]
+        assert found(Filter(until="2019")) == ["2.png"]
         (photos / "sub").mkdir()
         (photos / "2.png").rename(photos / "sub" / "3.png")
         engine.add()
-        assert found(Filter.of(until="2019", under=photos / "sub")) == ["3.png"]
+        assert found(Filter(until="2019", folder=photos / "sub")) == ["3.png"]
         (photos / "sub" / "3.png").unlink()  # its folder need not be there, but a photo in it
         (photos / "sub").rmdir()
-        assert found(Filter.of(under=photos / "sub")) == ["3.png"]
+        assert found(Filter(folder=photos / "sub")) == ["3.png"]
         engine.add()
         with pytest.raises(UsageError, match="sub holds no indexed photo"):
-            found(Filter.of(under=photos / "sub"))
+            found(Filter(folder=photos / "sub"))
         save(photos / "4.png", 20, old, datetime(2024, 5, 5), 2, 1)  # the same bytes as 2.png's, that were gone
         list(engine.compact())
         engine.add()
-        assert found(Filter.of(until="2019")) == ["4.png"]
+        assert found(Filter(until="2019")) == ["4.png"]
 
 
 def test_views_of_a_lost_segment_are_in_no_scope(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_views_of_a_lost_segment_are_in_no_scope(tmp_path: Path) -> None:
         engine.add()
         (tmp_path / "index" / "segments" / "000001.tokens").unlink()
     with fake_engine(tmp_path / "index") as engine:
-        hits = engine.search("red", scope=Filter.of(ext="png"))
+        hits = engine.search("red", filter=Filter(extension="png"))
         assert [Path(hit.path).name for hit in hits] == ["2.png"]
         assert engine.in_scope == 1
 
@@ -368,11 +368,11 @@ def test_a_thousand_folders_in_one(tmp_path: Path) -> None:
         image = ImageFile("/all/700", "a.png", 1, 1)
         view = NewView(b"0" * 16, 0, 0, Frame(9, 9, 0, 0, 9, 9))
         catalog.commit(Changeset((1, 1, "fp16"), [view], [(image, view.hash)]))
-        assert catalog.views_in(Filter(under="/all")).tolist() == [1]
-        assert catalog.views_in(Filter(under="/all/700")).tolist() == [1]
+        assert catalog.views_in(Filter(folder="/all")).tolist() == [1]
+        assert catalog.views_in(Filter(folder="/all/700")).tolist() == [1]
         with pytest.raises(UsageError, match="holds no indexed photo"):
-            catalog.views_in(Filter(under="/all/70"))
-        assert catalog.images_of([1], Filter(under="/all")) == {1: [(1, "/all/700/a.png")]}
+            catalog.views_in(Filter(folder="/all/70"))
+        assert catalog.images_of([1], Filter(folder="/all")) == {1: [(1, "/all/700/a.png")]}
 
 
 def test_scopes_go_by_indexes(tmp_path: Path) -> None:
@@ -383,10 +383,10 @@ def test_scopes_go_by_indexes(tmp_path: Path) -> None:
         catalog.add_root("/r")
         with catalog._database.read() as connection:
             connection.set_trace_callback(asked.append)
-        for scope in (Filter.of(ext="png"), Filter.of(since="2024"), Filter.of(larger_than="2MB")):
+        for scope in (Filter(extension="png"), Filter(since="2024"), Filter(larger_than="2MB")):
             catalog.views_in(scope)
             catalog.images_of([1, 2], scope)
-        catalog.images_of([1, 2], Filter(under="/r/sub"))
+        catalog.images_of([1, 2], Filter(folder="/r/sub"))
         queries = [one for one in asked if "images" in one]
         assert len(queries) == 7
         with catalog._database.read() as connection:

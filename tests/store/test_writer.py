@@ -305,4 +305,4 @@ def test_many_damaged_segments_do_not_stop_the_others_from_merging(index, catalo
     assert len(catalog.segments()) < 3 * MERGE
     reader = Snapshot(index, SETTINGS, catalog)
     assert len(reader) == 4 * MERGE
-    assert len(reader.lost.id) == MERGE - 1
+    assert len(reader.unreadable_views.id) == MERGE - 1

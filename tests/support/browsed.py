@@ -62,7 +62,7 @@ class Site:
         return content
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(filter="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The fake encoder's: the page shows what the server says, whatever the model."""
     pytest.importorskip("fastapi", reason="no fastapi: pip install flairsearch[serve]")
@@ -78,7 +78,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(served.url, photos)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(filter="module")
 def browser() -> Iterator[Any]:
     if not CHROMIUM.is_file():
         pytest.skip(f"no browser at {CHROMIUM}")

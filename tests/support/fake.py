@@ -159,6 +159,4 @@ def fake_engine(
     if not (folder / "index.json").exists():
         create_index(folder, fake_settings(views, codec))
     limits = WriteLimits(store_limits, ingest_limits)
-    engine = Engine(folder, IndexSettings.load(folder), Path("fake"), "cpu", limits=limits, policy=policy)
-    engine.__dict__["encoder"] = engine.__dict__["texts"] = encoder or FakeEncoder()
-    return engine
+    return Engine(folder, IndexSettings.load(folder), encoder or FakeEncoder(), limits=limits, policy=policy)

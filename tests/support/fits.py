@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from flairsearch.core.types import EncodedViews
+from flairsearch.core.types import EncodedText, EncodedViews
 from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.shortlist.build import PredictorPolicy, fit_views
 from flairsearch.shortlist.predictor_file import PredictorFile
 from flairsearch.shortlist.score_predictor import ScorePredictor
 from flairsearch.shortlist.shortlist import last_places
-from tests.support.bank_encoder import BankEncoder
+from tests.support.bank_encoder import BankEncoder, SumEncoder
 from tests.support.fake import DIM
 from tests.support.indexes import reading
 
@@ -33,31 +36,44 @@ def a_fit(seed: int, width: int, dim: int) -> ScorePredictor:
     )
 
 
-class Counting:
-    """The real bank with small thresholds, and how many views were asked."""
+class Counting(BankEncoder):
+    """Counts the views that are scored, and the sets of texts that they are scored for."""
 
-    def __init__(self, encoder: BankEncoder | None = None, policy: PredictorPolicy = SMALL) -> None:
-        self.policy = policy
-        self._encoder, self.views, self.made = encoder or BankEncoder(), 0, 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.views, self.made = 0, 0
 
-    def __call__(self, vectors: np.ndarray | None) -> Any:
-        queries = self._encoder.bank() if vectors is None else self._encoder.fold(vectors)
-        self._many, self.vectors = (
-            TextBatchScorer(queries, self._encoder.pool_weights),
-            np.stack([q.vector for q in queries]),
-        )
+    def bank(self) -> list[EncodedText]:
         self.made += 1
-        return self
+        return super().fold(self._bank)
 
-    def score(self, encoded: EncodedViews) -> Any:
-        self.views += len(encoded.tokens)
-        return self._many.score(encoded)
+    def fold(self, vectors: np.ndarray) -> list[EncodedText]:
+        self.made += 1
+        return super().fold(vectors)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within, scored views are counted."""
+        score = TextBatchScorer.score
+
+        def counted(scorer: TextBatchScorer, encoded: EncodedViews) -> Any:
+            self.views += len(encoded.tokens)
+            return score(scorer, encoded)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(TextBatchScorer, "score", counted)
+            yield
 
 
-def fit_all(index: Path, bank: Any = None) -> list[int]:
+class SumCounting(Counting, SumEncoder):
+    """Its photos rank by the mean of both cosines."""
+
+
+def fit_all(index: Path, encoder: Counting | None = None, policy: PredictorPolicy = SMALL) -> list[int]:
     """Fit what has no codes yet; how many views had them after each step."""
-    with reading(index) as reader:
-        return list(fit_views(reader, bank or Counting()))
+    counting = encoder or Counting()
+    with reading(index) as reader, counting.counting():
+        return list(fit_views(reader, counting, policy))
 
 
 def codes(index: Path) -> Codes:

@@ -49,7 +49,8 @@ def filled(index: Path, *batches: Sequence[int], limits: StoreLimits = STORE_LIM
     writer = Writer(index, SETTINGS, limits)
     for numbers in batches:
         add(writer, numbers)
-        writer.commit()
+        if writer.commit():
+            writer.compactor.merge(writer.target)
     writer.close()
 
 

@@ -43,7 +43,7 @@ class Site:
 
     def id_of(self, name: str) -> int:
         """The id of the photo of that name."""
-        catalog = self.api.service.catalog
+        catalog = self.api.worker.catalog
         (found,) = [i for i in range(1, 100) if catalog.path_of(i) == str(self.photos / name)]
         return found
 

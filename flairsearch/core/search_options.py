@@ -1,0 +1,58 @@
+"""How the options of a search are written down, once: each beside the field that holds it.
+
+The fields of core/query.Query, core/filters.Filter and core/request.SearchRequest carry an `Option`. From these the
+command line derives its options, HTTP its parameters and their schema, and a query sent to a server its URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+_KEY = "option"  # The key of an Option in the metadata of a dataclass field.
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a search: what it means, and which values it takes."""
+
+    help: str
+    kind: type = str
+    """The type of one value: str, int or float."""
+    many: bool = False
+    """Whether the option may be given several times."""
+    metavar: str | None = None
+    """What stands for the value in --help."""
+    choices: Sequence[str] = ()
+    least: float | None = None
+    most: float | None = None
+    """The bounds of a number that comes over HTTP."""
+    max_length: int = 100
+    """The longest text that comes over HTTP, in letters."""
+    max_count: int = 8
+    """The largest number of values that come over HTTP."""
+    name: str | None = None
+    """The option's name, where it is not the field's."""
+    http_name: str | None = None
+    """The name over HTTP, where it is not the option's."""
+
+
+def option(default: Any, description: str, **more: Any) -> Any:
+    """A dataclass field that is an option of a search. more: the other fields of Option."""
+    return field(default=default, metadata={_KEY: Option(description, **more)})
+
+
+def options_of(*records: type) -> dict[str, tuple[Option, Any]]:
+    """The options that dataclasses have, by name, each with its default."""
+    found: dict[str, tuple[Option, Any]] = {}
+    for record in records:
+        for one in fields(record):
+            if chosen := one.metadata.get(_KEY):
+                found[chosen.name or one.name] = (chosen, one.default)
+    return found
+
+
+def as_tuple(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One text, or several, as a tuple."""
+    return (given,) if isinstance(given, str) else tuple(given)
