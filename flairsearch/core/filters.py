@@ -83,9 +83,6 @@ class Filter:
         return as_tuple(self.extension)
 
 
-NO_FILTER = Filter()
-
-
 def parse_size(text: str) -> int | tuple[int, int]:
     """Bytes, or the two sides in pixels. Raises UsageError."""
     plain = text.strip().lower()
@@ -127,3 +124,6 @@ def is_text(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+NO_FILTER = Filter()
