@@ -28,9 +28,9 @@ from flairsearch.images.decoding import MAX_BYTES
 from flairsearch.serve import answer_schemas as shapes
 from flairsearch.serve import schemas
 from flairsearch.serve.errors import ClientGone, ErrorMiddleware, Errors
-from flairsearch.serve.files import PRIVATE, PageFiles
+from flairsearch.serve.files import PRIVATE_HEADERS, PageFiles
 from flairsearch.serve.metrics import CONTENT_TYPE, Metrics
-from flairsearch.serve.original_files import disposition, open_original, opened
+from flairsearch.serve.original_files import content_disposition, open_original
 from flairsearch.serve.security import PUBLIC_PATHS, SecurityMiddleware
 from flairsearch.serve.thumbnails import Thumbnails
 from flairsearch.serve.worker import Page, SearchWorker
@@ -120,8 +120,8 @@ class Api:
         path = await self._path(request, id)
         if asked.size is None:
             original = await self._work(request, lambda: open_original(path))
-            if original.kind is not None:
-                return self.files.photo(request, original, path)
+            if original.media_type is not None:
+                return self.files.original_response(request, original, path)
             original.stream.close()
         return await self._jpeg(request, path, asked.size or MAX_JPEG_SIDE_PX)
 
@@ -187,11 +187,11 @@ class Api:
         known = request.headers.get("if-none-match", "")
         etag = await self._work(request, lambda: self.thumbnails.etag(path, side)) if known else ""
         if etag and etag in known:
-            return Response(status_code=304, headers={"etag": f'"{etag}"'} | PRIVATE)
+            return Response(status_code=304, headers={"etag": f'"{etag}"'} | PRIVATE_HEADERS)
         found = await self._work(request, lambda: self.thumbnails.get(path, side))
-        name = disposition(path, "image/jpeg")
-        headers = {"content-type": "image/jpeg", "etag": f'"{found.etag}"', "content-disposition": name} | PRIVATE
-        return Response(found.data, headers=headers)
+        name = content_disposition(path, "image/jpeg")
+        headers = {"content-type": "image/jpeg", "etag": f'"{found.etag}"', "content-disposition": name}
+        return Response(found.data, headers=headers | PRIVATE_HEADERS)
 
     async def _work(self, request: Request, do: Callable[[], _T]) -> _T:
         """Do something in a thread for photos and files."""
@@ -294,7 +294,7 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 
 def _read(path: str) -> bytes:
-    with opened(path) as original:
+    with open_original(path) as original:
         if original.stat.st_size > MAX_BYTES:
             raise PictureError(f"the photo has more than {MAX_BYTES / 1e6:.0f} MB")
         return original.data()

@@ -1,19 +1,18 @@
-"""Files of photos as they are: opened safely, and told apart by their first bytes, never by their names."""
+"""Opens the original files of photos safely, and tells their media type by their first bytes, not by their names."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 from urllib.parse import quote
 
 from flairsearch.core.errors import FlairSearchError
 
-_ENDINGS = {
+_EXTENSIONS = {  # Media types that every browser shows, and the extension under which a browser saves them.
     "image/jpeg": "jpg",
     "image/png": "png",
     "image/webp": "webp",
@@ -23,52 +22,57 @@ _ENDINGS = {
 
 
 class PhotoGone(FlairSearchError):
-    """An indexed photo that is not there any more, or cannot be read."""
+    """An indexed photo no longer exists or cannot be read."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """An open file of a photo."""
+    """The open file of a photo; as a context manager it closes the file."""
 
     stream: BinaryIO
     stat: os.stat_result
-    kind: str | None  # its media type, where every browser shows it
+    media_type: str | None  # The media type, or None if some browsers do not show it.
 
     def data(self) -> bytes:
-        """All of the file, no more than its size was."""
+        """Read the file, up to the size it had when it was opened."""
         self.stream.seek(0)
         return self.stream.read(self.stat.st_size)
 
+    def __enter__(self) -> Self:
+        """Return this record."""
+        return self
 
-@contextmanager
-def opened(path: str) -> Iterator[Original]:
-    """`open_original`, closed at the end."""
-    original = open_original(path)
-    with original.stream:
-        yield original
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.stream.close()
 
 
 def open_original(path: str) -> Original:
-    """Raises PhotoGone when there is no regular file that may be read; nothing else is waited for or read."""
+    """Open a photo for reading; a pipe or device is neither read nor waited for.
+
+    Raises PhotoGone when `path` is not a readable regular file.
+    """
     try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError):
         raise PhotoGone("the photo is not there any more - run flairsearch index") from None
-    found = os.fstat(number)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(number)
-        raise PhotoGone("the photo is no file any more - run flairsearch index")
-    stream = os.fdopen(number, "rb")
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise PhotoGone("the photo is not a file any more - run flairsearch index")
+    stream = os.fdopen(descriptor, "rb")
     try:
-        kind = kind_of(stream.read(64))
+        media_type = detect_media_type(stream.read(64))
     except OSError:
         stream.close()
         raise PhotoGone("the photo cannot be read - check its disk") from None
-    return Original(stream, found, kind)
+    return Original(stream, status, media_type)
 
 
-def kind_of(start: bytes) -> str | None:
-    """The first bytes of a file -> its media type, of those that browsers show; None of all others."""
+def detect_media_type(start: bytes) -> str | None:
+    """Return the media type of a file that begins with `start`, or None if it is not one that every browser shows."""
     if start.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -82,9 +86,13 @@ def kind_of(start: bytes) -> str | None:
     return None
 
 
-def disposition(path: str, kind: str) -> str:
-    """Content-Disposition: shown in place, and a plain name to save it under, with the ending of what it is."""
+def content_disposition(path: str, media_type: str) -> str:
+    """Return a Content-Disposition that shows the file in the browser and names it for saving (RFC 6266).
+
+    The name is that of the photo, with the extension of `media_type`.
+    """
     stem = os.path.splitext(os.path.basename(path))[0][:100] or "photo"
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", stem)
-    full = quote(stem.encode("utf-8", "replace"), safe="")
-    return f"inline; filename=\"{plain}.{_ENDINGS[kind]}\"; filename*=UTF-8''{full}.{_ENDINGS[kind]}"
+    ascii_name = re.sub(r"[^A-Za-z0-9_-]", "_", stem)
+    full_name = quote(stem.encode("utf-8", "replace"), safe="")
+    extension = _EXTENSIONS[media_type]
+    return f"inline; filename=\"{ascii_name}.{extension}\"; filename*=UTF-8''{full_name}.{extension}"

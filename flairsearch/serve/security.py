@@ -1,9 +1,10 @@
-"""What a request must be to reach the routes: for this host, from this page, with the token, of bounded size.
+"""Rejects requests for another host, from another site, without the token, or of unbounded size.
 
-A page of another site must not read photos through the browser of somebody who runs a server: it is told apart by
-Sec-Fetch-Site and Origin, and by the Host of a name that was pointed at this machine (DNS rebinding).
-Starlette's TrustedHostMiddleware knows names alone, and this takes any address where all are listened on; its
-RequestBodyLimitMiddleware counts one body, and this also counts all bodies together, and their time.
+A page of another site must not read photos through the browser of a user who runs a server. Such requests are
+recognised by Sec-Fetch-Site and Origin, and by the Host header if a foreign name points here (DNS rebinding).
+Starlette's TrustedHostMiddleware checks names only; this middleware also accepts any IP address if the server listens
+on all of them. Starlette's RequestBodyLimitMiddleware limits one body; this middleware also limits all bodies together
+and the time they take.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flairsearch.core.request import MAX_BODY_BYTES
 from flairsearch.serve.errors import fail
 
-MOST_HELD = 8 * MAX_BODY_BYTES  # of all requests together
-MOST_URL = 16_000  # bytes of path and query
-MOST_HEADERS = 32_000  # bytes of their names and values; and so many of them:
-MANY_HEADERS = 200
-BODY_SECONDS = 60.0  # for a body to arrive
-PUBLIC_PATHS = ("/api/v1/health",)  # needs no token
+MAX_TOTAL_BODY_BYTES = 8 * MAX_BODY_BYTES  # The bodies of all requests together take no more memory than this.
+MAX_URL_BYTES = 16_000  # The limit for path and query string together.
+MAX_HEADER_BYTES = 32_000  # The limit for all names and values of headers together.
+MAX_HEADER_COUNT = 200
+BODY_SECONDS = 60.0  # The body of a request must arrive within this time.
+PUBLIC_PATHS = ("/api/v1/health",)  # These paths need no token.
 
 HEADERS = (
     (
@@ -46,43 +47,47 @@ HEADERS = (
 
 
 class RequestRejected(HTTPException):
-    """A request that ends here; a route that reads the body may meet it, too."""
+    """A request that is rejected; it also reaches a route that reads a body over its limits."""
 
 
 @dataclass(frozen=True)
 class TokenAuth:
-    """The token, and the cookie that stands for it."""
+    """Checks the token, and the cookie that replaces it in a browser."""
 
     token: str
 
     @property
-    def cookie(self) -> str:
-        """Its name: browsers do not tell ports apart, so two servers need two."""
+    def cookie_name(self) -> str:
+        """The name of the cookie, which depends on the token.
+
+        Browsers send cookies to all ports of a host, so two servers on it need different names.
+        """
         return f"flairsearch-{self._derive('name')[:8]}"
 
-    def is_given(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether a request has the token as a header, or its cookie."""
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token.encode()):
+    def is_authorized(self, headers: dict[bytes, bytes]) -> bool:
+        """Return whether the headers of a request contain the token or its cookie."""
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token.encode()):
             return True
-        cookies = headers.get(b"cookie", b"").split(b";")  # also those of other servers here, in whatever form
-        wanted = f"{self.cookie}={self._derive('cookie')}".encode()
+        # Other servers on this host may have set cookies of any form, so only whole cookies are compared.
+        cookies = headers.get(b"cookie", b"").split(b";")
+        wanted = f"{self.cookie_name}={self._derive('cookie')}".encode()
         return any(hmac.compare_digest(cookie.strip(), wanted) for cookie in cookies)
 
     def is_token(self, text: str) -> bool:
-        """Compares in a time that tells nothing of the token."""
+        """Return whether `text` is the token, in a time that reveals nothing about the token."""
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
 
     def set_cookie(self) -> str:
-        """The header's value."""
-        return f"{self.cookie}={self._derive('cookie')}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000"
+        """Return the value of the Set-Cookie header."""
+        return f"{self.cookie_name}={self._derive('cookie')}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000"
 
-    def _derive(self, what: str) -> str:
-        return hmac.new(self.token.encode(), what.encode(), hashlib.sha256).hexdigest()
+    def _derive(self, purpose: str) -> str:
+        return hmac.new(self.token.encode(), purpose.encode(), hashlib.sha256).hexdigest()
 
 
 class SecurityMiddleware:
-    """ASGI middleware; it answers what it refuses, in the form of all errors, and adds headers to every answer."""
+    """ASGI middleware that answers bad requests with an error, and adds security headers to all responses."""
 
     def __init__(
         self,
@@ -91,63 +96,66 @@ class SecurityMiddleware:
         token: str | None,
         names: Iterable[str] = (),
         *,
-        most_held: int = MOST_HELD,
+        max_total_bytes: int = MAX_TOTAL_BODY_BYTES,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
-        """host: what the server is bound to. names: others that it is reached by.
+        """Wrap an app.
 
-        most_held: bytes of the bodies of all requests together. body_seconds: for a body to arrive.
+        host: the name or address that the server is bound to. names: other names of the server, as of a proxy.
+        token: what every request must have, or None. max_total_bytes: limit for the bodies of all requests together.
+        body_seconds: how long a body may take to arrive.
         """
         self._app, self._host = app, host
-        self._secret = None if token is None else TokenAuth(token)
+        self._auth = None if token is None else TokenAuth(token)
         self._names = {name.lower() for name in (host, "localhost", *names)}
         if is_wildcard(host):
             self._names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
-        self._most_held, self._body_seconds = most_held, body_seconds
-        self._held = 0  # bytes of bodies in memory
+        self._max_total_bytes, self._body_seconds = max_total_bytes, body_seconds
+        self._held_bytes = 0  # The bytes of all bodies in memory.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is refused; hand any other on."""
+        """Answer a request that is rejected, and hand any other to the app."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        held = [0]
+        body_bytes = [0]
         try:
             self._check(scope)
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-                receive = self._bounded(receive, held)
-            await self._app(scope, receive, send_guarded)
-        except RequestRejected as refused:
-            await _answer(refused)(scope, receive, send_guarded)
+                receive = self._limit_body(receive, body_bytes)
+            await self._app(scope, receive, send_with_headers)
+        except RequestRejected as rejection:
+            await _response_of(rejection)(scope, receive, send_with_headers)
         finally:
-            self._held -= held[0]
+            self._held_bytes -= body_bytes[0]
 
     def _check(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
-        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MOST_URL:
-            raise RequestRejected(414, f"the URL is longer than {MOST_URL} bytes - ask with less")
-        if len(scope["headers"]) > MANY_HEADERS or sum(len(a) + len(b) for a, b in scope["headers"]) > MOST_HEADERS:
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL_BYTES:
+            raise RequestRejected(414, f"the URL is longer than {MAX_URL_BYTES} bytes - ask with less")
+        header_bytes = sum(len(name) + len(value) for name, value in scope["headers"])
+        if len(scope["headers"]) > MAX_HEADER_COUNT or header_bytes > MAX_HEADER_BYTES:
             raise RequestRejected(431, "the headers are too long - ask with fewer")
-        if not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
+        if not self._is_own_host(headers.get(b"host", b"").decode("latin-1")):
             raise RequestRejected(
                 400,
                 "the Host header names another machine - use the address that flairsearch serve printed, "
                 "or start it with --name",
             )
         self._check_site(scope, headers)
-        if self._secret is not None and scope["path"] not in PUBLIC_PATHS and not self._secret.is_given(headers):
-            self._check_token(scope, self._secret)
+        if self._auth is not None and scope["path"] not in PUBLIC_PATHS and not self._auth.is_authorized(headers):
+            self._check_token(scope, self._auth)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
             raise _too_large()
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_host(self, host: str) -> bool:
         name = _without_port(host).lower().rstrip(".")
         if name in self._names:
             return True
@@ -155,36 +163,37 @@ class SecurityMiddleware:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
-        return address.is_loopback or is_wildcard(self._host)  # no name can be pointed at an address
+        return address.is_loopback or is_wildcard(self._host)  # DNS rebinding needs a name.
 
     def _check_site(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        visits = scope["path"] == "/" and headers.get(b"sec-fetch-mode") == b"navigate" and scope["method"] == "GET"
-        if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and not visits:
+        is_visit = scope["path"] == "/" and headers.get(b"sec-fetch-mode") == b"navigate" and scope["method"] == "GET"
+        if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and not is_visit:
             raise RequestRejected(403, "asked by a page of another site - open this server's own page")
         origin = headers.get(b"origin")
         if origin is not None and origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower():
             raise RequestRejected(403, "asked by a page of another origin - open this server's own page")
 
-    def _check_token(self, scope: Scope, secret: TokenAuth) -> None:
-        """A visit with the token in its URL gets the cookie, and a URL without it.
+    def _check_token(self, scope: Scope, auth: TokenAuth) -> None:
+        """Reject a request without a token, unless it is for the page itself.
 
-        The page itself is no secret: a visit by a link from elsewhere has no cookie, but what the page then asks has.
+        A visit with the token in its URL is redirected to the URL without the token, and gets the cookie. The page
+        needs no token: a visit through a link from another site sends no cookie, but the requests of the page do.
         """
         if scope["method"] in ("GET", "HEAD") and (scope["path"] == "/" or scope["path"].startswith("/static/")):
             given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
             if given is None:
                 return
-            if len(given) == 1 and secret.is_token(given[0]) and scope["path"] == "/":
-                raise RequestRejected(303, "", {"location": "/", "set-cookie": secret.set_cookie()})
+            if len(given) == 1 and auth.is_token(given[0]) and scope["path"] == "/":
+                raise RequestRejected(303, "", {"location": "/", "set-cookie": auth.set_cookie()})
         where = "open the address that flairsearch serve printed, or send Authorization: Bearer TOKEN"
         raise RequestRejected(401, f"the token is missing or wrong - {where}", {"www-authenticate": "Bearer"})
 
-    def _bounded(self, receive: Receive, held: list[int]) -> Receive:
-        """A `receive` that counts the body as it comes, whatever Content-Length says. held: [bytes of this one]."""
+    def _limit_body(self, receive: Receive, body_bytes: list[int]) -> Receive:
+        """Return a `receive` that counts the bytes of the body as they arrive, and adds them to `body_bytes[0]`."""
         deadline = asyncio.get_running_loop().time() + self._body_seconds
         complete = False
 
-        async def receive_bounded() -> Message:
+        async def receive_limited() -> Message:
             nonlocal complete
             if complete:
                 return await receive()
@@ -197,18 +206,18 @@ class SecurityMiddleware:
             if message["type"] == "http.disconnect":
                 raise RequestRejected(400, "the body ends too early - send all of it", _CLOSE)
             size = len(message.get("body", b""))
-            held[0] += size
-            self._held += size
-            if held[0] > MAX_BODY_BYTES:
+            body_bytes[0] += size
+            self._held_bytes += size
+            if body_bytes[0] > MAX_BODY_BYTES:
                 raise _too_large()
-            if self._held > self._most_held:
+            if self._held_bytes > self._max_total_bytes:
                 raise RequestRejected(
                     429, "too many pictures at once - ask again in a second", _CLOSE | {"retry-after": "1"}
                 )
             complete = not message.get("more_body", False)
             return message
 
-        return receive_bounded
+        return receive_limited
 
 
 _CLOSE = {"connection": "close"}
@@ -220,23 +229,22 @@ def _too_large() -> RequestRejected:
     )
 
 
-def _answer(refused: RequestRejected) -> Response:
-    if refused.detail:
-        return fail(refused.status_code, refused.detail, refused.headers)
-    return Response(
-        status_code=refused.status_code, headers=dict(refused.headers or {}) | {"cache-control": "no-store"}
-    )
+def _response_of(rejection: RequestRejected) -> Response:
+    if rejection.detail:
+        return fail(rejection.status_code, rejection.detail, rejection.headers)
+    headers = dict(rejection.headers or {}) | {"cache-control": "no-store"}
+    return Response(status_code=rejection.status_code, headers=headers)
 
 
 def _without_port(host: str) -> str:
-    """`name:8421`, `127.0.0.1` or `[::1]:8421` -> the name or address."""
+    """Return the name or address of a Host header: `name:8421`, `127.0.0.1` or `[::1]:8421`."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether a server bound to it listens on all addresses of the machine."""
+    """Return whether a server that is bound to `host` listens on all addresses of the machine."""
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -244,7 +252,7 @@ def is_wildcard(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server bound to it."""
+    """Return whether a server that is bound to `host` can be reached from this machine only."""
     if host.lower() == "localhost":
         return True
     try:

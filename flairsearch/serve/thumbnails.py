@@ -1,4 +1,4 @@
-"""Small upright JPEGs of photos, kept on disk: a file is decoded once for each size. Never more than a bound."""
+"""A bounded cache on disk of small upright JPEGs, so that each photo is decoded once per size."""
 
 from __future__ import annotations
 
@@ -15,56 +15,61 @@ from flairsearch.core.atomic_file import atomic_write
 from flairsearch.core.errors import PictureError
 from flairsearch.core.paths import cache_folder
 from flairsearch.images.decoding import MAX_BYTES, open_upright
-from flairsearch.serve.original_files import opened
+from flairsearch.serve.original_files import open_original
 
-MOST_BYTES = 1_000_000_000  # of all that are kept
-KEPT = 0.8  # of that, when some are thrown away: those not looked at for longest
-QUALITY = 85
-_FIRST, _LAST = b"\xff\xd8", b"\xff\xd9"  # bytes of a JPEG that is whole
-_FRESH = 3600.0  # seconds until a look is noted again
+MAX_CACHE_BYTES = 1_000_000_000  # All thumbnails of one user together take no more than this.
+EVICT_TO_FRACTION = 0.8  # A full cache drops its least recently used files down to this fraction of the bound.
+JPEG_QUALITY = 85
+_JPEG_START = b"\xff\xd8"  # The first bytes of every JPEG.
+_JPEG_END = b"\xff\xd9"  # The last bytes of every complete JPEG.
+_TOUCH_SECONDS = 3600.0  # The time of use of a file is updated at most this often.
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A JPEG, and a name for these very bytes' source: of another file, or of the file changed, it is another one."""
+    """An encoded thumbnail."""
 
-    data: bytes
-    etag: str
+    data: bytes  # The bytes of the JPEG.
+    etag: str  # A name that changes with the path, size or modification time of the photo, and with the side.
 
 
 class Thumbnails:
-    """All thumbnails of one user; any number of threads and processes may share the folder."""
+    """The thumbnails of one user; threads and processes may share the folder."""
 
-    def __init__(self, folder: Path | None = None, most_bytes: int = MOST_BYTES) -> None:
-        self._folder, self._most = folder or cache_folder().parent / "thumbnails", most_bytes
+    def __init__(self, folder: Path | None = None, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        self._folder, self._max_bytes = folder or cache_folder().parent / "thumbnails", max_bytes
         self._lock = threading.Lock()
-        self._bytes: int | None = None  # on disk, about; None: not counted yet
+        self._bytes: int | None = None  # Roughly the bytes on disk, or None before they are counted.
 
     def etag(self, path: str, side: int) -> str:
-        """Of the photo as it is now. Raises PhotoGone."""
-        with opened(path) as original:
-            return _name(path, original.stat.st_size, original.stat.st_mtime_ns, side)
+        """Return the ETag that `get` would return for the photo as it is now.
+
+        Raises PhotoGone when there is no such file.
+        """
+        with open_original(path) as original:
+            return _cache_key(path, original.stat, side)
 
     def get(self, path: str, side: int) -> Thumbnail:
-        """The photo upright, as a JPEG whose longer side is `side` pixels at most; never larger than the photo.
+        """Return the photo as an upright JPEG whose longer side is at most `side` pixels, never enlarged.
 
-        Raises PhotoGone when there is no such file, PictureError when it is no picture.
+        Raises PhotoGone when there is no such file, PictureError when it is not a picture.
         """
-        with opened(path) as original:
-            name = _name(path, original.stat.st_size, original.stat.st_mtime_ns, side)
-            file = self._folder / name[:2] / f"{name}.jpg"
-            data = _read(file)
+        with open_original(path) as original:
+            key = _cache_key(path, original.stat, side)
+            file = self._folder / key[:2] / f"{key}.jpg"
+            data = _read_cached(file)
             if data is None:
                 if original.stat.st_size > MAX_BYTES:
                     raise PictureError(f"more than {MAX_BYTES / 1e6:.0f} MB")
-                data = shrink(original.data(), side)
-                self._keep(file, data)
-        return Thumbnail(data, name)
+                data = make_thumbnail(original.data(), side)
+                self._store(file, data)
+        return Thumbnail(data, key)
 
-    def _keep(self, file: Path, data: bytes) -> None:
-        """A folder that cannot be written keeps nothing."""
+    def _store(self, file: Path, data: bytes) -> None:
+        """Write a thumbnail; does nothing if the folder cannot be written."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # photos may be for their owner's eyes only
+            # Only their owner may see the photos, so other users must not read their thumbnails either.
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             file.parent.mkdir(exist_ok=True)
             with atomic_write(file, durable=False) as stream:
                 stream.write(data)
@@ -72,56 +77,59 @@ class Thumbnails:
             return
         with self._lock:
             if self._bytes is None:
-                self._bytes = sum(size for _, size, _ in self._all())
+                self._bytes = sum(size for _, size, _ in self._list_files())
             else:
                 self._bytes += len(data)
-            if self._bytes > self._most:
-                self._bytes = self._throw_away()
+            if self._bytes > self._max_bytes:
+                self._bytes = self._evict()
 
-    def _throw_away(self) -> int:
-        """The oldest, until little enough is left: how much that is."""
-        left = self._all()
-        total = sum(size for _, size, _ in left)
-        for _, size, path in sorted(left):
-            if total <= KEPT * self._most:
+    def _evict(self) -> int:
+        """Remove the least recently used files and return the bytes that remain."""
+        files = self._list_files()
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= EVICT_TO_FRACTION * self._max_bytes:
                 break
             with suppress(OSError):
                 os.unlink(path)
                 total -= size
         return total
 
-    def _all(self) -> list[tuple[float, int, str]]:
-        """(when it was looked at, bytes, path) of each file, parts that a crash left among them."""
-        found = []
+    def _list_files(self) -> list[tuple[float, int, str]]:
+        """List (time of last use, bytes, path) of each file, including partial files that a crash left."""
+        files = []
         for file in self._folder.glob("??/*"):
-            with suppress(OSError):  # another process throws away too
+            with suppress(OSError):  # Another process may have removed the file.
                 stat = file.stat()
-                found.append((stat.st_mtime, stat.st_size, str(file)))
-        return found
+                files.append((stat.st_mtime, stat.st_size, str(file)))
+        return files
 
 
-def shrink(data: bytes, side: int) -> bytes:
-    """Bytes of a photo -> bytes of an upright JPEG. Raises PictureError when they are none."""
-    picture = open_upright(data, least=side)  # JPEG is decoded no larger than that takes
+def make_thumbnail(data: bytes, side: int) -> bytes:
+    """Turn the bytes of a photo into the bytes of an upright JPEG whose longer side is at most `side` pixels.
+
+    Raises PictureError when `data` is not a picture.
+    """
+    picture = open_upright(data, least=side)  # A large JPEG is decoded at a reduced scale.
     picture.thumbnail((side, side))
     buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
-def _name(path: str, size: int, mtime_ns: int, side: int) -> str:
-    text = f"{side} {size} {mtime_ns} {path}".encode("utf-8", "surrogateescape")
+def _cache_key(path: str, stat: os.stat_result, side: int) -> str:
+    text = f"{side} {stat.st_size} {stat.st_mtime_ns} {path}".encode("utf-8", "surrogateescape")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-def _read(file: Path) -> bytes | None:
-    """None where there is no such file, or one that a power cut left empty or cut."""
+def _read_cached(file: Path) -> bytes | None:
+    """Read a thumbnail; returns None if it does not exist or a power cut left it incomplete."""
     try:
         data = file.read_bytes()
-        if not (data.startswith(_FIRST) and data.endswith(_LAST)):
+        if not (data.startswith(_JPEG_START) and data.endswith(_JPEG_END)):
             return None
-        with suppress(OSError):  # a cache that may only be read
-            if time.time() - file.stat().st_mtime > _FRESH:
+        with suppress(OSError):  # The cache may be on a read-only disk.
+            if time.time() - file.stat().st_mtime > _TOUCH_SECONDS:
                 os.utime(file)
     except OSError:
         return None

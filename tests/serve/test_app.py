@@ -260,7 +260,9 @@ def test_a_photo_that_grows_while_it_is_sent_has_the_size_it_said(tmp_path):
                 stream.write(bytes(1 << 16))
 
     async def answer():
-        await PageFiles().photo(Request(scope), open_original(str(path)), str(path))(scope, asyncio.Event().wait, send)
+        await PageFiles().original_response(Request(scope), open_original(str(path)), str(path))(
+            scope, asyncio.Event().wait, send
+        )
 
     asyncio.run(answer())
     assert b"".join(parts) == before
@@ -323,7 +325,7 @@ def test_an_original_that_is_exchanged_before_it_is_sent(tmp_path):
     files = PageFiles()
 
     async def app(scope, receive, send):
-        await files.photo(Request(scope), originals.pop(), str(photo))(scope, receive, send)
+        await files.original_response(Request(scope), originals.pop(), str(photo))(scope, receive, send)
 
     first, second = originals
     answer = TestClient(app).get("/")
@@ -774,7 +776,7 @@ def test_a_stop_while_searches_take_long_answers_them(index, monkeypatch, caplog
             one.join()
         go.set()
 
-    with serving_index(index, grace=1) as site:
+    with serving_index(index, shutdown_seconds=1) as site:
         monkeypatch.setattr(Engine, "search_many", slow)
         asking = [threading.Thread(target=ask, args=("search?q=red",))]
         asking += [

@@ -52,8 +52,8 @@ def test_typing_shows_photos_with_their_places(open_tab: Open, site: Site) -> No
     assert f"{hits[0]['score']:.3f}" in first.inner_text()
     assert "chelsea.png" in first.inner_text()
     assert tab.address == {"q": ["a cat with green eyes"]}
-    assert f"{PHOTOS} photos searched · 48 shown" in tab.page.inner_text("#tally")
-    assert "48 photos" in tab.page.inner_text("#announce")
+    assert f"{PHOTOS} photos searched · 48 shown" in tab.page.inner_text("#counts")
+    assert "48 photos" in tab.page.inner_text("#announcement")
     assert tab.page.locator("#note").is_hidden()
     tab.search("a zyxgfl cat")
     tab.until("document.querySelector('#note').textContent.includes('not trained on “zyxgfl”')")
@@ -76,22 +76,22 @@ def test_phrases_and_exclusions(open_tab: Open, site: Site) -> None:
     tab.page.press("#text", "Shift+Enter")
     tab.search('an orange suit -flag -"a dark sky"')
     assert tab.asked["q"] == ["a cat", "an orange suit"]
-    assert tab.asked["not"] == ["flag", "a dark sky"]
+    assert tab.asked["exclude"] == ["flag", "a dark sky"]
     assert tab.page.locator(".chip").all_inner_texts() == ["a cat", "not\nflag", "not\na dark sky"]
     assert tab.page.input_value("#text") == "an orange suit"
-    hits = site.ask("search", q=["a cat", "an orange suit"], **{"not": ["flag", "a dark sky"]}, k=48)["hits"]
+    hits = site.ask("search", q=["a cat", "an orange suit"], exclude=["flag", "a dark sky"], k=48)["hits"]
     check_boxes(tab, hits[:4])
     card = tab.page.locator(".card").first
     colours = card.locator(".line").evaluate_all("all => all.map(one => one.getAttribute('stroke'))")
     assert sorted(colours) == ["#56b4e9", "#e69f00"]
     assert f"weakest: {hits[0]['weakest']}" in card.inner_text()
     with tab.page.expect_response(lambda one: "/api/v1/search" in one.url):
-        tab.page.click("[aria-label='Remove not flag']")
+        tab.page.click("[aria-label='Remove exclusion flag']")
     tab.page.focus("[aria-label='Change phrase a cat']")
     with tab.page.expect_response(lambda one: "/api/v1/search" in one.url):
         tab.page.keyboard.press("Delete")
     assert tab.asked["q"] == ["an orange suit"]
-    assert tab.asked["not"] == ["a dark sky"]
+    assert tab.asked["exclude"] == ["a dark sky"]
     assert tab.page.evaluate("document.activeElement.id") == "text"
 
 
@@ -109,7 +109,7 @@ def test_heat_while_the_pointer_is_there(open_tab: Open, site: Site) -> None:
     card = tab.page.locator(".card").first
     with tab.page.expect_response(lambda one: "/api/v1/regions/" in one.url):
         card.hover()
-    tab.page.wait_for_selector(".card .frame.warm")
+    tab.page.wait_for_selector(".card .frame.show-heat")
     hit = site.ask(f"regions/{tab.ids()[0]}", q="a cat")
     (phrase,) = hit["phrases"]
     heat = np.array(phrase["heat"])
@@ -130,7 +130,7 @@ def test_heat_while_the_pointer_is_there(open_tab: Open, site: Site) -> None:
     )
     assert np.abs(np.array(drawn) - wanted).max() < 25  # the middle lies between two pixels
     tab.page.mouse.move(2, 2)
-    tab.page.wait_for_selector(".card .frame.warm", state="detached")
+    tab.page.wait_for_selector(".card .frame.show-heat", state="detached")
 
 
 def test_a_picture_dropped_chosen_and_cut(open_tab: Open, site: Site) -> None:
@@ -145,18 +145,18 @@ def test_a_picture_dropped_chosen_and_cut(open_tab: Open, site: Site) -> None:
     assert "<b>coffee</b>.png" in tab.page.inner_text(".chip")
     tab.page.wait_for_selector(".chip canvas")
     tab.page.locator(".card").first.hover()
-    tab.page.wait_for_selector(".card .frame.warm")
+    tab.page.wait_for_selector(".card .frame.show-heat")
     tab.page.set_input_files("#file", str(site.photos / "chelsea.png"))
     tab.until("document.querySelector('.card')?.title.includes('chelsea')")
     tab.page.click(".chip .edit")
-    tab.page.wait_for_selector("#picture-frame", state="visible")
-    left, top, right, bottom = tab.page.locator("#picture-frame").evaluate(ROOM)
+    tab.page.wait_for_selector("#image-query-frame", state="visible")
+    left, top, right, bottom = tab.page.locator("#image-query-frame").evaluate(ROOM)
     tab.page.mouse.move(left + 2, top + 2)
     tab.page.mouse.down()
     tab.page.mouse.move((left + right) / 2, (top + bottom) / 2, steps=3)
     tab.page.mouse.up()
     with tab.page.expect_response(lambda one: "/api/v1/search" in one.url) as caught:
-        tab.page.click("#picture-use")
+        tab.page.click("#image-query-use")
     box = [int(part) for part in tab.asked["box"][0].split(",")]
     with Image.open(site.photos / "chelsea.png") as picture:
         wide, high = picture.size
@@ -181,7 +181,7 @@ def test_a_picture_pasted_and_what_is_none(open_tab: Open, site: Site) -> None:
     tab.until("document.querySelector('.card')?.title.includes('chelsea')")
     tab.page.evaluate(DROP.replace("image/png", "text/plain"), ["notes.txt", [65]])
     tab.page.wait_for_selector("#alert", state="visible")
-    assert re.search("“notes.txt”.? is no picture", tab.page.inner_text("#alert"))
+    assert re.search("“notes.txt”.? is not a picture", tab.page.inner_text("#alert"))
     assert len(tab.searches) == 1
     tab.page.evaluate(DROP, ["broken.png", [65, 66]])
     tab.until("document.querySelector('#alert').textContent.includes('not a picture in a known format')")
@@ -202,9 +202,9 @@ def test_scrolling_reaches_the_last_photo(open_tab: Open, site: Site) -> None:
         tab.page.wait_for_timeout(60)
         most = max(most, len(tab.ids()))
         heights.append(tab.page.evaluate("scrollY"))
-        if "That was all" in tab.page.inner_text("#end") and len(heights) > 2 and heights[-1] == heights[-3]:
+        if "End of the results" in tab.page.inner_text("#end") and len(heights) > 2 and heights[-1] == heights[-3]:
             break
-    assert f"That was all: {PHOTOS} photos." in tab.page.inner_text("#end")
+    assert f"End of the results: {PHOTOS} photos." in tab.page.inner_text("#end")
     wanted = [hit["id"] for hit in site.ask("search", q="a cat", k=200)["hits"]]
     assert tab.ids()[-1] == wanted[-1]
     assert len(tab.searches) == 3
@@ -228,7 +228,7 @@ def test_by_keyboard_alone(open_tab: Open, site: Site) -> None:
             break
     focused = "document.activeElement.dataset.id"
     assert tab.page.evaluate(focused) == str(ids[0])
-    tab.page.wait_for_selector(".card .frame.warm")  # heat for the keyboard too
+    tab.page.wait_for_selector(".card .frame.show-heat")  # heat for the keyboard too
     tab.page.keyboard.press("ArrowRight")
     assert tab.page.evaluate(focused) == str(ids[1])
     tab.page.keyboard.press("ArrowDown")
@@ -252,36 +252,36 @@ def test_by_keyboard_alone(open_tab: Open, site: Site) -> None:
 
 def test_filters_are_in_the_address(open_tab: Open, site: Site) -> None:
     tab = open_tab("/?q=a+cat")
-    tab.page.click("#scope-open")
-    tab.page.click(".places .left")
-    tab.page.click(".places .right")  # not at both
-    tab.page.click(".kinds >> text=PNG")
+    tab.page.click("#filters-open")
+    tab.page.click(".positions .left")
+    tab.page.click(".positions .right")  # not at both
+    tab.page.click(".file-types >> text=PNG")
     with tab.page.expect_response(lambda one: "larger_than" in one.url):
         tab.page.select_option("[name=larger_than]", "500kB")
-    assert tab.address["at"] == ["right"]
-    assert tab.asked["ext"] == ["png"]
-    assert tab.page.inner_text("#scope-count") == "3"
+    assert tab.address["position"] == ["right"]
+    assert tab.asked["extension"] == ["png"]
+    assert tab.page.inner_text("#filters-count") == "3"
     again = open_tab(tab.page.url.removeprefix(site.home))
-    again.page.wait_for_selector("#tally:not(:empty)")
+    again.page.wait_for_selector("#counts:not(:empty)")
     assert again.asked == tab.asked
-    assert again.page.locator("[name=at]:checked").evaluate_all("all => all.map(one => one.value)") == ["right"]
+    assert again.page.locator("[name=position]:checked").evaluate_all("all => all.map(one => one.value)") == ["right"]
     with tab.page.expect_response(lambda one: "/api/v1/search" in one.url):
-        tab.page.click("#scope-clear")
+        tab.page.click("#filters-clear")
     assert tab.address == {"q": ["a cat"]}
 
 
 def test_filters_that_no_control_can_show_stay(open_tab: Open) -> None:
-    tab = open_tab("/?q=a+cat&since=2001&min_area=0.055&ext=png,xyz")
-    tab.page.wait_for_selector("#tally:not(:empty)")
-    tab.page.click("#scope-open")
-    assert tab.page.inner_text("#area-shown") == "5.5 % of the photo"
-    assert tab.page.inner_text("#scope-count") == "3"
-    tab.page.click(".places .left")
-    tab.page.click(".kinds >> text=JPEG")
+    tab = open_tab("/?q=a+cat&since=2001&min_area=0.055&extension=png,xyz")
+    tab.page.wait_for_selector("#counts:not(:empty)")
+    tab.page.click("#filters-open")
+    assert tab.page.inner_text("#area-value") == "5.5 % of the photo"
+    assert tab.page.inner_text("#filters-count") == "3"
+    tab.page.click(".positions .left")
+    tab.page.click(".file-types >> text=JPEG")
     tab.until("location.search.includes('jpg')")
-    kept = {name: tab.address[name] for name in ("since", "min_area", "at")}
-    assert kept == {"since": ["2001"], "min_area": ["0.055"], "at": ["left"]}
-    assert {kind for given in tab.address["ext"] for kind in given.split(",")} >= {"png", "xyz", "jpg"}
+    kept = {name: tab.address[name] for name in ("since", "min_area", "position")}
+    assert kept == {"since": ["2001"], "min_area": ["0.055"], "position": ["left"]}
+    assert {kind for given in tab.address["extension"] for kind in given.split(",")} >= {"png", "xyz", "jpg"}
 
 
 def test_back_shows_at_once_what_was_there(open_tab: Open) -> None:
@@ -348,9 +348,9 @@ CONTRAST = """() => {
 
 def test_light_and_dark(open_tab: Open) -> None:
     ground = "getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number)"
-    tab = open_tab("/?q=a+cat&q=red&not=grass", color_scheme="dark", reduced_motion="reduce")
+    tab = open_tab("/?q=a+cat&q=red&exclude=grass", color_scheme="dark", reduced_motion="reduce")
     tab.page.wait_for_selector(".card")
-    tab.page.click("#scope-open")
+    tab.page.click("#filters-open")
     assert max(tab.page.evaluate(ground)) < 40
     assert tab.page.evaluate(CONTRAST) == {}
     tab.page.click("#theme")  # from the system's to light, whatever the system says
@@ -375,25 +375,25 @@ def test_on_a_phone(open_tab: Open) -> None:
     tab = open_tab("/", **phone)
     assert tab.page.evaluate(wide)
     assert tab.page.evaluate(SMALL) == []
-    tab.go("/?q=a+photo+of+a+cat+that+looks+at+somebody&q=red&not=something+that+has+a+long+name")
+    tab.go("/?q=a+photo+of+a+cat+that+looks+at+somebody&q=red&exclude=something+that+has+a+long+name")
     tab.page.wait_for_selector(".card")
     assert tab.page.evaluate(wide)
     assert tab.page.evaluate(SMALL) == []
     rights = tab.page.eval_on_selector_all(".card", "all => all.map(one => one.getBoundingClientRect().right)")
     assert max(rights) <= 360
-    tab.page.tap("#scope-open")
-    panel = tab.page.locator("#scope").bounding_box()
+    tab.page.tap("#filters-open")
+    panel = tab.page.locator("#filter-panel").bounding_box()
     assert panel["x"] == 0
     assert panel["width"] == 360
     assert panel["y"] + panel["height"] == pytest.approx(740, abs=1)
     assert tab.page.evaluate(SMALL) == []
-    tab.page.locator("#scope-close").tap()
+    tab.page.locator("#filters-close").tap()
     tab.page.locator(".card").first.tap()
     tab.page.wait_for_selector("#viewer[open]")
     assert tab.page.evaluate(wide)
     assert tab.page.evaluate(SMALL) == []
-    tab.page.tap("#viewer-part")
-    tools = tab.page.locator("#viewer-frame .tools").bounding_box()
+    tab.page.tap("#viewer-select")
+    tools = tab.page.locator("#viewer-frame .selection-buttons").bounding_box()
     assert tools["x"] >= 0
     assert tools["x"] + tools["width"] <= 360
     tab.page.tap("#viewer-close")
@@ -404,10 +404,10 @@ def test_a_chip_that_is_changed_keeps_colours_and_exclusions_right(open_tab: Ope
     tab = open_tab("/?q=a+cat&q=a+red+suit")
     tab.page.wait_for_selector(".card")
     tab.page.fill("#text", "a red suit -flag")
-    tab.until("location.search.includes('not=flag')")
+    tab.until("location.search.includes('exclude=flag')")
     tab.page.click("[aria-label='Change phrase a cat']")
     tab.until("location.search.startsWith('?q=a+red+suit&q=a+cat')")
-    assert tab.address["not"] == ["flag"]
+    assert tab.address["exclude"] == ["flag"]
     assert tab.page.input_value("#text") == "a cat"
     assert tab.page.locator(".chip").all_inner_texts() == ["a red suit", "not\nflag"]
 
@@ -415,7 +415,7 @@ def test_a_chip_that_is_changed_keeps_colours_and_exclusions_right(open_tab: Ope
 def test_a_lone_minus_is_no_phrase(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.wait_for_selector(".card")
-    tab.page.click("#without")
+    tab.page.click("#add-exclusion")
     tab.page.keyboard.press("Enter")
     assert tab.address == {"q": ["a cat"]}
 
@@ -451,12 +451,12 @@ def test_a_date_is_searched_for_when_it_is_typed(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.wait_for_selector(".card")
     many, entries = len(tab.searches), tab.page.evaluate("history.length")
-    tab.page.click("#scope-open")
+    tab.page.click("#filters-open")
     tab.page.focus("[name=since]")
     tab.page.keyboard.type("05032024")
     tab.until("location.search.includes('since=2024-05-03')")
     assert len(tab.searches) == many + 1
     assert tab.page.evaluate("history.length") == entries + 1
-    tab.page.click("#scope-clear")
+    tab.page.click("#filters-clear")
     tab.page.keyboard.press("Escape")
-    assert tab.page.locator("#scope").is_hidden()
+    assert tab.page.locator("#filter-panel").is_hidden()

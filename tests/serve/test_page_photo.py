@@ -38,7 +38,7 @@ def test_large_view(open_tab: Open, site: Site) -> None:
     assert not lines.first.is_visible()
     tab.page.check("#viewer-phrases input")
     tab.page.keyboard.press("h")
-    tab.page.wait_for_selector("#viewer-frame.warm")
+    tab.page.wait_for_selector("#viewer-frame.show-heat")
     tab.page.keyboard.press("ArrowRight")
     assert tab.address["photo"] == [str(ids[2])]
     tab.page.keyboard.press("ArrowLeft")
@@ -54,7 +54,7 @@ def test_large_view(open_tab: Open, site: Site) -> None:
     tab.page.wait_for_selector("#viewer[open]")
     tab.page.reload()  # a link to a photo opens it
     tab.page.wait_for_selector("#viewer[open]")
-    tab.page.click("#viewer-like")
+    tab.page.click("#viewer-similar")
     tab.until("location.search.includes('image=')")
     tab.page.wait_for_selector("#viewer", state="hidden")
     assert tab.asked["image"] == [str(ids[0])]
@@ -63,8 +63,8 @@ def test_large_view(open_tab: Open, site: Site) -> None:
 
 
 def test_a_box_drawn_with_the_mouse(open_tab: Open, site: Site) -> None:
-    tab = open_tab("/?q=a+cat&ext=png")
-    hit = site.ask("search", q="a cat", ext="png", k=1)["hits"][0]
+    tab = open_tab("/?q=a+cat&extension=png")
+    hit = site.ask("search", q="a cat", extension="png", k=1)["hits"][0]
     tab.page.locator(".card").first.click()
     tab.until("document.querySelector('#viewer-image').naturalWidth > 0")
     left, top, right, bottom = tab.page.locator("#viewer-frame").evaluate(ROOM)
@@ -82,9 +82,9 @@ def test_a_box_drawn_with_the_mouse(open_tab: Open, site: Site) -> None:
     width, height = hit["width_px"], hit["height_px"]
     assert drawn == pytest.approx([0.3 * width, 0.2 * height, 0.7 * width, 0.8 * height], abs=1.5)
     assert tab.asked["image"] == [str(hit["id"])]
-    assert tab.asked["ext"] == ["png"], "the filters stay"
+    assert tab.asked["extension"] == ["png"], "the filters stay"
     tab.until(f"document.querySelector('.card')?.dataset.id === '{hit['id']}'")
-    wanted = site.ask("search", image=hit["id"], box=tab.asked["box"][0], ext="png", k=48)["hits"]
+    wanted = site.ask("search", image=hit["id"], box=tab.asked["box"][0], extension="png", k=48)["hits"]
     assert tab.ids()[:3] == [one["id"] for one in wanted[:3]]
     check_boxes(tab, wanted[:3])
     tab.search("green eyes")  # picture and text together
@@ -101,7 +101,7 @@ def test_a_box_moved_by_keys_and_by_a_finger(open_tab: Open) -> None:
     tab.page.locator(".card").first.click()
     tab.page.wait_for_selector("#viewer[open]")
     tab.page.keyboard.press("b")
-    part = tab.page.locator("#viewer-frame .part")
+    part = tab.page.locator("#viewer-frame .selection")
     before = read_numbers(part.get_attribute("aria-label"))
     tab.page.keyboard.press("ArrowRight")
     tab.page.keyboard.press("Shift+ArrowUp")
@@ -114,7 +114,7 @@ def test_a_box_moved_by_keys_and_by_a_finger(open_tab: Open) -> None:
     assert tab.page.locator("#viewer[open]").count() == 1
     move_finger(tab, "#viewer-frame", (0.2, 0.2), (0.2, 0.9))  # a finger alone draws none: it turns and scrolls
     assert part.is_hidden()
-    tab.page.click("#viewer-part")
+    tab.page.click("#viewer-select")
     assert read_numbers(part.get_attribute("aria-label")) == before
     move_finger(tab, "#viewer-frame", (0.1, 0.1), (0.5, 0.9))  # beside the box: another one
     drawn = read_numbers(part.get_attribute("aria-label"))
@@ -128,14 +128,14 @@ def test_a_box_moved_by_keys_and_by_a_finger(open_tab: Open) -> None:
 
 def test_nearer(open_tab: Open, site: Site) -> None:
     """By a double click, and a box drawn there is where it was drawn."""
-    tab = open_tab("/?q=a+cat&ext=png")
-    hit = site.ask("search", q="a cat", ext="png", k=1)["hits"][0]
+    tab = open_tab("/?q=a+cat&extension=png")
+    hit = site.ask("search", q="a cat", extension="png", k=1)["hits"][0]
     tab.page.locator(".card").first.click()
     tab.until("document.querySelector('#viewer-image').naturalWidth > 0")
     before = tab.page.locator("#viewer-frame").evaluate(ROOM)
     x, y = before[0] + 0.8 * (before[2] - before[0]), before[1] + 0.3 * (before[3] - before[1])
     tab.page.mouse.dblclick(x, y)
-    assert tab.page.get_attribute("#viewer-near", "aria-pressed") == "true"
+    assert tab.page.get_attribute("#viewer-zoom", "aria-pressed") == "true"
     left, top, right, _ = tab.page.locator("#viewer-frame").evaluate(ROOM)
     assert right - left == pytest.approx(2 * (before[2] - before[0]), rel=0.01)
     assert left + 0.8 * (right - left) == pytest.approx(x, abs=2), "what was pointed at stays there"
@@ -148,9 +148,9 @@ def test_nearer(open_tab: Open, site: Site) -> None:
     mouse.up()
     scale = hit["width_px"] / (right - left)
     wanted = [(x - 100 - left) * scale, (y - 50 - top) * scale, (x - left) * scale, (y - top) * scale]
-    drawn = read_numbers(tab.page.get_attribute("#viewer-frame .part", "aria-label"))
+    drawn = read_numbers(tab.page.get_attribute("#viewer-frame .selection", "aria-label"))
     assert drawn == pytest.approx(wanted, abs=1.5)
-    tools = tab.page.locator("#viewer-frame .tools").evaluate(ROOM)
+    tools = tab.page.locator("#viewer-frame .selection-buttons").evaluate(ROOM)
     assert stage[0] <= tools[0] < tools[2] <= stage[2]
     assert stage[1] <= tools[1] < tools[3] <= stage[3]
     tab.page.keyboard.press("Escape")
@@ -161,7 +161,7 @@ def test_nearer(open_tab: Open, site: Site) -> None:
 def test_nearer_and_on_by_a_finger(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat", viewport={"width": 400, "height": 800}, is_mobile=True, has_touch=True)
     tab.page.locator(".card").first.tap()
-    tab.page.wait_for_selector("#viewer-image.there")
+    tab.page.wait_for_selector("#viewer-image.loaded")
     first = tab.address["photo"]
     move_finger(tab, "#viewer-stage", (0.8, 0.5), (0.2, 0.5))
     tab.until(f"!location.search.includes('photo={first[0]}')")
@@ -172,7 +172,7 @@ def test_nearer_and_on_by_a_finger(open_tab: Open) -> None:
     place = tab.page.locator("#viewer-frame").evaluate(ROOM)
     for _ in range(2):
         tab.page.touchscreen.tap((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-    tab.until("document.querySelector('#viewer-stage').classList.contains('near')")
+    tab.until("document.querySelector('#viewer-stage').classList.contains('zoomed')")
     move_finger(tab, "#viewer-stage", (0.8, 0.5), (0.2, 0.5))  # scrolls now
     tab.until("document.querySelector('#viewer-stage').scrollLeft > 0")
     assert tab.address["photo"] == first
@@ -185,9 +185,9 @@ def test_a_large_photo_has_all_its_pixels_where_it_is_looked_at_nearer(open_tab:
     tab.page.route("**/api/v1/regions/**", lambda route: route.fulfill(body=large, content_type="application/json"))
     asked: list[str] = []
     tab.page.on("request", lambda request: "/images/" in request.url and asked.append(request.url))
-    tab.go(f"/?q=a+cat&ext=jpg&photo={hit['id']}")  # it is no hit of this search: its regions are asked for
-    tab.page.wait_for_selector("#viewer-image.there")
-    tab.page.click("#viewer-near")
+    tab.go(f"/?q=a+cat&extension=jpg&photo={hit['id']}")  # it is no hit of this search: its regions are asked for
+    tab.page.wait_for_selector("#viewer-image.loaded")
+    tab.page.click("#viewer-zoom")
     tab.until("document.querySelector('#viewer-image').src.endsWith('4096')")
     assert [url.partition("?")[2] for url in asked] == ["size=1600", "size=4096"]
     assert tab.page.evaluate("document.querySelector('#viewer-frame').offsetWidth") == 4000
@@ -204,12 +204,12 @@ def test_date_and_folder(open_tab: Open, site: Site) -> None:
     assert tab.page.inner_text("#viewer-path") == hit["path"]
     tab.page.click("#viewer-folder")
     tab.page.wait_for_selector("#viewer", state="hidden")
-    tab.until("location.search.includes('under=')")
-    assert tab.asked["under"] == [str(site.photos)]
+    tab.until("location.search.includes('folder=')")
+    assert tab.asked["folder"] == [str(site.photos)]
     assert tab.asked["q"] == ["a cat"]
-    tab.page.click("#scope-open")
-    assert tab.page.eval_on_selector("[name=under]", "one => one.selectedOptions[0].textContent").startswith("\u2068")
-    assert tab.page.inner_text("#scope-count") == "1"
+    tab.page.click("#filters-open")
+    assert tab.page.eval_on_selector("[name=folder]", "one => one.selectedOptions[0].textContent").startswith("\u2068")
+    assert tab.page.inner_text("#filters-count") == "1"
     tab.page.go_back()
     tab.page.wait_for_selector("#viewer[open]")
 
@@ -220,17 +220,17 @@ def test_a_small_part_of_a_large_photo(open_tab: Open, site: Site) -> None:
     wide = json.dumps({**hit, "width_px": 12_000, "height_px": 600})
     tab = open_tab(None)
     tab.page.route("**/api/v1/regions/**", lambda route: route.fulfill(body=wide, content_type="application/json"))
-    tab.go(f"/?q=a+cat&ext=jpg&photo={hit['id']}")
-    tab.page.wait_for_selector("#viewer-image.there")
-    tab.page.click("#viewer-near")
+    tab.go(f"/?q=a+cat&extension=jpg&photo={hit['id']}")
+    tab.page.wait_for_selector("#viewer-image.loaded")
+    tab.page.click("#viewer-zoom")
     left, top, _, _ = tab.page.locator("#viewer-frame").evaluate(ROOM)
     mouse = tab.page.mouse
     mouse.move(300, 300)
     mouse.down()
     mouse.move(420, 360, steps=3)
     mouse.up()
-    box = read_numbers(tab.page.get_attribute("#viewer-frame .part", "aria-label"))
-    assert tab.page.locator("#viewer-frame .tools").is_visible()
+    box = read_numbers(tab.page.get_attribute("#viewer-frame .selection", "aria-label"))
+    assert tab.page.locator("#viewer-frame .selection-buttons").is_visible()
     assert box[2] - box[0] == 240  # 2 % of the side
     assert (box[0] + box[2]) / 2 == pytest.approx(360 - left, abs=2)
     assert box[1::2] == pytest.approx([300 - top, 360 - top], abs=1.5)
@@ -239,7 +239,7 @@ def test_a_small_part_of_a_large_photo(open_tab: Open, site: Site) -> None:
 def test_arrows_move_a_photo_that_is_looked_at_nearer(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.locator(".card").first.click()
-    tab.page.wait_for_selector("#viewer-image.there")
+    tab.page.wait_for_selector("#viewer-image.loaded")
     photo = tab.address["photo"]
     tab.page.keyboard.press("z")
     before = tab.page.evaluate("document.querySelector('#viewer-stage').scrollLeft")
@@ -261,10 +261,10 @@ def test_a_picture_that_no_browser_shows_is_meant_as_a_whole(open_tab: Open, tmp
     tab.page.set_input_files("#file", str(tiff(tmp_path)))
     tab.page.wait_for_selector(".card")
     tab.page.click(".chip .edit")
-    tab.page.wait_for_selector("#picture-note", state="visible")
-    assert tab.page.locator("#picture-start").is_hidden()
-    tab.page.click("#picture-use")
-    tab.page.wait_for_selector("#picture", state="hidden")
+    tab.page.wait_for_selector("#image-query-note", state="visible")
+    assert tab.page.locator("#image-query-select").is_hidden()
+    tab.page.click("#image-query-use")
+    tab.page.wait_for_selector("#image-query", state="hidden")
     assert "box" not in tab.address
     assert tab.page.locator(".chip svg.icon").count() == 2  # a sign for the picture, and the cross
 
@@ -288,7 +288,7 @@ def test_the_dialog_of_a_picture_goes_with_its_search(open_tab: Open, site: Site
     tab.page.set_input_files("#file", str(site.photos / "chelsea.png"))
     tab.page.wait_for_selector(".chip canvas")
     tab.page.click(".chip .edit")
-    tab.page.wait_for_selector("#picture[open]")
+    tab.page.wait_for_selector("#image-query[open]")
     tab.page.go_back()
     tab.until("location.search === '?q=a+dog'")
-    assert tab.page.locator("#picture[open]").count() == 0
+    assert tab.page.locator("#image-query[open]").count() == 0

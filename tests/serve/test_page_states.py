@@ -24,8 +24,8 @@ def test_nothing_is_indexed(open_tab: Open, site: Site) -> None:
     empty = json.dumps({**site.ask("status"), "photos": 0, "views": 0, "folders": []})
     tab.page.route("**/api/v1/status", lambda route: route.fulfill(body=empty, content_type="application/json"))
     tab.go()
-    assert "flairsearch index FOLDER" in tab.page.inner_text("#nothing")
-    assert tab.page.locator("#hello").is_hidden()
+    assert "flairsearch index FOLDER" in tab.page.inner_text("#empty-index")
+    assert tab.page.locator("#introduction").is_hidden()
 
 
 def test_an_answer_that_comes_too_late(open_tab: Open) -> None:
@@ -64,11 +64,11 @@ def test_a_server_that_is_away_for_a_while(open_tab: Open, hand: str) -> None:
     tab.page.unroute("**/api/v1/*")
     if hand == "tries":
         tab.page.click("text=Try again")
-    tab.page.wait_for_selector(".card .frame.without")
+    tab.page.wait_for_selector(".card .frame.failed")
     assert "not loaded" in tab.page.inner_text(".card >> nth=0")
     tab.page.unroute("**/api/v1/thumbnails/**")
-    tab.page.wait_for_selector(".card img.there")
-    tab.until("!document.querySelector('.card .frame.without')")
+    tab.page.wait_for_selector(".card img.loaded")
+    tab.until("!document.querySelector('.card .frame.failed')")
     assert tab.page.locator("#alert").is_hidden()
     assert all("ERR_FAILED" in line for line in tab.complaints)
     tab.complaints.clear()
@@ -81,21 +81,21 @@ def test_a_photo_that_is_gone(open_tab: Open, site: Site) -> None:
     photo.rename(hidden)
     try:
         tab = open_tab(f"/?q=a+cat&photo={hit['id']}")
-        tab.page.wait_for_selector("#viewer-frame.without")
+        tab.page.wait_for_selector("#viewer-frame.failed")
         assert "the photo is gone" in tab.page.inner_text("#viewer-frame")
         assert tab.page.locator("#viewer-frame .boxes").is_hidden()
-        for act in ("like", "part", "original"):
+        for act in ("similar", "select", "original"):
             assert tab.page.locator(f"#viewer-{act}").is_hidden()
         tab.page.keyboard.press("b")
-        assert tab.page.locator("#viewer-frame .part").is_hidden()
+        assert tab.page.locator("#viewer-frame .selection").is_hidden()
         tab.page.keyboard.press("m")
         assert tab.page.locator("#viewer[open]").count() == 1
         assert all("410" in line for line in tab.complaints)
         tab.complaints.clear()
         hit = site.ask("search", q="a cat", k=1)["hits"][0]
         tab.page.goto(f"{site.home}/?q=a+cat&photo={hit['id']}")
-        tab.page.wait_for_selector("#viewer-image.there")
-        assert tab.page.locator("#viewer-like").is_visible()
+        tab.page.wait_for_selector("#viewer-image.loaded")
+        assert tab.page.locator("#viewer-similar").is_visible()
     finally:
         hidden.rename(photo)
 
@@ -106,17 +106,17 @@ def test_a_server_that_wants_its_token(browser: Any, site: Site, open_tab: Open)
     with serving_index(site.photos.parent / "index", token="a secret & more") as other:
         tab = Tab(browser.new_page(), Site(other.url, site.photos))
         tab.page.goto(f"{other.url}/?q=a+cat")
-        tab.page.wait_for_selector("#lock[open]")
+        tab.page.wait_for_selector("#token-dialog[open]")
         tab.page.keyboard.press("Escape")
         assert tab.page.evaluate("document.activeElement.id") == "token"
         tab.page.keyboard.type("a guess")
         tab.page.keyboard.press("Enter")
-        tab.until("document.querySelector('#lock-wrong').textContent === 'Wrong token.'")
+        tab.until("document.querySelector('#token-error').textContent === 'Wrong token.'")
         assert tab.page.locator(".card").count() == 0
         tab.page.fill("#token", "a secret & more")
         tab.page.keyboard.press("Enter")
-        tab.page.wait_for_selector(".card img.there")
-        assert tab.page.locator("#lock[open]").count() == 0
+        tab.page.wait_for_selector(".card img.loaded")
+        assert tab.page.locator("#token-dialog[open]").count() == 0
         assert tab.page.url == f"{other.url}/?q=a+cat", "what was asked for stays, the token is not in the address"
         assert all("401" in line for line in tab.complaints)
         tab.page.context.close()
@@ -129,13 +129,13 @@ def test_an_empty_index_fills(browser: Any, site: Site, tmp_path: Path) -> None:
     with serving_index(tmp_path / "index") as empty:
         tab = Tab(browser.new_page(), Site(empty.url, site.photos))
         tab.page.goto(f"{empty.url}/?q=a+cat")
-        tab.page.wait_for_selector("#nothing", state="visible")
-        assert "flairsearch index FOLDER --index index" in tab.page.inner_text("#nothing")
+        tab.page.wait_for_selector("#empty-index", state="visible")
+        assert "flairsearch index FOLDER --index index" in tab.page.inner_text("#empty-index")
         with open_index(tmp_path / "index") as engine:
             engine.add(site.photos)
-        tab.page.wait_for_selector(".card img.there")
+        tab.page.wait_for_selector(".card img.loaded")
         assert tab.page.locator("#welcome").is_hidden()
-        assert f"{PHOTOS} photos searched" in tab.page.inner_text("#tally")
+        assert f"{PHOTOS} photos searched" in tab.page.inner_text("#counts")
         assert tab.complaints == []
         tab.page.context.close()
 
@@ -152,7 +152,7 @@ def test_an_error_that_was_dismissed_is_not_said_again_and_yet_mended(open_tab: 
     tab.page.wait_for_timeout(4000)  # it is knocked at twice meanwhile
     assert tab.page.locator("#alert").is_hidden()
     tab.page.unroute("**/api/v1/*")
-    tab.page.wait_for_selector(".card img.there")
+    tab.page.wait_for_selector(".card img.loaded")
     tab.complaints.clear()
 
 
@@ -164,10 +164,10 @@ def test_a_page_that_failed_can_be_asked_for_again(open_tab: Open) -> None:
     tab.page.evaluate("scrollTo(0, document.body.scrollHeight)")
     tab.page.wait_for_selector("#alert", state="visible")
     tab.page.click("#alert >> text=Dismiss")
-    assert "did not come" in tab.page.inner_text("#end")
+    assert "did not load" in tab.page.inner_text("#end")
     tab.page.unroute("**/api/v1/search?*offset=48*")
-    tab.page.click("#further")
-    tab.until("document.querySelector('#tally').textContent.includes('96 shown')")
+    tab.page.click("#load-more")
+    tab.until("document.querySelector('#counts').textContent.includes('96 shown')")
     assert tab.page.evaluate("document.activeElement.classList.contains('card')")
     tab.complaints.clear()
 
@@ -189,13 +189,13 @@ def test_going_back_from_a_slow_search(open_tab: Open) -> None:
 def test_what_is_wrong_is_said_in_front_of_the_large_view(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat")
     tab.page.locator(".card").first.click()
-    tab.page.wait_for_selector("#viewer-image.there")
+    tab.page.wait_for_selector("#viewer-image.loaded")
     tab.page.route("**/api/v1/**", lambda route: route.abort())
     tab.page.keyboard.press("h")
     tab.page.wait_for_selector("#viewer #alert", state="visible")
-    assert tab.page.locator("#viewer-cold").is_hidden(), "nobody knows whether there is heat"
+    assert tab.page.locator("#viewer-no-heat").is_hidden(), "nobody knows whether there is heat"
     tab.page.unroute("**/api/v1/**")
-    tab.page.wait_for_selector("#viewer-frame.warm")
+    tab.page.wait_for_selector("#viewer-frame.show-heat")
     assert tab.page.locator("#alert").is_hidden()
     tab.page.keyboard.press("Escape")
     tab.page.wait_for_selector("#viewer", state="hidden")
@@ -212,10 +212,10 @@ def test_a_thumbnail_that_cannot_be_made_is_no_absent_server(open_tab: Open, sit
     )
     tab.page.fill("#text", "a cat")
     tab.page.press("#text", "Enter")
-    tab.page.wait_for_selector(".card .frame.without")
+    tab.page.wait_for_selector(".card .frame.failed")
     assert tab.page.locator("#alert").is_hidden()
     tab.page.unroute(f"**/thumbnails/{first}?*")
-    tab.page.wait_for_selector(f".card[data-id='{first}'] img.there")
+    tab.page.wait_for_selector(f".card[data-id='{first}'] img.loaded")
     assert asked == ["GET", "HEAD"]
     assert tab.page.locator("#alert").is_hidden()
     tab.complaints.clear()
@@ -232,7 +232,7 @@ def test_photos_that_come_while_one_scrolls_are_told_of(open_tab: Open) -> None:
     tab.search("a cat")
     tab.page.evaluate("scrollTo(0, document.body.scrollHeight)")
     tab.page.wait_for_selector("#alert", state="visible")
-    assert "came or went" in tab.page.inner_text("#alert")
+    assert "index has changed" in tab.page.inner_text("#alert")
     many = len(tab.searches)
     tab.page.click("#alert >> text=Search again")
     tab.until("scrollY === 0")
@@ -245,7 +245,7 @@ def test_a_link_to_a_photo_far_down_the_page(open_tab: Open, site: Site) -> None
     tab = open_tab(f"/?q=a+cat&photo={hit['id']}")
     tab.page.wait_for_selector("#viewer[open]")
     assert "Rank\n81" in tab.page.inner_text("#viewer-facts")
-    assert tab.page.locator("#viewer-back").is_enabled()
+    assert tab.page.locator("#viewer-previous").is_enabled()
     tab.page.keyboard.press("Escape")
     tab.until(f"document.activeElement.dataset.id === '{hit['id']}'")
 
@@ -253,7 +253,7 @@ def test_a_link_to_a_photo_far_down_the_page(open_tab: Open, site: Site) -> None
 def test_a_link_to_a_photo_that_is_none(open_tab: Open) -> None:
     tab = open_tab("/?q=a+cat&photo=99999")
     tab.page.wait_for_selector("#alert", state="visible")
-    assert "no such photo" in tab.page.inner_text("#alert")
+    assert "no longer in the index" in tab.page.inner_text("#alert")
     assert tab.address == {"q": ["a cat"]}
     tab.complaints.clear()
 
@@ -274,7 +274,7 @@ def test_one_step_back_is_one_step(open_tab: Open) -> None:
 
 def test_what_is_typed_waits_while_a_photo_is_looked_at(open_tab: Open) -> None:
     tab = open_tab("/?q=a+dog")
-    tab.page.wait_for_selector(".card img.there")
+    tab.page.wait_for_selector(".card img.loaded")
     many = len(tab.searches)
     tab.page.fill("#text", "a cat")
     tab.page.locator(".card").first.click()
@@ -295,13 +295,13 @@ def test_a_token_cannot_be_passed_by(browser: Any, site: Site) -> None:
         tabs = [Tab(context.new_page(), Site(other.url, site.photos)) for _ in range(2)]
         for tab in tabs:
             tab.page.goto(f"{other.url}/?q=a+cat")
-            tab.page.wait_for_selector("#lock[open]")
+            tab.page.wait_for_selector("#token-dialog[open]")
         for _ in range(3):
             tabs[0].page.keyboard.press("Escape")
             tabs[0].page.mouse.click(5, 5)
-        tabs[0].page.wait_for_selector("#lock[open]")
+        tabs[0].page.wait_for_selector("#token-dialog[open]")
         for tab in tabs:  # the second one has the first one's cookie by then
             tab.page.fill("#token", "word")
             tab.page.keyboard.press("Enter")
-            tab.page.wait_for_selector(".card img.there")
+            tab.page.wait_for_selector(".card img.loaded")
         context.close()

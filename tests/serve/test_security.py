@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flairsearch.core.request import MAX_BODY_BYTES
-from flairsearch.serve.security import MOST_URL, SecurityMiddleware, is_loopback, is_wildcard
+from flairsearch.serve.security import MAX_URL_BYTES, SecurityMiddleware, is_loopback, is_wildcard
 
 GOOD = {"host": "127.0.0.1:8421"}
 
@@ -209,7 +209,7 @@ def test_a_body_is_counted_as_it_comes(local, length):
     piece = bytes(MAX_BODY_BYTES // 4)
     assert ask(local, method="POST", headers=headers, parts=[piece] * 4)[0] == 200
     assert refused(ask(local, method="POST", headers=headers, parts=[piece] * 4 + [b"x"])) == 413
-    assert local._held == 0
+    assert local._held_bytes == 0
 
 
 def test_a_length_that_is_too_much_is_refused_at_once(local):
@@ -218,10 +218,10 @@ def test_a_length_that_is_too_much_is_refused_at_once(local):
 
 
 def test_all_bodies_together_are_bounded():
-    small = SecurityMiddleware(echo, "127.0.0.1", None, most_held=100)
+    small = SecurityMiddleware(echo, "127.0.0.1", None, max_total_bytes=100)
     assert refused(ask(small, method="POST", parts=(bytes(60), bytes(60)))) == 429
     assert ask(small, method="POST", parts=(bytes(60),))[0] == 200
-    assert small._held == 0
+    assert small._held_bytes == 0
 
 
 def test_a_body_that_does_not_come():
@@ -230,8 +230,8 @@ def test_a_body_that_does_not_come():
 
 
 def test_a_long_url(local):
-    assert refused(ask(local, query="q=" + "a" * MOST_URL)) == 414
-    assert ask(local, query="q=" + "a" * (MOST_URL - 10))[0] == 200
+    assert refused(ask(local, query="q=" + "a" * MAX_URL_BYTES)) == 414
+    assert ask(local, query="q=" + "a" * (MAX_URL_BYTES - 10))[0] == 200
 
 
 def test_many_or_long_headers(local):

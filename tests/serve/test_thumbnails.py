@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from flairsearch.core.errors import PictureError
-from flairsearch.serve.original_files import PhotoGone, disposition, kind_of, open_original
-from flairsearch.serve.thumbnails import Thumbnails, shrink
+from flairsearch.serve.original_files import PhotoGone, content_disposition, detect_media_type, open_original
+from flairsearch.serve.thumbnails import Thumbnails, make_thumbnail
 from tests.support.fake import exif_of, paint
 
 
@@ -64,8 +64,8 @@ def test_a_damaged_one_is_made_again(tmp_path, damage):
 
 
 def test_all_together_stay_below_the_bound_and_the_oldest_go(tmp_path):
-    size = len(shrink(paint(tmp_path / "a.png").read_bytes(), 64))
-    cache = Thumbnails(tmp_path / "cache", most_bytes=5 * size)
+    size = len(make_thumbnail(paint(tmp_path / "a.png").read_bytes(), 64))
+    cache = Thumbnails(tmp_path / "cache", max_bytes=5 * size)
     photos = [paint(tmp_path / f"{number}.png") for number in range(12)]
     for place, photo in enumerate(photos):
         kept = set(files(tmp_path / "cache"))
@@ -80,7 +80,7 @@ def test_all_together_stay_below_the_bound_and_the_oldest_go(tmp_path):
 
 def test_threads_that_ask_at_once_get_whole_ones(tmp_path):
     photos = [str(paint(tmp_path / f"{number}.png", size=(300, 200))) for number in range(4)]
-    cache = Thumbnails(tmp_path / "cache", most_bytes=3000)
+    cache = Thumbnails(tmp_path / "cache", max_bytes=3000)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda number: cache.get(photos[number % 4], 128).data, range(80)))
     assert {opened(data).size for data in found} == {(128, 85)}
@@ -121,18 +121,17 @@ def test_what_is_no_photo_any_more_is_said(tmp_path):
 @pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "webp"])
 def test_kinds_are_told_by_content(tmp_path, kind):
     photo = paint(tmp_path / "a.svg", format=kind)
-    with open_original(str(photo)).stream as stream:
-        stream.seek(0)
-        assert kind_of(stream.read(64)) == f"image/{kind}"
+    with open_original(str(photo)) as original:
+        assert original.media_type == detect_media_type(original.data()) == f"image/{kind}"
 
 
 @pytest.mark.parametrize("start", [b"", b"<svg xmlns=", b"<!doctype html>", b"BM", b"RIFF1234WAVE", b"\0\0\0 ftypheic"])
 def test_other_kinds_are_none(start):
-    assert kind_of(start) is None
+    assert detect_media_type(start) is None
 
 
 def test_a_name_to_save_it_under_has_no_quotes_or_line_ends():
-    name = disposition('/a/b"\r\nSet-Cookie: x;é\udcff.html', "image/png")
+    name = content_disposition('/a/b"\r\nSet-Cookie: x;é\udcff.html', "image/png")
     assert "\r" not in name
     assert "\n" not in name
     assert name.count('"') == 2

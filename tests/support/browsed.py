@@ -124,7 +124,7 @@ class Tab:
             assert time.monotonic() < end, f"no answer to {text!r}"
             self.page.wait_for_timeout(20)
         first = self.searches[-1].response().json()["hits"][0]["id"]
-        self.until(f"document.querySelector('.card:has(img.there)')?.dataset.id === '{first}'")
+        self.until(f"document.querySelector('.card:has(img.loaded)')?.dataset.id === '{first}'")
 
     @property
     def asked(self) -> dict[str, list[str]]:
@@ -213,7 +213,7 @@ DROP = """([name, bytes]) => {
     transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
     const event = (kind) => new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
     document.body.dispatchEvent(event("dragenter"));
-    const shown = !document.querySelector("#drop").hidden;
+    const shown = !document.querySelector("#drop-target").hidden;
     document.body.dispatchEvent(event("drop"));
     return shown;
 }"""

@@ -1,30 +1,32 @@
-// The server's answers, and its errors as one line.
+// Requests to the server; an error comes back as one line of text.
 
 import { regionParameters, searchParameters } from "./query.js";
-import { answered, lost, NO_ANSWER, say } from "./reach.js";
+import { NO_ANSWER, notify, reportAnswer, reportNoAnswer } from "./connection.js";
 
-const ROOT = "/api/v1";
-const MOST_KEPT = 200; // answers about one photo
-export const LARGE = 1600, LARGEST = 4096; // px of the long side: of all of a photo, and of one looked at nearer
+const API_ROOT = "/api/v1";
+const MAX_CACHED_REGIONS = 200; // Answers of /regions that stay in memory.
+export const FULL_VIEW_SIDE = 1600; // The long side in pixels of a photo that is shown as a whole.
+export const ZOOMED_SIDE = 4096; // The long side in pixels of a photo that is zoomed into.
 
 export class ServerError extends Error {
+  /** status: the HTTP status, or 0 when no answer came. */
   constructor(message, status = 0) {
     super(message);
-    this.status = status; // 0: no answer came
+    this.status = status;
   }
 }
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(ROOT + path, options);
+    answer = await fetch(API_ROOT + path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    lost();
+    reportNoAnswer();
     throw new ServerError(NO_ANSWER);
   }
-  answered();
-  if (answer.status === 401) say("locked");
+  reportAnswer();
+  if (answer.status === 401) notify("unauthorized");
   let content = null;
   try {
     content = await answer.json();
@@ -32,37 +34,39 @@ async function ask(path, options = {}) {
     if (error.name === "AbortError") throw error;
   }
   if (answer.ok && content) return content;
-  const waiting = answer.status === 429 ? "The server is busy. Try again in a moment." : null;
-  throw new ServerError(waiting ?? content?.error ?? `The server answered with ${answer.status}.`, answer.status);
+  const busy = answer.status === 429 ? "The server is busy. Try again in a moment." : null;
+  throw new ServerError(busy ?? content?.error ?? `The server answered with status ${answer.status}.`, answer.status);
 }
 
-const withPicture = (query, signal) => (query.picture?.file ? { method: "POST", body: query.picture.file, signal } : { signal });
+/** Options of fetch(): a query with a file of the user's sends that file as the body of a POST request. */
+const fetchOptions = ({ image }, signal) => (image?.file ? { method: "POST", body: image.file, signal } : { signal });
 
-export const getStatus = () => ask("/status");
+export const getStatus = () => request("/status");
 
-export const search = (query, offset, signal) => ask(`/search?${searchParameters(query, offset)}`, withPicture(query, signal));
+export const search = (query, offset, signal) =>
+  request(`/search?${searchParameters(query, offset)}`, fetchOptions(query, signal));
 
-const kept = new Map();
-let takesPictures = true; // whether the server says where a picture of the user's is found
+const regionCache = new Map();
+let acceptsImageFiles = true; // Whether the server computes regions for image files that are sent to it.
 
-/** One photo's phrases with their heat; asked once for each photo and query. null: the server cannot say. */
+/** The phrases of one photo with their heat maps, cached per photo and query; null when the server has none. */
 export function getRegions(query, id) {
-  if (query.picture?.file && !takesPictures) return Promise.resolve(null);
-  const path = `/regions/${id}?${regionParameters(query)}`, key = path + (query.picture?.key ?? "");
-  let answer = kept.get(key);
+  if (query.image?.file && !acceptsImageFiles) return Promise.resolve(null);
+  const path = `/regions/${id}?${regionParameters(query)}`, key = path + (query.image?.key ?? "");
+  let answer = regionCache.get(key);
   if (!answer) {
-    answer = ask(path, withPicture(query)).catch((error) => {
-      kept.delete(key);
-      if (error.status === 405) takesPictures = false;
+    answer = request(path, fetchOptions(query)).catch((error) => {
+      regionCache.delete(key);
+      if (error.status === 405) acceptsImageFiles = false;
       if (error.status === 404 || error.status === 405) return null;
       throw error;
     });
-    if (kept.size >= MOST_KEPT) kept.delete(kept.keys().next().value);
-  } else kept.delete(key);
-  kept.set(key, answer); // the latest last
+    if (regionCache.size >= MAX_CACHED_REGIONS) regionCache.delete(regionCache.keys().next().value);
+  } else regionCache.delete(key);
+  regionCache.set(key, answer); // A Map keeps insertion order, so the least recently used answer stays first.
   return answer;
 }
 
-export const originalUrl = (id) => `${ROOT}/images/${encodeURIComponent(id)}`;
-export const largeUrl = (id, size = LARGE) => `${originalUrl(id)}?size=${size}`;
-export const thumbnailUrl = (id, size) => `${ROOT}/thumbnails/${encodeURIComponent(id)}?size=${size}`;
+export const originalUrl = (id) => `${API_ROOT}/images/${encodeURIComponent(id)}`;
+export const largeUrl = (id, size = FULL_VIEW_SIDE) => `${originalUrl(id)}?size=${size}`;
+export const thumbnailUrl = (id, size) => `${API_ROOT}/thumbnails/${encodeURIComponent(id)}?size=${size}`;

@@ -1,337 +1,370 @@
-// The page: one query, its results, and the address that both are written in.
+// The page: one query, its results, and the URL that keeps the query, the filters and the open photo.
 
 import { getRegions, getStatus } from "./api.js";
-import { Bar } from "./bar.js";
+import { connection } from "./connection.js";
 import { byId, countPhotos, isTyping, make } from "./dom.js";
+import { FilterPanel } from "./filter-panel.js";
 import { Grid } from "./grid.js";
-import "./lock.js";
-import { files, PictureDialog, rememberSizes, watchForPictures } from "./picture.js";
-import { emptyQuery, fromAddress, isEmpty, phraseCount, toAddress, tooMany } from "./query.js";
-import { reach } from "./reach.js";
-import { Kept, Results } from "./results.js";
-import { complain, entitle, fail, greet, isScoped, note, tally } from "./said.js";
-import { ScopePanel } from "./scope.js";
+import { acceptImages, imageFiles, ImageQueryDialog, rememberSizes } from "./image-query.js";
+import { limitsPhotos, setTitle, showAlert, showCounts, showError, showNote, updateWelcome } from "./messages.js";
+import { countPhrases, emptyQuery, fromUrl, isEmpty, tooManyTexts, toUrl } from "./query.js";
+import { ResultCache, ResultPages } from "./result-pages.js";
+import { SearchBar } from "./search-bar.js";
+import "./token-dialog.js";
 import { Viewer } from "./viewer.js";
 
-const PATIENCE = 200; // ms before a search is said to go on
-const AGAIN = 3000; // ms before an empty index is looked at again
-const FAR = 500; // photos that are loaded, at most, to find one that a link opens
+const BUSY_DELAY_MS = 200; // A search that answers faster shows no progress bar.
+const EMPTY_INDEX_POLL_MS = 3000; // The status of an empty index is requested this often.
+const MAX_SCANNED_HITS = 500; // A photo that a link opens is looked for in this many hits.
+const PRELOAD_MARGIN = "1200px"; // The next page is loaded when the end of the gallery is this near.
 const EXAMPLES = [
   { texts: ["a dog running on grass"] }, { texts: ["a child in a red shirt"] }, { texts: ["a boat on the water"] },
-  { texts: ["a man", "a bicycle"] }, { texts: ["a dog"], not: ["grass"] },
+  { texts: ["a man", "a bicycle"] }, { texts: ["a dog"], exclude: ["grass"] },
 ];
 
 let query = emptyQuery();
-let results = null;
-let status = null;
-let typing = false; // the newest entry of the history is of a text that is being typed
-let timer = 0;
-const kept = new Kept();
+let results = null; // The ResultPages of the query; null for an empty query.
+let status = null; // The latest answer of /status.
+let isTypingEntry = false; // Whether the newest history entry is for a text that is being typed.
+let statusTimer = 0;
+const cache = new ResultCache();
 
 const grid = new Grid(byId("grid"), () => query, (index) => openPhoto(grid.hits[index], true));
-const viewer = new Viewer({ ask: () => query, step, search: searchPicture, within: searchFolder, closed: closePhoto });
-const bar = new Bar({
-  change: (terms, live) => go({ ...query, ...terms }, live, true),
-  drop: () => go({ ...query, picture: null, weight: "" }),
-  part: () => pictureDialog.open(query.picture, query.weight, query.texts.length > 0),
+const viewer = new Viewer({
+  getQuery: () => query, onStep: showNeighbour, onClose: closePhoto,
+  onSearchImage: (image) => openSearchFromPhoto({ ...query, texts: [], exclude: [], image, image_weight: "" }),
+  onSearchFolder: (folder) => openSearchFromPhoto({ ...query, folder }),
 });
-const scope = new ScopePanel((filters) => go({ ...query, ...filters }));
-const pictureDialog = new PictureDialog((picture, weight) => {
-  go({ ...query, picture, weight });
-  bar.focus(); // the chip that had the focus was drawn anew
+const searchBar = new SearchBar({
+  onChange: (terms, isTyping) => navigate({ ...query, ...terms }, { isTyping, isText: true }),
+  onRemoveImage: () => navigate({ ...query, image: null, image_weight: "" }),
+  onEditImage: () => imageDialog.open(query.image, query.image_weight, query.texts.length > 0),
 });
-watchForPictures((picture) => {
+const filterPanel = new FilterPanel((filters) => navigate({ ...query, ...filters }));
+const imageDialog = new ImageQueryDialog((image, image_weight) => {
+  navigate({ ...query, image, image_weight });
+  searchBar.focus(); // The chip that had the focus was replaced.
+});
+acceptImages((image) => {
   viewer.hide();
-  pictureDialog.dialog.close();
-  go({ ...query, picture });
-}, complain);
+  imageDialog.dialog.close();
+  navigate({ ...query, image });
+}, showAlert);
 
-const sentinel = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && more(), { rootMargin: "1200px 0px" });
+const endObserver = new IntersectionObserver(
+  (entries) => entries.some(({ isIntersecting }) => isIntersecting) && loadNextPage(), { rootMargin: `${PRELOAD_MARGIN} 0px` });
 
-// -- searching
+// -- Searching
 
-/** Another query, as an entry of the history; typed: in the box, and live: while it is, all in one entry. */
-function go(wanted, live = false, typed = false) {
-  const before = toAddress(query), address = toAddress(wanted);
-  const change = wanted.picture !== query.picture;
-  query = wanted;
-  if (address !== before || !results) {
-    keepScroll();
-    if ((typing && typed) || address === before) history.replaceState(null, "", address);
-    else history.pushState(null, "", address);
-  } else if (live) return;
-  typing = live;
-  if (change) bar.setPicture(query.picture);
-  run(address);
+/**
+ * Shows another query and adds it to the history. isText: the change came from the search box.
+ * isTyping: the user is still typing there; all queries of one typing share a history entry.
+ */
+function navigate(newQuery, { isTyping = false, isText = false } = {}) {
+  const oldUrl = toUrl(query), url = toUrl(newQuery);
+  const isNewImage = newQuery.image !== query.image;
+  query = newQuery;
+  if (url !== oldUrl || !results) {
+    saveScroll();
+    if ((isTypingEntry && isText) || url === oldUrl) history.replaceState(null, "", url);
+    else history.pushState(null, "", url);
+  } else if (isTyping) return;
+  isTypingEntry = isTyping;
+  if (isNewImage) searchBar.setImage(query.image);
+  startSearch(url);
 }
 
-function run(address) {
-  complain(null);
-  entitle(query, status);
-  if (results && results !== kept.get(address)) results.stop.abort();
-  const hint = tooMany(query) ?? (query.not.length ? "Say what to look for, too: what must not be there is judged where it is found." : null);
-  if (isEmpty(query) || tooMany(query)) {
+function startSearch(url) {
+  showAlert(null);
+  setTitle(query, status);
+  if (results && results !== cache.get(url)) results.aborter.abort();
+  if (isEmpty(query) || tooManyTexts(query)) {
     results = null;
-    note(hint);
+    const onlyExclusions = query.exclude.length ? "Say what to look for, too: an exclusion alone finds no photos." : null;
+    showNote(tooManyTexts(query) ?? onlyExclusions);
     showWelcome();
     return Promise.resolve();
   }
-  note(null);
-  results = new Results(query);
-  kept.set(address, results);
-  return more();
+  showNote(null);
+  results = new ResultPages(query);
+  cache.set(url, results);
+  return loadNextPage();
 }
 
-/** The next page of what is shown; who asks while one is on its way waits for that one. */
-function more() {
-  const mine = results;
-  if (!mine || mine.next === null) return Promise.resolve();
-  mine.pending ??= load(mine).finally(() => { mine.pending = null; });
-  return mine.pending;
+/** Loads and shows the next page of the results; several calls at once wait for the same page. */
+function loadNextPage() {
+  const current = results;
+  if (!current || current.nextOffset === null) return Promise.resolve();
+  current.pending ??= fetchPage(current).finally(() => { current.pending = null; });
+  return current.pending;
 }
 
-async function load(mine) {
-  const isFirst = !mine.first;
-  const slow = setTimeout(() => mine === results && busy(true, isFirst), PATIENCE);
+async function fetchPage(current) {
+  const isFirst = !current.firstAnswer;
+  const busyTimer = setTimeout(() => current === results && setBusy(true, isFirst), BUSY_DELAY_MS);
   try {
-    const hits = await mine.more();
-    if (mine !== results) return;
-    rememberSizes(hits);
-    if (isFirst) {
-      scrollTo(0, 0);
-      showAll();
-      if (!isScoped(query) && mine.first.in_scope !== status?.views) learn(); // photos came or went
-    } else grid.add(hits);
-    if (mine.changed) {
-      learn();
-      complain("Photos came or went since this search began.", () => run(toAddress(query)), "Search again");
-    }
-    tally(query, results, status);
-    watchEnd();
+    const hits = await current.fetchNext();
+    if (current === results) showPage(hits, isFirst);
   } catch (error) {
-    if (error.name === "AbortError" || mine !== results) return;
+    if (error.name === "AbortError" || current !== results) return;
     if (isFirst) {
       grid.show([]);
       byId("welcome").hidden = true;
     }
-    tally(query, results, status);
-    fail(error, more);
-    sentinel.disconnect();
+    showCounts(query, results, status);
+    showError(error, loadNextPage);
+    endObserver.disconnect();
   } finally {
-    clearTimeout(slow);
-    if (mine === results) busy(false);
+    clearTimeout(busyTimer);
+    if (current === results) setBusy(false);
   }
 }
 
-/** What was loaded of a query: at once, and where it was left. */
-function showAll() {
+function showPage(hits, isFirst) {
+  rememberSizes(hits);
+  if (isFirst) {
+    scrollTo(0, 0);
+    showResults();
+    const isStatusOld = !limitsPhotos(query) && results.firstAnswer.in_scope !== status?.views;
+    if (isStatusOld) refreshStatus();
+  } else grid.add(hits);
+  if (results.indexChanged) {
+    refreshStatus();
+    showAlert("The index has changed since this search began.", () => startSearch(toUrl(query)), "Search again");
+  }
+  showCounts(query, results, status);
+  observeEnd();
+}
+
+/** Shows all hits that are loaded so far. */
+function showResults() {
   byId("welcome").hidden = true;
   grid.show(results.hits);
-  const { unseen = [], warnings = [] } = results.first ?? {};
-  const words = unseen.length ? [`The model was not trained on ${unseen.map((word) => `“${word}”`).join(", ")}: what it makes of that is a guess.`] : [];
-  note([...words, ...warnings].join(" ") || null);
-  const what = results.hits.length ? `${countPhotos(results.hits.length)}${results.next === null ? ", that is all" : ", more below"}` : "No photo";
-  byId("announce").textContent = what;
+  const { unseen = [], warnings = [] } = results.firstAnswer ?? {};
+  const words = unseen.map((word) => `“${word}”`).join(", ");
+  const unseenNote = words ? [`The model was not trained on ${words}: its results for that are guesses.`] : [];
+  showNote([...unseenNote, ...warnings].join(" ") || null);
+  const hitCount = results.hits.length;
+  byId("announcement").textContent = hitCount
+    ? `${countPhotos(hitCount)}${results.nextOffset === null ? ", no more below" : ", more below"}` : "No photos found";
 }
 
-/** Asks for the next page when the end comes near; an observer that starts anew says so at once. */
-function watchEnd() {
-  sentinel.disconnect();
-  if (results && results.next !== null) sentinel.observe(byId("end"));
+/** Loads the next page when the end of the gallery comes near; a new observation reports at once if it is near. */
+function observeEnd() {
+  endObserver.disconnect();
+  if (results && results.nextOffset !== null) endObserver.observe(byId("end"));
 }
 
-/** stale: what is shown answers another query. */
-function busy(on, stale = false) {
-  document.body.classList.toggle("busy", on);
-  byId("grid").classList.toggle("stale", on && stale);
-  byId("grid").setAttribute("aria-busy", String(on));
+/** isStale: the photos on the page are those of another query. */
+function setBusy(isBusy, isStale = false) {
+  document.body.classList.toggle("busy", isBusy);
+  byId("grid").classList.toggle("stale", isBusy && isStale);
+  byId("grid").setAttribute("aria-busy", String(isBusy));
 }
 
 function showWelcome() {
-  sentinel.disconnect();
+  endObserver.disconnect();
   grid.show([]);
-  tally(query, results, status);
-  busy(false);
-  byId("announce").textContent = "";
-  greet(status);
+  showCounts(query, results, status);
+  setBusy(false);
+  byId("announcement").textContent = "";
+  updateWelcome(status);
 }
 
-// -- the large view
+// -- The large view
 
-function ends(hit) {
-  const at = grid.hits.indexOf(hit);
-  return [at > 0, at >= 0 && (at + 1 < grid.hits.length || Boolean(results?.next))];
+function neighbours(hit) {
+  const index = grid.hits.indexOf(hit);
+  const isLast = index + 1 === grid.hits.length;
+  return { hasPrevious: index > 0, hasNext: index >= 0 && (!isLast || Boolean(results?.nextOffset)) };
 }
 
-function openPhoto(hit, push) {
-  if (push && !viewer.open) {
-    keepScroll();
-    bar.pause();
-    history.pushState({ before: true }, "", toAddress(query, hit.id)); // the search is the entry before
-    typing = false;
-  } else if (push) history.replaceState(history.state, "", toAddress(query, hit.id));
-  viewer.show(hit, ends(hit));
+/** isByUser: the user chose the photo here; otherwise the URL names it already. */
+function openPhoto(hit, isByUser) {
+  if (isByUser && !viewer.isOpen) {
+    saveScroll();
+    searchBar.pause();
+    history.pushState({ isSearchBefore: true }, "", toUrl(query, hit.id)); // The entry before it shows the search.
+    isTypingEntry = false;
+  } else if (isByUser) history.replaceState(history.state, "", toUrl(query, hit.id));
+  viewer.show(hit, neighbours(hit));
 }
 
-async function step(by) {
-  const from = viewer.hit, at = grid.hits.indexOf(from);
-  if (by > 0 && at + 1 === grid.hits.length) await more();
-  const hit = grid.hits[at + by];
-  if (at < 0 || !hit || viewer.hit !== from) return;
-  grid.point(at + by);
+/** Opens the next (step 1) or previous (step -1) photo of the results. */
+async function showNeighbour(step) {
+  const from = viewer.hit, index = grid.hits.indexOf(from);
+  if (step > 0 && index + 1 === grid.hits.length) await loadNextPage();
+  const hit = grid.hits[index + step];
+  if (index < 0 || !hit || viewer.hit !== from) return;
+  grid.setCurrent(index + step);
   openPhoto(hit, true);
 }
 
 function closePhoto(hit) {
-  if (history.state?.before) history.back();
-  else history.replaceState(null, "", toAddress(query));
-  bar.resume();
-  grid.focus(grid.hits.indexOf(hit)); // the browser would go back to the photo that was opened first
+  if (history.state?.isSearchBefore) history.back();
+  else history.replaceState(null, "", toUrl(query));
+  searchBar.resume();
+  grid.focus(grid.hits.indexOf(hit)); // The browser would focus the photo that was opened first.
 }
 
-function searchPicture(picture) {
-  leave({ ...query, texts: [], not: [], picture, weight: "" });
-}
-
-function searchFolder(under) {
-  leave({ ...query, under });
-}
-
-/** From a photo to another search; the photo's entry stays: going back opens it again. */
-function leave(wanted) {
+/** Starts a search from the large view. Its history entry stays, so that going back opens the photo again. */
+function openSearchFromPhoto(newQuery) {
   viewer.hide();
-  typing = false;
-  keepScroll();
-  history.pushState(null, "", toAddress(wanted));
-  query = wanted;
-  bar.show(query);
-  scope.show(query);
-  run(toAddress(query));
-  bar.focus();
+  isTypingEntry = false;
+  saveScroll();
+  history.pushState(null, "", toUrl(newQuery));
+  showQuery(newQuery);
+  startSearch(toUrl(query));
+  searchBar.focus();
 }
 
-// -- the address
-
-function keepScroll() {
-  if (results) results.scroll = scrollY;
+function showQuery(newQuery) {
+  query = newQuery;
+  searchBar.show(query);
+  filterPanel.show(query);
 }
 
-async function follow() {
-  const { query: wanted, photo, lost } = fromAddress(location.search, files);
-  const address = toAddress(wanted), same = results && address === toAddress(query);
-  let first = Promise.resolve();
-  typing = false;
-  if (!same) {
-    pictureDialog.dialog.close();
-    query = wanted;
-    bar.show(query);
-    scope.show(query);
-    const before = kept.get(address);
-    if (before?.first && !isEmpty(query)) {
-      results?.stop.abort();
-      results = before;
-      if (before.stop.signal.aborted) before.stop = new AbortController();
-      complain(null);
-      entitle(query, status);
-      busy(false);
-      showAll();
-      tally(query, results, status);
-      watchEnd();
-      scrollTo(0, before.scroll);
-    } else first = run(address);
-    if (lost) complain("The picture that was searched with is not there any more: drop it here again.");
+// -- The URL
+
+function saveScroll() {
+  if (results) results.scrollY = scrollY;
+}
+
+/** Shows the query and the photo of the URL. */
+async function restoreFromUrl() {
+  const { query: newQuery, photo, isFileLost } = fromUrl(location.search, imageFiles);
+  const isSameQuery = results && toUrl(newQuery) === toUrl(query);
+  let firstPage = Promise.resolve();
+  isTypingEntry = false;
+  if (!isSameQuery) {
+    imageDialog.dialog.close();
+    showQuery(newQuery);
+    firstPage = restoreResults() ? firstPage : startSearch(toUrl(query));
+    if (isFileLost) showAlert("The picture of this search is no longer available: drop it here again.");
   }
   if (photo === null) {
     const { hit } = viewer;
     viewer.hide();
-    if (hit && same) grid.focus(grid.hits.indexOf(hit));
+    if (hit && isSameQuery) grid.focus(grid.hits.indexOf(hit));
     return;
   }
-  await first; // its neighbours are known then
+  await firstPage; // The photo may be one of its hits, with neighbours.
   try {
-    const hit = await find(photo);
-    if (fromAddress(location.search, files).photo !== photo) return;
+    const hit = await findHit(photo);
+    if (fromUrl(location.search, imageFiles).photo !== photo) return;
     if (hit) openPhoto(hit, false);
     else {
-      history.replaceState(null, "", toAddress(query));
-      complain("There is no such photo in the index any more.");
+      history.replaceState(null, "", toUrl(query));
+      showAlert("This photo is no longer in the index.");
     }
   } catch (error) {
-    fail(error, follow);
+    showError(error, restoreFromUrl);
   }
 }
 
-/** The hit of this id, of the first pages; else what is known of it by itself, which is no rank. */
-async function find(photo) {
-  const mine = results;
-  const known = () => mine?.hits.find((hit) => hit.id === photo);
-  while (!known() && mine?.next && mine.next < FAR && !mine.failed && mine === results) await more();
-  if (known() || !phraseCount(query)) return known();
-  const alone = await getRegions(query, photo);
-  return alone && { ...alone, rank: null };
+/** Shows results of the query that are still in the cache, at their scroll position. -> whether there are any. */
+function restoreResults() {
+  const cached = cache.get(toUrl(query));
+  if (!cached?.firstAnswer || isEmpty(query)) return false;
+  results?.aborter.abort();
+  results = cached;
+  if (cached.aborter.signal.aborted) cached.aborter = new AbortController();
+  showAlert(null);
+  setTitle(query, status);
+  setBusy(false);
+  showResults();
+  showCounts(query, results, status);
+  observeEnd();
+  scrollTo(0, cached.scrollY);
+  return true;
+}
+
+/** The hit with this id, from the first pages of the results; beyond them, the photo alone, without a rank. */
+async function findHit(id) {
+  const current = results;
+  const loaded = () => current?.hits.find((hit) => hit.id === id);
+  const canLoadMore = () =>
+    current?.nextOffset && current.nextOffset < MAX_SCANNED_HITS && !current.failed && current === results;
+  while (!loaded() && canLoadMore()) await loadNextPage();
+  if (loaded() || !countPhrases(query)) return loaded();
+  const photo = await getRegions(query, id);
+  return photo && { ...photo, rank: null };
+}
+
+// -- Status, keys and start
+
+/** Requests what is indexed; repeats that while the index is empty. */
+async function refreshStatus() {
+  const wasEmpty = status?.photos === 0;
+  clearTimeout(statusTimer);
+  try {
+    status = await getStatus();
+  } catch (error) {
+    if (error.status) showError(error, refreshStatus); // Without a status the server is away: "retry" follows.
+    return;
+  }
+  filterPanel.setFolders(status.folders);
+  setTitle(query, status);
+  if (!results) updateWelcome(status);
+  else if (wasEmpty && status.photos) startSearch(toUrl(query));
+  else showCounts(query, results, status);
+  if (!status.photos) statusTimer = setTimeout(refreshStatus, EMPTY_INDEX_POLL_MS);
+}
+
+function handleKey(event) {
+  const hasModifier = event.ctrlKey || event.metaKey || event.altKey;
+  if (hasModifier || isTyping(event.target) || document.querySelector("dialog[open]")) return;
+  if (event.key === "/") {
+    searchBar.input.select();
+    searchBar.input.focus();
+  } else if (event.key === "?") byId("help").showModal();
+  else if (event.key === "f") filterPanel.toggle(byId("filter-panel").hidden);
+  else return;
+  event.preventDefault();
+}
+
+/** Repeats the request for a page that failed. */
+function retryPage() {
+  results.failed = false;
+  showCounts(query, results, status);
+  if (grid.hits.length) grid.focus(grid.hits.length - 1, false); // The button that had the focus is hidden now.
+  else searchBar.focus();
+  loadNextPage();
+}
+
+function makeExample(example) {
+  const button = make("button", { type: "button", on: { click: () => {
+    navigate({ ...emptyQuery(), ...example });
+    searchBar.show(query);
+    filterPanel.show(query);
+  } } });
+  example.texts.forEach((text, i) => button.append(...(i ? [make("small", { text: "and" })] : []), text));
+  for (const text of example.exclude ?? []) button.append(make("small", { text: "not" }), text);
+  return make("li", {}, button);
+}
+
+/** Tells the style sheet the height of the part of the head that stays on the screen while scrolling. */
+function trackHeadHeight() {
+  const head = document.querySelector(".head");
+  new ResizeObserver(() => {
+    const height = head.offsetHeight + parseFloat(getComputedStyle(head).top);
+    document.documentElement.style.setProperty("--head-height", `${height}px`);
+  }).observe(head);
 }
 
 async function start() {
   history.scrollRestoration = "manual";
-  for (const example of EXAMPLES) {
-    const button = make("button", { type: "button", on: { click: () => {
-      go({ ...emptyQuery(), ...example });
-      bar.show(query);
-      scope.show(query);
-    } } });
-    example.texts.forEach((text, i) => button.append(...(i ? [make("small", { text: "and" })] : []), text));
-    for (const text of example.not ?? []) button.append(make("small", { text: "not" }), text);
-    byId("examples").append(make("li", {}, button));
-  }
-  addEventListener("popstate", follow);
-  reach.addEventListener("back", learn);
-  addEventListener("keydown", keys);
-  byId("further").addEventListener("click", () => {
-    results.failed = false;
-    tally(query, results, status);
-    if (grid.hits.length) grid.focus(grid.hits.length - 1, false); // the button is gone
-    else bar.focus();
-    more();
-  });
+  byId("examples").append(...EXAMPLES.map(makeExample));
+  addEventListener("popstate", restoreFromUrl);
+  connection.addEventListener("retry", refreshStatus);
+  addEventListener("keydown", handleKey);
+  byId("load-more").addEventListener("click", retryPage);
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   byId("help-close").addEventListener("click", () => byId("help").close());
-  for (const dialog of document.querySelectorAll("dialog.sheet:not(#lock)")) { // a click beside it closes it
-    dialog.addEventListener("pointerdown", (event) => event.target === dialog && dialog.close());
-  }
-  const head = document.querySelector(".head");
-  new ResizeObserver(() => { // of the part of it that stays, on a phone
-    document.documentElement.style.setProperty("--head", `${head.offsetHeight + parseFloat(getComputedStyle(head).top)}px`);
-  }).observe(head);
-  await Promise.all([learn(), follow()]);
-  if (!viewer.open && !document.activeElement.closest("#search, dialog")) bar.focus();
-}
-
-/** What is indexed; asked again while that is nothing, and when there is more or less of it. */
-async function learn() {
-  const wasEmpty = status?.photos === 0;
-  clearTimeout(timer);
-  try {
-    status = await getStatus();
-  } catch (error) {
-    if (error.status) fail(error, learn); // else it is asked again when the server is back
-    return;
-  }
-  scope.setFolders(status.folders);
-  entitle(query, status);
-  if (!results) greet(status);
-  else if (wasEmpty && status.photos) run(toAddress(query));
-  else tally(query, results, status);
-  if (!status.photos) timer = setTimeout(learn, AGAIN);
-}
-
-function keys(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target) || document.querySelector("dialog[open]")) return;
-  if (event.key === "/") bar.input.select();
-  else if (event.key === "?") byId("help").showModal();
-  else if (event.key === "f") scope.toggle(byId("scope").hidden);
-  else return;
-  if (event.key === "/") bar.input.focus();
-  event.preventDefault();
+  byId("help").addEventListener("pointerdown", ({ target }) => target === byId("help") && byId("help").close()); // A click beside it.
+  trackHeadHeight();
+  await Promise.all([refreshStatus(), restoreFromUrl()]);
+  if (!viewer.isOpen && !document.activeElement.closest("#search, dialog")) searchBar.focus();
 }
 
 start();

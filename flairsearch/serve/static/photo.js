@@ -1,13 +1,15 @@
-// A photo on the page. It may be gone from the disk, or not have come: that one is asked for again.
+// An <img> of a photo that says when the photo cannot be shown, and requests it again when that may succeed.
 
 import { make } from "./dom.js";
-import { lost, reach, say } from "./reach.js";
+import { connection, notify, reportNoAnswer } from "./connection.js";
 
-const LATER = 5000; // ms before what a server could not do is asked for once more
-const waiting = new Set(); // images to ask for again when the server is back
-const retried = new WeakSet();
+const RETRY_MS = 5000; // The delay before a photo is requested once more after an error of the server.
+const GONE = "the photo is gone";
 
-reach.addEventListener("back", () => {
+const waiting = new Set(); // Images to request again when the server answers.
+const retried = new WeakSet(); // Images that were requested once more after an error of the server.
+
+connection.addEventListener("retry", () => {
   for (const image of [...waiting]) {
     waiting.delete(image);
     reload(image);
@@ -19,45 +21,46 @@ function reload(image) {
   if (url && image.isConnected) image.src = url;
 }
 
-/** Says in the frame what is wrong with its image; told: (whether the photo is gone). -> show(url), which sets another. */
-export function watchPhoto(image, frame, told = () => {}) {
-  const sign = make("span", { class: "missing", role: "status" });
-  const set = (text) => {
-    sign.textContent = text;
-    frame.classList.toggle("without", Boolean(text));
-    told(text === GONE);
+/**
+ * Shows errors of `image` as text in its frame. onStateChange(isGone) is called when that text changes.
+ * -> load(url), which shows another photo.
+ */
+export function watchImage(image, frame, onStateChange = () => {}) {
+  const errorText = make("span", { class: "load-error", role: "status" });
+  const setError = (text) => {
+    errorText.textContent = text;
+    frame.classList.toggle("failed", Boolean(text));
+    onStateChange(text === GONE);
   };
   image.addEventListener("load", () => {
-    image.classList.add("there");
-    set("");
+    image.classList.add("loaded");
+    setError("");
   });
   image.addEventListener("error", async () => {
     const url = image.getAttribute("src");
-    const status = url && await statusOf(url);
-    if (!url || image.getAttribute("src") !== url) return; // another photo meanwhile
-    set(status === 404 || status === 410 ? GONE : "not loaded");
-    if (status === 401) say("locked");
+    const status = url && await fetchStatus(url);
+    if (!url || image.getAttribute("src") !== url) return; // The image shows another photo by now.
+    setError(status === 404 || status === 410 ? GONE : "not loaded");
+    if (status === 401) notify("unauthorized");
     if (!status) {
       waiting.add(image);
-      lost();
+      reportNoAnswer();
     } else if ((status === 200 || status === 429 || status >= 500) && !retried.has(image)) {
       retried.add(image);
-      setTimeout(() => image.getAttribute("src") === url && reload(image), LATER);
+      setTimeout(() => image.getAttribute("src") === url && reload(image), RETRY_MS);
     }
   });
-  frame.append(sign);
+  frame.append(errorText);
   return (url) => {
     waiting.delete(image);
     retried.delete(image);
-    set("");
+    setError("");
     image.src = url;
   };
 }
 
-const GONE = "the photo is gone";
-
-/** An image's error does not tell. 0: no answer came. */
-async function statusOf(url) {
+/** The HTTP status of a URL, which the error event of an image does not tell; 0 when no answer came. */
+async function fetchStatus(url) {
   try {
     return (await fetch(url, { method: "HEAD" })).status;
   } catch {

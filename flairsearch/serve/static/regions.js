@@ -1,29 +1,28 @@
-// Where a phrase is: boxes as SVG in the photo's own pixels, heat as a canvas over it.
+// Draws regions: boxes as SVG in pixels of the photo, heat maps on a canvas over the photo.
 
 import { makeSvg } from "./dom.js";
 
 const COLOURS = [
-  "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", // Okabe & Ito's,
-  "#ffffff", "#8f5bff", // and two more: eight phrases and a picture
+  "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", // The palette of Okabe and Ito.
+  "#ffffff", "#8f5bff", // Two more make nine: eight phrases and an image.
 ];
 export const colourOf = (i) => COLOURS[i % COLOURS.length];
 
-/** Boxes of a hit's phrases; all: not only the best of each. */
-export function drawBoxes(hit, all = false) {
+/** Draws the best box of each phrase of a hit; withAll: all boxes. */
+export function drawBoxes(hit, withAll = false) {
   const svg = makeSvg("svg", {
     class: "boxes", viewBox: `0 0 ${hit.width_px} ${hit.height_px}`, preserveAspectRatio: "none", "aria-hidden": "true",
   });
-  const seen = new Map(); // box -> how many phrases have it: the next one is dashed over it, so that both show
-  for (let i = hit.phrases.length - 1; i >= 0; i--) { // the first phrase's box on top
+  const drawn = new Set(); // Boxes drawn so far: an equal box is dashed, so that both colours show.
+  for (let i = hit.phrases.length - 1; i >= 0; i--) { // The first phrase is drawn last, on top.
     const group = makeSvg("g", { "data-phrase": i });
-    const boxes = hit.phrases[i].regions.slice(0, all ? undefined : 1);
-    boxes.reverse().forEach(({ box }, place) => {
-      const key = box.join(), times = seen.get(key) ?? 0;
-      seen.set(key, times + 1);
-      const best = place === boxes.length - 1;
+    const boxes = hit.phrases[i].regions.slice(0, withAll ? undefined : 1);
+    boxes.reverse().forEach(({ box }, index) => {
+      const isShared = drawn.has(box.join()), isBest = index === boxes.length - 1;
+      drawn.add(box.join());
       for (const role of ["halo", "line"]) {
         const rect = makeSvg("rect", {
-          class: `${role}${best ? "" : " further"}${times ? " shared" : ""}`,
+          class: `${role}${isBest ? "" : " secondary"}${isShared ? " shared" : ""}`,
           x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1], "vector-effect": "non-scaling-stroke",
         });
         if (role === "line") rect.setAttribute("stroke", colourOf(i));
@@ -35,64 +34,70 @@ export function drawBoxes(hit, all = false) {
   return svg;
 }
 
-const WARM = [[0, 0, 0], [99, 0, 0], [183, 28, 0], [236, 102, 0], [255, 176, 30], [255, 244, 150]];
-const HOTTEST = 0.75; // opacity of the most heat
-const UNSEEN = 0.5; // darkness outside of the views that the heat is of
-const LONG = 320; // pixels of the canvas
+const HEAT_COLOURS = [[0, 0, 0], [99, 0, 0], [183, 28, 0], [236, 102, 0], [255, 176, 30], [255, 244, 150]];
+const MAX_OPACITY = 0.75; // The opacity of the hottest pixel.
+const OUTSIDE_OPACITY = 0.5; // The darkness of pixels outside of the views that have heat maps.
+const CANVAS_SIDE = 320; // The long side of the canvas in pixels.
 
-/** The largest heat of some phrases, smooth, on a canvas of the photo's shape; phrases without any are left out. */
+/** Draws the maximum of the phrases' heat maps on a canvas of the photo's shape; phrases without one are skipped. */
 export function drawHeat(canvas, hit, phrases) {
-  const scale = LONG / Math.max(hit.width_px, hit.height_px);
-  const wide = Math.max(1, Math.round(hit.width_px * scale)), high = Math.max(1, Math.round(hit.height_px * scale));
-  const heat = new Float32Array(wide * high).fill(-1);
+  const scale = CANVAS_SIDE / Math.max(hit.width_px, hit.height_px);
+  const width = Math.max(1, Math.round(hit.width_px * scale)), height = Math.max(1, Math.round(hit.height_px * scale));
+  const heat = new Float32Array(width * height).fill(-1); // -1 marks pixels outside of all views.
   for (const { heat: grid, view } of phrases) {
     if (!grid || !view) continue;
-    spread(grid, [view[0] * wide / hit.width_px, view[1] * high / hit.height_px,
-      view[2] * wide / hit.width_px, view[3] * high / hit.height_px], heat, wide, high);
+    const [scaleX, scaleY] = [width / hit.width_px, height / hit.height_px];
+    addHeat(grid, [view[0] * scaleX, view[1] * scaleY, view[2] * scaleX, view[3] * scaleY], heat, width, height);
   }
-  [canvas.width, canvas.height] = [wide, high];
-  const pen = canvas.getContext("2d"), image = pen.createImageData(wide, high);
+  [canvas.width, canvas.height] = [width, height];
+  const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
   heat.forEach((level, i) => {
-    const at = Math.max(0, level) * (WARM.length - 1), low = Math.min(Math.floor(at), WARM.length - 2);
-    for (let part = 0; part < 3; part++) {
-      image.data[4 * i + part] = WARM[low][part] + (at - low) * (WARM[low + 1][part] - WARM[low][part]);
+    const position = Math.max(0, level) * (HEAT_COLOURS.length - 1);
+    const low = Math.min(Math.floor(position), HEAT_COLOURS.length - 2);
+    for (let channel = 0; channel < 3; channel++) {
+      const [from, to] = [HEAT_COLOURS[low][channel], HEAT_COLOURS[low + 1][channel]];
+      pixels.data[4 * i + channel] = from + (position - low) * (to - from);
     }
-    image.data[4 * i + 3] = 255 * (level < 0 ? UNSEEN : HOTTEST * level ** 0.75);
+    pixels.data[4 * i + 3] = 255 * (level < 0 ? OUTSIDE_OPACITY : MAX_OPACITY * level ** 0.75);
   });
-  pen.putImageData(image, 0, 0);
+  context.putImageData(pixels, 0, 0);
 }
 
-/** A grid's heat above its mean, 0 to 1, into those pixels of `heat` that its view covers. */
-function spread(grid, [left, top, right, bottom], heat, wide, high) {
-  const flat = grid.flat(), mean = flat.reduce((sum, one) => sum + one, 0) / flat.length;
-  const most = Math.max(...flat) - mean || 1;
-  const raised = grid.map((row) => row.map((one) => Math.max(0, one - mean) / most));
-  const across = taps(left, right, wide, grid[0].length), down = taps(top, bottom, high, grid.length);
-  const rows = raised.map((row) => across.map(({ cells, weights }) =>
+/**
+ * Raises the pixels of one view to the heat of its grid, with bicubic interpolation.
+ * grid: rows of cells. [left, top, right, bottom]: the view in pixels of the canvas.
+ * heat f32[width * height]: 0 is the mean of the grid or less, 1 is its maximum.
+ */
+function addHeat(grid, [left, top, right, bottom], heat, width, height) {
+  const values = grid.flat(), mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const range = Math.max(...values) - mean || 1;
+  const levels = grid.map((row) => row.map((value) => Math.max(0, (value - mean) / range)));
+  const columnTaps = cubicTaps(left, right, width, grid[0].length), rowTaps = cubicTaps(top, bottom, height, grid.length);
+  const rows = levels.map((row) => columnTaps.map(({ cells, weights }) =>
     cells.reduce((sum, cell, i) => sum + weights[i] * row[cell], 0)));
-  for (const { pixel: y, cells, weights } of down) {
-    across.forEach(({ pixel: x }, column) => {
+  for (const { pixel: y, cells, weights } of rowTaps) {
+    columnTaps.forEach(({ pixel: x }, column) => {
       let level = 0;
       for (let i = 0; i < 4; i++) level += weights[i] * rows[cells[i]][column];
-      heat[y * wide + x] = Math.max(heat[y * wide + x], Math.min(1, Math.max(0, level)));
+      heat[y * width + x] = Math.max(heat[y * width + x], Math.min(1, Math.max(0, level)));
     });
   }
 }
 
-/** For each pixel between two places: four cells of a row and their weights (a cubic through the middles of cells). */
-function taps(from, to, most, cells) {
-  const found = [];
-  for (let pixel = Math.max(0, Math.floor(from)); pixel < Math.min(most, Math.ceil(to)); pixel++) {
-    const at = Math.min(Math.max((pixel + 0.5 - from) / (to - from), 0), 1) * cells - 0.5;
-    const low = Math.floor(at), t = at - low;
-    found.push({
+/** For each pixel of `side` in [from, to): the four nearest of `cellCount` cells, and their Catmull-Rom weights. */
+function cubicTaps(from, to, side, cellCount) {
+  const taps = [];
+  for (let pixel = Math.max(0, Math.floor(from)); pixel < Math.min(side, Math.ceil(to)); pixel++) {
+    const position = Math.min(Math.max((pixel + 0.5 - from) / (to - from), 0), 1) * cellCount - 0.5;
+    const low = Math.floor(position), t = position - low;
+    taps.push({
       pixel,
-      cells: [-1, 0, 1, 2].map((step) => Math.min(Math.max(low + step, 0), cells - 1)),
+      cells: [-1, 0, 1, 2].map((step) => Math.min(Math.max(low + step, 0), cellCount - 1)),
       weights: [
         (2 * t ** 2 - t ** 3 - t) / 2, (3 * t ** 3 - 5 * t ** 2 + 2) / 2,
         (4 * t ** 2 - 3 * t ** 3 + t) / 2, (t ** 3 - t ** 2) / 2,
       ],
     });
   }
-  return found;
+  return taps;
 }

@@ -1,26 +1,26 @@
-// Light or dark before the first paint: a classic script in the head, as modules run too late for that.
+// Sets light or dark before the first paint. This is a classic script in the head: modules would run too late.
 "use strict";
 {
   const THEMES = ["auto", "light", "dark"];
   let theme = "auto";
   try {
-    const kept = localStorage.getItem("theme");
-    if (THEMES.includes(kept)) theme = kept;
-  } catch { /* storage may be switched off: the page follows the system then */ }
+    const stored = localStorage.getItem("theme");
+    if (THEMES.includes(stored)) theme = stored;
+  } catch { /* Storage may be switched off; the page follows the system then. */ }
   document.documentElement.dataset.theme = theme;
 
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
-    const name = () => {
-      button.title = `Colours: ${theme === "auto" ? "as the system" : theme}`;
+    const updateLabel = () => {
+      button.title = `Colours: ${theme === "auto" ? "same as the system" : theme}`;
       button.setAttribute("aria-label", `${button.title}. Change`);
     };
-    name();
+    updateLabel();
     button.addEventListener("click", () => {
       theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
       document.documentElement.dataset.theme = theme;
-      try { localStorage.setItem("theme", theme); } catch { /* it lasts as long as the page */ }
-      name();
+      try { localStorage.setItem("theme", theme); } catch { /* The choice lasts until the page is closed. */ }
+      updateLabel();
     });
   });
 }

@@ -1,97 +1,104 @@
-// The large view: a photo with all its regions, heat, what is known of it, and a box to draw for the next search.
+// The large view: a photo with all its regions, its heat map and its facts; a box drawn in it is the next search.
 
-import { getRegions, LARGE, LARGEST, largeUrl, originalUrl, thumbnailUrl } from "./api.js";
-import { byId, count, fileName, folderOf, isTyping, make, pathNodes, showDate } from "./dom.js";
-import { Part } from "./part.js";
-import { watchPhoto } from "./photo.js";
-import { reach } from "./reach.js";
+import { FULL_VIEW_SIDE, getRegions, largeUrl, originalUrl, thumbnailUrl, ZOOMED_SIDE } from "./api.js";
+import { connection } from "./connection.js";
+import { byId, count, fileName, folderOf, formatDate, isTyping, make, pathNodes } from "./dom.js";
+import { showAlert } from "./messages.js";
+import { watchImage } from "./photo.js";
+import { RegionSelector } from "./region-selector.js";
 import { colourOf, drawBoxes, drawHeat } from "./regions.js";
-import { complain } from "./said.js";
 import { Zoom } from "./zoom.js";
 
-const ARROWS = { ArrowLeft: [-80, 0], ArrowRight: [80, 0], ArrowUp: [0, -80], ArrowDown: [0, 80] }; // px
+const SCROLL_STEPS = { ArrowLeft: [-80, 0], ArrowRight: [80, 0], ArrowUp: [0, -80], ArrowDown: [0, 80] }; // Pixels [x, y].
 
 export class Viewer {
   /**
-   * ask: () -> the query; step: (by) to another photo; search: ({id, box}); within: (folder) to the same query there;
-   * closed: (hit) when it was closed by hand.
+   * getQuery(): the query of the hit. onStep(step): the user wants the next (1) or previous (-1) photo.
+   * onSearchImage({id, box}): search for the photo or a part of it. onSearchFolder(path): the same query in one folder.
+   * onClose(hit): the user closed the view.
    */
-  constructor({ ask, step, search, within, closed }) {
-    Object.assign(this, { ask, step, search, hit: null, off: new Set(), heat: false });
+  constructor({ getQuery, onStep, onSearchImage, onSearchFolder, onClose }) {
+    Object.assign(this, { getQuery, onStep, onSearchImage, onClose, hit: null, showsHeat: false });
+    this.hiddenPhrases = new Set(); // Indices of the phrases that the user switched off.
     this.dialog = byId("viewer");
     this.frame = byId("viewer-frame");
     this.image = byId("viewer-image");
     this.canvas = byId("viewer-heat");
-    this.load = watchPhoto(this.image, this.frame, (gone) => {
-      for (const act of this.dialog.querySelectorAll("[data-needs-photo]")) act.hidden = gone;
-      if (gone) this.part.clear();
+    this.loadImage = watchImage(this.image, this.frame, (isGone) => {
+      for (const element of this.dialog.querySelectorAll("[data-needs-photo]")) element.hidden = isGone;
+      if (isGone) this.selector.clear();
     });
-    this.part = new Part(this.frame, (box) => search({ id: String(this.hit.id), box }), { free: false });
-    this.zoom = new Zoom(byId("viewer-stage"), this.frame, { swiped: step, changed: () => this.laid() });
-    byId("viewer-near").addEventListener("click", () => this.zoom.toggle());
+    this.selector = new RegionSelector(this.frame, (box) => this.searchImage(box), { canTouchStart: false });
+    this.zoom = new Zoom(byId("viewer-stage"), this.frame, { onSwipe: onStep, onLayout: () => this.onLayout() });
+    byId("viewer-zoom").addEventListener("click", () => this.zoom.toggle());
     byId("viewer-close").addEventListener("click", () => this.dialog.close());
-    byId("viewer-back").addEventListener("click", () => step(-1));
-    byId("viewer-on").addEventListener("click", () => step(1));
-    byId("viewer-like").addEventListener("click", () => search({ id: String(this.hit.id), box: null }));
-    byId("viewer-part").addEventListener("click", () => this.part.start());
-    byId("viewer-folder").addEventListener("click", () => within(folderOf(this.hit.path)));
-    byId("viewer-warm").addEventListener("change", (event) => this.setHeat(event.target.checked));
-    this.dialog.addEventListener("close", () => {
-      if (this.dialog.open) return; // opened again meanwhile
-      const { hit } = this;
-      this.forget();
-      if (hit) closed(hit);
-    });
-    reach.addEventListener("back", () => this.warm());
-    document.addEventListener("keydown", (event) => this.dialog.open && this.key(event)); // wherever the focus went
+    byId("viewer-previous").addEventListener("click", () => onStep(-1));
+    byId("viewer-next").addEventListener("click", () => onStep(1));
+    byId("viewer-similar").addEventListener("click", () => this.searchImage(null));
+    byId("viewer-select").addEventListener("click", () => this.selector.startInMiddle());
+    byId("viewer-folder").addEventListener("click", () => onSearchFolder(folderOf(this.hit.path)));
+    byId("viewer-show-heat").addEventListener("change", (event) => this.setHeat(event.target.checked));
+    this.dialog.addEventListener("close", () => this.onDialogClose());
+    connection.addEventListener("retry", () => this.updateHeat());
+    // The document listens, since the focus may be on an element that was removed from the dialog.
+    document.addEventListener("keydown", (event) => this.dialog.open && this.onKey(event));
   }
 
-  get open() {
+  get isOpen() {
     return this.hit !== null;
   }
 
-  /** ends: whether there is a photo before, and one after. */
-  show(hit, [before, after]) {
+  searchImage(box) {
+    this.onSearchImage({ id: String(this.hit.id), box });
+  }
+
+  show(hit, { hasPrevious, hasNext }) {
     this.hit = hit;
     const name = fileName(hit.path);
     this.dialog.setAttribute("aria-label", name);
     byId("viewer-name").textContent = name;
     byId("viewer-path").replaceChildren(...pathNodes(hit.path));
     byId("viewer-original").href = originalUrl(hit.id);
-    byId("viewer-back").disabled = !before;
-    byId("viewer-on").disabled = !after;
+    byId("viewer-previous").disabled = !hasPrevious;
+    byId("viewer-next").disabled = !hasNext;
     this.image.alt = name;
-    this.image.classList.remove("there");
-    this.load(largeUrl(hit.id));
-    this.frame.style.backgroundImage = `url("${thumbnailUrl(hit.id, 512)}")`; // until the large one is there
-    this.canvas.classList.remove("warm");
-    this.part.setSize(hit.width_px, hit.height_px);
+    this.image.classList.remove("loaded");
+    this.loadImage(largeUrl(hit.id));
+    this.frame.style.backgroundImage = `url("${thumbnailUrl(hit.id, 512)}")`; // It shows until the large photo is loaded.
+    this.selector.setSize(hit.width_px, hit.height_px);
     if (!this.dialog.open) this.dialog.showModal();
     this.draw();
     this.zoom.setSize(hit.width_px, hit.height_px);
-    this.warm();
+    this.updateHeat();
   }
 
-  /** Closed by the page itself: nobody is told. */
+  /** Closes the view without calling onClose. */
   hide() {
-    this.forget();
+    this.clear();
     if (this.dialog.open) this.dialog.close();
   }
 
-  forget() {
+  onDialogClose() {
+    if (this.dialog.open) return; // The view was opened again before this event came.
+    const { hit } = this;
+    this.clear();
+    if (hit) this.onClose(hit);
+  }
+
+  clear() {
     this.hit = null;
     this.image.removeAttribute("src");
     this.frame.style.backgroundImage = "";
   }
 
-  /** The photo has another size on the screen, or another part of it is seen. */
-  laid() {
-    const { near } = this.zoom, { hit } = this;
-    byId("viewer-near").setAttribute("aria-pressed", String(near));
-    if (this.part.box) this.part.place();
-    if (!hit || !near || Math.max(hit.width_px, hit.height_px) <= LARGE) return;
-    const url = largeUrl(hit.id, LARGEST);
-    if (this.image.getAttribute("src") !== url) this.load(url);
+  /** Follows a new size or scroll position of the photo; a zoomed photo is loaded with more pixels. */
+  onLayout() {
+    const { isZoomed } = this.zoom, { hit } = this;
+    byId("viewer-zoom").setAttribute("aria-pressed", String(isZoomed));
+    if (this.selector.box) this.selector.placeButtons();
+    if (!hit || !isZoomed || Math.max(hit.width_px, hit.height_px) <= FULL_VIEW_SIDE) return;
+    const url = largeUrl(hit.id, ZOOMED_SIDE);
+    if (this.image.getAttribute("src") !== url) this.loadImage(url);
   }
 
   draw() {
@@ -100,81 +107,85 @@ export class Viewer {
     this.canvas.after(drawBoxes(hit, true));
     const facts = [["Score", hit.score.toFixed(3)]];
     if (hit.rank) facts.push(["Rank", count(hit.rank)]);
-    if (hit.date) facts.push(["Date", showDate(hit.date)]);
+    if (hit.date) facts.push(["Date", formatDate(hit.date)]);
     facts.push(["Size", `${count(hit.width_px)} × ${count(hit.height_px)} pixels`]);
-    byId("viewer-facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
-    const list = byId("viewer-phrases"), held = [...list.querySelectorAll("input")].indexOf(document.activeElement);
+    byId("viewer-facts").replaceChildren(
+      ...facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
+    const list = byId("viewer-phrases");
+    const focused = [...list.querySelectorAll("input")].indexOf(document.activeElement);
     list.replaceChildren(...hit.phrases.map((phrase, i) => this.makeToggle(phrase, i)));
-    list.querySelectorAll("input")[held]?.focus();
-    this.hideOff();
+    list.querySelectorAll("input")[focused]?.focus();
+    this.updateBoxes();
   }
 
+  /** A checkbox that shows or hides the boxes and the heat of phrase i. */
   makeToggle(phrase, i) {
-    const box = make("input", { type: "checkbox", on: { change: () => {
-      if (box.checked) this.off.delete(i);
-      else this.off.add(i);
-      this.hideOff();
-      this.warm();
+    const checkbox = make("input", { type: "checkbox", on: { change: () => {
+      if (checkbox.checked) this.hiddenPhrases.delete(i);
+      else this.hiddenPhrases.add(i);
+      this.updateBoxes();
+      this.updateHeat();
     } } });
-    box.checked = !this.off.has(i);
+    checkbox.checked = !this.hiddenPhrases.has(i);
     const dot = make("i", { class: "dot" });
     dot.style.background = colourOf(i);
-    const several = phrase.regions.length > 1 ? `, ${phrase.regions.length} places` : "";
-    const weak = this.hit.weakest !== null && phrase.score === Math.min(...this.hit.phrases.map((one) => one.score));
-    const point = (on) => () => {
+    const places = phrase.regions.length > 1 ? `, ${phrase.regions.length} places` : "";
+    const isWeakest = this.hit.weakest !== null && phrase.score === Math.min(...this.hit.phrases.map(({ score }) => score));
+    const highlight = (isOn) => () => {
       const svg = this.frame.querySelector("svg.boxes");
-      svg.classList.toggle("pointed", on);
-      svg.querySelector(`[data-phrase="${i}"]`)?.classList.toggle("pointed", on);
+      svg.classList.toggle("highlighting", isOn);
+      svg.querySelector(`[data-phrase="${i}"]`)?.classList.toggle("highlighted", isOn);
     };
-    const isPicture = i >= this.ask().texts.length;
-    return make("li", {}, make("label", { on: { pointerenter: point(true), pointerleave: point(false) } }, box, dot,
-      make("bdi", { class: "phrase", text: isPicture ? "the picture" : phrase.text }),
-      make("span", { class: "score", text: `${phrase.score.toFixed(3)}${several}${weak ? ", weakest" : ""}` })));
+    const isImage = i >= this.getQuery().texts.length;
+    return make("li", {}, make("label", { on: { pointerenter: highlight(true), pointerleave: highlight(false) } }, checkbox, dot,
+      make("bdi", { class: "phrase", text: isImage ? "the picture" : phrase.text }),
+      make("span", { class: "score", text: `${phrase.score.toFixed(3)}${places}${isWeakest ? ", weakest" : ""}` })));
   }
 
-  hideOff() {
+  updateBoxes() {
     for (const group of this.frame.querySelectorAll("[data-phrase]")) {
-      group.setAttribute("visibility", this.off.has(Number(group.dataset.phrase)) ? "hidden" : "visible");
+      const isHidden = this.hiddenPhrases.has(Number(group.dataset.phrase));
+      group.setAttribute("visibility", isHidden ? "hidden" : "visible");
     }
   }
 
-  setHeat(on) {
-    this.heat = on;
-    byId("viewer-warm").checked = on;
-    this.warm();
+  setHeat(isShown) {
+    this.showsHeat = isShown;
+    byId("viewer-show-heat").checked = isShown;
+    this.updateHeat();
   }
 
-  async warm() {
-    this.frame.classList.toggle("warm", false);
-    if (!this.heat || !this.hit) return;
+  async updateHeat() {
+    this.frame.classList.remove("show-heat");
+    if (!this.showsHeat || !this.hit) return;
     const { hit } = this;
     let answer = null;
     try {
-      answer = await getRegions(this.ask(), hit.id);
+      answer = await getRegions(this.getQuery(), hit.id);
     } catch (error) {
-      if (error.status && error.status !== 401) complain(error.message);
-      return; // a server that is away comes back
+      if (error.status && error.status !== 401) showAlert(error.message);
+      return; // Without a status the server is away: "retry" follows when it is back.
     }
-    if (this.hit !== hit || !this.heat) return;
-    byId("viewer-cold").hidden = Boolean(answer);
+    if (this.hit !== hit || !this.showsHeat) return;
+    byId("viewer-no-heat").hidden = Boolean(answer);
     if (!answer) return;
-    drawHeat(this.canvas, hit, answer.phrases.filter((_, i) => !this.off.has(i)));
-    this.frame.classList.add("warm");
+    drawHeat(this.canvas, hit, answer.phrases.filter((_, i) => !this.hiddenPhrases.has(i)));
+    this.frame.classList.add("show-heat");
   }
 
-  key(event) {
+  onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const typing = isTyping(event.target) && event.target.type !== "checkbox";
-    if (event.key === "Escape" && this.part.box) this.part.clear();
-    else if (typing) return;
-    else if (this.zoom.near && ARROWS[event.key]) byId("viewer-stage").scrollBy(...ARROWS[event.key]);
-    else if (event.key === "ArrowLeft") this.step(-1);
-    else if (event.key === "ArrowRight") this.step(1);
-    else if (event.key === "h") this.setHeat(!this.heat);
+    const isTypingText = isTyping(event.target) && event.target.type !== "checkbox";
+    if (event.key === "Escape" && this.selector.box) this.selector.clear();
+    else if (isTypingText) return;
+    else if (this.zoom.isZoomed && SCROLL_STEPS[event.key]) byId("viewer-stage").scrollBy(...SCROLL_STEPS[event.key]);
+    else if (event.key === "ArrowLeft") this.onStep(-1);
+    else if (event.key === "ArrowRight") this.onStep(1);
+    else if (event.key === "h") this.setHeat(!this.showsHeat);
     else if (event.key === "z") this.zoom.toggle();
-    else if (byId("viewer-part").hidden) return; // the photo is gone
-    else if (event.key === "b") this.part.start();
-    else if (event.key === "m") this.search({ id: String(this.hit.id), box: null });
+    else if (byId("viewer-select").hidden) return; // The photo is gone.
+    else if (event.key === "b") this.selector.startInMiddle();
+    else if (event.key === "m") this.searchImage(null);
     else return;
     event.preventDefault();
   }
