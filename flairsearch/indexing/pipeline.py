@@ -133,13 +133,13 @@ def _survey(writer: Writer, folders: Sequence[str], exclude: Sequence[str]) -> _
     for root in dict.fromkeys(chosen):
         nested = [other for other in roots if other != root and _inside(other, root)]
         changes = discovery.compare(root, writer.catalog.known(writer.catalog.add_root(root)), exclude, nested)
-        work.fresh += changes.fresh + [file for file, _ in changes.changed]
-        work.changed |= {(file.root, file.path): image for file, image in changes.changed}
+        work.fresh += changes.added + [file for file, _ in changes.updated]
+        work.changed |= {(file.root, file.path): image for file, image in changes.updated}
         work.unchanged += changes.unchanged
         work.skipped += changes.skipped
         work.warnings += changes.warnings
         work.videos += changes.videos
-        gone += changes.gone
+        gone += changes.removed
     for image, digest in writer.catalog.image_hashes(gone).items():
         work.gone.setdefault(digest, []).append(image)
     return work

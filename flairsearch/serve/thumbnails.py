@@ -102,7 +102,7 @@ class Thumbnails:
 
 def shrink(data: bytes, side: int) -> bytes:
     """Bytes of a photo -> bytes of an upright JPEG. Raises PictureError when they are none."""
-    picture = open_upright(data, least=side)  # JPEG is decoded no larger than that takes
+    picture = open_upright(data, min_side=side)  # JPEG is decoded no larger than that takes
     picture.thumbnail((side, side))
     buffer = BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY)

@@ -109,12 +109,12 @@ def test_compare_tells_new_changed_unchanged_and_gone(tmp_path):
     (tmp_path / "x" / "gone.jpg").unlink()
     make(tmp_path, "new.jpg")
     changes = compare(str(tmp_path), dict(before))
-    assert [file.path for file in changes.fresh] == ["new.jpg"]
-    assert {(file.path, image) for file, image in changes.changed} == {
+    assert [file.path for file in changes.added] == ["new.jpg"]
+    assert {(file.path, image) for file, image in changes.updated} == {
         (path, before[path].image) for path in ("size.jpg", "time.jpg")
     }
     assert changes.unchanged == 2
-    assert sorted(changes.gone) == sorted(before[path].image for path in ("gone.jpg", "x/gone.jpg"))
+    assert sorted(changes.removed) == sorted(before[path].image for path in ("gone.jpg", "x/gone.jpg"))
     assert (changes.skipped, changes.warnings) == ([], [])
 
 
@@ -124,7 +124,7 @@ def test_compare_keeps_what_is_there_but_cannot_be_read(tmp_path):
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "a.jpg").symlink_to("/nowhere")
     changes = compare(str(tmp_path), dict(before))
-    assert changes.gone == []
+    assert changes.removed == []
     assert [s.reason for s in changes.skipped] == ["broken symbolic link"]
 
 
@@ -149,7 +149,7 @@ def test_a_root_that_is_missing_or_suddenly_empty_loses_nothing(tmp_path, damage
     before = known(root)
     damage(root)
     changes = compare(str(root), before)
-    assert (changes.gone, changes.fresh, changes.changed) == ([], [], [])
+    assert (changes.removed, changes.added, changes.updated) == ([], [], [])
     (warning,) = changes.warnings
     assert warning.startswith(f"{root}: ")
     assert warning.endswith(f"its 3 photos stay in the index; to remove them: flairsearch forget {root}")
@@ -161,7 +161,7 @@ def test_a_suddenly_empty_folder_gives_one_warning(tmp_path):
     empty(tmp_path / "sub")
     (tmp_path / "sub" / "deep").rmdir()
     changes = compare(str(tmp_path), dict(before))
-    assert (changes.gone, changes.unchanged) == ([], 1)
+    assert (changes.removed, changes.unchanged) == ([], 1)
     assert len(changes.warnings) == 1
     assert changes.warnings[0].startswith(f"{tmp_path / 'sub'}: empty - its 2 photos stay")
 
@@ -173,7 +173,7 @@ def test_a_folder_that_may_not_be_read_loses_nothing(open_folder, as_user):
     (open_folder / "new").chmod(0)
     with as_user():
         changes = compare(str(open_folder), before)
-    assert changes.gone == []
+    assert changes.removed == []
     assert [w.split(" - ")[0] for w in changes.warnings] == [f"{open_folder / 'locked'}: permission denied"]
     assert changes.skipped == [Skipped(str(open_folder / "new"), "permission denied")]
 
@@ -181,4 +181,4 @@ def test_a_folder_that_may_not_be_read_loses_nothing(open_folder, as_user):
 def test_nested_roots_are_left_to_themselves(tmp_path):
     make(tmp_path, "a.jpg", "trip [1]/b.jpg", "old/trip [1]/c.jpg", "trip 1/d.jpg")
     changes = compare(str(tmp_path), {}, nested=[str(tmp_path / "trip [1]")])
-    assert [file.path for file in changes.fresh] == ["a.jpg", "old/trip [1]/c.jpg", "trip 1/d.jpg"]
+    assert [file.path for file in changes.added] == ["a.jpg", "old/trip [1]/c.jpg", "trip 1/d.jpg"]

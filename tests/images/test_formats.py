@@ -15,7 +15,7 @@ from flairsearch.core.errors import PictureError
 from flairsearch.core.types import Frame, ImageFile
 from flairsearch.images import formats, loading
 from flairsearch.images.decoding import decode, open_upright
-from flairsearch.images.formats import AVIF, HEIF, RAW, find_kind, missing
+from flairsearch.images.formats import AVIF, HEIF, RAW, detect_kind, missing_library
 from flairsearch.images.loading import Failed, Loaded, load_all
 from tests.support.fake import COLOURS, SIZE, exif_of, fake_engine
 from tests.support.raw_files import make_dng
@@ -65,7 +65,7 @@ def check_bands(data, size=(96, 48)):
 def test_heic_and_avif_are_photos(kind):
     exif = exif_of({DATE: "2001:05:17 14:00:00"})
     assert check_bands(save(kind, exif=exif)).taken == WHEN
-    assert find_kind(save(kind)) == (HEIF if kind == "HEIF" else AVIF)
+    assert detect_kind(save(kind)) == (HEIF if kind == "HEIF" else AVIF)
 
 
 @pytest.mark.parametrize("turn", [3, 6, 8])
@@ -85,7 +85,7 @@ def test_a_name_says_nothing_of_the_content(tmp_path):
     files = [ImageFile(str(tmp_path), name, 0, 0) for name in paths]
     sizes = [one.pictures[0].frame.width for one in load_all(files, "squash", SIZE, ()) if isinstance(one, Loaded)]
     assert sizes == [96, 96, 320, 96]
-    assert [missing(str(tmp_path / name)) for name in paths] == [None] * 4
+    assert [missing_library(str(tmp_path / name)) for name in paths] == [None] * 4
 
 
 # -- RAW
@@ -133,14 +133,19 @@ def test_a_small_preview_is_not_the_photo():
 
 
 def test_raw_files_are_told_from_tiffs():
-    assert find_kind(save("TIFF")) == ""
-    assert find_kind(make_dng(preview=bands())) == RAW  # its first directory is of a plain picture
-    assert find_kind(b"II*\0\x10\0\0\0CR\x02\0" + bytes(20)) == RAW
-    assert find_kind(b"FUJIFILMCCD-RAW 0201") == find_kind(b"IIU\0" + bytes(20)) == find_kind(b"IIRO" + bytes(9)) == RAW
-    assert find_kind(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom") == RAW
-    assert find_kind(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom") == find_kind(b"") == find_kind(b"II*\0") == ""
+    assert detect_kind(save("TIFF")) == ""
+    assert detect_kind(make_dng(preview=bands())) == RAW  # its first directory is of a plain picture
+    assert detect_kind(b"II*\0\x10\0\0\0CR\x02\0" + bytes(20)) == RAW
+    assert (
+        detect_kind(b"FUJIFILMCCD-RAW 0201")
+        == detect_kind(b"IIU\0" + bytes(20))
+        == detect_kind(b"IIRO" + bytes(9))
+        == RAW
+    )
+    assert detect_kind(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom") == RAW
+    assert detect_kind(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom") == detect_kind(b"") == detect_kind(b"II*\0") == ""
     loop = b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0"  # a directory whose next one is itself
-    assert find_kind(loop) == ""
+    assert detect_kind(loop) == ""
 
 
 # -- what goes wrong
