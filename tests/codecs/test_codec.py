@@ -35,7 +35,7 @@ def test_fp16_gives_every_bit_back():
     rows = codec.encode(encoded)
     assert rows.dtype == np.uint8
     assert rows.shape == (5, codec.stride) == (5, 2 * P * D + 4 * P)
-    shift, scale = codec.decode_moments(rows)
+    shift, scale = codec.decode_token_stats(rows)
     for found, expected in ((codec.decode(rows), encoded.tokens), (shift, encoded.shift), (scale, encoded.scale)):
         np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
 
@@ -44,7 +44,7 @@ def test_fp16_keeps_what_the_local_token_needs():
     local = random_local()
     codec = make_codec("fp16", P, D)
     rows = codec.encode(normed(local))
-    shift, scale = (moment.astype(np.float64)[..., None] for moment in codec.decode_moments(rows))
+    shift, scale = (moment.astype(np.float64)[..., None] for moment in codec.decode_token_stats(rows))
     again = scale * (codec.decode(rows).astype(np.float64) + shift)
     np.testing.assert_allclose(again, local, atol=3 * 2**-11 * 9)  # three roundings to 11 bits of numbers below 9
 
@@ -97,7 +97,7 @@ def test_moments_come_back_bit_for_bit(name):
     encoded, codec = any_moments(normed(random_local(7))), made_codec(name)
     rows = codec.encode(encoded)
     assert rows.shape == (7, codec.stride)
-    for found, expected in zip(codec.decode_moments(rows), (encoded.shift, encoded.scale), strict=True):
+    for found, expected in zip(codec.decode_token_stats(rows), (encoded.shift, encoded.scale), strict=True):
         np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
 
 
@@ -287,7 +287,7 @@ def test_a_row_written_out():
     y = 2 * step[0] * [2.5, -7.5, 7.5, -1.5, -0.5, 0.5, 1.5]  # gain 136: an octave above
     np.testing.assert_allclose(codec.decode(row)[0, 0], y, rtol=1e-6)
     np.testing.assert_allclose(codec.restore(row)[0, 0], y + 0.5, rtol=1e-3)
-    assert [part.tolist() for part in codec.decode_moments(row)] == [[[1.0]], [[-2.0]]]
+    assert [part.tolist() for part in codec.decode_token_stats(row)] == [[[1.0]], [[-2.0]]]
     tokens = (
         np.asarray([[[0.308, -1.676, 1.676, -1.9914, -0.99, 0.99, 2.98]]]) + 0.5
     )  # their mean square is 2.931, its root 1.712

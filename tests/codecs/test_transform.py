@@ -285,7 +285,7 @@ def test_loud_and_quiet_views_are_kept_as_well(name, sample):
         assert found < 1.1 * usual, scale
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                TransformBasis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32)
+                TransformBasis, "channel_energy", lambda _, y: np.ones(y.shape[:2], np.float32)
             )  # every gain is 128
             assert lost(codec, other) > 10 * found, scale
 
@@ -294,7 +294,7 @@ def test_loud_and_quiet_views_are_kept_as_well(name, sample):
 def test_noise_is_kept_though_the_sample_is_smooth(name, bound, sample, monkeypatch):
     codec, noise = fitted(sample, name), made_tokens(20, spectrum(49, 64, fall=0), 3)
     found = lost(codec, noise)
-    monkeypatch.setattr(TransformBasis, "loudness", lambda _, y: np.ones(y.shape[:2], np.float32))
+    monkeypatch.setattr(TransformBasis, "channel_energy", lambda _, y: np.ones(y.shape[:2], np.float32))
     assert found < bound
     assert lost(codec, noise) > 1.3 * found
 
