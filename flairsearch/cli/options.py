@@ -24,7 +24,7 @@ def complete_model(incomplete: str) -> list[str]:
     """Names of models that are here, for `--model`."""
     from flairsearch.model import checkpoints
 
-    return _fitting([name for name, _ in checkpoints.available()], incomplete)
+    return _fitting([name for name, _ in checkpoints.list_models()], incomplete)
 
 
 def complete_codec(incomplete: str) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 # A layout gives the type and the sides of each array: `"D C"` are two sides, and a letter is the same size everywhere.
 Layout = Mapping[str, tuple[DTypeLike, str]]
 # numpy and zipfile raise these on a damaged file; RuntimeError is a file that is encrypted, or packed in another way.
-_DAMAGE = (
+_DAMAGE_ERRORS = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, OverflowError),
     *(BadZipFile, TokenError, zlib.error),
 )
@@ -37,7 +37,7 @@ def load_arrays(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
             arrays = {name: stored[name] for name in layout}
     except FileNotFoundError:
         raise
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     sizes: dict[str, int] = {}
     for name, (kind, sides) in layout.items():

@@ -1,4 +1,4 @@
-"""The model of an index, loaded when it is needed: in torch for pictures, in numpy for the texts of a query."""
+"""Load the model of an index on demand: in torch for pictures, in numpy for the texts of a query."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ if TYPE_CHECKING:
 
 
 class ModelSource:
-    """Where an engine's encoders come from."""
+    """Makes the encoders of an engine."""
 
     def __init__(self, folder: Path, settings: IndexSettings, model: str | Path, device: str) -> None:
         self._folder, self._settings, self._model, self._device = folder, settings, model, device
 
     def encoder(self) -> Encoder:
-        """The model in torch. Raises StoreError when its weights are not those of the index."""
+        """Load the model in torch.
+
+        Raises StoreError when its weights are not those of the index.
+        """
         from flairsearch.model.encoder import Encoder
 
         return Encoder(str(self._file), self._device)
 
     def texts(self) -> TextEncoder:
-        """The text tower in numpy. Raises StoreError when its weights are not those of the index."""
+        """Load the text tower in numpy.
+
+        Raises StoreError when its weights are not those of the index.
+        """
         from flairsearch.model.text_encoder import TextEncoder
 
         return TextEncoder(self._file)
 
     def device_without_torch(self) -> str | None:
-        """The device, where it is known without asking torch; else None."""
+        """Return the device if it is known without importing torch, else None."""
         return "cpu" if self._device == "cpu" or (self._device == "auto" and not may_have_gpu()) else None
 
     @cached_property
@@ -45,10 +51,10 @@ class ModelSource:
 
 
 def check_weights(folder: Path, settings: IndexSettings, file: checkpoints.WeightsFile) -> None:
-    """Raises StoreError when the index was made with other weights."""
-    _, found = checkpoints.describe(file.path)
-    if found != settings.weights_hash:
+    """Raise StoreError when the index was made with other weights."""
+    _, weights_hash = checkpoints.describe(file.path)
+    if weights_hash != settings.weights_hash:
         raise StoreError(
             f"{folder} was made with {settings.model} (weights {settings.weights_hash[:12]}), this is {file.name} "
-            f"(weights {found[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
+            f"(weights {weights_hash[:12]}) - use that model, or run flairsearch index --rebuild --model {file.name}"
         )

@@ -100,9 +100,9 @@ def test_the_whole_pool_equals_torchs_attention(dim: int, heads: int) -> None:
     reference.load_state_dict({name: tensors.torch(f"attn.{name}") for name in reference.state_dict()})
     torch.manual_seed(3)
     texts, local = torch.randn(4, dim).double() * 2, torch.randn(3, 11, dim).double() * 5 + 2
-    folding = FoldedPool(tensors, heads)
-    x, weights = F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS).numpy(), folding.weights
-    for query, text in zip(folding.queries(texts.float().numpy(), list("abcd")), texts, strict=True):
+    folded_pool = FoldedPool(tensors, heads)
+    x, weights = F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS).numpy(), folded_pool.weights
+    for query, text in zip(folded_pool.fold_texts(texts.float().numpy(), list("abcd")), texts, strict=True):
         keys, values = norm(tensors, "ln_k", local), norm(tensors, "ln_v", local)
         asked = norm(tensors, "ln_q", text).expand(3, 1, dim)
         expected = reference(asked, keys, values, need_weights=False)[0][:, 0].numpy()
@@ -118,29 +118,29 @@ def test_the_whole_pool_equals_torchs_attention(dim: int, heads: int) -> None:
 def test_a_models_folding_scores_as_its_description(dim: int, heads: int) -> None:
     model = pool_flair(dim, heads, seed=dim + heads)
     text, local = torch.randn(dim) * 2, torch.randn(6, 9, dim)
-    folding = model.folding
-    (query,) = folding.queries(text[None].numpy(), ["a"])
+    folded_pool = model.folded_pool
+    (query,) = folded_pool.fold_texts(text[None].numpy(), ["a"])
     x = F.layer_norm(local.double(), (dim,), eps=LAYER_NORM_EPS).numpy()
     logits = np.einsum("npe,he->nhp", x, query.u) + query.c[:, None]
     shares = np.exp(logits) / (np.exp(logits).sum(-1, keepdims=True) + 1)
-    mixed = np.einsum("nhp,npe,hde->nhd", shares, x, folding.weights.value)
-    mixed += shares.sum(-1)[..., None] * folding.weights.value_bias
-    pooled = mixed.reshape(6, dim) @ folding.weights.out.T + folding.weights.out_bias
+    mixed = np.einsum("nhp,npe,hde->nhd", shares, x, folded_pool.weights.value)
+    mixed += shares.sum(-1)[..., None] * folded_pool.weights.value_bias
+    pooled = mixed.reshape(6, dim) @ folded_pool.weights.out.T + folded_pool.weights.out_bias
     found = pooled @ text.numpy() / np.linalg.norm(pooled, axis=1) / np.linalg.norm(text.numpy())
     np.testing.assert_allclose(found, oracle_pool(model, text, local)[0], rtol=0, atol=1e-5)
 
 
 def test_texts_are_folded_each_for_itself() -> None:
-    folding = FoldedPool(SafetensorsFile(24), 3)
+    folded_pool = FoldedPool(SafetensorsFile(24), 3)
     vectors = np.random.default_rng(4).normal(size=(9, 24)).astype(np.float32)
-    together = folding.queries(vectors, [f"text {i}" for i in range(9)])
+    together = folded_pool.fold_texts(vectors, [f"text {i}" for i in range(9)])
     assert [query.text for query in together] == [f"text {i}" for i in range(9)]
     for query, vector in zip(together, vectors, strict=True):
-        (alone,) = folding.queries(vector[None], [query.text])
+        (alone,) = folded_pool.fold_texts(vector[None], [query.text])
         np.testing.assert_array_equal(query.vector, vector)
         np.testing.assert_allclose(query.u, alone.u, rtol=0, atol=1e-6)
         np.testing.assert_allclose(query.c, alone.c, rtol=0, atol=1e-6)
-    assert folding.queries(vectors[:0], []) == []
+    assert folded_pool.fold_texts(vectors[:0], []) == []
 
 
 # -- weights
@@ -149,12 +149,12 @@ def test_texts_are_folded_each_for_itself() -> None:
 def test_weights_and_what_is_read() -> None:
     """A text does not need the output side; nothing is read twice."""
     tensors = SafetensorsFile(24)
-    folding = FoldedPool(tensors, 3)
+    folded_pool = FoldedPool(tensors, 3)
     assert tensors.read == []
-    folding.fold(np.ones((1, 24), np.float32))
+    folded_pool.fold(np.ones((1, 24), np.float32))
     assert not any("out_proj" in name or "ln_v" in name or "logit" in name for name in tensors.read)
-    weights = folding.weights
-    assert weights is folding.weights
+    weights = folded_pool.weights
+    assert weights is folded_pool.weights
     assert (weights.value.shape, weights.value_bias.shape) == ((3, 8, 24), (3, 8))
     assert {part.dtype for part in (weights.value, weights.value_bias, weights.out, weights.out_bias)} == {
         np.dtype("f4")
@@ -162,7 +162,7 @@ def test_weights_and_what_is_read() -> None:
     assert weights.logit_scale == pytest.approx(float(np.exp(tensors["logit_scale"])))
     assert weights.logit_bias == pytest.approx(float(tensors["logit_bias"]))
     before = len(tensors.read)
-    assert folding.weights is weights
+    assert folded_pool.weights is weights
     assert len(tensors.read) == before
 
 
@@ -170,15 +170,15 @@ def test_weights_and_what_is_read() -> None:
 def test_metric_of_texts_drawn_at_random(dim: int, heads: int) -> None:
     """Both traces are 1; keys: the mean of (e u)^2 over texts; values: what the output side makes of e."""
     tensors = SafetensorsFile(dim, seed=5)
-    folding, rng = FoldedPool(tensors, heads), np.random.default_rng(6)
-    metric = folding.token_metric()
+    folded_pool, rng = FoldedPool(tensors, heads), np.random.default_rng(6)
+    metric = folded_pool.token_metric()
     assert (metric.dtype, metric.shape) == (np.float32, (dim, dim))
     np.testing.assert_allclose(metric, metric.T, rtol=0, atol=1e-6)
     texts = rng.normal(size=(4000, dim)).astype(np.float32)
-    u = folding.fold(texts)[0].astype(float)
+    u = folded_pool.fold(texts)[0].astype(float)
     keys = np.einsum("the,thf->ef", u, u, optimize=True)
-    out = folding.weights.out.astype(float).reshape(dim, heads, -1)
-    through = np.einsum("ohd,hde->hoe", out, folding.weights.value.astype(float))
+    out = folded_pool.weights.out.astype(float).reshape(dim, heads, -1)
+    through = np.einsum("ohd,hde->hoe", out, folded_pool.weights.value.astype(float))
     values = np.einsum("hoe,hof->ef", through, through)
     expected = keys / np.trace(keys) + values / np.trace(values)
     assert np.abs(metric - expected).max() < 0.1 * np.abs(expected).max()

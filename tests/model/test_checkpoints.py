@@ -71,7 +71,7 @@ def hollow_state() -> dict[str, torch.Tensor]:
     """All names and shapes of the big model, one number of memory each."""
     return {
         name: torch.zeros(()).expand(shape)
-        for name, shape in architecture.expected_tensors(checkpoints.big_config()).items()
+        for name, shape in architecture.expected_tensors(checkpoints.published_config()).items()
     }
 
 
@@ -117,7 +117,7 @@ def test_expected_tensors_of_other_stages(stages: tuple[Stage, ...]) -> None:
 
 def test_published_size() -> None:
     """313 tensors, 150,674,434 parameters."""
-    shapes = architecture.expected_tensors(checkpoints.big_config())
+    shapes = architecture.expected_tensors(checkpoints.published_config())
     assert len(shapes) == 313
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 150_674_434
     assert shapes["visual_proj.attn.in_proj_weight"] == (1536, 512)
@@ -161,7 +161,7 @@ def test_our_file_goes_round(tmp_path: Path, cache: Path) -> None:
     assert loaded.config == SMALL
     assert loaded.name == "mine"
     assert same(load_model("mine"), model)  # from the cache now
-    assert ("mine", str(cache / "mine.safetensors")) in checkpoints.available()
+    assert ("mine", str(cache / "mine.safetensors")) in checkpoints.list_models()
     path.unlink()
     assert same(load_model(cache / "mine.safetensors"), model)
 
@@ -471,11 +471,11 @@ def test_the_score_says_how_much_the_global_token_counts(sizes: ModelConfig, tmp
         path = save_flair(random_flair(replace(sizes, score=score)), tmp_path / f"{score}.safetensors")
         model = load_model(path)
         assert model.config.score == score
-        shares[score] = model.folding.weights.global_share
+        shares[score] = model.folded_pool.weights.global_share
     assert shares == {"flair": 0.0, "sum": 0.5}
     config = {name: size for name, size in json.loads(sizes.to_json()).items() if name != "score"}
     save_file(dict(random_flair(sizes).flair_state()), tmp_path / "silent.safetensors", {"config": json.dumps(config)})
-    assert load_model(tmp_path / "silent.safetensors").folding.weights.global_share == 0
+    assert load_model(tmp_path / "silent.safetensors").folded_pool.weights.global_share == 0
     expected = [architecture.expected_tensors(replace(sizes, score=score).to_json()) for score in shares]
     assert expected[0] == expected[1] == architecture.expected_tensors(json.dumps(config))
 
@@ -664,7 +664,7 @@ def test_a_retired_model_says_what_to_do() -> None:
             call("flair-tiny")
         assert "flairsearch index --rebuild" in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
-    assert "flair-tiny" not in dict(checkpoints.available())
+    assert "flair-tiny" not in dict(checkpoints.list_models())
     assert checkpoints.successor("flair-tiny") is None
     for name in (checkpoints.BUNDLED, *checkpoints.PUBLISHED, "mine"):
         assert checkpoints.successor(name) == name
@@ -677,7 +677,7 @@ def test_a_retired_model_that_somebody_kept_is_used(tmp_path: Path, cache: Path)
     assert checkpoints.find("flair-tiny").path == cache / "flair-tiny.safetensors"
     assert same(load_model("flair-tiny"), kept)
     assert checkpoints.successor("flair-tiny") == "flair-tiny"
-    assert "flair-tiny" in dict(checkpoints.available())
+    assert "flair-tiny" in dict(checkpoints.list_models())
 
 
 def test_pull_without_a_hub(tmp_path: Path) -> None:

@@ -82,15 +82,15 @@ def test_trunk_equals_the_description(image: Tensor, stages: tuple[Stage, ...]) 
 
 def test_a_halving_pads_as_tensorflow_or_the_other_way_round(subtests: pytest.Subtests) -> None:
     """SAME: what is needed is split, the smaller half before; turned by 180 degrees, the larger half is before."""
-    for kernel, early, groups in itertools.product((3, 5), (False, True), (1, 4)):
-        with subtests.test(f"{kernel=}, {early=}, {groups=}"):
+    for kernel, symmetric, groups in itertools.product((3, 5), (False, True), (1, 4)):
+        with subtests.test(f"{kernel=}, {symmetric=}, {groups=}"):
             torch.manual_seed(0)
-            ours = SameConv(4, 8, kernel, 2, groups, early).double()
+            ours = SameConv(4, 8, kernel, 2, groups, symmetric).double()
             for size in (2, 6, 8, 32):
                 x = torch.randn(1, 4, size, size, dtype=torch.float64)
                 needed = (math.ceil(size / 2) - 1) * 2 + kernel - size
                 sides = (needed // 2, needed - needed // 2)
-                if early:
+                if symmetric:
                     sides = sides[::-1]
                 expected = F.conv2d(nn.ZeroPad2d((*sides, *sides))(x), ours.weight, ours.bias, stride=2, groups=groups)
                 assert largest(ours(x), expected) <= 1e-12
@@ -103,10 +103,10 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
 
 def test_activations_in_one_pass_are_the_same(subtests: pytest.Subtests) -> None:
     """Where nothing is trained they come with the convolution; of numbers that this cannot take, after it."""
-    for (kernel, stride, early), groups, dtype in itertools.product(CONVOLUTIONS, (1, 8), DTYPES):
-        with subtests.test(f"{kernel=}, {stride=}, {early=}, {groups=}, {dtype=}"):
+    for (kernel, stride, symmetric), groups, dtype in itertools.product(CONVOLUTIONS, (1, 8), DTYPES):
+        with subtests.test(f"{kernel=}, {stride=}, {symmetric=}, {groups=}, {dtype=}"):
             torch.manual_seed(0)
-            ours = SameConv(8, 16, kernel, stride, groups, early).to(dtype).requires_grad_(False)
+            ours = SameConv(8, 16, kernel, stride, groups, symmetric).to(dtype).requires_grad_(False)
             x = (5 * torch.randn(2, 8, 12, 12)).to(dtype)
             plain = ours(x).clamp(0, 6)
             assert ((plain == 6).any(), (plain == 0).any()) == (True, True)
@@ -143,7 +143,7 @@ def test_without_halving_the_side_stays(kernel: int) -> None:
 @pytest.mark.parametrize("expansion", [1, 3])
 def test_the_input_is_added_where_the_shapes_agree(expansion: int, out: int, stride: int, added: bool) -> None:
     """A block whose projection gives nothing shows what else there is; and it leaves its input alone."""
-    block = InvertedResidual(6, expansion, 3, out, stride, early=False).requires_grad_(False)
+    block = InvertedResidual(6, expansion, 3, out, stride, symmetric=False).requires_grad_(False)
     nn.init.zeros_(block.project.weight)
     nn.init.zeros_(block.project.bias)
     x = 10 * torch.randn(2, 6, 8, 8)

@@ -163,7 +163,7 @@ def test_gpu_equals_cpu(path: Path, encoder: Encoder, pictures: list[Picture]) -
 
 def test_token_metric_counts_an_error_as_logits_and_scores_do(encoder: Encoder) -> None:
     """Half the model's own; half mean squares over the bank's texts, written out text by text and head by head."""
-    weights, model = encoder.pool_weights, encoder._model.folding.token_metric().astype(np.float64)
+    weights, model = encoder.pool_weights, encoder._model.folded_pool.token_metric().astype(np.float64)
     heads, part, dim = weights.value.shape
     errors = np.random.default_rng(0).standard_normal((5, dim))
     directions: dict[str, list[np.ndarray]] = {"keys": [], "values": []}
@@ -184,10 +184,10 @@ def test_token_metric_counts_an_error_as_logits_and_scores_do(encoder: Encoder) 
 
 
 def test_texts_of_the_bank() -> None:
-    for count in (0, 1, 500, prompts.TEXTS):
+    for count in (0, 1, 500, prompts.BANK_SIZE):
         texts = prompts.texts(count)
         assert len(set(texts)) == len(texts) == count
-        assert texts == prompts.texts(prompts.TEXTS)[:count]
+        assert texts == prompts.texts(prompts.BANK_SIZE)[:count]
     assert prompts.texts() == texts
     assert all(text == " ".join(text.split()) and any(c.isalpha() for c in text) for text in texts)
 

@@ -162,7 +162,7 @@ def test_token_metric_is_the_mean_square_over_all_texts(dim: int, heads: int) ->
                 keys += (key_errors[:, here] @ q).square() / (2 * dim)
                 each = (torch.diag(state["ln_k.weight"]) @ weight_k.T)[:, here] @ q
                 all_keys += float(each.square().sum()) / (2 * dim)
-    metric = torch.from_numpy(model.folding.token_metric()).double()
+    metric = torch.from_numpy(model.folded_pool.token_metric()).double()
     expected = keys / all_keys + values / all_values
     found = torch.einsum("nd,de,ne->n", errors, metric, errors)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.0)
@@ -174,7 +174,7 @@ def test_token_metric_is_the_mean_square_over_all_texts(dim: int, heads: int) ->
 def test_an_error_the_metric_thinks_little_of_moves_scores_little() -> None:
     """Of errors of one length, those along the metric's last axis and its first: the pool is asked itself."""
     model = pool_flair(32, 4)
-    metric = torch.from_numpy(model.folding.token_metric())
+    metric = torch.from_numpy(model.folded_pool.token_metric())
     axes = torch.linalg.eigh(metric).eigenvectors
     texts, local = torch.randn(20, 32), torch.randn(6, 9, 32)
     x = F.layer_norm(local, (32,))

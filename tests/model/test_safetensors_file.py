@@ -326,8 +326,8 @@ def test_a_file_that_may_not_be_read(open_folder: Path, as_user: Any) -> None:
 
 def test_it_needs_no_torch(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
     code = (
-        "import sys; from pathlib import Path; from flairsearch.model.safetensors_file import Tensors\n"
-        "print(sum(tensor.size for tensor in Tensors(Path(sys.argv[1])).values()))\n"
+        "import sys; from pathlib import Path; from flairsearch.model.safetensors_file import SafetensorsFile\n"
+        "print(sum(tensor.size for tensor in SafetensorsFile(Path(sys.argv[1])).values()))\n"
         "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code, saved[0]], capture_output=True, text=True, check=False)

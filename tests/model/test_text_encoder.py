@@ -64,11 +64,11 @@ def test_equals_the_tower_in_torch(name: str, tmp_path: Path) -> None:
     assert largest(found, oracle_text(model, tokens)) <= 1e-5
     with torch.inference_mode():
         assert largest(found, model.encode_text(tokens, full_context=True)) <= 1e-5
-        u, c = model.folding.fold(model.encode_text(tokens).numpy())
+        u, c = model.folded_pool.fold(model.encode_text(tokens).numpy())
     assert largest(np.stack([query.u for query in queries]), u) <= 2e-5
     assert largest(np.stack([query.c for query in queries]), c) <= 2e-5
     assert encoder.pool_weights.global_share == (0.5 if name == "sum" else 0.0)
-    assert model.folding.weights.global_share == encoder.pool_weights.global_share
+    assert model.folded_pool.weights.global_share == encoder.pool_weights.global_share
 
 
 def test_equals_the_bundled_model() -> None:
@@ -80,7 +80,7 @@ def test_equals_the_bundled_model() -> None:
     assert largest(found, expected) <= 2e-5
     cosines = F.cosine_similarity(torch.from_numpy(found).double(), expected.double())
     assert float(cosines.min()) > 1 - 1e-9
-    theirs = model.folding.weights
+    theirs = model.folded_pool.weights
     assert encoder.weights_hash == model.weights_hash
     for name in ("value", "value_bias", "out", "out_bias", "logit_scale", "logit_bias", "global_share"):
         np.testing.assert_array_equal(getattr(encoder.pool_weights, name), getattr(theirs, name))
