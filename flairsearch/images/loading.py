@@ -11,7 +11,7 @@ from itertools import islice
 
 from flairsearch.core.errors import PictureError
 from flairsearch.core.settings import tile_count
-from flairsearch.core.tiling import most_tiles
+from flairsearch.core.tiling import max_tiles
 from flairsearch.core.types import ImageFile as File
 from flairsearch.core.types import Picture
 from flairsearch.images import formats
@@ -48,7 +48,7 @@ def load_all(
     Memory: about 100 decoded views ahead, or one photo's views for each thread if that is more.
     """
     workers = workers or min(8, os.cpu_count() or 1)
-    count = max(workers, max(_LOOKAHEAD_VIEWS, 8 * workers) // (1 + most_tiles(tile_count(views))))
+    count = max(workers, max(_LOOKAHEAD_VIEWS, 8 * workers) // (1 + max_tiles(tile_count(views))))
     ahead: deque[Future[Loaded | Failed]] = deque()
     todo = iter(files)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")

@@ -154,7 +154,7 @@ def _read(writer: Writer, work: _Work, encoder: EncoderCalls, limits: IngestLimi
     """Decode ahead, encode in batches, hand to the writer; commit every so often."""
     if not work.fresh:
         return
-    batch = _Batch(writer, work, encoder.encode, limits.batch)
+    batch = _Batch(writer, work, encoder.encode, limits.batch_views)
     last_commit = time.monotonic()
     loader = loading.load_all(work.fresh, writer.settings.views, writer.settings.image_size, writer.hashes)
     for done, loaded in enumerate(loader, 1):

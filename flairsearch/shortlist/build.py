@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flairsearch.core.arrays import chunks
-from flairsearch.core.settings import EXHAUSTIVE_VIEWS
+from flairsearch.core.settings import MAX_EXHAUSTIVE_VIEWS
 from flairsearch.core.types import EncodedViews
 from flairsearch.shortlist.predictor_file import PredictorFile
 from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, fit
@@ -28,7 +28,7 @@ from flairsearch.store.snapshot import Snapshot
 class PredictorPolicy:
     """The thresholds of making fitted vectors."""
 
-    exhaustive_views: int = EXHAUSTIVE_VIEWS
+    exhaustive_views: int = MAX_EXHAUSTIVE_VIEWS
     """An index of at most this number of views has no fitted vectors."""
     sample_views: int = FIT_SAMPLE_VIEWS
     """This number of views, evenly spaced, are scored for the whole bank."""

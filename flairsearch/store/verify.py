@@ -22,7 +22,7 @@ def verify(
     total = len(reader) + len(reader.lost.id)
     done = len(reader.lost.id)
     yield done, total, _name(catalog, reader.lost.id, reader.lost.content)
-    for views in chunks(reader.views.id, limits.piece_views):
+    for views in chunks(reader.views.id, limits.read_views):
         sums = catalog.checksums(views.tolist())
         if catalog.generation() != reader.generation:
             raise StoreError("another process has written the index meanwhile - run flairsearch verify again")

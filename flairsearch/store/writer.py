@@ -140,7 +140,7 @@ class Writer:
         """Whether the index has views enough to fit its codec to, and has not done so."""
         return (
             self._target.label == FALLBACK_CODEC != self.settings.codec
-            and self.catalog.counts()[1] >= self._limits.basis_views
+            and self.catalog.counts()[1] >= self._limits.min_basis_views
         )
 
     @property

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flairsearch.core.tiling import LARGEST, lay_tiles, most_tiles
+from flairsearch.core.tiling import MAX_ENLARGEMENT, lay_tiles, max_tiles
 
 RNG = np.random.default_rng(5)
 SIZES = [tuple(int(2**power) for power in RNG.uniform(0, 11, 2)) for _ in range(60)]
@@ -24,11 +24,11 @@ def test_any_photo_is_covered_by_equal_tiles(count, size):
         tiles = lay_tiles(width, height, count, size)
         if not tiles:
             continue
-        assert 2 <= len(tiles) <= most_tiles(count)
+        assert 2 <= len(tiles) <= max_tiles(count)
         assert len(set(tiles)) == len(tiles)
         assert tiles == sorted(tiles, key=lambda tile: (tile[1], tile[0]))
         ((wide, high),) = {(right - left, bottom - top) for left, top, right, bottom in tiles}
-        assert LARGEST * max(wide, high) >= size  # no pixel becomes more than two
+        assert MAX_ENLARGEMENT * max(wide, high) >= size  # no pixel becomes more than two
         assert wide == high or (high == height and wide > high) or (wide == width and high > wide)
         seen = np.zeros((height, width), np.bool_)
         for left, top, right, bottom in tiles:
@@ -56,7 +56,7 @@ def brute_force(width, height, count, size):
     best = None
     for columns in range(1, 100):
         for rows in range(1, 100):
-            if columns * rows > most_tiles(count):
+            if columns * rows > max_tiles(count):
                 continue
             side = 1
             while (
@@ -64,7 +64,7 @@ def brute_force(width, height, count, size):
             ):
                 side += 1
             area = side * side * max(columns * rows, count)
-            if side >= size / LARGEST and (best is None or (area, columns * rows) < best[:2]):
+            if side >= size / MAX_ENLARGEMENT and (best is None or (area, columns * rows) < best[:2]):
                 best = area, columns * rows, min(side, width), min(side, height)
     return None if best is None or best[1] == 1 else best
 
