@@ -329,9 +329,8 @@ def check_tiles(orientation):
         frame = tile.frame
         box = (frame.left, frame.top, frame.right, frame.bottom)
         expected = upright.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box)
-        assert (
-            np.abs(tile.pixels.astype(int) - np.asarray(expected)).max() <= 1
-        )  # Rows and columns may be resized in another order.
+        # Rows and columns may be resized in another order.
+        assert np.abs(tile.pixels.astype(int) - np.asarray(expected)).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
