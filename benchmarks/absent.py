@@ -173,7 +173,7 @@ def calibrate(background: Background, asked: EncodedQuery) -> list[float]:
 
 
 def measure(encoder: Encoder, encoded: EncodedViews, several: dict[str, EncodedQuery], sizes: list[int]) -> None:
-    chance = score(encoder, encoded, encoder.bank()[:: prompts.TEXTS // TEXTS])
+    chance = score(encoder, encoded, encoder.bank()[:: prompts.BANK_SIZE // TEXTS])
     for name, asked in several.items():
         cut = {size: first(asked, size) for size in sizes}
         columns = [f"{size:,} views, {len(cut[size].queries):,} queries" for size in sizes]

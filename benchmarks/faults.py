@@ -65,8 +65,8 @@ LITTER = "left over"
 NEAR = {"fp16": 0.01, "int8": 0.03, "q2": 0.1}  # how far a score may be from that of the formula
 # Limits that make several commits, pieces and segments of a dozen photos.
 SMALL = WriteLimits(
-    StoreLimits(piece_views=2, segment_views=5, levels=(4, 8), merge_segments=2, basis_views=8),
-    IngestLimits(batch=2, commit_views=2),
+    StoreLimits(read_views=2, max_segment_views=5, size_tiers=(4, 8), merge_fan_in=2, min_basis_views=8),
+    IngestLimits(batch_views=2, commit_views=2),
 )
 
 
@@ -453,7 +453,7 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
     for number, count, _ in state.segments:
         live = int((state.views.segment == number).sum())
-        seen.empty_rows += count - live if live < (1 - STORE_LIMITS.dead_share) * count else 0
+        seen.empty_rows += count - live if live < (1 - STORE_LIMITS.max_dead_fraction) * count else 0
     stored: dict[str, list[int]] = {}
     hashes = catalog.content_hashes(reader.views.content.tolist())
     tokens = reader.encoded(reader.views.id).tokens if len(reader) else []

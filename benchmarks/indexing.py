@@ -41,7 +41,7 @@ RANDOM = "random-vit-b-16"
 def random_model() -> None:
     """Random weights of the big configuration, in the cache."""
     torch.manual_seed(0)
-    config = ModelConfig.from_json(checkpoints.big_config())
+    config = ModelConfig.from_json(checkpoints.published_config())
     cache_folder().mkdir(parents=True, exist_ok=True)
     target = cache_folder() / f"{RANDOM}.safetensors"
     checkpoints.save(FLAIR(config).flair_state(), config.to_json(), RANDOM, target)

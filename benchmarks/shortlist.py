@@ -187,8 +187,8 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         return first, second
 
     yield ("global token", *both(lambda i: pooled @ units[i].T))
-    texts = vectors[: prompts.TEXTS] / np.linalg.norm(vectors[: prompts.TEXTS], axis=1, keepdims=True)
-    some = scores[:, : prompts.TEXTS]
+    texts = vectors[: prompts.BANK_SIZE] / np.linalg.norm(vectors[: prompts.BANK_SIZE], axis=1, keepdims=True)
+    some = scores[:, : prompts.BANK_SIZE]
     mean = some.mean(1, keepdims=True)
     linear = ridge(texts - texts.mean(0), some - mean, 1.0)
     yield ("linear in the text", *both(lambda i: linear @ (units[i] - texts.mean(0)).T + mean))

@@ -89,7 +89,7 @@ def _time_text(rounds: int) -> None:
     from flairsearch.model.flair import FLAIR, ModelConfig
 
     with tempfile.TemporaryDirectory() as folder:
-        file, config = Path(folder) / "random.safetensors", checkpoints.big_config()
+        file, config = Path(folder) / "random.safetensors", checkpoints.published_config()
         checkpoints.save(FLAIR(ModelConfig.from_json(config)).flair_state(), config, "random", file)
         command = [sys.executable, "-c", TEXT, str(file), QUERY]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]

@@ -159,7 +159,7 @@ def _fill(
     seconds, count, folder = 0.0, len(files) - done, writer.catalog
     segments = writer_folder(writer)
     while done < len(files):
-        some = files[done : done + STORE_LIMITS.segment_views]
+        some = files[done : done + STORE_LIMITS.max_segment_views]
         hashes = [rng.bytes(32) for _ in some]
         unit = rng.standard_normal((len(some), codec.dim), np.float32)
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)

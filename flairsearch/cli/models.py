@@ -17,7 +17,7 @@ def models_list() -> None:
     """Known and imported models."""
     from flairsearch.model import checkpoints
 
-    for name, where in checkpoints.available():
+    for name, where in checkpoints.list_models():
         typer.echo(f"{name:<22} {where}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from flairsearch.core.paths import index_folder
-from flairsearch.core.settings import ONE_VIEW, Device
+from flairsearch.core.settings import SINGLE_VIEW_POLICIES, Device
 
 
 def complete_index(incomplete: str) -> list[str]:
@@ -24,7 +24,7 @@ def complete_model(incomplete: str) -> list[str]:
     """Names of models that are here, for `--model`."""
     from flairsearch.model import checkpoints
 
-    return _fitting([name for name, _ in checkpoints.available()], incomplete)
+    return _fitting([name for name, _ in checkpoints.list_models()], incomplete)
 
 
 def complete_codec(incomplete: str) -> list[str]:
@@ -36,7 +36,7 @@ def complete_codec(incomplete: str) -> list[str]:
 
 def complete_views(incomplete: str) -> list[str]:
     """View policies, for `--views`."""
-    return _fitting((*ONE_VIEW, "tiles:5", "tiles:10"), incomplete)
+    return _fitting((*SINGLE_VIEW_POLICIES, "tiles:5", "tiles:10"), incomplete)
 
 
 def complete_device(incomplete: str) -> list[str]:

@@ -48,7 +48,7 @@ def thumbnails(hits: Sequence[Hit], height: int = 6) -> list[RenderableType] | N
 def shrink(hit: Hit, high: int) -> Image.Image | None:
     """The photo of a hit, at most so many pixels high, with the best region of each phrase; None: it cannot be read."""
     try:
-        photo = open_upright(hit.path, least=high)
+        photo = open_upright(hit.path, min_side=high)
     except PictureError:
         return None
     scale = min(high / photo.height, WIDEST * high / photo.width)

@@ -1,8 +1,9 @@
-"""The basis of a quantised codec: where the tokens of an index vary, and how many bits each number of it gets.
+"""Fit the basis of a quantised codec: the directions in which an index's tokens vary, and the bits for each number.
 
-Transform coding, as JPEG does it, for tokens: channels are decorrelated (principal axes under a metric that says what
-the pool can tell apart), patches by a cosine transform over their grid; then bits go where the error falls most. All of
-it is linear, so that a query is scored on the coefficients: only the logits of H heads go back to patches.
+This is transform coding, as in JPEG, for tokens. Channels are decorrelated by principal axes under a metric that
+weights an error by its effect on the pool; patches are decorrelated by a cosine transform over their grid. Bits are
+then allocated where they reduce the error most. The transform is linear, so queries are scored on the coefficients;
+only the logits of H heads are transformed back to patches.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from numpy.typing import NDArray
 from flairsearch.core.errors import StoreError
 from flairsearch.core.npz import Layout, load_arrays, save_arrays
 
-BASIS_SAMPLE_VIEWS = 300  # A basis is fitted to at most this many views, some 60,000 tokens.
-WIDTHS = (8, 4, 2)  # bits a number can have besides none: a byte holds a whole number of them
-# Mean squared error of the best uniform quantiser of a Gaussian of variance 1, and its step (Max, IRE 1960).
-_ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}
-_STEP = {2: 0.9957, 4: 0.3352, 8: 0.0308}
-_VIEWS = 16  # looked at together in a fit
-_ALIKE = 0.02  # this much of a frequency's variance is taken to be as in the mean of all frequencies
+BASIS_SAMPLE_VIEWS = 300  # A basis is fitted to at most this many views, about 60,000 tokens.
+WIDTHS = (8, 4, 2)  # The bits of a coded number; a byte holds a whole number of codes of each width.
+# Source of the two tables: J. Max, Quantizing for minimum distortion, IRE Transactions, 1960.
+# This is the mean squared error of the best uniform quantiser of a Gaussian of variance 1, by its bits.
+_QUANTISER_ERROR = {0: 1.0, 2: 0.1188, 4: 0.01154, 8: 0.0001}
+# This is the step of that quantiser, by its bits.
+_QUANTISER_STEP = {2: 0.9957, 4: 0.3352, 8: 0.0308}
+_BATCH_VIEWS = 16  # A fit transforms this many views at once.
+_VARIANCE_SHRINKAGE = 0.02  # Each frequency's variance is shrunk by this share towards the mean over all frequencies.
 _LAYOUT: Layout = {
     "mean": (np.float32, "D"),
     "forward": (np.float32, "D C"),
@@ -37,25 +40,29 @@ _LAYOUT: Layout = {
 
 @dataclass(frozen=True, eq=False)
 class TransformBasis:
-    """y = cosine transform over patches of (x - mean) @ forward; x ~ y back to patches @ inverse + mean.
+    """A linear transform of tokens with a quantiser for each coefficient.
 
-    C channels, those that vary most first; F = P spatial frequencies. At frequency f the first counts[0, f] channels
-    have 8 bits, the next counts[1, f] have 4, the next counts[2, f] have 2, all others none.
+    Forward: y = cosines @ ((x - mean) @ forward). Backward: x ~ cosines^T @ y @ inverse + mean.
+    There are C channels, in order of falling variance, and F = P spatial frequencies. At frequency f the first
+    counts[0, f] channels have 8 bits, the next counts[1, f] have 4, the next counts[2, f] have 2, all others none.
     """
 
-    mean: NDArray[np.float32]  # [D]
-    forward: NDArray[np.float32]  # [D, C]
-    inverse: NDArray[np.float32]  # [C, D]
-    step: NDArray[np.float32]  # [F, C]
-    counts: NDArray[np.uint16]  # [3, F]; of the 4-bit ones even, of the 2-bit ones a multiple of 4
+    mean: NDArray[np.float32]  # Mean token, [D].
+    forward: NDArray[np.float32]  # Tokens to channels, [D, C].
+    inverse: NDArray[np.float32]  # Channels to tokens, [C, D].
+    step: NDArray[np.float32]  # Quantiser step of each coefficient, [F, C].
+    counts: NDArray[np.uint16]  # Channels of 8, 4, 2 bits, [3, F]; 4-bit counts are even, 2-bit multiples of 4.
 
     def save(self, path: Path) -> None:
-        """Numbers only, in numpy's own format; durable, and whole or not at all, is the caller's care."""
+        """Write the basis as an .npz file. The caller makes the write atomic and durable."""
         save_arrays(path, {name: getattr(self, name) for name in _LAYOUT})
 
     @staticmethod
     def load(path: Path) -> TransformBasis:
-        """Raises StoreError when the file is missing, damaged, or from before format 2."""
+        """Read a basis that `save` wrote.
+
+        Raises StoreError when the file is missing, damaged, or older than format 2.
+        """
         todo = "run flairsearch verify --repair, or index --rebuild"
         try:
             basis = TransformBasis(**load_arrays(path, _LAYOUT))
@@ -68,38 +75,41 @@ class TransformBasis:
         return basis
 
     def _is_sound(self) -> bool:
-        """Whether steps are above 0, and counts are whole bytes and no more than there are channels."""
+        """Return whether all steps are positive, and counts fill whole bytes and do not exceed the channels."""
         whole = not (self.counts[1] % 2).any() and not (self.counts[2] % 4).any()
         used = self.counts.astype(np.int64).sum(0).max()
         return bool((self.step > 0).all()) and whole and 0 < used <= len(self.inverse)
 
     @cached_property
     def cosines(self) -> NDArray[np.float32]:
-        """f32[F, P]: the orthonormal cosine transform over the grid of patches."""
+        """The orthonormal cosine transform over the grid of patches, f32[F, P]."""
         return cosine_transform(self.step.shape[0])
 
     @cached_property
     def _weights(self) -> NDArray[np.float32]:
-        """f32[F, C]: of a number in steps, squared, in the loudness of its frequency, squared; 0 of those without bits.
+        """Weights of squared coefficients, in quantiser steps, in the energy of their frequency, f32[F, C].
 
-        A number in standard deviations of the sample counts by that deviation: counted alike, one that hardly varied
-        there would drown the others, and by energy the loudest alone would decide for all.
+        Coefficients are weighted by their standard deviation in the sample: equal weights would be dominated by
+        near-constant channels, energy weights by the single loudest one. Coefficients without bits have weight 0.
         """
-        ends, place = np.cumsum(self.counts.astype(np.int64), 0)[:, :, None], np.arange(self.step.shape[1])
-        conditions = [place < ends[0], place < ends[1], place < ends[2]]
-        factor = np.select(conditions, [_STEP[width] for width in WIDTHS], 0.0)
+        ends, channel = np.cumsum(self.counts.astype(np.int64), 0)[:, :, None], np.arange(self.step.shape[1])
+        conditions = [channel < ends[0], channel < ends[1], channel < ends[2]]
+        factor = np.select(conditions, [_QUANTISER_STEP[width] for width in WIDTHS], 0.0)
         deviation = np.where(factor > 0, self.step / np.where(factor > 0, factor, 1), 0)
         weights = factor**2 * deviation / np.maximum(deviation.sum(1, keepdims=True), 1e-30)
         return np.asarray(weights, np.float32)
 
-    def loudness(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
-        """y f32[n, F, C] in steps -> f32[n, F]: how loud each frequency is, 1 as in the sample."""
-        loudness: NDArray[np.float32] = np.sqrt(np.einsum("nfc,nfc,fc->nf", y, y, self._weights))
-        return loudness
+    def channel_energy(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the energy of each frequency relative to the sample, f32[n, F], as a root mean square; 1 = equal.
+
+        y: coefficients in quantiser steps, f32[n, F, C].
+        """
+        energy: NDArray[np.float32] = np.sqrt(np.einsum("nfc,nfc,fc->nf", y, y, self._weights))
+        return energy
 
     @cached_property
     def planes(self) -> list[tuple[int, NDArray[np.int64]]]:
-        """For 8, 4 and 2 bits: (bits, places i64[M] in [F, C] of the numbers, in the order they are stored in)."""
+        """For each used width: (bits, positions i64[M] of its coefficients in [F, C], flattened, in stored order)."""
         ends = np.cumsum(self.counts.astype(np.int64), 0)
         starts = ends - self.counts
         channels = self.step.shape[1]
@@ -112,31 +122,38 @@ class TransformBasis:
 
 
 def cosine_transform(patches: int) -> NDArray[np.float32]:
-    """f32[P, P], orthonormal: DCT-II along both sides of a square grid (Ahmed, Natarajan, Rao 1974)."""
+    """Return the orthonormal DCT-II along both sides of a square grid of patches, f32[P, P].
+
+    A number of patches that is not a square is transformed as one line.
+    Source: Ahmed, Natarajan and Rao, Discrete Cosine Transform, 1974.
+    """
     side = isqrt(patches)
-    one = cosines_1d(side)
-    both = np.kron(one, one) if side * side == patches else cosines_1d(patches)
-    return both.astype(np.float32)
+    line = cosines_1d(side)
+    matrix = np.kron(line, line) if side * side == patches else cosines_1d(patches)
+    return matrix.astype(np.float32)
 
 
 def cosines_1d(count: int) -> NDArray[np.float64]:
-    """The orthonormal cosine transform (DCT-II) of `count` places: f64[count frequencies, count places]."""
-    frequency, place = np.arange(count)[:, None], np.arange(count)[None]
-    matrix: NDArray[np.float64] = np.cos(np.pi * (place + 0.5) * frequency / count) * np.sqrt(2 / count)
+    """Return the orthonormal DCT-II of `count` positions, f64[count frequencies, count positions]."""
+    frequency, position = np.arange(count)[:, None], np.arange(count)[None]
+    matrix: NDArray[np.float64] = np.cos(np.pi * (position + 0.5) * frequency / count) * np.sqrt(2 / count)
     matrix[0] /= np.sqrt(2)
     return matrix
 
 
 def fit_basis(tokens: NDArray[np.float16], metric: NDArray[np.float32], average: float) -> TransformBasis:
-    """Decorrelate what the pool can tell apart, then spend bits where the error falls most.
+    """Decorrelate tokens under the metric, then allocate bits where they reduce the error most.
 
-    tokens f16[n, P, D]: a sample of x; metric f32[D, D]: an error e of x matters e^T metric e; average: bits a number.
-    With R R^T = metric, z = R^T (x - mean) makes all directions matter alike; its principal axes are coded.
-    The covariance is drawn a little towards the identity, so that a small or odd sample forgets no direction; the
-    variance of every frequency a little towards that of all, for views of another kind than the sample's.
+    tokens: a sample of x, f16[n, P, D].
+    metric: the cost of an error e of x is e^T metric e, f32[D, D].
+    average: bits a number, on average.
+    With R R^T = metric, an error of z = R^T (x - mean) costs the same in every direction; the principal axes of z are
+    coded. The covariance is shrunk a little towards the identity, so that a small or unusual sample loses no
+    direction. The variance of every frequency is shrunk a little towards the mean over all frequencies, for views
+    unlike the sample.
     """
     views, patches, dim = tokens.shape
-    pieces = [slice(start, start + _VIEWS) for start in range(0, views, _VIEWS)]
+    pieces = [slice(start, start + _BATCH_VIEWS) for start in range(0, views, _BATCH_VIEWS)]
     total, moment = np.zeros(dim), np.zeros((dim, dim))
     for piece in pieces:
         flat = tokens[piece].reshape(-1, dim).astype(np.float32)
@@ -157,8 +174,8 @@ def fit_basis(tokens: NDArray[np.float16], metric: NDArray[np.float32], average:
     for piece in pieces:
         y = cosines @ ((tokens[piece].astype(np.float32) - mean.astype(np.float32)) @ forward.astype(np.float32))
         variance += np.square(y, dtype=np.float32).sum(0)
-    variance = (1 - _ALIKE) * variance / views + _ALIKE * variance.mean(0) / views
-    counts, step = _spend(np.maximum(variance, 1e-12), average)
+    variance = (1 - _VARIANCE_SHRINKAGE) * variance / views + _VARIANCE_SHRINKAGE * variance.mean(0) / views
+    counts, step = _allocate_levels(np.maximum(variance, 1e-12), average)
     used = int(counts.sum(0).max())
     return TransformBasis(
         np.ascontiguousarray(mean, np.float32),
@@ -169,27 +186,33 @@ def fit_basis(tokens: NDArray[np.float16], metric: NDArray[np.float32], average:
     )
 
 
-def _spend(variance: NDArray[np.float64], average: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """variance f64[F, C] -> how many channels of each frequency have 8, 4, 2 bits, i64[3, F]; their steps f64[F, C]."""
+def _allocate_levels(variance: NDArray[np.float64], average: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Allocate bits to channels; return the counts of 8, 4 and 2 bits i64[3, F] and the quantiser steps f64[F, C].
+
+    variance: of each coefficient, f64[F, C].
+    """
     bits = np.sort(allocate_bits(variance.ravel(), average).reshape(variance.shape).astype(np.int64), axis=1)[:, ::-1]
     counts = np.stack([(bits == width).sum(1) for width in WIDTHS])
     channels = variance.shape[1]
-    counts[1], counts[2] = (counts[1] + 1) // 2 * 2, (counts[2] + 2) // 4 * 4  # whole bytes
+    counts[1], counts[2] = (counts[1] + 1) // 2 * 2, (counts[2] + 2) // 4 * 4  # Codes fill whole bytes.
     counts[1] = np.minimum(counts[1], (channels - counts[0]) // 2 * 2)
     counts[2] = np.minimum(counts[2], (channels - counts[0] - counts[1]) // 4 * 4)
-    ends, place = np.cumsum(counts, 0)[:, :, None], np.arange(channels)
-    factor = np.select([place < ends[0], place < ends[1]], [_STEP[8], _STEP[4]], _STEP[2])
+    ends, channel = np.cumsum(counts, 0)[:, :, None], np.arange(channels)
+    factor = np.select(
+        [channel < ends[0], channel < ends[1]], [_QUANTISER_STEP[8], _QUANTISER_STEP[4]], _QUANTISER_STEP[2]
+    )
     return counts, factor * np.sqrt(variance)
 
 
 def allocate_bits(variance: NDArray[np.float64], average: float) -> NDArray[np.uint8]:
-    """variance f64[M] -> bits u8[M] of 0, 2, 4 or 8, `average` on average at most: always the best error per bit.
+    """Return the bits of each number, u8[M], 0, 2, 4 or 8 each and at most `average` on average, with the least error.
 
-    From one width to the next the gain per bit falls for every number, so that sorting all gains is the best order.
+    variance: of each number, f64[M].
+    The gain per bit falls from each width to the next, so taking all steps in order of gain is optimal.
     """
     widths = (0, *sorted(WIDTHS))
     levels = list(pairwise(widths))
-    gains = np.concatenate([variance * ((_ERROR[a] - _ERROR[b]) / (b - a)) for a, b in levels])
+    gains = np.concatenate([variance * ((_QUANTISER_ERROR[a] - _QUANTISER_ERROR[b]) / (b - a)) for a, b in levels])
     order = np.argsort(-gains, kind="stable")
     costs = np.repeat([b - a for a, b in levels], len(variance))[order]
     bought = order[: int(np.searchsorted(np.cumsum(costs), average * len(variance), side="right"))]

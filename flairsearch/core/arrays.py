@@ -1,4 +1,4 @@
-"""Long arrays and sequences in parts, and where sorted arrays have values."""
+"""Split arrays and sequences into chunks, and find values in sorted arrays."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ def chunks(values: NDArray[Any], size: int) -> Iterator[NDArray[Any]]: ...
 @overload
 def chunks(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]: ...
 def chunks(values: Any, size: int) -> Iterator[Any]:
-    """An array or a sequence in parts of `size` values, the last one shorter."""
+    """Split an array or a sequence into parts of `size` values; the last one may be shorter."""
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-def positions_of(ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
-    """ids i64[N], some i64[n], both ascending -> where in `ids` those are that it has, ascending."""
-    some = some[: int(some.searchsorted(ids[-1:], "right").sum())]  # the others are larger than all
-    places = ids.searchsorted(some)
-    there: NDArray[np.int64] = places[ids[places] == some]
-    return there
+def positions_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions of the wanted values in `ids`, i64[n], ascending; values that are not in `ids` have none.
+
+    ids, wanted: i64, ascending.
+    """
+    wanted = wanted[: int(wanted.searchsorted(ids[-1:], "right").sum())]  # Values larger than all ids are dropped.
+    positions = ids.searchsorted(wanted)
+    found: NDArray[np.int64] = positions[ids[positions] == wanted]
+    return found

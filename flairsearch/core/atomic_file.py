@@ -1,4 +1,4 @@
-"""The one way to replace a file: its new content is there whole, or not at all."""
+"""Replace a file atomically: readers see the old content or all of the new content. All writers use this module."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A path beside `path` to write a new file to; on leaving without an error, that file takes the place of `path`.
+    """Yield a temporary path beside `path` to write a new file to; on exit without an error it replaces `path`.
 
-    Several processes may replace the same file at once: the last one wins. Nothing is left of a file that failed;
-    what a kill leaves is named `NAME.HEX.part`. durable: the bytes survive a power cut (the folder's entry does when
-    the folder is synchronised too). Raises OSError when the file cannot be written.
+    Several processes may replace the same file at once: the last one wins. After an error the temporary file is
+    deleted; a killed process leaves it behind as `NAME.HEX.part`.
+    durable: the bytes survive a power cut; the folder's entry does once the folder is synchronised, too.
+    Raises OSError when the file cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.urandom(8).hex()}.part")
     try:
@@ -30,8 +31,11 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path, durable: bool = True, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """`atomic_path` as a stream of bytes; mode: the file's permissions, less the umask."""
+    """Yield a binary stream whose content replaces `path` on exit, as in `atomic_path`.
+
+    mode: the permissions of the file, before the umask is applied.
+    """
     with atomic_path(path, durable) as part:
-        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(number, "wb") as stream:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
             yield stream

@@ -1,6 +1,6 @@
-"""Dates of photos: how people write them, and as the numbers that the catalogue keeps.
+"""Parse dates as people write them, and convert them to the numbers that the catalogue stores.
 
-A date is what a clock on the wall shows, as cameras write it: no zone. As a number: `clock_seconds`.
+A date is local time without a time zone, as cameras record it. The catalogue stores it as `clock_seconds`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from flairsearch.core.errors import UsageError
 
-_DATES = {
+# The accepted formats, each with an upper bound on the length of the period it names.
+_DATE_FORMATS = {
     "%Y": timedelta(days=366),
     "%Y-%m": timedelta(days=31),
     "%Y-%m-%d": timedelta(days=1),
@@ -19,18 +20,25 @@ _DATES = {
 
 
 def clock_seconds(moment: datetime) -> int:
-    """Seconds from 1970 to a moment without a zone, as if no clock ever was put forward or back."""
+    """Return the seconds from 1970 to a local time, ignoring time zones and daylight saving."""
     return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(seconds=1)
 
 
-def from_clock(seconds: int) -> datetime:
-    """The moment of such a number. Raises OverflowError."""
+def from_clock_seconds(seconds: int) -> datetime:
+    """Return the local time of `clock_seconds`.
+
+    Raises OverflowError when it is out of range.
+    """
     return datetime(1970, 1, 1) + timedelta(seconds=seconds)
 
 
 def parse_date(text: str, parameter: str) -> tuple[datetime, datetime]:
-    """A year, month, day, minute or second -> its first moment, and the first one after it. Raises UsageError."""
-    for form, length in _DATES.items():
+    """Parse a year, month, day, minute or second; return its start, and the start of the next one.
+
+    parameter: the name of the parameter that holds the date, for the error.
+    Raises UsageError when the text is not a date.
+    """
+    for form, length in _DATE_FORMATS.items():
         try:
             first = datetime.strptime(text.strip().replace(" ", "T"), form)
             after = first + length

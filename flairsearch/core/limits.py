@@ -1,4 +1,4 @@
-"""How much is written at once, and when segments are written anew: arguments, which tests make small."""
+"""Sizes of batches, commits and segments. They are arguments, so that tests can use small ones."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StoreLimits:
-    """Of the store's one writer."""
+    """Limits of the store's writer."""
 
-    piece_views: int = 256  # Compaction and verification read no more views at once.
-    segment_views: int = 131072  # Compaction makes no larger segment.
-    levels: tuple[int, ...] = (8192, 65536)  # These sizes, in views, divide segments into size classes.
-    merge_segments: int = 8  # This many segments of one size class become one segment.
-    dead_share: float = 0.2  # Compaction rewrites a segment with a larger share of rows that no image needs.
-    basis_views: int = 256  # An index of this many views is large enough to fit a basis to.
+    read_views: int = 256  # Compaction and verification read at most this many views at once.
+    max_segment_views: int = 131072  # Compaction never writes a larger segment.
+    size_tiers: tuple[int, ...] = (8192, 65536)  # Upper sizes of tiers 0 and 1 in views; commits write tier 0.
+    merge_fan_in: int = 8  # This many segments of one tier are merged into one.
+    max_dead_fraction: float = 0.2  # Compaction rewrites a segment if a larger fraction of its rows is unused.
+    min_basis_views: int = 256  # A basis is fitted once the index has this many views.
 
-    def level(self, views: int) -> int:
-        """The size class of a segment: 0 for the small segments of single commits."""
-        return sum(views >= bound for bound in self.levels)
+    def size_tier(self, views: int) -> int:
+        """Return the tier of a segment of `views` views, from 0 for the smallest."""
+        return sum(views >= bound for bound in self.size_tiers)
 
 
 @dataclass(frozen=True)
 class IngestLimits:
-    """Of an indexing run."""
+    """Limits of an indexing run."""
 
-    batch: int = 32  # A step of the model takes no more views, of no more photos.
-    commit_views: int = 2048  # A commit follows after this many views at the latest: a power cut loses no more.
-    commit_seconds: float = 60.0  # A commit follows after this many seconds at the latest.
+    batch_views: int = 32  # The model encodes at most this many views, of at most as many photos, at once.
+    commit_views: int = 2048  # A commit follows after at most this many views; a power cut loses no more.
+    commit_seconds: float = 60.0  # A commit follows after at most this many seconds.
 
 
 STORE_LIMITS = StoreLimits()
@@ -36,7 +36,7 @@ INGEST_LIMITS = IngestLimits()
 
 @dataclass(frozen=True)
 class WriteLimits:
-    """Of everything that writes."""
+    """All limits of writing."""
 
     store: StoreLimits = STORE_LIMITS
     ingest: IngestLimits = INGEST_LIMITS

@@ -1,4 +1,4 @@
-"""Memory that is freed and soon wanted again."""
+"""Tune the allocator for large arrays that are freed and allocated again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 import sys
 from contextlib import suppress
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # The numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # These numbers are from glibc's malloc.h.
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what this process frees, where there is glibc.
+    """Make glibc keep the memory that this process frees; without glibc, do nothing.
 
-    Arrays of some MB would be taken from the system anew each time: half of the time of a convolutional tower, and a
-    tenth of that of a warm query, would be page faults.
+    Otherwise arrays of several MB are requested from the system each time, and page faults take half of the time of a
+    convolutional tower and a tenth of that of a warm query.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):

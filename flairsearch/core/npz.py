@@ -1,4 +1,4 @@
-"""Arrays in a file of numpy's own format, checked when they are read: nothing in a file is executed or believed."""
+"""Store arrays in .npz files and check them when they are read; nothing in a file is executed or trusted."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# A layout gives the type and the sides of each array: `"D C"` are two sides, and a letter is the same size everywhere.
+# A layout gives the dtype and the dimensions of each array: `"D C"` has two, and a letter has one size in all arrays.
 Layout = Mapping[str, tuple[DTypeLike, str]]
-# numpy and zipfile raise these on a damaged file; RuntimeError is a file that is encrypted, or packed in another way.
-_DAMAGE = (
+# numpy and zipfile raise these on a damaged file; RuntimeError is for an encrypted or unusually compressed one.
+_DAMAGE_ERRORS = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, OverflowError),
     *(BadZipFile, TokenError, zlib.error),
 )
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write the file that `load_arrays` reads; that it is there whole or not at all is the caller's care."""
+    """Write the file that `load_arrays` reads; the caller makes the write atomic."""
     with path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
-    """The arrays that a layout names, all numbers finite.
+    """Read the arrays of a layout; all their numbers are finite.
 
-    Raises FileNotFoundError, or ValueError with one line that says what is wrong with the file.
+    Raises FileNotFoundError, and ValueError with a one-line description when the file does not fit the layout.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in layout}
     except FileNotFoundError:
         raise
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     sizes: dict[str, int] = {}
     for name, (kind, sides) in layout.items():

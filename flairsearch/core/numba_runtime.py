@@ -1,4 +1,4 @@
-"""Loops that numba compiles, and threads that share them."""
+"""Compile loops with numba, and run them in threads."""
 
 from __future__ import annotations
 
@@ -14,33 +14,41 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def compiled(function: _Function, reorder: bool = False) -> _Function:
-    """reorder: sums may be taken in any order, which is what makes vector instructions of a plain loop."""
+    """Compile a function with numba.
+
+    reorder: allow sums in any order, so that a plain loop becomes vector instructions.
+    """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"} if reorder else False}
     try:
         jitted: _Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: every process compiles it anew
+    except RuntimeError:  # There is no writable cache folder, so every process compiles the function.
         jitted = numba.njit(**options)(function)
     return jitted
 
 
-def share_out(
+def run_in_threads(
     work: Callable[[Iterator[tuple[int, int]]], None], rows: int, size: int, threads: int | None = None
 ) -> None:
-    """Each thread takes the next piece of the rows when it is done with one: cores are not equally free."""
+    """Split rows into pieces of `size` rows and process them in threads.
+
+    work: called once in each thread with an iterator of pieces (first row, row after the last). A thread takes the next
+    piece when it has finished one, since cores are not equally busy.
+    """
     starts = count(0, size)
 
     def pieces() -> Iterator[tuple[int, int]]:
         while (start := next(starts)) < rows:
             yield start, min(start + size, rows)
 
-    number = min(threads or _cores(), -(-rows // size))
-    if number <= 1:
+    thread_count = min(threads or _usable_cores(), -(-rows // size))
+    if thread_count <= 1:
         work(pieces())
         return
-    with ThreadPoolExecutor(number) as pool:
-        for done in [pool.submit(work, pieces()) for _ in range(number)]:
-            done.result()
+    with ThreadPoolExecutor(thread_count) as pool:
+        for future in [pool.submit(work, pieces()) for _ in range(thread_count)]:
+            future.result()
 
 
-def _cores() -> int:
+def _usable_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

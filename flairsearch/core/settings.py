@@ -1,4 +1,4 @@
-"""Settings of an index, saved with it."""
+"""The settings of an index, saved in its index.json, and checks of option values."""
 
 from __future__ import annotations
 
@@ -13,38 +13,42 @@ from typing import Literal, get_args
 from flairsearch.core.atomic_file import atomic_write
 from flairsearch.core.errors import StoreError, UsageError
 
-FORMAT_VERSION = (
-    3  # 1: the catalogue did not carry the number; 2: no dates (store/migrations.py brings them up to date)
+# Format 1 had no version number in the catalogue, format 2 had no dates; store/migrations.py migrates both.
+FORMAT_VERSION = 3
+DEFAULT_CODEC = (
+    "q1"  # The smallest codec that passes the rule of evaluate/codec_comparison.py (flairsearch eval --codecs).
 )
-DEFAULT_CODEC = "q1"  # the smallest that keeps the rule of evaluate/codec_comparison.py: flairsearch eval --codecs
-EXHAUSTIVE_VIEWS = 2000  # an index of no more is ranked whole, and has no fitted vectors
+MAX_EXHAUSTIVE_VIEWS = 2000  # Up to this size, every query scores all views and no score predictor is fitted.
 
-ONE_VIEW = ("squash", "center")  # policies of one view a photo; besides them tiles:N
-TILES = range(2, 65)  # N; two digits at most
+SINGLE_VIEW_POLICIES = ("squash", "center")  # The other view policy is tiles:N.
+TILE_COUNTS = range(2, 65)  # The values of N in tiles:N; `tile_count` reads at most two digits.
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """index.json: what every part of an index must agree on."""
+    """The content of index.json, on which every part of an index must agree."""
 
     model: str
     weights_hash: str
-    image_size: int  # pixels
+    image_size: int  # Side of a view in pixels.
     patches: int
     dim: int
-    views: str = "squash"  # or another policy: check_views
+    views: str = "squash"  # The view policy; see `check_views`.
     codec: str = "fp16"
     format: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
-        """Replaces the file in the folder of an index."""
+        """Write index.json in the folder of an index."""
         with atomic_write(folder / "index.json") as stream:
             stream.write((json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @staticmethod
     def load(folder: Path) -> IndexSettings:
-        """Raises StoreError when there is no index in the folder, or one of another format or unknown view policy."""
+        """Read index.json.
+
+        Raises StoreError when the folder has no index, or an index with another format or an unknown view policy.
+        """
         file = folder / "index.json"
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
@@ -69,39 +73,53 @@ class IndexSettings:
 
 
 def check_views(views: str, tiles: bool = True) -> str:
-    """Raises UsageError when there is no such view policy or, without `tiles`, when it makes several of a photo."""
-    if views in ONE_VIEW:
+    """Return a view policy.
+
+    Raises UsageError when there is no such policy or, if `tiles` is false, when it makes several views of a photo.
+    """
+    if views in SINGLE_VIEW_POLICIES:
         return views
     if not tile_count(views):
-        several = f", or tiles:N with N from {TILES[0]} to {TILES[-1]}" if tiles else ""
-        raise UsageError(f"no view policy named {views!r} - use {' or '.join(ONE_VIEW)}{several}")
+        several = f", or tiles:N with N from {TILE_COUNTS[0]} to {TILE_COUNTS[-1]}" if tiles else ""
+        raise UsageError(f"no view policy named {views!r} - use {' or '.join(SINGLE_VIEW_POLICIES)}{several}")
     if not tiles:
-        raise UsageError(f"{views} makes several views of a photo, here is one needed - use {' or '.join(ONE_VIEW)}")
+        raise UsageError(
+            f"{views} makes several views of a photo, here is one needed - use {' or '.join(SINGLE_VIEW_POLICIES)}"
+        )
     return views
 
 
 def tile_count(views: str) -> int:
-    """N of the view policy tiles:N, 0 of any other text; N is written in one way only, as policies are compared."""
-    found = re.fullmatch("tiles:([1-9][0-9]?)", views)
-    return int(found[1]) if found and int(found[1]) in TILES else 0
+    """Return N of the view policy tiles:N, or 0 for any other text.
+
+    A leading zero is refused, since policies are compared as text.
+    """
+    match = re.fullmatch("tiles:([1-9][0-9]?)", views)
+    return int(match[1]) if match and int(match[1]) in TILE_COUNTS else 0
 
 
 def check_device(device: str) -> str:
-    """Raises UsageError when there is no such device name; whether the machine has it is asked later."""
+    """Return the name of a device; whether the machine has it is checked later.
+
+    Raises UsageError when there is no such name.
+    """
     if device.split(":")[0] not in get_args(Device):
         raise UsageError(f"no device {device!r} - use one of {', '.join(get_args(Device))}")
     return device
 
 
 def check_token(token: str) -> str:
-    """Raises UsageError when no header can carry the token of a server."""
+    """Return the token of a server.
+
+    Raises UsageError when an HTTP header cannot carry it.
+    """
     if not (token.isascii() and token.isprintable() and token.strip() == token and token):
         raise UsageError("the token has letters that headers cannot carry - use plain letters and digits")
     return token
 
 
 def may_have_gpu() -> bool:
-    """Whether it is worth asking torch for a GPU, which takes seconds: where none can be, none is."""
+    """Return whether the machine may have a GPU; if not, torch need not be imported, which takes seconds."""
     if sys.platform == "linux":
         return any(os.path.exists(f"/dev/{device}") for device in ("nvidiactl", "nvidia0", "dxg", "kfd", "nvhost-gpu"))
     return True

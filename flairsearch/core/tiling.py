@@ -1,32 +1,34 @@
-"""Where the tiles of a photo lie: equal overlapping squares that cover it. Whole pixels of the upright photo."""
+"""Lay tiles over a photo: equal, overlapping squares that cover it, in whole pixels of the upright photo."""
 
 from __future__ import annotations
 
 from flairsearch.core.types import Box
 
-LARGEST = 2  # times that a tile is enlarged at most: of mosaics, 1.7 times finds more than the whole, 2.3 no more
+# A tile is enlarged at most this many times. On mosaics, tiles enlarged 1.7 times improve results; 2.3 times do not.
+MAX_ENLARGEMENT = 2
 
 
-def most_tiles(count: int) -> int:
-    """How many `tiles:count` may be: half as many again, as there is no good grid of four squares for 4:3 or 3:2."""
+def max_tiles(count: int) -> int:
+    """Return the largest number of tiles of `tiles:count`: 1.5 times count, since 4:3 and 3:2 need 3 x 2 tiles."""
     return count + count // 2
 
 
 def lay_tiles(width: int, height: int, count: int, size: int) -> list[Box]:
-    """About `count` tiles of a photo, row by row; none where the finest tile would be the whole photo.
+    """Return about `count` tiles of a photo, row by row; none if the finest tile would be the whole photo.
 
-    Neighbours share a third of a tile's side or more: what is no larger than that third is whole in one of them.
-    Of all grids of at most most_tiles(count) tiles, that of the smallest tiles is taken, then of the fewest; more than
-    `count` must be as much smaller as they are more: side^2 max(tiles, count) is least. So tiles:4 is 2 x 2 tiles of
-    0.6 times the side of a square photo; of 4:3, 3:2 or 16:9 it is 3 x 2 of 0.60, 0.64 or 0.76 times the short side.
-    No tile has a side below 1 / LARGEST of `size`, the pixels of a view, but where the photo itself has.
-    A photo longer than so many squares reach is cut into rectangles as high, or wide, as it is: every pixel is in one.
+    size: the side of a view in pixels.
+    Neighbours overlap by at least a third of a tile's side: an object up to that size is whole in one of them.
+    Of all grids of at most max_tiles(count) tiles, choose the one that minimises side^2 x max(tiles, count), i.e. the
+    finest tiles; extra tiles must pay for themselves in area. Ties go to fewer tiles. So tiles:4 gives a square photo
+    2 x 2 tiles of 0.6 times its side, and photos of 4:3, 3:2 or 16:9 3 x 2 tiles of 0.60, 0.64 or 0.76 times the short
+    side. No tile is smaller than `size` / MAX_ENLARGEMENT, unless the photo is.
+    The tiles of a very long photo are rectangles over its whole short side, so that every pixel is in a tile.
     """
     grids = []
-    for columns in range(1, most_tiles(count) + 1):
-        for rows in range(1, most_tiles(count) // columns + 1):
+    for columns in range(1, max_tiles(count) + 1):
+        for rows in range(1, max_tiles(count) // columns + 1):
             side = max(_side(width, columns), _side(height, rows))
-            if LARGEST * side >= size:
+            if MAX_ENLARGEMENT * side >= size:
                 grids.append((side**2 * max(columns * rows, count), columns * rows, side, columns, rows))
     if not grids:
         return []
@@ -42,10 +44,10 @@ def lay_tiles(width: int, height: int, count: int, size: int) -> list[Box]:
 
 
 def _side(length: int, tiles: int) -> int:
-    """The smallest whole side with which so many in a line reach over a length, a third of each shared: rounded up."""
+    """Return the smallest whole side of `tiles` tiles in a line that cover a length and overlap by a third."""
     return -(-3 * length // (2 * tiles + 1))
 
 
 def _starts(rest: int, tiles: int) -> list[int]:
-    """Where so many tiles begin, evenly spaced from 0 to `rest`."""
+    """Return the starts of the tiles, evenly spaced from 0 to `rest`."""
     return [0] if tiles == 1 else [i * rest // (tiles - 1) for i in range(tiles)]

@@ -1,4 +1,4 @@
-"""Walk folders, and tell which files are new, changed, unchanged and gone."""
+"""Walk folders and find which image files are new, changed, unchanged or removed."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from dataclasses import dataclass
 from flairsearch.core.reports import Skipped
 from flairsearch.core.types import ImageFile, IndexedFile
 
-RAW_NAMES = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))  # of cameras
-EXTENSIONS = RAW_NAMES.union(
+RAW_EXTENSIONS = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"))
+IMAGE_EXTENSIONS = RAW_EXTENSIONS.union(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
     (".heic", ".heif", ".avif"),
 )
-VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".3gp", ".mts"))
+VIDEO_EXTENSIONS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".m4v", ".webm", ".3gp", ".mts"))
 _SKIPPED_FOLDERS = frozenset({"@eadir", "thumbnails", "thumbs", "#recycle", "$recycle.bin", "__macosx"})
 
 
 @dataclass(frozen=True)
 class UnreadableFolder:
-    """A folder whose content could not be seen; what the index knows below it stays."""
+    """A folder that could not be listed; indexed images below it stay in the index."""
 
-    folder: str  # relative to the root, "" for the root itself
+    folder: str  # Path relative to the root; "" for the root itself.
     reason: str
 
 
 @dataclass(frozen=True)
 class Video:
-    """A file that is passed over, and counted."""
+    """A video file; it is counted but not indexed."""
 
-    path: str  # relative to the root
+    path: str  # Path relative to the root.
 
 
 def walk(
-    root: str, exclude: Sequence[str] = (), apart: Collection[str] = ()
+    root: str, ignore: Sequence[str] = (), skipped_folders: Collection[str] = ()
 ) -> Iterator[ImageFile | Skipped | UnreadableFolder | Video]:
-    """Every image file below a folder, depth first in name order; and what is left out there.
+    """Yield every image file below a folder, depth first in name order, and every file or folder that is left out.
 
-    Hidden and thumbnail folders and hidden files are passed over, links to folders followed once. `exclude` holds
-    glob patterns, matched against the name and the path relative to the root; `apart` holds relative paths as they are.
+    Hidden files, hidden folders and thumbnail folders are passed over silently. Links to folders are followed once.
+    ignore: glob patterns, matched against the name and against the path relative to the root.
+    skipped_folders: paths relative to the root, compared literally.
     """
     seen: set[tuple[int, int]] = set()
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
@@ -65,24 +66,25 @@ def walk(
         below: list[str] = []
         for entry in entries:
             relative = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.name.startswith(".") or relative in apart or _excluded(relative, exclude):
+            if entry.name.startswith(".") or relative in skipped_folders or _is_ignored(relative, ignore):
                 continue
             try:
                 if entry.is_dir():
                     if entry.name.lower() not in _SKIPPED_FOLDERS:
                         below.append(relative)
                     continue
-                ending = os.path.splitext(entry.name)[1].lower()
-                if ending in EXTENSIONS:
-                    yield _look(root, relative, entry)
-                elif ending in VIDEOS:
+                extension = os.path.splitext(entry.name)[1].lower()
+                if extension in IMAGE_EXTENSIONS:
+                    yield _stat_entry(root, relative, entry)
+                elif extension in VIDEO_EXTENSIONS:
                     yield Video(relative)
             except OSError as error:
                 yield Skipped(printable(entry.path), _reason(error))
         stack.extend((relative, ancestors | {identity}) for relative in reversed(below))
 
 
-def _look(root: str, relative: str, entry: os.DirEntry[str]) -> ImageFile | Skipped:
+def _stat_entry(root: str, relative: str, entry: os.DirEntry[str]) -> ImageFile | Skipped:
+    """Return the file with its size and time, or why it is skipped."""
     try:
         relative.encode()
     except UnicodeEncodeError:
@@ -94,7 +96,7 @@ def _look(root: str, relative: str, entry: os.DirEntry[str]) -> ImageFile | Skip
     return ImageFile(root, relative, status.st_size, status.st_mtime_ns)
 
 
-def _excluded(relative: str, patterns: Sequence[str]) -> bool:
+def _is_ignored(relative: str, patterns: Sequence[str]) -> bool:
     name = relative.rsplit("/", 1)[-1]
     return any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(relative, p.rstrip("/")) for p in patterns)
 
@@ -104,7 +106,7 @@ def _reason(error: OSError) -> str:
 
 
 def printable(path: str) -> str:
-    """A path whose bytes may not be UTF-8, as text that can be printed and stored."""
+    """Return a path as text that can be printed and stored, even if its bytes are not UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -112,51 +114,52 @@ def printable(path: str) -> str:
 class Changes:
     """The difference between the disk and the index, for one root."""
 
-    fresh: list[ImageFile]  # no image at this path yet
-    changed: list[tuple[ImageFile, int]]  # size or time differ; image id
-    unchanged: int
-    gone: list[int]  # image ids whose file is not there any more
+    added: list[ImageFile]  # Files whose path is not in the index.
+    updated: list[tuple[ImageFile, int]]  # Files whose size or time differs, each with its image id.
+    unchanged: int  # Number of files that are as indexed.
+    removed: list[int]  # Ids of images whose file no longer exists.
     skipped: list[Skipped]
     warnings: list[str]
-    videos: int  # files passed over
+    videos: int  # Number of video files passed over.
 
 
 def compare(
-    root: str, known: dict[str, IndexedFile], exclude: Sequence[str] = (), nested: Sequence[str] = ()
+    root: str, indexed: dict[str, IndexedFile], ignore: Sequence[str] = (), nested: Sequence[str] = ()
 ) -> Changes:
-    """Walk one root and compare it with what the index knows (path relative to the root -> Known).
+    """Walk one root and compare it with the index.
 
-    `nested` are other roots inside this one; they are walked on their own, so no file is indexed twice.
-    A folder that cannot be seen, or is suddenly empty, makes nothing gone: one warning instead.
-    `known` is used up: it may hold a million files.
+    indexed: the indexed files by path relative to the root; this function empties it, since a second copy of a
+    million entries would take too much memory.
+    nested: other roots inside this one; they are walked on their own, so that no file is indexed twice.
+    An unreadable or suddenly empty folder removes nothing; it adds one warning.
     """
-    fresh: list[ImageFile] = []
-    changed: list[tuple[ImageFile, int]] = []
+    added: list[ImageFile] = []
+    updated: list[tuple[ImageFile, int]] = []
     skipped: list[Skipped] = []
-    blind: list[UnreadableFolder] = []
-    missing, any_known = known, bool(known)
+    unreadable: list[UnreadableFolder] = []
+    missing, was_indexed = indexed, bool(indexed)
     unchanged = found = videos = 0
-    for seen in walk(root, exclude, {os.path.relpath(other, root) for other in nested}):
-        if isinstance(seen, Skipped):
-            skipped.append(seen)
-            missing.pop(os.path.relpath(seen.path, root), None)  # there, but not readable now: keep it
-        elif isinstance(seen, UnreadableFolder):
-            blind.append(seen)
-        elif isinstance(seen, Video):
+    for entry in walk(root, ignore, {os.path.relpath(other, root) for other in nested}):
+        if isinstance(entry, Skipped):
+            skipped.append(entry)
+            missing.pop(os.path.relpath(entry.path, root), None)  # The file exists but is unreadable now: keep it.
+        elif isinstance(entry, UnreadableFolder):
+            unreadable.append(entry)
+        elif isinstance(entry, Video):
             videos += 1
         else:
             found += 1
-            before = missing.pop(seen.path, None)
+            before = missing.pop(entry.path, None)
             if before is None:
-                fresh.append(seen)
-            elif (before.size, before.mtime_ns) == (seen.size, seen.mtime_ns):
+                added.append(entry)
+            elif (before.size, before.mtime_ns) == (entry.size, entry.mtime_ns):
                 unchanged += 1
             else:
-                changed.append((seen, before.image))
-    if any_known and not found and not any(b.folder == "" for b in blind):
-        blind.insert(0, UnreadableFolder("", "no image left in it"))
+                updated.append((entry, before.image))
+    if was_indexed and not found and not any(b.folder == "" for b in unreadable):
+        unreadable.insert(0, UnreadableFolder("", "no image left in it"))
     warnings = []
-    for b in blind:
+    for b in unreadable:
         prefix = f"{b.folder}/" if b.folder else ""
         kept = [path for path in missing if path.startswith(prefix)]
         for path in kept:
@@ -169,4 +172,5 @@ def compare(
             )
         elif b.reason != "empty":
             skipped.append(Skipped(printable(where), b.reason))
-    return Changes(fresh, changed, unchanged, [entry.image for entry in missing.values()], skipped, warnings, videos)
+    removed = [file.image for file in missing.values()]
+    return Changes(added, updated, unchanged, removed, skipped, warnings, videos)

@@ -1,6 +1,6 @@
-"""Bytes of a photo, of any kind -> Pillow's picture. Kinds that need a library of their own: HEIC, AVIF, camera RAW.
+"""Open the bytes of a photo of any format with Pillow. HEIC, AVIF and camera RAW need a library of their own.
 
-What a photo is, its bytes say, not its name. A library is imported when the first photo of its kind comes.
+The format is detected from the bytes, not from the name. A library is imported when the first photo needs it.
 """
 
 from __future__ import annotations
@@ -15,71 +15,87 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image, features
 
 from flairsearch.core.errors import PictureError
-from flairsearch.images.discovery import RAW_NAMES
+from flairsearch.images.discovery import RAW_EXTENSIONS
 
 if TYPE_CHECKING:
     from rawpy import RawPy
 
 HEIF, AVIF, RAW = "HEIC", "AVIF", "RAW"
-LARGE_PREVIEW = 1024  # pixels of the long side from which on a RAW file's own preview is the photo
-_HEAD = 4096  # bytes that tell most kinds
-_NEEDS = {
+MIN_PREVIEW_SIDE = 1024  # A RAW file's embedded preview is used if its long side has at least this many pixels.
+_HEADER_BYTES = 4096  # The first bytes of a file are enough to detect most formats.
+_INSTALL_HINTS = {
     HEIF: 'HEIC needs: pip install "flairsearch[heif]"',
     AVIF: "AVIF needs a Pillow with AVIF: pip install --upgrade pillow",
     RAW: 'RAW needs: pip install "flairsearch[raw]"',
 }
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"))
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
-_RAW_STARTS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW")  # Olympus, Panasonic, Fujifilm
-_TIFF_STARTS = (b"II*\0", b"MM\0*")  # most other RAW files start as a TIFF does
-_PHOTOMETRIC, _SUB_FOLDERS, _DNG_VERSION = 0x0106, 0x014A, 0xC612
-_UNDEVELOPED = frozenset({32803, 34892})  # values of the first: a mosaic of colours, linear light
-_MOST_FOLDERS = 64  # directories of a TIFF that are looked at
-_TURNS = {0: 1, 1: 2, 3: 3, 2: 4, 4: 5, 6: 6, 7: 7, 5: 8}  # LibRaw's flip -> EXIF orientation
+_RAW_STARTS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW")  # RAW files of Olympus, Panasonic and Fujifilm.
+_TIFF_STARTS = (b"II*\0", b"MM\0*")  # Most other RAW files are TIFF files.
+_PHOTOMETRIC = 0x0106  # The tag PhotometricInterpretation.
+_SUB_DIRECTORIES = 0x014A  # The tag SubIFDs.
+_DNG_VERSION = 0xC612  # The tag DNGVersion.
+_RAW_PHOTOMETRIC = frozenset(
+    {32803, 34892}
+)  # PhotometricInterpretation of raw sensor data: colour filter array, LinearRaw.
+_MAX_DIRECTORIES = (
+    64  # At most this many directories of a TIFF are read, since a hostile file may chain them endlessly.
+)
+_ORIENTATION_OF_FLIP = {
+    0: 1,
+    1: 2,
+    3: 3,
+    2: 4,
+    4: 5,
+    6: 6,
+    7: 7,
+    5: 8,
+}  # This maps LibRaw's flip to the EXIF orientation.
 
 
 class OpenedImage(NamedTuple):
-    """A picture, and what the file around it says of it: of RAW files alone, where its own EXIF does not."""
+    """A picture with metadata of its container; only RAW files have a container whose metadata count."""
 
     picture: Image.Image
-    turn: int = 1  # EXIF orientation
-    exif: bytes = b""  # as a TIFF
-    upright: bool = False  # whatever any EXIF says
+    turn: int = 1  # EXIF orientation in the container, used if the picture's own EXIF has none.
+    exif: bytes = b""  # EXIF data of the container, as a TIFF.
+    upright: bool = False  # Whether the picture is upright already, whatever any EXIF says.
 
 
-def open_photo(data: bytes, most_pixels: int) -> OpenedImage:
-    """The picture in a file's bytes; pixels of most kinds are decoded later.
+def open_photo(data: bytes, max_pixels: int) -> OpenedImage:
+    """Open the picture in a file's bytes; the pixels of most formats are decoded later.
 
-    Raises PictureError when the kind needs a library that is not installed, or a RAW file or HEIC has more pixels than
-    `most_pixels`; whatever the libraries raise when the data are damaged.
+    Raises PictureError when the format needs a library that is not installed, or when a RAW or HEIC file has more than
+    `max_pixels` pixels. Damaged data raise whatever the libraries raise.
     """
-    kind = find_kind(data)
-    if kind in _NEEDS and not _can_open(kind):
-        raise PictureError(_NEEDS[kind])
+    kind = detect_kind(data)
+    if kind in _INSTALL_HINTS and not _can_open(kind):
+        raise PictureError(_INSTALL_HINTS[kind])
     if kind == HEIF:
-        return OpenedImage(_open_heif(data, most_pixels))
+        return OpenedImage(_open_heif(data, max_pixels))
     if kind == RAW:
-        return _open_raw(data, most_pixels)
+        return _open_raw(data, max_pixels)
     return OpenedImage(Image.open(BytesIO(data)))
 
 
-def missing(path: str) -> str | None:
-    """Why a file cannot be opened here, as its name and first bytes say: what to install; None when it may well be.
+def missing_library(path: str) -> str | None:
+    """Return what to install before the file can be opened; None when nothing seems to be missing.
 
-    So that a folder of thousands of RAW files is not read again in each run for nothing. Raises OSError.
+    Only the file's name and first bytes are examined, so that thousands of RAW files are not read in full on every
+    run. Raises OSError when the file cannot be read.
     """
-    ending = os.path.splitext(path)[1].lower()
-    named = RAW if ending in RAW_NAMES else {".heic": HEIF, ".heif": HEIF, ".avif": AVIF}.get(ending)
+    extension = os.path.splitext(path)[1].lower()
+    named = RAW if extension in RAW_EXTENSIONS else {".heic": HEIF, ".heif": HEIF, ".avif": AVIF}.get(extension)
     if named is None or _can_open(named):
         return None
     with open(path, "rb") as stream:
-        head = stream.read(_HEAD)
-    kind = find_kind(head) or (named if head.startswith(_TIFF_STARTS) else "")
-    return None if not kind or _can_open(kind) else _NEEDS[kind]
+        head = stream.read(_HEADER_BYTES)
+    kind = detect_kind(head) or (named if head.startswith(_TIFF_STARTS) else "")
+    return None if not kind or _can_open(kind) else _INSTALL_HINTS[kind]
 
 
-def find_kind(data: bytes) -> str:
-    """HEIF, AVIF or RAW; "" for all that Pillow opens, or nobody. The first bytes may do."""
+def detect_kind(data: bytes) -> str:
+    """Return HEIF, AVIF or RAW from a file's bytes, or just its first ones; "" for any other format."""
     if data[4:8] == b"ftyp":
         size = min(int.from_bytes(data[:4], "big"), 256)
         brands = {data[at : at + 4] for at in (8, *range(16, size - 3, 4))}
@@ -92,25 +108,26 @@ def find_kind(data: bytes) -> str:
 
 
 def _can_open(kind: str) -> bool:
+    """Return whether the library for HEIF, AVIF or RAW is installed."""
     if kind == AVIF:
         return bool(features.check("avif"))
     return find_spec("pillow_heif" if kind == HEIF else "rawpy") is not None
 
 
 def _is_raw(data: bytes) -> bool:
-    """Whether a TIFF holds what a sensor saw: Pillow would show the thumbnail beside it, if anything."""
-    if data[8:10] == b"CR":  # Canon's second kind
+    """Return whether a TIFF holds raw sensor data; Pillow would at best decode its thumbnail."""
+    if data[8:10] == b"CR":  # This marks CR2, Canon's format.
         return True
     return any(
-        tag == _DNG_VERSION or (tag == _PHOTOMETRIC and short in _UNDEVELOPED) for tag, short in _tiff_tags(data)
+        tag == _DNG_VERSION or (tag == _PHOTOMETRIC and short in _RAW_PHOTOMETRIC) for tag, short in _tiff_tags(data)
     )
 
 
 def _tiff_tags(data: bytes) -> Iterator[tuple[int, int]]:
-    """Tag and value, were it a short one, of all directories of a TIFF that can be reached."""
+    """Yield each tag with its value, read as a 16-bit number, of all directories reachable in a TIFF."""
     order = "<" if data.startswith(b"II") else ">"
-    todo, seen = [4], set[int]()  # places of pointers to directories; directories
-    while todo and len(seen) < _MOST_FOLDERS:
+    todo, seen = [4], set[int]()  # Offsets of pointers to directories, and offsets of directories read.
+    while todo and len(seen) < _MAX_DIRECTORIES:
         pointer = todo.pop()
         start = struct.unpack_from(f"{order}I", data, pointer)[0] if pointer + 4 <= len(data) else 0
         if start in seen or not 8 <= start <= len(data) - 2:
@@ -120,32 +137,33 @@ def _tiff_tags(data: bytes) -> Iterator[tuple[int, int]]:
         for place in range(start + 2, min(end, len(data) - 11), 12):
             tag, _, count, value = struct.unpack_from(f"{order}HHII", data, place)
             yield tag, struct.unpack_from(f"{order}H", data, place + 8)[0]
-            if tag == _SUB_FOLDERS:
+            if tag == _SUB_DIRECTORIES:
                 first = place + 8 if count == 1 else value
-                todo += range(first, first + 4 * min(count, _MOST_FOLDERS), 4)
+                todo += range(first, first + 4 * min(count, _MAX_DIRECTORIES), 4)
         todo.append(end)
 
 
-def _open_heif(data: bytes, most_pixels: int) -> Image.Image:
+def _open_heif(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode a HEIC file; pillow_heif applies its rotation."""
     from pillow_heif import HeifImageFile
 
-    picture: Image.Image = HeifImageFile(BytesIO(data))  # type: ignore[no-untyped-call] # upright: it tells its EXIF
-    _check_pixels(*picture.size, most_pixels)
-    picture.load()  # only now its size is sure
+    picture: Image.Image = HeifImageFile(BytesIO(data))  # type: ignore[no-untyped-call]
+    _check_pixels(*picture.size, max_pixels)
+    picture.load()  # The true size is known only after decoding.
     return picture
 
 
-def _open_raw(data: bytes, most_pixels: int) -> OpenedImage:
-    """The preview that the camera made, where it is large; else the sensor's picture at half its size."""
+def _open_raw(data: bytes, max_pixels: int) -> OpenedImage:
+    """Open the camera's embedded preview if it is large enough; else develop the sensor data at half size."""
     from rawpy import RawPy
 
     with RawPy() as raw:
         raw.open_buffer(BytesIO(data))
-        _check_pixels(raw.sizes.raw_width, raw.sizes.raw_height, most_pixels)
+        _check_pixels(raw.sizes.raw_width, raw.sizes.raw_height, max_pixels)
         if preview := _open_preview(raw):
-            turn = _TURNS.get(raw.sizes.flip, 1)
+            turn = _ORIENTATION_OF_FLIP.get(raw.sizes.flip, 1)
             return OpenedImage(
-                preview, turn, _exif_of(data), turn >= 5 and _lies(raw) != (preview.width > preview.height)
+                preview, turn, _exif_of(data), turn >= 5 and _is_landscape(raw) != (preview.width > preview.height)
             )
         raw.unpack()
         developed = Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
@@ -153,11 +171,12 @@ def _open_raw(data: bytes, most_pixels: int) -> OpenedImage:
 
 
 def _open_preview(raw: RawPy) -> Image.Image | None:
+    """Return the embedded preview, or None when there is none of at least MIN_PREVIEW_SIDE pixels."""
     from rawpy import LibRawError, ThumbFormat
 
     try:
         found = raw.extract_thumb()
-    except LibRawError:  # there is none, or none that LibRaw can tell
+    except LibRawError:  # The file has no preview that LibRaw can find.
         return None
     preview: Image.Image
     if isinstance(found.data, bytes):
@@ -166,19 +185,19 @@ def _open_preview(raw: RawPy) -> Image.Image | None:
         preview = Image.open(BytesIO(found.data))
     else:
         preview = Image.fromarray(found.data)
-    return preview if max(preview.size) >= LARGE_PREVIEW else None
+    return preview if max(preview.size) >= MIN_PREVIEW_SIDE else None
 
 
-def _lies(raw: RawPy) -> bool:
-    """Whether the sensor is wider than high; a preview of the other shape is turned already.
+def _is_landscape(raw: RawPy) -> bool:
+    """Return whether the sensor is wider than high; a preview of the other shape has been rotated already.
 
-    LibRaw gives a preview without EXIF the sensor's orientation, whatever it is.
+    LibRaw reports the sensor's orientation even for a preview that has been rotated.
     """
     return bool(raw.sizes.raw_width > raw.sizes.raw_height)
 
 
 def _exif_of(data: bytes) -> bytes:
-    """The TIFF that a RAW file is, but for its first bytes; or that holds the dates in Canon's third kind."""
+    """Return a RAW file's metadata as a TIFF: the file itself with a TIFF header, or the block CMT1 of a CR3."""
     if data.startswith(_RAW_STARTS[:-1]):
         return (_TIFF_STARTS[0] if data.startswith(b"II") else _TIFF_STARTS[1]) + data[4:]
     if data.startswith(_TIFF_STARTS):
@@ -187,6 +206,7 @@ def _exif_of(data: bytes) -> bytes:
     return data[at + 4 : at + (1 << 16)] if at > 0 else b""
 
 
-def _check_pixels(width: int, height: int, most_pixels: int) -> None:
-    if width * height > most_pixels:
-        raise PictureError(f"more than {most_pixels // 1_000_000} megapixels")
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise PictureError when a picture has more than `max_pixels` pixels."""
+    if width * height > max_pixels:
+        raise PictureError(f"more than {max_pixels // 1_000_000} megapixels")

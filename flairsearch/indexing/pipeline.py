@@ -110,13 +110,13 @@ def _survey(writer: Writer, folders: Sequence[str], ignore: Sequence[str]) -> _W
     for root in dict.fromkeys(chosen):
         nested = [other for other in roots if other != root and _inside(other, root)]
         changes = discovery.compare(root, writer.catalog.known(writer.catalog.add_root(root)), ignore, nested)
-        work.fresh += changes.fresh + [file for file, _ in changes.changed]
-        work.changed |= {(file.root, file.path): image for file, image in changes.changed}
+        work.fresh += changes.added + [file for file, _ in changes.updated]
+        work.changed |= {(file.root, file.path): image for file, image in changes.updated}
         work.unchanged += changes.unchanged
         work.skipped += changes.skipped
         work.warnings += changes.warnings
         work.videos += changes.videos
-        gone += changes.gone
+        gone += changes.removed
     for image, digest in writer.catalog.image_hashes(gone).items():
         work.gone.setdefault(digest, []).append(image)
     return work
@@ -131,7 +131,7 @@ def _read(writer: Writer, work: _Work, encoder: Encoder, limits: IngestLimits) -
     """Decode ahead, encode in batches, hand to the writer; commit when the limits say so."""
     if not work.fresh:
         return
-    batch = _Batch(writer, work, encoder, limits.batch)
+    batch = _Batch(writer, work, encoder, limits.batch_views)
     last_commit = time.monotonic()
     loader = loading.load_all(work.fresh, writer.settings.views, writer.settings.image_size, writer.hashes)
     for done, loaded in enumerate(loader, 1):

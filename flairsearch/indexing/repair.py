@@ -34,7 +34,7 @@ def repair(
                 continue
             views.append(one.view)
             pictures.append(picture)
-            if len(views) == limits.batch:
+            if len(views) == limits.batch_views:
                 writer.replace_views(views, encoder.encode_pictures(pictures))
                 views, pictures = [], []
     if views:

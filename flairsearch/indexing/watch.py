@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.images.discovery import EXTENSIONS
+from flairsearch.images.discovery import IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
     from watchfiles.main import FileChange
@@ -99,5 +99,5 @@ def _matters(path: str, roots: dict[str, _Identity], apart: str) -> bool:
     inside = [os.path.relpath(path, root) for root in roots if path.startswith(root.rstrip("/") + "/")]
     if inside and all(any(part.startswith(".") for part in relative.split("/")) for relative in inside):
         return False
-    photo = os.path.splitext(path)[1].lower() in EXTENSIONS
+    photo = os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
     return photo or os.path.isdir(path) or not os.path.lexists(path)

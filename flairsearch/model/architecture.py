@@ -1,6 +1,6 @@
-"""A model's configuration -> the names and shapes of its tensors; no torch, nothing is built.
+"""The names and shapes of a model's tensors, from its configuration; neither torch nor the model is needed.
 
-So that a file can be judged by its header, and a hostile configuration costs nothing.
+A weights file can thus be checked by its header alone, and a hostile configuration allocates nothing.
 """
 
 from __future__ import annotations
@@ -11,33 +11,36 @@ from typing import Any
 
 from flairsearch.core.errors import WeightsError
 
-VOCABULARY = 49408  # token ids of CLIP's tokenizer
-LARGEST = 1 << 16  # size in a configuration, and token ids
-SCORES = {"flair": 0.0, "sum": 0.5}  # what a model's photos are ranked by -> the global token's share of it
-_MOST_LAYERS = 1000  # they are counted before any tensor is looked at
-STEM = 32  # of a convolutional tower: channels after the first convolution
-_CONV_PATCH = 32  # of a convolutional tower: pixels along a patch's side
+VOCABULARY_SIZE = 49408  # CLIP's tokenizer has this many token ids.
+MAX_SIZE = 1 << 16  # This bounds every size in a configuration, and token ids.
+GLOBAL_SHARES = {"flair": 0.0, "sum": 0.5}  # Weight of the global cosine in each kind of ranking score.
+_MAX_LAYERS = 1000  # Names are listed for every layer before any tensor is compared.
+STEM_CHANNELS = 32  # Channels of a convolutional tower after its first convolution.
+_CONV_PATCH_SIZE = 32  # Side of a convolutional tower's patch in pixels.
 
 
 def check_config(config: object) -> dict[str, Any]:
-    """A configuration read from JSON. Raises ValueError or TypeError when it is none, or has sizes out of range."""
+    """Check a configuration read from JSON and return it.
+
+    Raises ValueError or TypeError when it is not a configuration, or has sizes out of range.
+    """
     if not isinstance(config, dict):
         raise TypeError("not an object")
     stages = config.get("conv_stages", [])
     if not isinstance(stages, list):
         raise TypeError("conv_stages is no list")
     convolutional = bool(stages)
-    if config.get("score", "flair") not in SCORES:
-        raise ValueError(f"score is none of {', '.join(SCORES)}")
+    if config.get("score", "flair") not in GLOBAL_SHARES:
+        raise ValueError(f"score is none of {', '.join(GLOBAL_SHARES)}")
     for name, size in config.items():
         if name == "score":
             continue
-        least = 0 if name == "classes" or (convolutional and name in ("vision_layers", "vision_heads")) else 1
-        most = _MOST_LAYERS if name.endswith("_layers") else LARGEST
-        if name != "conv_stages" and (type(size) is not int or not least <= size < most):
+        minimum = 0 if name == "classes" or (convolutional and name in ("vision_layers", "vision_heads")) else 1
+        limit = _MAX_LAYERS if name.endswith("_layers") else MAX_SIZE
+        if name != "conv_stages" and (type(size) is not int or not minimum <= size < limit):
             raise ValueError(f"{name} out of range")
-    if config.get("vocab_size", VOCABULARY) < VOCABULARY:
-        raise ValueError(f"vocab_size below {VOCABULARY}, the token ids of CLIP's texts")
+    if config.get("vocab_size", VOCABULARY_SIZE) < VOCABULARY_SIZE:
+        raise ValueError(f"vocab_size below {VOCABULARY_SIZE}, the token ids of CLIP's texts")
     for width, heads in (("text_width", "text_heads"), ("embed_dim", "pool_heads"), ("vision_width", "vision_heads")):
         if config.get(heads) and config[width] % config[heads]:
             raise ValueError(f"{heads} must divide {width}")
@@ -49,17 +52,19 @@ def check_config(config: object) -> dict[str, Any]:
             for e, k, c, n, stride in stages
         ):
             raise ValueError("conv_stages out of range")
-        if config["image_size"] % _CONV_PATCH or config["image_size"] > 2048:  # no tensor's shape would show it
-            raise ValueError(f"image_size must be a multiple of {_CONV_PATCH} up to 2048")
-        if config.get("patch_size") != _CONV_PATCH or sum(stage[4] == 2 for stage in stages) != 4:
-            raise ValueError(f"conv_stages must come down to patches of {_CONV_PATCH} pixels")
+        if (
+            config["image_size"] % _CONV_PATCH_SIZE or config["image_size"] > 2048
+        ):  # No tensor's shape depends on image_size.
+            raise ValueError(f"image_size must be a multiple of {_CONV_PATCH_SIZE} up to 2048")
+        if config.get("patch_size") != _CONV_PATCH_SIZE or sum(stage[4] == 2 for stage in stages) != 4:
+            raise ValueError(f"conv_stages must come down to patches of {_CONV_PATCH_SIZE} pixels")
     elif config.get("classes"):
         raise ValueError("classes are for convolutional towers")
     return config
 
 
 def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
-    """Every tensor name of a FLAIR of this configuration, and its shape.
+    """Return the shape of every tensor of a FLAIR model with this configuration, by name.
 
     Raises WeightsError when the text is not a configuration.
     """
@@ -71,10 +76,11 @@ def expected_tensors(config: str) -> dict[str, tuple[int, ...]]:
 
 
 def _tensors(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors for a checked configuration."""
     dim, vision, text = c["embed_dim"], c["vision_width"], c["text_width"]
     shapes: dict[str, tuple[int, ...]] = {
         "positional_embedding": (c.get("context_length", 77), text),
-        "token_embedding.weight": (c.get("vocab_size", VOCABULARY), text),
+        "token_embedding.weight": (c.get("vocab_size", VOCABULARY_SIZE), text),
         "logit_scale": (),
         "logit_bias": (),
         "text_post.proj": (text, dim),
@@ -99,6 +105,7 @@ def _tensors(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _transformer_tensors(prefix: str, width: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a transformer's blocks."""
     shapes: dict[str, tuple[int, ...]] = {}
     for i in range(layers):
         block = f"{prefix}transformer.resblocks.{i}"
@@ -115,31 +122,34 @@ def _transformer_tensors(prefix: str, width: int, layers: int) -> dict[str, tupl
 
 
 def _conv_tensors(stages: list[list[int]], width: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of `conv_tower.ConvTower`."""
+    """Return the shapes of the tensors of `conv_tower.ConvTower`."""
     shapes = {"visual.classifier.weight": (classes, width), "visual.classifier.bias": (classes,)}
 
-    def convolution(name: str, out: int, into: int, kernel: int) -> None:
+    def add_convolution(name: str, out: int, into: int, kernel: int) -> None:
         shapes[f"visual.trunk.{name}.weight"] = (out, into, kernel, kernel)
         shapes[f"visual.trunk.{name}.bias"] = (out,)
 
-    convolution("0.0", STEM, 3, 3)
-    unit, channels = 1, STEM
+    add_convolution("0.0", STEM_CHANNELS, 3, 3)
+    unit, channels = 1, STEM_CHANNELS
     for expansion, kernel, out, blocks, _ in stages:
         for _ in range(blocks):
             hidden = channels * expansion
             if expansion > 1:
-                convolution(f"{unit}.expand", hidden, channels, 1)
-            convolution(f"{unit}.depthwise", hidden, 1, kernel)
-            convolution(f"{unit}.project", out, hidden, 1)
+                add_convolution(f"{unit}.expand", hidden, channels, 1)
+            add_convolution(f"{unit}.depthwise", hidden, 1, kernel)
+            add_convolution(f"{unit}.project", out, hidden, 1)
             unit, channels = unit + 1, out
-    convolution(f"{unit}.0", width, channels, 1)
+    add_convolution(f"{unit}.0", width, channels, 1)
     return shapes
 
 
 def check_tensors(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str = "the model file"
 ) -> None:
-    """Raises WeightsError naming the first tensor that is missing, extra or of another shape."""
+    """Compare the shapes of the tensors found with those expected.
+
+    Raises WeightsError naming the first tensor that is missing, unknown or of another shape.
+    """
     missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing:
         first = f"first {min(missing)[:100]!a}"

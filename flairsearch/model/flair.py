@@ -1,4 +1,4 @@
-"""FLAIR: OpenCLIP's two towers and a text-conditioned attention pool over the image's local tokens.
+"""FLAIR in torch: OpenCLIP's two towers and a text-conditioned attention pool over the image's local tokens.
 
 Source: FLAIR, CVPR 2025, arXiv 2412.03561. Shapes: B images, T texts, P patches, D embedding, H pool heads.
 """
@@ -25,16 +25,16 @@ from flairsearch.model.attention_pool import LAYER_NORM_EPS, FoldedPool
 from flairsearch.model.conv_tower import ConvTower, Stage
 from flairsearch.model.tokenizer import unseen_words
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of RGB in [0, 1]
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's mean of RGB values in [0, 1].
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)  # OpenAI's standard deviation of RGB values in [0, 1].
 
-# FLAIR's name of a tensor -> OpenCLIP's name of the same tensor; all others agree.
-_RENAMED = {"image_post.proj": "visual.proj", "text_post.proj": "text_projection"}
+# These tensors have another name in FLAIR (key) than in OpenCLIP (value).
+_OPENCLIP_NAMES = {"image_post.proj": "visual.proj", "text_post.proj": "text_projection"}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of one FLAIR; the fields are OpenCLIP's, with the pool's heads besides."""
+    """Sizes of a FLAIR model; the fields are OpenCLIP's, plus the number of heads of the pool."""
 
     embed_dim: int
     image_size: int
@@ -48,18 +48,21 @@ class ModelConfig:
     pool_heads: int
     context_length: int = 77
     vocab_size: int = 49408
-    conv_stages: tuple[Stage, ...] = ()  # if any, the image tower is a ConvTower; vision_layers and _heads are 0
-    classes: int = 0  # of a ConvTower's classifier
-    score: str = "flair"  # what photos are ranked by: the conditioned cosine, or "sum", its mean with the global one
+    conv_stages: tuple[Stage, ...] = ()  # Stages of a ConvTower; empty for a vision transformer.
+    classes: int = 0  # Classes of a ConvTower's classifier.
+    score: str = "flair"  # Ranking score: FLAIR's conditioned cosine; "sum" is its mean with the global cosine.
 
     @property
     def grid(self) -> int:
-        """Patches along one side."""
+        """Number of patches along one side."""
         return self.image_size // self.patch_size
 
     @staticmethod
     def from_json(text: str) -> ModelConfig:
-        """Raises WeightsError when the text is not a configuration."""
+        """Read a configuration from JSON.
+
+        Raises WeightsError when the text is not a configuration.
+        """
         try:
             check_config(json.loads(text))
             config = ModelConfig(**json.loads(text))
@@ -68,15 +71,15 @@ class ModelConfig:
         return replace(config, conv_stages=tuple((e, k, c, n, s) for e, k, c, n, s in config.conv_stages))
 
     def to_json(self) -> str:
-        """The text that `from_json` reads."""
+        """Return the JSON that `from_json` reads."""
         return json.dumps(asdict(self))
 
 
 class TextConditionedPool(nn.Module):
     """Attention of one text over an image's local tokens, with a zero key and a zero value appended last.
 
-    pool(t, L): LayerNorm of its own for query, key and value; H heads; softmax over P + 1, the sum over P
-    (the zero value adds nothing); out projection. No residual, no MLP. Parameter names are FLAIR's.
+    pool(t, L): query, key and value have a LayerNorm each; H heads; softmax over P + 1 keys; sum over P values (the
+    zero value adds nothing); output projection. There is no residual and no MLP. Parameter names are FLAIR's.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -88,9 +91,9 @@ class TextConditionedPool(nn.Module):
         self.attn = _PackedProjections(dim)
 
     def forward(self, text: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
-        """Texts f[T, D] and local tokens f[B, P, D] -> pooled f[B, T, D], attention f[B, T, P] (heads' mean).
+        """Texts f[T, D] and local tokens f[B, P, D] -> pooled f[B, T, D], attention f[B, T, P].
 
-        Texts f[B, T, D] are of their own for every image.
+        The attention is the mean over the heads. Texts f[B, T, D] give every image its own texts.
         """
         _, patches, dim = local.shape
         shape = (self.heads, dim // self.heads)
@@ -100,7 +103,7 @@ class TextConditionedPool(nn.Module):
         k = F.linear(self.ln_k(local), weight_k, bias_k).unflatten(-1, shape)
         v = F.linear(self.ln_v(local), weight_v, bias_v).unflatten(-1, shape)
         logits = torch.einsum("thd,bphd->bhtp" if text.ndim == 2 else "bthd,bphd->bhtp", q, k)
-        attention = F.pad(logits, (0, 1)).softmax(-1)[..., :patches]  # the padded 0 is the zero key's logit
+        attention = F.pad(logits, (0, 1)).softmax(-1)[..., :patches]  # The padded 0 is the logit of the zero key.
         heads = torch.einsum("bhtp,bphd->bthd", attention, v).flatten(-2)
         return self.attn.out_proj(heads), attention.mean(1)
 
@@ -125,7 +128,7 @@ class FLAIR(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.name, self.weights_hash = config, name, weights_hash
-        self._seen = seen  # token ids of the training texts; None: all
+        self._seen = seen  # Token ids of the training texts; None: any token may have been seen.
         transformer = not config.conv_stages
         vision = CLIPVisionCfg(
             layers=config.vision_layers,
@@ -149,16 +152,16 @@ class FLAIR(nn.Module):
             )
         self.visual_proj = TextConditionedPool(config.embed_dim, config.pool_heads)
 
-    # -- weights under FLAIR's names
+    # -- Weights under FLAIR's names
 
     def flair_state(self) -> dict[str, Tensor]:
-        """Every tensor under its published name."""
-        back = {ours: theirs for theirs, ours in _RENAMED.items()}
+        """Return every tensor under its published name."""
+        published = {ours: theirs for theirs, ours in _OPENCLIP_NAMES.items()}
         names = ((name.removeprefix("towers."), tensor) for name, tensor in self.state_dict().items())
-        return {back.get(name, name): tensor for name, tensor in names}
+        return {published.get(name, name): tensor for name, tensor in names}
 
     def load_flair_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take tensors under FLAIR's names.
+        """Load tensors under FLAIR's names.
 
         Raises WeightsError on a missing, extra or misshapen tensor; a missing `logit_bias` counts as 0.
         """
@@ -169,16 +172,16 @@ class FLAIR(nn.Module):
         )
         pool = "visual_proj."
         renamed = {
-            name if name.startswith(pool) else f"towers.{_RENAMED.get(name, name)}": tensor
+            name if name.startswith(pool) else f"towers.{_OPENCLIP_NAMES.get(name, name)}": tensor
             for name, tensor in state.items()
         }
         self.load_state_dict(renamed)
 
-    # -- inputs
+    # -- Inputs
 
     @cached_property
     def preprocess(self) -> Any:
-        """The reference's: PIL picture -> f32[3, S, S]; short side to S (bicubic), centre crop, normalise."""
+        """The reference's transform, PIL picture -> f32[3, S, S]: short side to S (bicubic), centre crop, normalise."""
         return open_clip.image_transform(self.config.image_size, is_train=False, mean=IMAGE_MEAN, std=IMAGE_STD)
 
     @cached_property
@@ -186,29 +189,29 @@ class FLAIR(nn.Module):
         return open_clip.SimpleTokenizer(context_length=self.config.context_length)
 
     def tokenize(self, texts: list[str]) -> Tensor:
-        """texts -> i64[T, 77]; too long: cut, and the last id becomes EOT."""
+        """Tokenize texts to i64[T, 77]; a text that is too long is cut and its last id becomes EOT."""
         tokens: Tensor = self._tokenizer(texts)
         return tokens
 
     def unseen_words(self, text: str) -> list[str]:
-        """tokenizer.unseen_words of the model's training texts."""
+        """Return the words of a text that are in no training text of the model (`tokenizer.unseen_words`)."""
         return unseen_words(text, self._seen)
 
-    # -- towers
+    # -- Towers
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image f[B, 3, S, S] -> global tokens f[B, D], local tokens f[B, P, D]; neither is normalised."""
+        """Encode images f[B, 3, S, S] as global tokens f[B, D] and local tokens f[B, P, D]; neither is normalised."""
         pooled, patches = self.towers.visual(image)
         return pooled, patches @ self.towers.visual.proj
 
     def encode_text(self, text: Tensor, full_context: bool = False) -> Tensor:
-        """text i64[T, 77] -> global text tokens f[T, D], not normalised.
+        """Encode token ids i64[T, 77] as global text tokens f[T, D], not normalised.
 
-        The tower is causal and only the EOT position is read, so positions after the last EOT are not computed;
-        `full_context=True` computes all of them, as stock OpenCLIP does.
+        The tower is causal and only the EOT position is read, so positions after the last EOT are skipped;
+        `full_context=True` computes them too, as OpenCLIP does.
         """
         towers = self.towers
-        end = text.argmax(-1)  # EOT is the largest id
+        end = text.argmax(-1)  # EOT has the largest id.
         length = text.shape[1] if full_context else int(end.max()) + 1
         x = towers.token_embedding(text[:, :length]) + towers.positional_embedding[:length]
         x = towers.transformer(x, attn_mask=towers.attn_mask[:length, :length].to(x.dtype))
@@ -220,15 +223,15 @@ class FLAIR(nn.Module):
         vectors: Tensor = x @ towers.text_projection
         return vectors
 
-    # -- scores
+    # -- Scores
 
     def scores(self, local: Tensor, text: Tensor) -> Tensor:
-        """cos(pool(t, L), t): local f[B, P, D], text f[T, D] (all pairs) or f[B, T, D] -> f[B, T]."""
+        """Return cos(pool(t, L), t), f[B, T], of local tokens f[B, P, D] and texts f[T, D] or f[B, T, D]."""
         pooled, _ = self.visual_proj(text, local)
         return F.cosine_similarity(pooled, text.expand_as(pooled), dim=-1)
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """FLAIR's way: exp(scale) cos(pool(t, L), t) + bias.
+        """Return FLAIR's logits, exp(scale) cos(pool(t, L), t) + bias.
 
         image f[B, 3, S, S], text i64[T, 77] -> f[B, T] and its transpose f[T, B].
         """
@@ -238,31 +241,32 @@ class FLAIR(nn.Module):
         return logits, logits.T
 
     def get_logits_as_clip(self, image: Tensor, text: Tensor, full_context: bool = False) -> tuple[Tensor, Tensor]:
-        """CLIP's way: exp(scale) cos(g, t), without the bias; shapes as in `get_logits`."""
+        """Return CLIP's logits, exp(scale) cos(g, t), without the bias; shapes as in `get_logits`."""
         pooled, _ = self.encode_image(image)
         image_unit = F.normalize(pooled, dim=-1)
         text_unit = F.normalize(self.encode_text(text, full_context), dim=-1)
         logits = self.towers.logit_scale.exp() * image_unit @ text_unit.T
         return logits, logits.T
 
-    # -- the folded form: what re-ranking needs, in float32 numpy
+    # -- The folded pool, for re-ranking
 
     @property
-    def folding(self) -> FoldedPool:
-        """Of the weights as they are now."""
-        pool = {
+    def folded_pool(self) -> FoldedPool:
+        """The pool in folded form, float32 numpy, made from the current weights."""
+        tensors = {
             name: tensor.detach().float().cpu().numpy()
             for name, tensor in self.flair_state().items()
             if name.startswith(("visual_proj.", "logit_"))
         }
-        return FoldedPool(pool, self.config.pool_heads, self.config.score)
+        return FoldedPool(tensors, self.config.pool_heads, self.config.score)
 
 
 def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:
-    """`FLAIR.encode_image` of an OpenCLIP tower, with the attention written out.
+    """Compute `FLAIR.encode_image` of an OpenCLIP tower, with the attention written out.
 
-    image f[B, 3, S, S] -> global f[B, D], local f[B, P, D]. torch's MultiheadAttention copies its input once more for
-    every projection; in bfloat16 on a CPU that costs a small tower 40 % of its speed. Same sums, tested against it.
+    image f[B, 3, S, S] -> global tokens f[B, D], local tokens f[B, P, D].
+    torch's MultiheadAttention copies its input for every projection; in bfloat16 on a CPU this costs a small tower
+    40 % of its speed. The results equal it.
     """
     if isinstance(visual, ConvTower):
         pooled, patches = visual(image)
@@ -280,9 +284,9 @@ def run_image_tower(visual: Any, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def load_model(name: str | Path = checkpoints.BUNDLED, device: str = "cpu") -> FLAIR:
-    """A model by name (`flair-small`, `flair-merged30m`, ...) or by file (.safetensors, or a published .pt).
+    """Load a model by name (`flair-small`, `flair-merged30m`, ...) or from a file (.safetensors or a published .pt).
 
-    Raises WeightsError when the name is unknown, the file is missing or is not a FLAIR.
+    Raises WeightsError when the name is unknown, the file is missing or not a FLAIR checkpoint.
     """
     file = checkpoints.find(name)
     state, config_json, weights_hash = checkpoints.read(file.path)

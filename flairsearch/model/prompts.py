@@ -1,12 +1,12 @@
-"""Texts to ask of photos that nobody has described."""
+"""Generate the prompt bank: reference texts that are scored against every photo to fit the score predictor."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
 
-TEXTS = 2400  # in the bank that shortlist/score_predictor.py fits to
-# ruff: noqa: SIM905 - words as they are written
+BANK_SIZE = 2400  # shortlist/score_predictor.py fits to a bank of this many texts.
+# ruff: noqa: SIM905 - Lists of words are written as one string.
 
 _NOUNS = (
     *(
@@ -33,7 +33,7 @@ _PHRASES = ("a {}", "a red {}", "a white {}", "two {}s outside", "a small {} in 
 
 
 def phrases() -> list[str]:
-    """Some two hundred short descriptions of what photos show."""
+    """Return about two hundred short phrases that describe photos."""
     return [phrase.format(noun) for noun in _NOUNS for phrase in _PHRASES]
 
 
@@ -54,7 +54,7 @@ _THINGS = (
 ).split()
 _CLOTHES = ("shirt jacket hat dress coat shorts uniform swimsuit vest sweater scarf jersey suit costume helmet").split()
 _COLORS = "red blue green yellow white black brown orange pink purple gray tan".split()
-_LOOKS = (
+_QUALITIES = (
     "small large big young old wet muddy fluffy spotted striped wooden metal empty tall little furry shiny "
     "colorful dark bright"
 ).split()
@@ -81,84 +81,94 @@ _ACTIONS = (
     "falling|diving|flying|crossing the street|playing soccer|playing tennis|playing basketball|playing football|"
     "leaping over a fence|rock climbing|paddling|cooking|painting|working|waiting|crawling|blowing bubbles"
 ).split("|")
-_WATCHING = ("watches", "stands behind", "is nearby", "looks on")
-_SINGLE = [*_PEOPLE, *_ANIMALS, *_THINGS, *_SCENES, *_CLOTHES, *(action for action in _ACTIONS if " " not in action)]
+_WATCHING_VERBS = ("watches", "stands behind", "is nearby", "looks on")
+_SINGLE_WORDS = [
+    *_PEOPLE,
+    *_ANIMALS,
+    *_THINGS,
+    *_SCENES,
+    *_CLOTHES,
+    *(action for action in _ACTIONS if " " not in action),
+]
 
 
-def texts(count: int = TEXTS) -> list[str]:
-    """Different texts, from single words to sentences of two parts; the same ones every time."""
-    writer = _Writer()
+def texts(count: int = BANK_SIZE) -> list[str]:
+    """Return distinct texts, from single words to sentences of two clauses; every call returns the same texts."""
+    generator = _TextGenerator()
     found: dict[str, None] = {}
     while len(found) < count:
-        found[writer.text()] = None
+        found[generator.text()] = None
     return list(found)
 
 
-class _Writer:
-    """Draws words: sense does not matter, but that texts differ as those of people do."""
+class _TextGenerator:
+    """Draws random texts; they need not make sense, but must be as varied as people's queries."""
 
     def __init__(self) -> None:
         self._random = Random(0)
 
     def text(self) -> str:
+        """Draw one text."""
         draw = self._random.random()
         if draw < 0.08:
-            return self._one(_SINGLE)
+            return self._choose(_SINGLE_WORDS)
         if draw < 0.16:
-            return self._thing()
+            return self._object()
         if draw < 0.22:
-            return self._who()
+            return self._subject()
         if draw < 0.24:
-            return f"{self._one(_SCENES)} and {self._one(_SCENES)}"
+            return f"{self._choose(_SCENES)} and {self._choose(_SCENES)}"
         if draw < 0.26:
-            return f"{self._thing()} {self._one(_PLACES)}"
+            return f"{self._object()} {self._choose(_PLACES)}"
         sentence = self._sentence()
         return f"{sentence} ." if self._random.random() < 0.5 else sentence
 
     def _sentence(self) -> str:
-        draw, who = self._random.random(), self._who()
+        draw, subject = self._random.random(), self._subject()
         if draw < 0.14:
-            return f"{who} {self._one(_ACTIONS)}"
+            return f"{subject} {self._choose(_ACTIONS)}"
         if draw < 0.24:
-            return f"{who} {self._one(_PLACES)}"
+            return f"{subject} {self._choose(_PLACES)}"
         if draw < 0.32:
-            return f"{who} with {self._thing()}"
-        acting = f"{self._one(_ACTIONS)} {self._one(_PLACES)}"
+            return f"{subject} with {self._object()}"
+        acting = f"{self._choose(_ACTIONS)} {self._choose(_PLACES)}"
         if draw < 0.65:
-            return f"{who} {acting}"
+            return f"{subject} {acting}"
         if draw < 0.76:
-            return f"{who} and {self._who()} {acting}"
+            return f"{subject} and {self._subject()} {acting}"
         if draw < 0.88:
-            return f"{who} with {self._thing()} {acting}"
-        return f"{who} {acting} while {self._who()} {self._one(_WATCHING)}"
+            return f"{subject} with {self._object()} {acting}"
+        return f"{subject} {acting} while {self._subject()} {self._choose(_WATCHING_VERBS)}"
 
-    def _who(self) -> str:
+    def _subject(self) -> str:
         draw = self._random.random()
         if draw < 0.33:
-            return self._a(self._look(_ANIMALS))
+            return self._with_article(self._describe(_ANIMALS))
         if draw < 0.40:
-            return f"{self._one(('two', 'three', 'several', 'many'))} {self._look(_ANIMALS)}s"
+            return f"{self._choose(('two', 'three', 'several', 'many'))} {self._describe(_ANIMALS)}s"
         if draw < 0.46:
-            several = ("people", "children", "men", "women", "boys", "girls", "friends")
-            return f"{self._one(('two', 'three', 'several', 'a group of'))} {self._one(several)}"
-        who = self._a(self._one(_PEOPLE) if self._random.random() < 0.7 else self._look(_PEOPLE))
-        return f"{who} in {self._a(self._look(_CLOTHES))}" if self._random.random() < 0.35 else who
+            plurals = ("people", "children", "men", "women", "boys", "girls", "friends")
+            return f"{self._choose(('two', 'three', 'several', 'a group of'))} {self._choose(plurals)}"
+        subject = self._with_article(self._choose(_PEOPLE) if self._random.random() < 0.7 else self._describe(_PEOPLE))
+        return (
+            f"{subject} in {self._with_article(self._describe(_CLOTHES))}" if self._random.random() < 0.35 else subject
+        )
 
-    def _thing(self) -> str:
-        return self._a(self._look(_THINGS))
+    def _object(self) -> str:
+        return self._with_article(self._describe(_THINGS))
 
-    def _look(self, nouns: Sequence[str]) -> str:
-        draw, noun = self._random.random(), self._one(nouns)
+    def _describe(self, nouns: Sequence[str]) -> str:
+        draw, noun = self._random.random(), self._choose(nouns)
         if draw < 0.3:
-            return f"{self._one(_COLORS)} {noun}"
+            return f"{self._choose(_COLORS)} {noun}"
         if draw < 0.5:
-            return f"{self._one(_LOOKS)} {noun}"
+            return f"{self._choose(_QUALITIES)} {noun}"
         if draw < 0.6:
-            return f"{self._one(_COLORS)} and {self._one(_COLORS)} {noun}"
+            return f"{self._choose(_COLORS)} and {self._choose(_COLORS)} {noun}"
         return noun
 
-    def _a(self, phrase: str) -> str:
+    def _with_article(self, phrase: str) -> str:
         return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
-    def _one(self, words: Sequence[str]) -> str:
-        return words[int(self._random.random() * len(words))]  # this way it is the same in every version of Python
+    def _choose(self, words: Sequence[str]) -> str:
+        return words[int(self._random.random() * len(words))]  # Random.choice differs between versions of Python.

@@ -1,6 +1,6 @@
-"""Checkpoints as they are published (.pt), read without running what a pickle may hold.
+"""Read published checkpoints (.pt) without executing code that a pickle may hold.
 
-Nothing is ever unpickled but tensors, and the one numpy scalar that the published optimizer state holds.
+Only tensors are unpickled, and the one numpy scalar in the published optimizer state.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-_DAMAGE = (  # what torch raises on a pickle with a wrong byte somewhere
+# torch raises one of these on a damaged pickle.
+_DAMAGE_ERRORS = (
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(struct.error, MemoryError, OverflowError),
 )
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """{epoch, name, state_dict, optimizer, scaler} -> the state dict's tensors, without `module.`.
+    """Return the tensors of the state dict, by name without the prefix `module.`.
 
+    A published file holds {epoch, name, state_dict, optimizer, scaler}; a bare state dict is accepted, too.
     Raises WeightsError when the file is damaged, or holds more than tensors.
     """
     import _codecs
@@ -47,7 +49,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} holds more than tensors and was not opened - use the published file or a .safetensors"
         ) from None
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is damaged or no checkpoint ({first}) - download it again") from None
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None

@@ -1,7 +1,7 @@
-"""Texts -> folded queries without torch: CLIP's text tower in numpy, over the weights' file as it lies on disk.
+"""Encode texts as folded queries without torch: CLIP's text tower in numpy, over a memory-mapped weights file.
 
-A query is some ten tokens: importing torch takes longer than all of its arithmetic. Only the tokens up to the end of a
-text are computed (the tower is causal), and only their rows of the embedding are read. model/encoder.py has the same
+A query has about ten tokens: importing torch takes longer than computing them. Only the tokens up to the end of a text
+are computed (the tower is causal), and only their rows of the token embedding are read. model/encoder.py has the same
 tower in torch, for thousands of texts.
 """
 
@@ -22,47 +22,52 @@ from flairsearch.model.safetensors_file import SafetensorsFile
 from flairsearch.model.tokenizer import Tokenizer, unseen_words
 
 F32 = NDArray[np.float32]
-_SMALL_PRODUCT = 10**6  # OpenBLAS calls a product of at most this many multiplications small.
-_LEAST_ROWS = 32  # With fewer rows a product, the calls cost more than they save.
+_MAX_SMALL_PRODUCT = 10**6  # OpenBLAS multiplies matrices in place up to this many multiplications.
+_MIN_ROWS = 32  # With fewer rows in each product, the calls cost more than they save.
 
 
 class TextEncoder:
-    """One of our files of weights. T texts, L tokens, W the tower's width."""
+    """The text side of one weights file. T texts, L tokens, W the width of the tower."""
 
     def __init__(self, file: Path) -> None:
-        """Raises WeightsError when the file is missing, damaged or not ours."""
+        """Open a weights file.
+
+        Raises WeightsError when the file is missing or damaged, or carries no configuration.
+        """
         config, self.weights_hash = checkpoints.describe(file)
         self._config = json.loads(config)
         self._tensors = SafetensorsFile(file)
         checkpoints.check(self._tensors, config, file)
         self._tokenizer = Tokenizer(self._config.get("context_length", 77))
         self._seen = checkpoints.seen_tokens(file)
-        self.folding = FoldedPool(self._tensors, self._config["pool_heads"], self._config.get("score", "flair"))
+        self.folded_pool = FoldedPool(self._tensors, self._config["pool_heads"], self._config.get("score", "flair"))
 
     @property
     def pool_weights(self) -> PoolWeights:
         """The pool's value and output side, for re-ranking."""
-        return self.folding.weights
+        return self.folded_pool.weights
 
     def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Texts -> folded queries, float32. Texts of very different lengths are better asked one by one."""
-        return self.folding.queries(self._tower(texts), list(texts)) if texts else []
+        """Encode texts as folded queries, float32; texts of very different lengths are faster one by one."""
+        return self.folded_pool.fold_texts(self._tower(texts), list(texts)) if texts else []
 
     def fold(self, vectors: F32) -> list[EncodedText]:
         """Global text tokens f32[T, D], not normalised -> folded queries without their texts."""
-        return self.folding.queries(vectors, [""] * len(vectors))
+        return self.folded_pool.fold_texts(vectors, [""] * len(vectors))
 
     def unseen_words(self, text: str) -> list[str]:
-        """The words of a text that are in no training text; none where the model does not say what it has seen."""
+        """Return the words of a text that are in no training text; none if the model does not list its tokens."""
         return unseen_words(text, self._seen, self._tokenizer)
 
     def _tower(self, texts: Sequence[str]) -> F32:
-        """-> global text tokens f32[T, D], not normalised."""
+        """Return the global text tokens f32[T, D], not normalised."""
         ids = [self._tokenizer.tokenize(text) for text in texts]
-        ends = np.array([some.index(self._tokenizer.end) for some in ids])  # a text may hold one itself
+        ends = np.array(
+            [token_ids.index(self._tokenizer.end) for token_ids in ids]
+        )  # A text may spell the end token itself, so the first one counts.
         padded = np.zeros((len(ids), ends.max() + 1), np.int64)
-        for row, some, end in zip(padded, ids, ends, strict=True):
-            row[: end + 1] = some[: end + 1]
+        for row, token_ids, end in zip(padded, ids, ends, strict=True):
+            row[: end + 1] = token_ids[: end + 1]
         x = self._tensors.rows("token_embedding.weight", padded)  # [T, L, W]
         x = x + self._tensors["positional_embedding"][: padded.shape[1]]
         columns = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
@@ -79,9 +84,9 @@ class TextEncoder:
 
 
 class _Block:
-    """A residual block of the tower, its parts under torch's names.
+    """A residual block of the tower; its tensors have torch's names.
 
-    Tokens are columns, x f32[W, T L]: those of T texts, one text after the other. Weights are used as they are stored.
+    Tokens are columns, x f32[W, T L], text after text, so that the weights are used as they are stored.
     """
 
     def __init__(self, tensors: SafetensorsFile, name: str, heads: int) -> None:
@@ -101,13 +106,13 @@ class _Block:
         )
 
     def run(self, x: F32, texts: int) -> F32:
-        """The tokens in front of the block f32[W, T L], and T -> the tokens behind it, of the same shape."""
+        """Map the tokens of T texts before the block, f32[W, T L], to the tokens after it, of the same shape."""
         x = x + self._attend(layer_norm(x, *self._first, axis=0), texts)
         wide = _gelu(_linear(layer_norm(x, *self._second, axis=0), self._wide))
         return np.asarray(x + _linear(wide, self._narrow), np.float32)
 
     def _attend(self, x: F32, texts: int) -> F32:
-        """Causal attention of H heads, within each text."""
+        """Apply causal attention with H heads within each text."""
         packed = _linear(x, self._in).reshape(3, self._heads, -1, texts, x.shape[1] // texts)
         query, key, value = packed.transpose(0, 3, 1, 2, 4)  # [T, H, d, L]
         length = key.shape[-1]
@@ -120,30 +125,31 @@ class _Block:
 
 
 def _linear(x: F32, layer: tuple[F32, F32]) -> F32:
-    """x f32[n, C], weights f32[m, n] and bias f32[m, 1] -> f32[m, C], some rows of the weights at a time.
+    """Return weights f32[m, n] @ x f32[n, C] + bias f32[m, 1], f32[m, C], computed in parts of the weights' rows.
 
-    OpenBLAS multiplies small matrices where they lie. It copies larger ones first, and for a text of a few tokens the
-    copy takes longer than the product.
+    OpenBLAS multiplies small matrices in place. It copies larger ones first, and for a text of a few tokens the copy
+    takes longer than the product.
     """
     weight, bias = layer
-    rows = len(weight) & -len(weight)  # This is the largest power of two that divides the number of rows.
-    while rows >= _LEAST_ROWS and rows * x.size > _SMALL_PRODUCT:
+    rows = len(weight) & -len(weight)  # The largest power of two that divides the number of rows.
+    while rows >= _MIN_ROWS and rows * x.size > _MAX_SMALL_PRODUCT:
         rows //= 2
-    if rows < _LEAST_ROWS:  # Parts would be too thin, or the product is too large to gain from parts.
+    if rows < _MIN_ROWS:  # The parts would be too small to gain from.
         rows = len(weight)
     parts = weight.reshape(-1, rows, len(x))
     return np.asarray((parts @ x).reshape(len(weight), -1) + bias, np.float32)
 
 
 def _gelu(x: F32) -> F32:
-    """x Phi(x), Phi the normal distribution, by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+    """Return x Phi(x), where Phi is the normal distribution function.
 
-    There erf is 1 - (a1 t + ... + a5 t^5) e^(-y^2) with t = 1 / (1 + 0.3275911 y), within 1.5e-7; y = |x| / sqrt(2).
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26. There erf(y) is
+    1 - (a1 t + ... + a5 t^5) e^(-y^2) with t = 1 / (1 + 0.3275911 y), within 1.5e-7; here y = |x| / sqrt(2).
     """
     y = np.abs(x) * np.float32(0.5**0.5)
     t = 1 / (1 + np.float32(0.3275911) * y)
     tail = t * np.float32(1.061405429)
     for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         tail = (tail + np.float32(factor)) * t
-    tail *= np.exp(-y * y) / 2  # 1 - Phi(|x|)
+    tail *= np.exp(-y * y) / 2  # This is 1 - Phi(|x|).
     return np.asarray(x * np.where(x > 0, 1 - tail, tail), np.float32)

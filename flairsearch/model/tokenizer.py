@@ -1,7 +1,7 @@
-"""Texts -> token ids, as OpenCLIP's tokenizer gives them: byte pairs over CLIP's vocabulary; no torch.
+"""Tokenize texts as OpenCLIP does, byte-pair encoding over CLIP's vocabulary, without torch.
 
-The vocabulary is the file that comes with open_clip; reading it imports nothing of that package.
-Byte pairs: Sennrich and others, arXiv 1508.07909; over bytes: GPT-2, Radford and others, 2019.
+The vocabulary file comes with open_clip; reading it imports nothing of that package.
+Sources: byte-pair encoding, Sennrich et al., arXiv 1508.07909; over bytes, GPT-2, Radford et al., 2019.
 """
 
 from __future__ import annotations
@@ -19,77 +19,84 @@ import regex
 from flairsearch.core.errors import WeightsError
 
 START, END = "<start_of_text>", "<end_of_text>"
-_FILE = "bpe_simple_vocab_16e6.txt.gz"
-_MERGES = 49152 - 256 - 2  # so many of the file's lines, after its first, are CLIP's
-_WORDS = regex.compile(
+_VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
+_MERGE_COUNT = 49152 - 256 - 2  # CLIP uses this many lines of the file, after the first.
+_WORD_PATTERN = regex.compile(
     rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
-_READ = 1 << 20  # bytes of the file, more than these lines have; it has five times as many
-_GZIP = 31  # zlib reads a gzip file when it is given this number for the window.
+_MAX_UNPACKED_BYTES = 1 << 20  # CLIP's lines end before this byte; the rest of the file is not unpacked.
+_GZIP_WINDOW = 31  # This window size makes zlib read the gzip format.
 _END_OF_WORD = "</w>"
-_PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that the vocabulary writes as Latin-1;
-_ORDER = [*_PLAIN, *(byte for byte in range(256) if byte not in _PLAIN)]  # the others come last, from letter 256 on
-_NUMBER = {byte: number for number, byte in enumerate(_ORDER)}  # which is a byte's token id; + 256: where a word ends
-_LETTER = {byte: chr(byte if byte in _PLAIN else 256 + i - len(_PLAIN)) for i, byte in enumerate(_ORDER)}
+# GPT-2's byte alphabet: printable bytes are the letters of Latin-1, the other 68 are the letters from U+0100 on.
+_PRINTABLE_BYTES = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+# The position of a byte in this order is its token id; + 256 marks the end of a word.
+_BYTE_ORDER = [*_PRINTABLE_BYTES, *(byte for byte in range(256) if byte not in _PRINTABLE_BYTES)]
+_TOKEN_OF_BYTE = {byte: token for token, byte in enumerate(_BYTE_ORDER)}
+_LETTER_OF_BYTE = {
+    byte: chr(byte if byte in _PRINTABLE_BYTES else 256 + i - len(_PRINTABLE_BYTES))
+    for i, byte in enumerate(_BYTE_ORDER)
+}
 
 
 class Tokenizer:
-    """CLIP's."""
+    """CLIP's tokenizer."""
 
     def __init__(self, length: int = 77) -> None:
-        """length: token ids of a text at most."""
+        """Set the length: the maximal number of token ids of a text."""
         self._length = length
-        self.start, self.end = 512 + _MERGES, 513 + _MERGES
+        self.start, self.end = 512 + _MERGE_COUNT, 513 + _MERGE_COUNT
 
     def tokenize(self, text: str) -> list[int]:
-        """A text -> its ids from START to END; of one that is too long the first ids, and END."""
-        found = [self.start, *(token for word in split(text) for token in self.encode(word)), self.end]
-        return found if len(found) <= self._length else [*found[: self._length - 1], self.end]
+        """Return the ids of a text from START to END; a text that is too long is cut, and its last id becomes END."""
+        ids = [self.start, *(token for word in split(text) for token in self.encode(word)), self.end]
+        return ids if len(ids) <= self._length else [*ids[: self._length - 1], self.end]
 
     def encode(self, word: str) -> list[int]:
-        """One of `split`'s words -> its ids."""
+        """Return the ids of one of the words that `split` returns."""
         if word in (START, END):
             return [self.start if word == START else self.end]
         bytes_ = word.encode()
-        parts, ids = [_LETTER[byte] for byte in bytes_], [_NUMBER[byte] for byte in bytes_]
+        parts, ids = [_LETTER_OF_BYTE[byte] for byte in bytes_], [_TOKEN_OF_BYTE[byte] for byte in bytes_]
         parts[-1], ids[-1] = parts[-1] + _END_OF_WORD, ids[-1] + 256
         while len(parts) > 1:
-            ranks = [self._ranks.get(f"{one} {other}", _MERGES) for one, other in pairwise(parts)]
+            ranks = [self._ranks.get(f"{left} {right}", _MERGE_COUNT) for left, right in pairwise(parts)]
             best = min(ranks)
-            if best == _MERGES:
+            if best == _MERGE_COUNT:
                 break
-            place = 0
-            while place < len(ranks):  # from the left; what has just been joined is not joined again
-                if ranks[place] == best:
-                    parts[place : place + 2], ids[place : place + 2] = [parts[place] + parts[place + 1]], [512 + best]
-                    del ranks[place : place + 1]
-                    if place < len(ranks):
-                        ranks[place] = _MERGES
-                place += 1
+            position = 0
+            while position < len(ranks):  # Merge from left to right; a merged part is not merged again in this pass.
+                if ranks[position] == best:
+                    parts[position : position + 2] = [parts[position] + parts[position + 1]]
+                    ids[position : position + 2] = [512 + best]
+                    del ranks[position]
+                    if position < len(ranks):
+                        ranks[position] = _MERGE_COUNT
+                position += 1
         return ids
 
     @cached_property
     def _ranks(self) -> dict[str, int]:
-        """`a b`: two parts that become one -> which of such pairs goes first."""
-        text = zlib.decompressobj(_GZIP).decompress(_vocabulary().read_bytes(), _READ).decode("utf-8", "ignore")
-        pairs = text.split("\n", _MERGES + 1)[1 : _MERGES + 1]
-        return dict(zip(pairs, range(_MERGES), strict=True))
+        """The rank of each merge `a b`; the merge of the lowest rank is applied first."""
+        packed = _vocabulary_path().read_bytes()
+        text = zlib.decompressobj(_GZIP_WINDOW).decompress(packed, _MAX_UNPACKED_BYTES).decode("utf-8", "ignore")
+        pairs = text.split("\n", _MERGE_COUNT + 1)[1 : _MERGE_COUNT + 1]
+        return dict(zip(pairs, range(_MERGE_COUNT), strict=True))
 
 
 def split(text: str) -> list[str]:
-    """A text, mended and in lower case -> its words, signs and digits."""
+    """Repair a text, lower its case, and split it into words, punctuation and digits."""
     if "&" in text or not (text.isascii() and text.isprintable()):
-        import ftfy  # 0.1 s, and nothing to mend in other texts
+        import ftfy  # The import takes 0.1 s; other texts need no repair.
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    words: list[str] = _WORDS.findall(" ".join(text.split()).lower())
+    words: list[str] = _WORD_PATTERN.findall(" ".join(text.split()).lower())
     return words
 
 
 def unseen_words(text: str, seen: Set[int] | None, tokenizer: Tokenizer | None = None) -> list[str]:
-    """The words of a text, lower case, that hold a token which is not among those seen; each once, in order.
+    """Return the words of a text, in lower case, with a token that is not in `seen`; each once, in order.
 
-    Punctuation does not count; seen: token ids, None: all.
+    Punctuation does not count. seen: token ids; None: every token counts as seen.
     """
     if seen is None:
         return []
@@ -98,10 +105,13 @@ def unseen_words(text: str, seen: Set[int] | None, tokenizer: Tokenizer | None =
     return [word for word in words if not all(token in seen for token in tokenizer.encode(word))]
 
 
-def _vocabulary() -> Path:
-    """Raises WeightsError when open_clip does not have it."""
+def _vocabulary_path() -> Path:
+    """Return the path of the vocabulary file.
+
+    Raises WeightsError when open_clip does not have it.
+    """
     package = find_spec("open_clip")
     for folder in (package.submodule_search_locations or ()) if package else ():
-        if (Path(folder) / _FILE).is_file():
-            return Path(folder) / _FILE
-    raise WeightsError(f"{_FILE} is not there - install open_clip_torch again, the vocabulary comes with it")
+        if (Path(folder) / _VOCABULARY_FILE).is_file():
+            return Path(folder) / _VOCABULARY_FILE
+    raise WeightsError(f"{_VOCABULARY_FILE} is not there - install open_clip_torch again, the vocabulary comes with it")

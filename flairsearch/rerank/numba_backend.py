@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flairsearch.codecs.codec import Codec, Fp16, Quantised
 from flairsearch.codecs.transform import cosines_1d
-from flairsearch.core.numba_runtime import share_out
+from flairsearch.core.numba_runtime import run_in_threads
 from flairsearch.core.types import PoolWeights
 from flairsearch.rerank import llvm_intrinsics
 from flairsearch.rerank.numba_kernels import BYTE, CODES, HALF, Layout, Projection, Scratch, attend_views, project_views
@@ -40,7 +40,7 @@ def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int |
         for span in pieces:
             attend_views(stored, layout, scratch, queries, mixed[slice(*span)], share[slice(*span)], span[0])
 
-    share_out(work, len(rows), _PIECE, threads)
+    run_in_threads(work, len(rows), _PIECE, threads)
     return mixed.reshape(len(rows), *u.shape), share.reshape(len(rows), *c.shape)
 
 
@@ -63,7 +63,7 @@ def score(codec: Codec, rows: NDArray[np.uint8], projection: Projection, u: F32,
             attend_views(stored, layout, scratch, queries, mixed[: last - first], share[: last - first], first)
             project_views(projection, mixed[: last - first], share[: last - first], texts, spare, scores[first:last])
 
-    share_out(work, len(rows), size, None)
+    run_in_threads(work, len(rows), size, None)
     return scores
 
 

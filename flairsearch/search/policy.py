@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.settings import EXHAUSTIVE_VIEWS
+from flairsearch.core.settings import MAX_EXHAUSTIVE_VIEWS
 
 
 @dataclass(frozen=True)
 class SearchPolicy:
     """The thresholds of a search. With `auto`, the shortlist grows until no view outside of it is likely to matter."""
 
-    exhaustive_views: int = EXHAUSTIVE_VIEWS
+    exhaustive_views: int = MAX_EXHAUSTIVE_VIEWS
     """An index of at most this number of views is ranked whole and has no fitted vectors."""
     initial_factor: int = 4
     """With `auto`, the shortlist begins with this factor times k views."""

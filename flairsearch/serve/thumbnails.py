@@ -110,7 +110,7 @@ def make_thumbnail(data: bytes, side: int) -> bytes:
 
     Raises PictureError when `data` is not a picture.
     """
-    picture = open_upright(data, least=side)  # A large JPEG is decoded at a reduced scale.
+    picture = open_upright(data, min_side=side)  # A large JPEG is decoded at a reduced scale.
     picture.thumbnail((side, side))
     buffer = BytesIO()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)

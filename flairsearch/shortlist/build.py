@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flairsearch.core.arrays import chunks
 from flairsearch.core.protocols import Encoder
-from flairsearch.core.settings import EXHAUSTIVE_VIEWS
+from flairsearch.core.settings import MAX_EXHAUSTIVE_VIEWS
 from flairsearch.shortlist.predictor_file import PredictorFile
 from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, ScorePredictor, fit
 from flairsearch.shortlist.shortlist import drop_kept, last_places
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class PredictorPolicy:
     """The thresholds of fitting a score predictor."""
 
-    exhaustive_views: int = EXHAUSTIVE_VIEWS
+    exhaustive_views: int = MAX_EXHAUSTIVE_VIEWS
     """An index of at most this number of views has no predictor."""
     sample_views: int = FIT_SAMPLE_VIEWS
     """This number of views, evenly spaced, are scored for all prompts."""

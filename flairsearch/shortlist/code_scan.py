@@ -126,7 +126,7 @@ def multiply_codes(
             codes = rows[some, start : start + len(features)].astype(np.float32)
             scores[first : first + size] = np.einsum("ij,j->i", codes, features)  # @ sums equal rows in unequal ways
         return
-    from flairsearch.core.numba_runtime import share_out
+    from flairsearch.core.numba_runtime import run_in_threads
     from flairsearch.shortlist import code_scan_numba
 
     def work(pieces: Iterator[tuple[int, int]]) -> None:
@@ -136,4 +136,4 @@ def multiply_codes(
             else:
                 code_scan_numba.multiply_rows(rows, places, start, features, scores, first, last)
 
-    share_out(work, len(scores), size)
+    run_in_threads(work, len(scores), size)

@@ -16,7 +16,7 @@ from flairsearch.store.writer import FALLBACK_CODEC, Writer
 def needs_training(writer: Writer) -> bool:
     """Whether the index has enough views to train its codec on, and has not done so."""
     is_untrained = writer.target.label == FALLBACK_CODEC != writer.settings.codec
-    return is_untrained and writer.catalog.counts()[1] >= writer.limits.basis_views
+    return is_untrained and writer.catalog.counts()[1] >= writer.limits.min_basis_views
 
 
 def is_trained(writer: Writer) -> bool:

@@ -73,10 +73,10 @@ class Compactor:
         sizes: dict[int, list[_Source]] = {}
         for number, count, label in self._catalog.segments():
             if label == target.label and number not in self._damaged:
-                sizes.setdefault(self._limits.level(count), []).append(_Source(number, count, label, count))
+                sizes.setdefault(self._limits.size_tier(count), []).append(_Source(number, count, label, count))
         for level, sources in sizes.items():
-            if level < len(self._limits.levels) and len(sources) >= self._limits.merge_segments:
-                self._rewrite_whole(sources[: self._limits.merge_segments], target, dead_too=True)
+            if level < len(self._limits.size_tiers) and len(sources) >= self._limits.merge_fan_in:
+                self._rewrite_whole(sources[: self._limits.merge_fan_in], target, dead_too=True)
 
     def _sources(self, label: str, all_of_them: bool) -> Iterator[_Source]:
         """Every segment with the views in it that some image still has; or only those of another codec."""
@@ -90,7 +90,7 @@ class Compactor:
         for source in sources:
             if not source.live:
                 continue
-            if batches and sum(s.live for s in batches[-1]) + source.live <= self._limits.segment_views:
+            if batches and sum(s.live for s in batches[-1]) + source.live <= self._limits.max_segment_views:
                 batches[-1].append(source)
             else:
                 batches.append([source])
@@ -99,7 +99,7 @@ class Compactor:
         return [dead + batches[0], *batches[1:]] if batches else [dead] if dead else []
 
     def _is_fine(self, source: _Source, label: str) -> bool:
-        return source.label == label and source.live >= (1 - self._limits.dead_share) * source.count
+        return source.label == label and source.live >= (1 - self._limits.max_dead_fraction) * source.count
 
     def _rewrite_whole(self, sources: Sequence[_Source], target: Target, dead_too: bool = False) -> None:
         """Those of the segments that are not damaged; the others stay, and are remembered."""
@@ -122,7 +122,7 @@ class Compactor:
                 kept = np.flatnonzero(views.live | dead_too)
                 if len(kept):
                     old = self._open(source)
-                for some in chunks(kept, self._limits.piece_views):
+                for some in chunks(kept, self._limits.read_views):
                     rows, pooled = _read(old, views, some)
                     if source.label == target.label:
                         sums = segment.append_rows(rows, pooled)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
-from flairsearch.core.dates import clock_seconds, from_clock
+from flairsearch.core.dates import clock_seconds, from_clock_seconds
 from flairsearch.core.filters import Filter
 
 _MAX_INTEGER = 2**63 - 1  # The largest integer of SQLite.
@@ -88,7 +88,7 @@ def _dated(since: datetime | None, before: datetime | None) -> Condition:
 def date_of(taken: int | None, mtime_ns: int) -> datetime | None:
     """What `_dated` goes by, as local time; None for one that no calendar has."""
     try:
-        return datetime.fromtimestamp(mtime_ns // 10**9) if taken is None else from_clock(taken)
+        return datetime.fromtimestamp(mtime_ns // 10**9) if taken is None else from_clock_seconds(taken)
     except (ValueError, OverflowError, OSError):
         return None
 

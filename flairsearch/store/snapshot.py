@@ -185,7 +185,7 @@ class Snapshot:
         for label, here in self.by_codec(views):
             rows = self.coded(views[here])
             tokens[here] = self.codecs[label].restore(rows)
-            shift[here], scale[here] = self.codecs[label].decode_moments(rows)
+            shift[here], scale[here] = self.codecs[label].decode_token_stats(rows)
         return EncodedViews(self.pooled(views), tokens, shift, scale)
 
     def coded(self, views: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ def verify(
     total = len(reader) + len(reader.unreadable_views.id)
     done = len(reader.unreadable_views.id)
     yield done, total, _name(catalog, reader.unreadable_views.id, reader.unreadable_views.content)
-    for views in chunks(reader.views.id, limits.piece_views):
+    for views in chunks(reader.views.id, limits.read_views):
         sums = catalog.checksums(views.tolist())
         if catalog.generation() != reader.generation:
             raise StoreError("another process has written the index meanwhile - run flairsearch verify again")

@@ -23,30 +23,30 @@ def random_local(count=5, seed=0):
 
 
 def normed(local):
-    """float64 LayerNorm without gain: x, r, s with local = s (x + r)."""
+    """LayerNorm without gain, in float64: x, r and s with local = s (x + r)."""
     mean = local.mean(-1, keepdims=True)
     scale = np.sqrt(local.var(-1, keepdims=True) + 1e-5)
     columns = ((local - mean) / scale, (mean / scale)[..., 0], scale[..., 0])
     return EncodedViews(np.ones((len(local), D), np.float16), *(column.astype(np.float16) for column in columns))
 
 
-def test_fp16_gives_every_bit_back():
+def test_fp16_restores_every_bit():
     encoded, codec = normed(random_local()), make_codec("fp16", P, D)
     rows = codec.encode(encoded)
     assert rows.dtype == np.uint8
     assert rows.shape == (5, codec.stride) == (5, 2 * P * D + 4 * P)
-    shift, scale = codec.decode_moments(rows)
+    shift, scale = codec.decode_token_stats(rows)
     for found, expected in ((codec.decode(rows), encoded.tokens), (shift, encoded.shift), (scale, encoded.scale)):
         np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
 
 
-def test_fp16_keeps_what_the_local_token_needs():
+def test_fp16_restores_the_local_tokens():
     local = random_local()
     codec = make_codec("fp16", P, D)
     rows = codec.encode(normed(local))
-    shift, scale = (moment.astype(np.float64)[..., None] for moment in codec.decode_moments(rows))
+    shift, scale = (stat.astype(np.float64)[..., None] for stat in codec.decode_token_stats(rows))
     again = scale * (codec.decode(rows).astype(np.float64) + shift)
-    np.testing.assert_allclose(again, local, atol=3 * 2**-11 * 9)  # three roundings to 11 bits of numbers below 9
+    np.testing.assert_allclose(again, local, atol=3 * 2**-11 * 9)  # Numbers below 9 are rounded to 11 bits three times.
 
 
 def test_rows_are_little_endian_and_tokens_come_first():
@@ -74,42 +74,42 @@ def test_an_unknown_codec_is_named():
 
 @pytest.mark.parametrize("size", [None, (P, D - 1), (P, D + 1), (P - 1, D), (P + 3, D)])
 def test_a_basis_of_another_size_is_refused(size):
-    basis = size and made_basis(*size)
+    basis = size and make_basis(*size)
     with pytest.raises(StoreError, match="the basis of codec q2 is missing or of another size"):
         make_codec("q2", P, D, basis)
 
 
-# -- what every codec does
+# -- All codecs
 
 
-def any_moments(encoded, seed=0):
-    """Moments of any bits at all: subnormal, infinite, not a number."""
+def random_token_stats(encoded, seed=0):
+    """The same tokens with token statistics of random bits: subnormal, infinite, not a number."""
     bits = np.random.default_rng(seed).integers(0, 1 << 16, (2, *encoded.shift.shape), np.uint16)
     return EncodedViews(encoded.pooled, encoded.tokens, *bits.view(np.float16))
 
 
-def made_codec(name):
-    return make_codec(name, P, D, made_basis(P, D) if needs_basis(name) else None)
+def make_test_codec(name):
+    return make_codec(name, P, D, make_basis(P, D) if needs_basis(name) else None)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "q2"])
-def test_moments_come_back_bit_for_bit(name):
-    encoded, codec = any_moments(normed(random_local(7))), made_codec(name)
+def test_token_stats_are_restored_bit_for_bit(name):
+    encoded, codec = random_token_stats(normed(random_local(7))), make_test_codec(name)
     rows = codec.encode(encoded)
     assert rows.shape == (7, codec.stride)
-    for found, expected in zip(codec.decode_moments(rows), (encoded.shift, encoded.scale), strict=True):
+    for found, expected in zip(codec.decode_token_stats(rows), (encoded.shift, encoded.scale), strict=True):
         np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "q2"])
 def test_rows_do_not_depend_on_the_run_or_on_memory(name):
-    encoded, codec = normed(random_local(70)), made_codec(name)
+    encoded, codec = normed(random_local(70)), make_test_codec(name)
     rows = codec.encode(encoded)
     np.testing.assert_array_equal(codec.encode(encoded), rows)
     other = EncodedViews(*(np.asfortranarray(column) for column in vars(encoded).values()))
     np.testing.assert_array_equal(codec.encode(other), rows)
-    odd = np.repeat(rows, 2, axis=0)[::2]  # a view into something larger, as rows of a mapped file are
-    np.testing.assert_array_equal(codec.decode(odd), codec.decode(rows))
+    strided = np.repeat(rows, 2, axis=0)[::2]  # These rows are strided, as those of a mapped file may be.
+    np.testing.assert_array_equal(codec.decode(strided), codec.decode(rows))
     np.testing.assert_array_equal(codec.restore(rows[[9, 3]]), codec.restore(rows)[[9, 3]])
 
 
@@ -121,7 +121,7 @@ def test_int8_equals_a_quantiser_by_hand():
         np.float16
     )
     tokens[0, 0], tokens[1, 1, 3:], tokens[2, 2] = 0, 0, -1.5
-    tokens[3, 3, 4] = 60000  # beside numbers below 1
+    tokens[3, 3, 4] = 60000  # The other numbers of this token are below 1.
     codec, flat = make_codec("int8", P, D), np.zeros((5, P), np.float16)
     rows = codec.encode(EncodedViews(tokens[:, 0], tokens, flat, flat))
     assert codec.stride == P * D + 2 * P + 4 * P
@@ -135,19 +135,21 @@ def test_int8_equals_a_quantiser_by_hand():
         assert row[P * D + 2 * patch : P * D + 2 * patch + 2] == np.float16(step).tobytes()
         np.testing.assert_allclose(found[view, patch], np.multiply(codes, step), rtol=2**-11, atol=2**-25)
         np.testing.assert_allclose(restored[view, patch], np.multiply(codes, step), rtol=2**-11, atol=2**-25)
-        assert np.abs(restored[view, patch] - x).max() <= 0.57 * step + np.abs(x).max() * 2**-11  # 127 / 2^11 = 0.062
+        assert (
+            np.abs(restored[view, patch] - x).max() <= 0.57 * step + np.abs(x).max() * 2**-11
+        )  # The slack is 127 / 2^11 = 0.062 steps.
 
 
 # -- q4, q2, q1: 8, 4 and 2 bits in a basis
 
-STEP = {8: 0.0308, 4: 0.3352, 2: 0.9957}  # Max (1960), of a Gaussian of variance 1
-SIZES = [(1, 11, 1), (4, 13, 41), (5, 13, 7), (9, 11, 33), (16, 24, 3)]  # patches, dim, views
+STEP = {8: 0.0308, 4: 0.3352, 2: 0.9957}  # Quantiser steps for a Gaussian of variance 1 (Max, 1960).
+SIZES = [(1, 11, 1), (4, 13, 41), (5, 13, 7), (9, 11, 33), (16, 24, 3)]  # Each row is (patches, dim, views).
 
 
-def made_basis(patches, dim, seed=0, counts=None):
-    """A basis that is not orthogonal, with counts and standard deviations of their own; float64 behind float32."""
+def make_basis(patches, dim, seed=0, counts=None):
+    """A random basis that is not orthogonal, with random counts and steps."""
     rng = np.random.default_rng(seed)
-    if counts is None:  # of all kinds, frequencies without a number too
+    if counts is None:  # Draw counts of every width; some frequencies have no coded number.
         counts = np.stack(
             [rng.integers(0, 3, patches), 2 * rng.integers(0, 2, patches), 4 * rng.integers(0, 2, patches)]
         )
@@ -156,21 +158,21 @@ def made_basis(patches, dim, seed=0, counts=None):
     counts = np.asarray(counts, np.uint16)
     channels = int(counts.sum(0).max())
     matrix = rng.normal(size=(dim, dim)) / (3 * dim**0.5) + np.eye(dim)
-    step = [[STEP[w or 2] * rng.uniform(0.5, 2) for w in line] for line in widths_of(counts, channels).tolist()]
+    step = [[STEP[w or 2] * rng.uniform(0.5, 2) for w in line] for line in bit_widths(counts, channels).tolist()]
     columns = (rng.normal(size=dim), matrix[:, :channels], np.linalg.inv(matrix)[:channels], step)
     return TransformBasis(*(np.ascontiguousarray(column, np.float32) for column in columns), counts)
 
 
-def widths_of(counts, channels):
-    """Bits i64[F, C] of every number: the first counts[0, f] have 8, the next 4, the next 2, all others none."""
+def bit_widths(counts, channels):
+    """The bits of every number, i64[F, C]: at f the first counts[0, f] have 8, then 4, then 2, all others 0."""
     widths = np.zeros((counts.shape[1], channels), np.int64)
-    for f, (most, some, few) in enumerate(np.asarray(counts, int).T):
-        widths[f, : most + some + few] = [8] * most + [4] * some + [2] * few
+    for f, (eights, fours, twos) in enumerate(np.asarray(counts, int).T):
+        widths[f, : eights + fours + twos] = [8] * eights + [4] * fours + [2] * twos
     return widths
 
 
 def transform(patches):
-    """The orthonormal DCT-II f64[F, P] over a square grid, over a line where there is none."""
+    """The orthonormal DCT-II over a square grid, or over a line if P is not a square, f64[F, P]."""
     side = math.isqrt(patches)
     grid = (side, side) if side * side == patches else (1, patches)
     places = list(itertools.product(*map(range, grid)))
@@ -182,15 +184,15 @@ def transform(patches):
 
 
 def in_steps(tokens, basis):
-    """Coordinates f64[n, F, C] in units of their step, before any gain."""
+    """Coordinates in units of their step, before any gain, f64[n, F, C]."""
     mean, forward, step = (c.astype(np.float64) for c in (basis.mean, basis.forward, basis.step))
     return np.einsum("fp,npd,dc->nfc", transform(len(step)), tokens.astype(np.float64) - mean, forward) / step
 
 
 def read_by_hand(row, basis):
-    """A row's bytes -> codes i64[F, C] (-1 where there is none), gains i64[F], the bytes left."""
+    """Parse the bytes of a row: codes i64[F, C] (-1: no code), gain codes i64[F], and the remaining bytes."""
     patches, channels = basis.step.shape
-    widths, codes, at = widths_of(basis.counts, channels), np.full((patches, channels), -1), 0
+    widths, codes, at = bit_widths(basis.counts, channels), np.full((patches, channels), -1), 0
     for width in (8, 4, 2):
         places = [(f, c) for f in range(patches) for c in range(channels) if widths[f, c] == width]
         size, spare = divmod(len(places) * width, 8)
@@ -203,26 +205,26 @@ def read_by_hand(row, basis):
 
 
 def values_by_hand(row, basis):
-    """Coordinates f64[F, C] that a row stands for: the middle of each code's interval, times step and gain."""
+    """The coordinates of a row, f64[F, C]: the midpoint of each code's interval, times step and gain."""
     codes, gains, _ = read_by_hand(row, basis)
-    halves = 2.0 ** (widths_of(basis.counts, basis.step.shape[1]) - 1)
-    louder = np.array([2.0 ** ((int(gain) - 128) / 8) for gain in gains])
-    return np.where(codes < 0, 0, (codes - halves + 0.5) * basis.step * louder[:, None])
+    halves = 2.0 ** (bit_widths(basis.counts, basis.step.shape[1]) - 1)
+    factors = np.array([2.0 ** ((int(gain) - 128) / 8) for gain in gains])
+    return np.where(codes < 0, 0, (codes - halves + 0.5) * basis.step * factors[:, None])
 
 
 def restored_by_hand(rows, basis):
-    """Tokens f64[n, P, D] of rows u8[n, ...]."""
+    """The tokens of rows u8[n, ...], f64[n, P, D]."""
     y = np.stack([values_by_hand(row.tobytes(), basis) for row in rows])
     return np.einsum("fp,nfc,cd->npd", transform(len(basis.step)), y, basis.inverse.astype(np.float64)) + basis.mean
 
 
 def heavy_tokens(count, patches, dim, seed=1):
-    """Tokens f16 with a few numbers far out, as some directions of a real tower have."""
+    """Heavy-tailed tokens f16[n, P, D], as some directions of a real tower have."""
     rng = np.random.default_rng(seed)
     return (rng.normal(0, 1.5, (count, patches, dim)) * np.exp(rng.normal(0, 1, (count, patches, dim)))).astype("f2")
 
 
-def with_moments(tokens, seed=0):
+def with_token_stats(tokens, seed=0):
     flat = np.random.default_rng(seed).normal(size=(2, *tokens.shape[:2])).astype(np.float16)
     return EncodedViews(tokens[:, 0], tokens, *flat)
 
@@ -230,8 +232,8 @@ def with_moments(tokens, seed=0):
 @pytest.mark.parametrize(("patches", "dim", "count"), SIZES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_codes_in_a_basis_equal_a_quantiser_by_hand(patches, dim, count, seed):
-    basis = made_basis(patches, dim, seed)
-    codec, encoded = make_codec("q2", patches, dim, basis), with_moments(heavy_tokens(count, patches, dim))
+    basis = make_basis(patches, dim, seed)
+    codec, encoded = make_codec("q2", patches, dim, basis), with_token_stats(heavy_tokens(count, patches, dim))
     rows = codec.encode(encoded)
     assert rows.shape == (count, codec.stride)
     parts = [read_by_hand(row.tobytes(), basis) for row in rows]
@@ -239,13 +241,15 @@ def test_codes_in_a_basis_equal_a_quantiser_by_hand(patches, dim, count, seed):
     for part, shift, scale in zip(parts, encoded.shift, encoded.scale, strict=True):
         assert part[2] == shift.astype("<f2").tobytes() + scale.astype("<f2").tobytes()
 
-    widths, y = widths_of(basis.counts, basis.step.shape[1]), in_steps(encoded.tokens, basis)
+    widths, y = bit_widths(basis.counts, basis.step.shape[1]), in_steps(encoded.tokens, basis)
     with np.errstate(divide="ignore", invalid="ignore"):
         deviations = np.where(widths > 0, basis.step / np.vectorize(lambda width: STEP.get(width, 1.0))(widths), 0)
         squares = np.where(widths > 0, np.square(y * basis.step / deviations), 0)
-        loud = np.sqrt((squares * deviations).sum(-1) / deviations.sum(-1))
-        octaves = np.clip(np.where(np.nan_to_num(loud) > 0, 8 * np.log2(loud) + 128, 0), 0, 255)
-    sure = np.abs(octaves - np.floor(octaves) - 0.5) > 1e-3  # on the edge of two, float32 may round to either
+        energy = np.sqrt((squares * deviations).sum(-1) / deviations.sum(-1))
+        octaves = np.clip(np.where(np.nan_to_num(energy) > 0, 8 * np.log2(energy) + 128, 0), 0, 255)
+    sure = (
+        np.abs(octaves - np.floor(octaves) - 0.5) > 1e-3
+    )  # Near the edge of two gain codes, float32 may round to either.
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(gains[sure], np.rint(octaves[sure]))
     assert np.abs(gains - octaves).max() < 0.502
@@ -259,8 +263,8 @@ def test_codes_in_a_basis_equal_a_quantiser_by_hand(patches, dim, count, seed):
     assert (np.abs(found - expected) <= 1).all()
 
     error, inside = np.abs(found - half + 0.5 - y), kept & (y > -half) & (y < half)
-    assert error[inside].max() <= 0.502  # half a step, times the gain
-    low, high = kept & (y < -half - 0.01), kept & (y > half + 0.01)  # cut off at the ends
+    assert error[inside].max() <= 0.502  # The error is at most half a step, times the gain.
+    low, high = kept & (y < -half - 0.01), kept & (y > half + 0.01)  # These numbers are clipped.
     assert (found[low] == 0).all()
     assert (found[high] == np.broadcast_to(2 * half - 1, found.shape)[high]).all()
     assert (low.any() and high.any()) or count < 5
@@ -278,23 +282,24 @@ def test_codes_in_a_basis_equal_a_quantiser_by_hand(patches, dim, count, seed):
 
 
 def test_a_row_written_out():
-    """One patch, one channel of 8 bits, two of 4, four of 2, all bytes computed on paper."""
+    """One patch with one channel of 8 bits, two of 4 and four of 2; all bytes were computed by hand."""
     eye, step = np.eye(7, dtype=np.float32), np.asarray([[0.0308] + [0.3352] * 2 + [0.9957] * 4], np.float32)
     basis = TransformBasis(np.full(7, 0.5, np.float32), eye, eye, step, np.asarray([[1], [2], [4]], np.uint16))
     codec = make_codec("q2", 1, 7, basis)
     row = np.asarray([[130, 0xF0, 0b11_10_01_00, 136, 0, 0x3C, 0, 0xC0]], np.uint8)
     assert codec.stride == 8
-    y = 2 * step[0] * [2.5, -7.5, 7.5, -1.5, -0.5, 0.5, 1.5]  # gain 136: an octave above
+    y = 2 * step[0] * [2.5, -7.5, 7.5, -1.5, -0.5, 0.5, 1.5]  # Gain code 136 is an octave above the sample.
     np.testing.assert_allclose(codec.decode(row)[0, 0], y, rtol=1e-6)
     np.testing.assert_allclose(codec.restore(row)[0, 0], y + 0.5, rtol=1e-3)
-    assert [part.tolist() for part in codec.decode_moments(row)] == [[[1.0]], [[-2.0]]]
-    tokens = (
-        np.asarray([[[0.308, -1.676, 1.676, -1.9914, -0.99, 0.99, 2.98]]]) + 0.5
-    )  # their mean square is 2.931, its root 1.712
+    assert [part.tolist() for part in codec.decode_token_stats(row)] == [[[1.0]], [[-2.0]]]
+    # The weighted mean square of the coordinates is 2.931, its root 1.712.
+    tokens = np.asarray([[[0.308, -1.676, 1.676, -1.9914, -0.99, 0.99, 2.98]]]) + 0.5
     one = np.ones((1, 1), np.float16)
     np.testing.assert_array_equal(
         codec.encode(EncodedViews(one, tokens.astype(np.float16), one, -2 * one)),
-        [[128 + 5, (8 + 2) << 4 | (8 - 3), 0b11_10_01_00, 128 + 6, 0, 0x3C, 0, 0xC0]],  # 2^(6/8) = 1.682 is nearest
+        [
+            [128 + 5, (8 + 2) << 4 | (8 - 3), 0b11_10_01_00, 128 + 6, 0, 0x3C, 0, 0xC0]
+        ],  # 2^(6/8) = 1.682 is the nearest gain.
     )
 
 
@@ -325,8 +330,8 @@ def check_stride(name, patches, dim):
     tokens = (rng.normal(size=(3, patches, dim)) * np.logspace(1, -1, dim)).astype(np.float16)
     basis = fit_basis(tokens, np.eye(dim, dtype=np.float32), AVERAGE_BITS[name])
     codec = make_codec(name, patches, dim, basis)
-    bits = int(widths_of(basis.counts, basis.step.shape[1]).sum())
-    rows = codec.encode(with_moments(tokens))
+    bits = int(bit_widths(basis.counts, basis.step.shape[1]).sum())
+    rows = codec.encode(with_token_stats(tokens))
     assert rows.shape == (3, codec.stride) == (3, bits // 8 + 5 * patches)
     x = restored_by_hand(rows[:1], basis) if patches * dim < 5000 else None
     if x is not None:
@@ -342,8 +347,8 @@ def check_stride(name, patches, dim):
 @example(count=32, name="q2")
 @example(count=33, name="q2")
 @example(count=65, name="q2")
-def test_a_view_is_the_same_alone_and_among_others(name, count):
-    codec, encoded = made_codec(name), with_moments(heavy_tokens(count, P, D))
+def test_a_view_is_encoded_alike_alone_and_among_others(name, count):
+    codec, encoded = make_test_codec(name), with_token_stats(heavy_tokens(count, P, D))
     rows = codec.encode(encoded)
     one = [codec.encode(EncodedViews(*(c[i : i + 1] for c in vars(encoded).values()))) for i in range(count)]
     np.testing.assert_array_equal(rows, np.concatenate(one))
@@ -354,22 +359,24 @@ def test_a_view_is_the_same_alone_and_among_others(name, count):
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_views_without_anything_in_them_are_finite():
-    basis = made_basis(9, 11)
+def test_constant_views_are_finite():
+    basis = make_basis(9, 11)
     codec = make_codec("q4", 9, 11, basis)
     tokens = np.zeros((5, 9, 11), np.float16)
     tokens[1], tokens[2] = basis.mean, 3
     tokens[3, 4], tokens[4, :, 2] = 100, -100
-    rows = codec.encode(with_moments(tokens))
+    rows = codec.encode(with_token_stats(tokens))
     assert np.isfinite(codec.restore(rows)).all()
-    assert np.abs(codec.restore(rows)[1] - basis.mean).max() < 0.01  # the mean itself: nothing to keep, gains small
+    assert (
+        np.abs(codec.restore(rows)[1] - basis.mean).max() < 0.01
+    )  # This view is the mean itself, so all its coordinates are small.
 
 
-# -- the query is folded into the basis
+# -- The query folded into the basis
 
 
 def pool_by_hand(x, query, weights):
-    """Scores f64[N] and attention f64[N, P] of tokens f64[N, P, *], patch by patch, the zero key written out."""
+    """Scores f64[N] and attention f64[N, P] of tokens f64[N, P, D], patch by patch, with an explicit zero key."""
     u, c, text = (part.astype(np.float64) for part in (query.u, query.c, query.vector))
     value, value_bias, out, out_bias = (
         part.astype(np.float64) for part in (weights.value, weights.value_bias, weights.out, weights.out_bias)
@@ -399,23 +406,23 @@ def random_pool(heads, size, dim, seed=0):
     ("patches", "dim", "heads", "size"), [(7, 15, 3, 5), (1, 11, 1, 11), (9, 14, 2, 3), (49, 24, 2, 8)]
 )
 def test_coordinates_and_the_folded_query_score_as_the_restored_tokens(name, patches, dim, heads, size):
-    basis = made_basis(patches, dim)
+    basis = make_basis(patches, dim)
     codec = make_codec(name, patches, dim, basis if needs_basis(name) else None)
     tokens = np.random.default_rng(2).normal(0, 1, (9, patches, dim)).astype(np.float16)
-    rows = codec.encode(with_moments(tokens))
+    rows = codec.encode(with_token_stats(tokens))
     query, weights = random_pool(heads, size, dim)
-    # as exact as can be: not from restore, which rounds to float16
+    # `restore` would round to float16.
     x = restored_by_hand(rows, basis) if needs_basis(name) else codec.decode(rows).astype(np.float64)
     expected, share = pool_by_hand(x, query, weights)
     folded, folded_weights = codec.fold(query), codec.fold_weights(weights)
-    for dtype, exact in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
+    for dtype, tolerance in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
         reranker = TorchPool(folded_weights, dtype=dtype, spatial=codec.spatial)
         scores, attention = (f([codec.decode(rows)], folded) for f in (reranker.score, reranker.attend))
-        np.testing.assert_allclose(scores, expected, atol=exact)
-        np.testing.assert_allclose(attention, share, atol=exact)
-        assert attention.shape == (9, patches)  # over patches, not frequencies
+        np.testing.assert_allclose(scores, expected, atol=tolerance)
+        np.testing.assert_allclose(attention, share, atol=tolerance)
+        assert attention.shape == (9, patches)  # Attention is over patches, not over frequencies.
         assert (attention > 0).all()
-        assert (attention.sum(1) < 1).all()  # the zero key has its share
+        assert (attention.sum(1) < 1).all()  # The zero key has the rest.
     assert (folded.text, folded.u.dtype, folded.c.dtype) == (query.text, np.float32, np.float32)
     np.testing.assert_array_equal(folded.vector, query.vector)
     assert folded_weights.value.dtype == folded_weights.value_bias.dtype == np.float32
@@ -423,4 +430,4 @@ def test_coordinates_and_the_folded_query_score_as_the_restored_tokens(name, pat
 
 def test_codecs_without_a_basis_have_no_frequencies():
     assert [make_codec(name, P, D).spatial for name in ("fp16", "int8")] == [None, None]
-    np.testing.assert_allclose(made_codec("q2").spatial, transform(P), atol=1e-6)
+    np.testing.assert_allclose(make_test_codec("q2").spatial, transform(P), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Where sorted arrays have values; long ones in parts."""
+"""Positions of values in sorted arrays, and chunks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from flairsearch.core.arrays import chunks, positions_of
 VIEWS = st.sets(st.integers(0, 39)).map(lambda views: np.array(sorted(views), np.int64))
 
 
-@given(ids=VIEWS, some=VIEWS)
-@example(ids=np.arange(0), some=np.arange(0))
-@example(ids=np.arange(9), some=np.arange(0))
-@example(ids=np.arange(0), some=np.arange(9))
-@example(ids=np.arange(40), some=np.arange(40))
-@example(ids=np.arange(0, 40, 2), some=np.arange(1, 40, 2))
-@example(ids=np.arange(0, 40, 3), some=np.arange(0, 40, 2))
-def test_places(ids: np.ndarray, some: np.ndarray) -> None:
-    assert positions_of(ids, some).tolist() == [place for place, view in enumerate(ids) if view in some]
-    assert positions_of(ids, some).dtype == np.int64
+@given(ids=VIEWS, wanted=VIEWS)
+@example(ids=np.arange(0), wanted=np.arange(0))
+@example(ids=np.arange(9), wanted=np.arange(0))
+@example(ids=np.arange(0), wanted=np.arange(9))
+@example(ids=np.arange(40), wanted=np.arange(40))
+@example(ids=np.arange(0, 40, 2), wanted=np.arange(1, 40, 2))
+@example(ids=np.arange(0, 40, 3), wanted=np.arange(0, 40, 2))
+def test_positions(ids: np.ndarray, wanted: np.ndarray) -> None:
+    assert positions_of(ids, wanted).tolist() == [position for position, view in enumerate(ids) if view in wanted]
+    assert positions_of(ids, wanted).dtype == np.int64
 
 
 @given(values=st.lists(st.integers()), size=st.integers(1, 9))

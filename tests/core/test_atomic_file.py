@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all."""
+"""Files are replaced atomically."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, error: type[BaseException]) -> None:
     file = tmp_path / "x"
     file.write_bytes(b"old")
 
@@ -48,10 +48,10 @@ def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path, error: type[BaseE
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:
     file = tmp_path / "x"
-    with atomic_path(file) as one, atomic_path(file) as other:
-        assert one != other
-        one.write_bytes(b"1" * 1000)
-        other.write_bytes(b"2")
+    with atomic_path(file) as first, atomic_path(file) as second:
+        assert first != second
+        first.write_bytes(b"1" * 1000)
+        second.write_bytes(b"2")
     assert file.read_bytes() == b"1" * 1000
 
 
@@ -64,7 +64,7 @@ def test_permissions_are_those_asked_for(tmp_path: Path) -> None:
 def test_bytes_are_synchronised_before_they_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda number: (done.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append("fsync"), fsync(descriptor)))
     monkeypatch.setattr(Path, "replace", lambda self, target: (done.append("replace"), replace(self, target))[1])
     with atomic_write(tmp_path / "x") as stream:
         stream.write(b"x")

@@ -1,4 +1,4 @@
-"""Dates as people write them, and as numbers."""
+"""Parsing dates, and their numbers of seconds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BAD_DATES = [
 ]
 
 
-def test_what_is_no_date_is_one_line_that_says_what_is_one(subtests: pytest.Subtests) -> None:
+def test_an_invalid_date_raises_one_line_with_valid_examples(subtests: pytest.Subtests) -> None:
     for text, option in product(BAD_DATES, ("since", "until")):
         with subtests.test(ascii(text), option=option):
             wanted = f"--{option} .* is no date - use 2024, 2024-05, 2024-05-17 or"
@@ -49,7 +49,7 @@ def test_what_is_no_date_is_one_line_that_says_what_is_one(subtests: pytest.Subt
             assert "\n" not in str(error.value)
 
 
-def test_clocks_count_seconds_and_know_no_summer() -> None:
+def test_clock_seconds_ignore_daylight_saving() -> None:
     assert clock_seconds(datetime(1970, 1, 1)) == 0
     assert clock_seconds(datetime(1969, 12, 31, 23, 59, 59)) == -1
     moments = [datetime(1826, 1, 1) + timedelta(hours=n) for n in range(0, 24 * 365 * 300, 9999)]

@@ -1,4 +1,4 @@
-"""Arrays of a layout go round; whatever does not fit it is refused."""
+"""Arrays of a layout are restored; whatever does not fit the layout is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYOUT: Layout = {"a": (np.float32, "N D"), "b": (np.int64, "N"), "c": (np.uint1
 GOOD = {"a": np.ones((4, 2), np.float32), "b": np.arange(4), "c": np.zeros((3, 2), np.uint16)}
 
 
-def test_arrays_go_round(tmp_path: Path) -> None:
+def test_arrays_are_restored(tmp_path: Path) -> None:
     save_arrays(tmp_path / "x.npz", GOOD | {"more": np.ones(1)})
     found = load_arrays(tmp_path / "x.npz", LAYOUT)
     assert list(found) == list(LAYOUT)
@@ -39,13 +39,13 @@ def test_arrays_go_round(tmp_path: Path) -> None:
         ("c", np.zeros((3, 0), np.uint16)),
     ],
 )
-def test_what_does_not_fit_is_refused(name: str, value: Any, tmp_path: Path) -> None:
+def test_an_array_that_does_not_fit_is_refused(name: str, value: Any, tmp_path: Path) -> None:
     save_arrays(tmp_path / "x.npz", GOOD | {name: value})
     with pytest.raises(ValueError, match="its arrays do not fit"):
         load_arrays(tmp_path / "x.npz", LAYOUT)
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_or_array_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_arrays(tmp_path / "x.npz", LAYOUT)
     save_arrays(tmp_path / "x.npz", {"a": GOOD["a"]})

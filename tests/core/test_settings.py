@@ -1,3 +1,5 @@
+"""index.json, and the names of view policies."""
+
 import json
 
 import pytest
@@ -8,7 +10,8 @@ from tests.support.fake import fake_settings
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
+    """The current folder, without settings of the user."""
     monkeypatch.delenv("FLAIRSEARCH_HOME", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
@@ -16,12 +19,12 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("views", ["center", "tiles:12"])
-def test_settings_come_back_as_saved(here, views):
+def test_settings_are_restored(folder, views):
     settings = fake_settings(views)
-    settings.save(here)
-    assert IndexSettings.load(here) == settings
-    assert json.loads((here / "index.json").read_text())["format"] == FORMAT_VERSION
-    assert [file.name for file in here.iterdir() if file.is_file()] == ["index.json"]
+    settings.save(folder)
+    assert IndexSettings.load(folder) == settings
+    assert json.loads((folder / "index.json").read_text())["format"] == FORMAT_VERSION
+    assert [file.name for file in folder.iterdir() if file.is_file()] == ["index.json"]
 
 
 @pytest.mark.parametrize(
@@ -41,25 +44,25 @@ def test_settings_come_back_as_saved(here, views):
         (lambda values: "text", r"cannot be read .*--rebuild"),
     ],
 )
-def test_settings_of_another_kind_are_refused(here, change, message):
-    fake_settings().save(here)
-    file = here / "index.json"
+def test_settings_that_do_not_fit_are_refused(folder, change, message):
+    fake_settings().save(folder)
+    file = folder / "index.json"
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
     with pytest.raises(StoreError, match=message) as caught:
-        IndexSettings.load(here)
+        IndexSettings.load(folder)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe"])
-def test_settings_that_are_no_json_are_refused(here, data):
-    (here / "index.json").write_bytes(data)
+def test_settings_that_are_not_json_are_refused(folder, data):
+    (folder / "index.json").write_bytes(data)
     with pytest.raises(StoreError, match="cannot be read"):
-        IndexSettings.load(here)
+        IndexSettings.load(folder)
 
 
-def test_no_index_says_how_to_make_one(here):
+def test_no_index_says_how_to_make_one(folder):
     with pytest.raises(StoreError, match=r"no index at .*flairsearch index FOLDER"):
-        IndexSettings.load(here)
+        IndexSettings.load(folder)
 
 
 def test_view_policies():
@@ -88,7 +91,7 @@ def test_view_policies():
         *("squash:4", "squash\n"),
     ],
 )
-def test_there_is_no_other_policy(views):
+def test_other_policies_are_refused(views):
     with pytest.raises(
         UsageError, match=r"no view policy .* - use squash or center, or tiles:N with N from 2 to 64$"
     ) as e:

@@ -1,3 +1,5 @@
+"""Walking folders, and comparing what is found with the index."""
+
 import os
 
 import pytest
@@ -8,6 +10,7 @@ from flairsearch.images.discovery import compare, walk
 
 
 def make(folder, *paths):
+    """Make files that hold their own path."""
     for path in paths:
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -15,20 +18,20 @@ def make(folder, *paths):
 
 
 def paths(root, *args):
-    return [seen.path for seen in walk(str(root), *args) if isinstance(seen, ImageFile)]
+    return [entry.path for entry in walk(str(root), *args) if isinstance(entry, ImageFile)]
 
 
 def skipped(root):
-    return {os.path.relpath(seen.path, root): seen.reason for seen in walk(str(root)) if isinstance(seen, Skipped)}
+    return {os.path.relpath(entry.path, root): entry.reason for entry in walk(str(root)) if isinstance(entry, Skipped)}
 
 
-def known(root):
-    """As if everything there were indexed; image ids count from 1."""
-    found = [seen for seen in walk(str(root)) if isinstance(seen, ImageFile)]
+def index_all(root):
+    """The indexed files if every image below the root were indexed; image ids count from 1."""
+    found = [entry for entry in walk(str(root)) if isinstance(entry, ImageFile)]
     return {file.path: IndexedFile(number, file.size, file.mtime_ns) for number, file in enumerate(found, 1)}
 
 
-def test_walk_finds_pictures_in_name_order(tmp_path):
+def test_walk_finds_images_in_name_order(tmp_path):
     make(tmp_path, "b.JPG", "a.png", "z/1.webp", "c/d/2.tiff", "notes.txt", "movie.mp4", "jpg")
     assert paths(tmp_path) == ["a.png", "b.JPG", "c/d/2.tiff", "z/1.webp"]
     first = next(iter(walk(str(tmp_path))))
@@ -55,7 +58,7 @@ def test_a_hidden_root_is_walked_when_asked_for(tmp_path):
         ("y/*", ["a.jpg", "b.png", "x/c.jpg"]),
     ],
 )
-def test_exclude_matches_names_and_relative_paths(tmp_path, pattern, left):
+def test_ignore_matches_names_and_relative_paths(tmp_path, pattern, left):
     make(tmp_path, "a.jpg", "b.png", "x/c.jpg", "y/d.jpg")
     assert paths(tmp_path, [pattern]) == left
 
@@ -100,31 +103,31 @@ def test_names_that_are_not_utf8_are_skipped_and_can_be_printed(tmp_path):
     assert all(path.encode() for path in found)
 
 
-def test_compare_tells_new_changed_unchanged_and_gone(tmp_path):
+def test_compare_finds_added_updated_unchanged_and_removed(tmp_path):
     make(tmp_path, "same.jpg", "size.jpg", "time.jpg", "gone.jpg", "x/gone.jpg", "x/same.jpg")
-    before = known(tmp_path)
+    before = index_all(tmp_path)
     (tmp_path / "size.jpg").write_bytes(b"longer than it was")
     os.utime(tmp_path / "time.jpg", ns=(1, 1))
     (tmp_path / "gone.jpg").unlink()
     (tmp_path / "x" / "gone.jpg").unlink()
     make(tmp_path, "new.jpg")
     changes = compare(str(tmp_path), dict(before))
-    assert [file.path for file in changes.fresh] == ["new.jpg"]
-    assert {(file.path, image) for file, image in changes.changed} == {
+    assert [file.path for file in changes.added] == ["new.jpg"]
+    assert {(file.path, image) for file, image in changes.updated} == {
         (path, before[path].image) for path in ("size.jpg", "time.jpg")
     }
     assert changes.unchanged == 2
-    assert sorted(changes.gone) == sorted(before[path].image for path in ("gone.jpg", "x/gone.jpg"))
+    assert sorted(changes.removed) == sorted(before[path].image for path in ("gone.jpg", "x/gone.jpg"))
     assert (changes.skipped, changes.warnings) == ([], [])
 
 
-def test_compare_keeps_what_is_there_but_cannot_be_read(tmp_path):
+def test_compare_keeps_a_file_that_exists_but_cannot_be_read(tmp_path):
     make(tmp_path, "a.jpg", "b.jpg")
-    before = known(tmp_path)
+    before = index_all(tmp_path)
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "a.jpg").symlink_to("/nowhere")
     changes = compare(str(tmp_path), dict(before))
-    assert changes.gone == []
+    assert changes.removed == []
     assert [s.reason for s in changes.skipped] == ["broken symbolic link"]
 
 
@@ -146,10 +149,10 @@ def replace_by_file(root):
 def test_a_root_that_is_missing_or_suddenly_empty_loses_nothing(tmp_path, damage):
     root = tmp_path / "root"
     make(root, "a.jpg", "sub/b.jpg", "sub/c.jpg")
-    before = known(root)
+    before = index_all(root)
     damage(root)
     changes = compare(str(root), before)
-    assert (changes.gone, changes.fresh, changes.changed) == ([], [], [])
+    assert (changes.removed, changes.added, changes.updated) == ([], [], [])
     (warning,) = changes.warnings
     assert warning.startswith(f"{root}: ")
     assert warning.endswith(f"its 3 photos stay in the index; to remove them: flairsearch forget {root}")
@@ -157,28 +160,28 @@ def test_a_root_that_is_missing_or_suddenly_empty_loses_nothing(tmp_path, damage
 
 def test_a_suddenly_empty_folder_gives_one_warning(tmp_path):
     make(tmp_path, "a.jpg", "sub/b.jpg", "sub/deep/c.jpg")
-    before = known(tmp_path)
+    before = index_all(tmp_path)
     empty(tmp_path / "sub")
     (tmp_path / "sub" / "deep").rmdir()
     changes = compare(str(tmp_path), dict(before))
-    assert (changes.gone, changes.unchanged) == ([], 1)
+    assert (changes.removed, changes.unchanged) == ([], 1)
     assert len(changes.warnings) == 1
     assert changes.warnings[0].startswith(f"{tmp_path / 'sub'}: empty - its 2 photos stay")
 
 
 def test_a_folder_that_may_not_be_read_loses_nothing(open_folder, as_user):
     make(open_folder, "a.jpg", "locked/b.jpg", "locked/c.jpg", "new/d.jpg")
-    before = {path: entry for path, entry in known(open_folder).items() if path != "new/d.jpg"}
+    before = {path: entry for path, entry in index_all(open_folder).items() if path != "new/d.jpg"}
     (open_folder / "locked").chmod(0)
     (open_folder / "new").chmod(0)
     with as_user():
         changes = compare(str(open_folder), before)
-    assert changes.gone == []
+    assert changes.removed == []
     assert [w.split(" - ")[0] for w in changes.warnings] == [f"{open_folder / 'locked'}: permission denied"]
     assert changes.skipped == [Skipped(str(open_folder / "new"), "permission denied")]
 
 
-def test_nested_roots_are_left_to_themselves(tmp_path):
+def test_nested_roots_are_not_walked(tmp_path):
     make(tmp_path, "a.jpg", "trip [1]/b.jpg", "old/trip [1]/c.jpg", "trip 1/d.jpg")
     changes = compare(str(tmp_path), {}, nested=[str(tmp_path / "trip [1]")])
-    assert [file.path for file in changes.fresh] == ["a.jpg", "old/trip [1]/c.jpg", "trip 1/d.jpg"]
+    assert [file.path for file in changes.added] == ["a.jpg", "old/trip [1]/c.jpg", "trip 1/d.jpg"]

@@ -1,4 +1,4 @@
-"""HEIC, AVIF and camera RAW: what is shown, what is skipped and why; their libraries come with their photos only."""
+"""HEIC, AVIF and camera RAW: decoding, why files are skipped, and that libraries are imported only when needed."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from flairsearch.core.errors import PictureError
 from flairsearch.core.types import Frame, ImageFile
 from flairsearch.images import formats, loading
 from flairsearch.images.decoding import decode, open_upright
-from flairsearch.images.formats import AVIF, HEIF, RAW, find_kind, missing
+from flairsearch.images.formats import AVIF, HEIF, RAW, detect_kind, missing_library
 from flairsearch.images.loading import Failed, Loaded, load_all
 from tests.support.fake import COLOURS, SIZE, exif_of, fake_engine
 from tests.support.raw_files import make_dng
@@ -27,7 +27,7 @@ needs_avif = pytest.mark.skipif(not features.check("avif"), reason="a Pillow wit
 
 
 def bands(size=(96, 48)):
-    """Red at the left, blue in the top right corner, else white."""
+    """A picture that is red at the left, blue in the top right corner, and white elsewhere."""
     picture = Image.new("RGB", size, "white")
     picture.paste(COLOURS["red"], (0, 0, size[0] // 4, size[1]))
     picture.paste(COLOURS["blue"], (size[0] * 3 // 4, 0, size[0], size[1] // 4))
@@ -48,7 +48,7 @@ def save(kind, picture=None, **options):
 
 
 def check_bands(data, size=(96, 48)):
-    """What is shown is upright, in decode and in open_upright alike."""
+    """Check that `decode` and `open_upright` both show the bands upright; return the view."""
     (view,) = decode(data, "squash", SIZE)
     assert view.frame == Frame(*size, 0, 0, *size)
     photo = open_upright(data)
@@ -56,7 +56,7 @@ def check_bands(data, size=(96, 48)):
     expected = np.asarray(bands(size).resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)
     shown = np.asarray(photo.resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)
     for found in (view.pixels.astype(int), shown):
-        assert np.abs(found - expected).mean() < 12  # both are lossy
+        assert np.abs(found - expected).mean() < 12  # Both formats are lossy.
     assert np.abs(view.pixels.astype(int) - shown).mean() < 1
     return view
 
@@ -65,7 +65,7 @@ def check_bands(data, size=(96, 48)):
 def test_heic_and_avif_are_photos(kind):
     exif = exif_of({DATE: "2001:05:17 14:00:00"})
     assert check_bands(save(kind, exif=exif)).taken == WHEN
-    assert find_kind(save(kind)) == (HEIF if kind == "HEIF" else AVIF)
+    assert detect_kind(save(kind)) == (HEIF if kind == "HEIF" else AVIF)
 
 
 @pytest.mark.parametrize("turn", [3, 6, 8])
@@ -77,15 +77,15 @@ def test_heic_and_avif_are_turned_upright_once(kind, turn):
 
 
 @needs_heif
-def test_a_name_says_nothing_of_the_content(tmp_path):
-    """A phone's JPEG called .heic, a HEIC called .jpg, a RAW file called .tif."""
+def test_the_format_does_not_depend_on_the_name(tmp_path):
+    """Examples are a JPEG named .heic, a HEIC named .jpg and a RAW file named .tif."""
     paths = {"a.heic": save("JPEG"), "b.jpg": save("HEIF"), "c.tif": make_dng(), "d.dng": save("TIFF")}
     for name, data in paths.items():
         (tmp_path / name).write_bytes(data)
     files = [ImageFile(str(tmp_path), name, 0, 0) for name in paths]
-    sizes = [one.pictures[0].frame.width for one in load_all(files, "squash", SIZE, ()) if isinstance(one, Loaded)]
+    sizes = [file.pictures[0].frame.width for file in load_all(files, "squash", SIZE, ()) if isinstance(file, Loaded)]
     assert sizes == [96, 96, 320, 96]
-    assert [missing(str(tmp_path / name)) for name in paths] == [None] * 4
+    assert [missing_library(str(tmp_path / name)) for name in paths] == [None] * 4
 
 
 # -- RAW
@@ -114,7 +114,7 @@ def test_a_developed_raw_file_is_upright(turn, back):
 
 @pytest.mark.parametrize("turn", [1, 3, 6, 8])
 def test_a_large_preview_is_the_photo_and_upright(turn):
-    """As cameras do: the preview lies as the sensor does, and says nothing of it."""
+    """As in cameras' files, the preview is stored like the sensor's picture, without EXIF of its own."""
     pytest.importorskip("rawpy")
     how = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}.get(turn)
     shown = bands((1200, 800)) if turn in (1, 3) else bands((800, 1200))
@@ -133,20 +133,22 @@ def test_a_small_preview_is_not_the_photo():
 
 
 def test_raw_files_are_told_from_tiffs():
-    assert find_kind(save("TIFF")) == ""
-    assert find_kind(make_dng(preview=bands())) == RAW  # its first directory is of a plain picture
-    assert find_kind(b"II*\0\x10\0\0\0CR\x02\0" + bytes(20)) == RAW
-    assert find_kind(b"FUJIFILMCCD-RAW 0201") == find_kind(b"IIU\0" + bytes(20)) == find_kind(b"IIRO" + bytes(9)) == RAW
-    assert find_kind(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom") == RAW
-    assert find_kind(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom") == find_kind(b"") == find_kind(b"II*\0") == ""
-    loop = b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0"  # a directory whose next one is itself
-    assert find_kind(loop) == ""
+    assert detect_kind(save("TIFF")) == ""
+    assert detect_kind(make_dng(preview=bands())) == RAW  # The first directory describes a plain picture.
+    assert detect_kind(b"II*\0\x10\0\0\0CR\x02\0" + bytes(20)) == RAW
+    for start in (b"FUJIFILMCCD-RAW 0201", b"IIU\0" + bytes(20), b"IIRO" + bytes(9)):
+        assert detect_kind(start) == RAW
+    assert detect_kind(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom") == RAW
+    assert detect_kind(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom") == detect_kind(b"") == detect_kind(b"II*\0") == ""
+    loop = b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0"  # This directory points to itself as the next one.
+    assert detect_kind(loop) == ""
 
 
-# -- what goes wrong
+# -- Errors
 
 
 def damaged(data):
+    """Yield truncated copies, copies with random bytes, and copies with damaged headers."""
     rng = np.random.default_rng(0)
     for share in (0.02, 0.3, 0.9, 0.999):
         yield data[: int(len(data) * share)]
@@ -156,14 +158,14 @@ def damaged(data):
         for place in places:
             broken[place] = rng.integers(256)
         yield bytes(broken)
-    for _ in range(40):  # the head alone, where the sizes are
+    for _ in range(40):  # The header holds the sizes.
         broken = bytearray(data)
         for place in rng.integers(12, min(400, len(data)), 4):
             broken[place] = 255
         yield bytes(broken)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of broken EXIF
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of broken EXIF.
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF", "RAW", "RAW with preview"])
 def test_hostile_bytes_are_one_line_or_a_picture(kind):
     if kind.startswith("RAW"):
@@ -195,7 +197,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(kind):
     [("a.heic", "HEIF", "pillow_heif"), ("a.dng", "RAW", "rawpy"), ("a.nef", "RAW", "rawpy")],
 )
 def test_without_the_extra_the_reason_says_what_to_install(tmp_path, monkeypatch, name, kind, package):
-    """And the file is not read for it."""
+    """The file is not read in full to find that out."""
     pytest.importorskip(package)
     data = make_dng() if kind == "RAW" else save("HEIF")
     (tmp_path / name).write_bytes(data)
@@ -209,9 +211,9 @@ def test_without_the_extra_the_reason_says_what_to_install(tmp_path, monkeypatch
     assert str(caught.value) == f"the picture: {reason}"
     read = []
     monkeypatch.setattr(loading, "read_bytes", lambda path: read.append(path) or save("JPEG"))
-    found, other = load_all([ImageFile(str(tmp_path), one, 0, 0) for one in (name, f"really{name}")], "squash", 8, ())
+    found, other = load_all([ImageFile(str(tmp_path), path, 0, 0) for path in (name, f"really{name}")], "squash", 8, ())
     assert found == Failed(ImageFile(str(tmp_path), name, 0, 0), reason)
-    assert isinstance(other, Loaded)  # by its content it is a JPEG
+    assert isinstance(other, Loaded)  # Its content is a JPEG.
     assert read == [str(tmp_path / f"really{name}")]
 
 
@@ -232,12 +234,12 @@ def test_plain_photos_import_no_plugin():
     assert done.returncode == 0, done.stderr
 
 
-# -- in an index
+# -- In an index
 
 
 @needs_heif
 def test_all_kinds_are_indexed_and_found_upright(tmp_path):
-    """RAW + JPEG of one stem are two photos; a box is of the picture that is shown."""
+    """A RAW file and a JPEG of one name are two photos; boxes refer to the picture as shown."""
     pytest.importorskip("rawpy")
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -263,8 +265,8 @@ def test_all_kinds_are_indexed_and_found_upright(tmp_path):
         assert (again.unchanged, again.videos, again.changed) == (3, 2, 0)
 
 
-def test_raw_files_that_are_tiff_but_for_their_first_bytes() -> None:
-    """Olympus and Panasonic: the rest is a TIFF in the same order of bytes; Fujifilm's is not."""
+def test_exif_of_raw_files_that_are_nearly_tiff() -> None:
+    """RAW files of Olympus and Panasonic are TIFF files but for the first bytes; those of Fujifilm are not."""
     rest = b"\x08\0\0\0 and directories"
     for start, plain in ((b"IIRO", b"II*\0"), (b"IIRS", b"II*\0"), (b"IIU\0", b"II*\0"), (b"MMOR", b"MM\0*")):
         assert formats._exif_of(start + rest) == plain + rest

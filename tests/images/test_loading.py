@@ -1,4 +1,4 @@
-"""Photos read ahead of the model: the order, the bounds, what is known already."""
+"""Reading photos ahead of the model: the order, the bounds, and contents that are known already."""
 
 import threading
 
@@ -18,7 +18,7 @@ def centre(picture):
 
 
 def files(folder, count):
-    """Photos of one grey each: their number."""
+    """Photos of a single grey each, whose value is the number of the photo."""
     for number in range(count):
         Image.new("L", (8, 8), number).save(folder / f"{number:03d}.png")
     return [ImageFile(str(folder), f"{number:03d}.png", 0, 0) for number in range(count)]
@@ -47,13 +47,13 @@ def test_load_all_reads_a_bounded_number_ahead(tmp_path, monkeypatch):
         next(results)
         assert len(taken) <= done + 64
     results.close()
-    assert len(read) <= 164  # closing it starts nothing new
+    assert len(read) <= 164  # Closing the generator starts no new file.
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
 @pytest.mark.parametrize(("views", "ahead"), [("tiles:4", 9), ("tiles:64", 3)])
 def test_load_all_counts_views_ahead(tmp_path, views, ahead):
-    """64 views ahead, up to 7 of each photo; but a photo for each thread."""
+    """64 views are decoded ahead, with up to 7 views a photo, but at least one photo for each thread."""
     todo, taken = files(tmp_path, 40), []
     for done, _ in enumerate(load_all((taken.append(f) or f for f in todo), views, SIZE, set(), workers=3), 1):
         assert len(taken) <= done + ahead
@@ -62,10 +62,10 @@ def test_load_all_counts_views_ahead(tmp_path, views, ahead):
 
 def test_known_contents_are_not_decoded(tmp_path, monkeypatch):
     todo = files(tmp_path, 3)
-    known = {content_hash((tmp_path / "001.png").read_bytes())}
+    known_hashes = {content_hash((tmp_path / "001.png").read_bytes())}
     decoded = []
     monkeypatch.setattr(loading, "decode", lambda data, *rest: decoded.append(data) or decode(data, *rest))
-    results = list(load_all(todo, "squash", SIZE, known))
+    results = list(load_all(todo, "squash", SIZE, known_hashes))
     assert len(decoded) == 2
     assert [isinstance(r, Loaded) and r.pictures is None for r in results] == [False, True, False]
-    assert results[1].hash in known
+    assert results[1].hash in known_hashes

@@ -273,7 +273,7 @@ def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, 
     photos = tmp_path / "photos"
     for number in range(20):
         paint(photos / f"{number:02d}.png", [("red", (0, 0, 3 * number + 1, 5))])
-    index.add(photos, limits=IngestLimits(batch=4))
+    index.add(photos, limits=IngestLimits(batch_views=4))
     paint(photos / "00.png", [("blue", (0, 0, 5, 5))])
     (photos / "01.png").unlink()
     for number in range(20, 40):
@@ -288,26 +288,26 @@ def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, 
 
     index.encode = stop
     with pytest.raises(KeyboardInterrupt):
-        index.add(limits=IngestLimits(batch=4))
+        index.add(limits=IngestLimits(batch_views=4))
     done = 4 * batches
     assert len(index.images()) == 20 + done  # new ones come first; nothing is gone in a run that was cut off
     index.encode = encode
-    report = index.add(limits=IngestLimits(batch=4))
+    report = index.add(limits=IngestLimits(batch_views=4))
     assert report == IndexReport(added=20 - done, updated=1, removed=1, unchanged=18 + done)
     assert len(index.read) == index.encoded == 21 - done
 
 
 def test_a_run_whose_reader_stops_listening_keeps_what_was_encoded(index, photos):
-    steps = index.steps(photos, limits=IngestLimits(batch=2))
+    steps = index.steps(photos, limits=IngestLimits(batch_views=2))
     while next(steps).done < 4:
         pass
     steps.close()
     assert len(index.images()) == 4
-    assert index.add(limits=IngestLimits(batch=2)) == IndexReport(added=1, unchanged=4)
+    assert index.add(limits=IngestLimits(batch_views=2)) == IndexReport(added=1, unchanged=4)
 
 
 def test_commits_come_every_so_many_views(index, photos):
-    steps = index.steps(photos, limits=IngestLimits(batch=2, commit_views=2))
+    steps = index.steps(photos, limits=IngestLimits(batch_views=2, commit_views=2))
     seen = []
     while not isinstance(step := next(steps), IndexReport):
         seen.append((step.done, index.ask("counts")[0]))
@@ -322,8 +322,8 @@ def test_a_content_that_comes_back_while_small_segments_merge_is_found(tmp_path)
         paint_red(photos / f"{name}.png", number)
     with fake_engine(
         tmp_path / "index",
-        ingest_limits=IngestLimits(batch=1, commit_views=1),
-        store_limits=StoreLimits(merge_segments=2),
+        ingest_limits=IngestLimits(batch_views=1, commit_views=1),
+        store_limits=StoreLimits(merge_fan_in=2),
     ) as engine:
         engine.add(photos)
         bytes_of_a = (photos / "a.png").read_bytes()
@@ -416,13 +416,13 @@ def test_a_small_square_is_found_in_its_tile(tiled):
 
 
 def test_steps_of_the_model_are_as_large_as_ever_and_no_photo_is_split(tmp_path, spotted):
-    limits = IngestLimits(batch=12, commit_views=7)
+    limits = IngestLimits(batch_views=12, commit_views=7)
     for views, steps, segments in (("tiles:4", [10, 10], [10, 10]), ("tiles:9", [10] * 4, [10] * 4)):
         with fake_engine(tmp_path / views, views, Looking(), ingest_limits=limits) as engine:
             engine.add(spotted)
             assert engine.encoder.steps == steps
             assert [count for _, count, _ in engine._catalog.segments()] == segments
-    limits = IngestLimits(batch=4, commit_views=7)  # a photo has more views than a step may
+    limits = IngestLimits(batch_views=4, commit_views=7)  # a photo has more views than a step may
     with fake_engine(tmp_path / "small", "tiles:4", Looking(), ingest_limits=limits) as engine:
         engine.add(spotted)
         assert engine.encoder.steps == [4, 1] * 4
@@ -433,7 +433,9 @@ def test_steps_of_the_model_are_as_large_as_ever_and_no_photo_is_split(tmp_path,
 
 def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotted):
     for stop in range(8):
-        with fake_engine(tmp_path / f"{stop}", "tiles:4", Looking(), ingest_limits=IngestLimits(batch=3)) as engine:
+        with fake_engine(
+            tmp_path / f"{stop}", "tiles:4", Looking(), ingest_limits=IngestLimits(batch_views=3)
+        ) as engine:
             encode, left = engine.encoder.encode_pictures, [None] * stop
 
             def cut(pictures, encode=encode, left=left):
@@ -505,7 +507,7 @@ def test_a_lost_segment_of_tiles_is_made_again(tiled, spotted):
     before = stored(tiled)
     (tiled.folder / "segments" / "000001.tokens").unlink()
     (spotted / "three.png").unlink()
-    with fake_engine(tiled.folder, encoder=Looking(), ingest_limits=IngestLimits(batch=3)) as engine:
+    with fake_engine(tiled.folder, encoder=Looking(), ingest_limits=IngestLimits(batch_views=3)) as engine:
         left = engine.repair(damaged(engine))
         assert {Path(one.paths[0]).stem for one in left} == {"three"}
         assert len(left) == 5
@@ -543,7 +545,7 @@ def test_a_photo_that_comes_back_after_half_a_compaction_has_all_its_views(tiled
     assert tiled.repair(damaged(tiled)) == []  # into a segment of their own
     (spotted / "one.png").rename(spotted.parent / "away.png")
     tiled.add()
-    with fake_engine(tiled.folder, store_limits=StoreLimits(segment_views=1)) as engine:
+    with fake_engine(tiled.folder, store_limits=StoreLimits(max_segment_views=1)) as engine:
         steps = engine.compact()  # one segment after the other
         next(steps)
         steps.close()

@@ -257,7 +257,7 @@ INDEXING = """
             time.sleep(0.004)
             return super().encode_pictures(pictures)
 
-    with fake_engine(sys.argv[1], encoder=Slow(), ingest_limits=IngestLimits(batch=2, commit_views=4)) as engine:
+    with fake_engine(sys.argv[1], encoder=Slow(), ingest_limits=IngestLimits(batch_views=2, commit_views=4)) as engine:
         sys.stdout.write("open\\n")
         sys.stdout.flush()
         for step in engine.adding(sys.argv[2]):
@@ -315,7 +315,7 @@ FULL = """
     from flairsearch.core.errors import StoreError
     from flairsearch.core.limits import IngestLimits
 
-    with fake_engine(sys.argv[1], ingest_limits=IngestLimits(batch=4, commit_views=8)) as engine:
+    with fake_engine(sys.argv[1], ingest_limits=IngestLimits(batch_views=4, commit_views=8)) as engine:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
         try:
             engine.add(sys.argv[2])
@@ -356,7 +356,7 @@ def test_ctrl_c_keeps_what_was_encoded(tmp_path, photos):
             return super().encode_pictures(pictures)
 
     with (
-        fake_engine(tmp_path / "index", encoder=Impatient(), ingest_limits=IngestLimits(batch=3)) as engine,
+        fake_engine(tmp_path / "index", encoder=Impatient(), ingest_limits=IngestLimits(batch_views=3)) as engine,
         pytest.raises(KeyboardInterrupt),
     ):
         engine.add(photos)

@@ -1,4 +1,4 @@
-"""Checkpoint files: the published layout goes in whole; damaged, foreign and hostile files leave nothing behind."""
+"""Checkpoint files: published ones are imported; damaged, foreign and hostile ones leave nothing in the cache."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class _Numpy1Pickler(pickle._Pickler):
-    """Names numpy's scalar as numpy 1 did, and so do the published files."""
+    """Pickles numpy's scalar under numpy 1's name, as in the published files."""
 
     def save_global(self, obj: object, name: str | None = None) -> None:
         if obj is scalar:
@@ -55,7 +55,7 @@ class _Numpy1Pickle:
 
 
 def publish(state: dict[str, torch.Tensor], path: Path, **more: object) -> Path:
-    """A file in the layout of the published ones."""
+    """Write a file in the layout of the published ones."""
     checkpoint = {
         "epoch": 30,
         "name": "published",
@@ -68,15 +68,15 @@ def publish(state: dict[str, torch.Tensor], path: Path, **more: object) -> Path:
 
 
 def hollow_state() -> dict[str, torch.Tensor]:
-    """All names and shapes of the big model, one number of memory each."""
+    """All tensors of a published model, each expanded from a single number."""
     return {
         name: torch.zeros(()).expand(shape)
-        for name, shape in architecture.expected_tensors(checkpoints.big_config()).items()
+        for name, shape in architecture.expected_tensors(checkpoints.published_config()).items()
     }
 
 
-def refused(path: Path, cache: Path, words: str | None = None) -> str:
-    """The file is refused in one line, and the cache holds nothing."""
+def check_refused(path: Path, cache: Path, words: str | None = None) -> str:
+    """Check that a file is refused with one line and that the cache stays empty; return the line."""
     with pytest.raises(WeightsError, match=words) as caught:
         checkpoints.import_file(path)
     assert len(str(caught.value).splitlines()) == 1
@@ -85,7 +85,7 @@ def refused(path: Path, cache: Path, words: str | None = None) -> str:
     return str(caught.value)
 
 
-# -- what a FLAIR is
+# -- The tensors of a FLAIR model
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_expected_tensors_of_other_stages(stages: tuple[Stage, ...]) -> None:
 
 def test_published_size() -> None:
     """313 tensors, 150,674,434 parameters."""
-    shapes = architecture.expected_tensors(checkpoints.big_config())
+    shapes = architecture.expected_tensors(checkpoints.published_config())
     assert len(shapes) == 313
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 150_674_434
     assert shapes["visual_proj.attn.in_proj_weight"] == (1536, 512)
@@ -125,16 +125,16 @@ def test_published_size() -> None:
 
 
 @pytest.mark.slow
-def test_published_checkpoint_comes_in_whole(tmp_path: Path, cache: Path) -> None:
+def test_published_checkpoint_is_imported(tmp_path: Path, cache: Path) -> None:
     model = big_flair()
     path = publish(dict(model.flair_state()), tmp_path / "flair-cc3m-recap.pt")
     with pytest.raises(pickle.UnpicklingError):
-        torch.load(path, mmap=True)  # it holds the numpy scalar that torch refuses by default
+        torch.load(path, mmap=True)  # It holds a numpy scalar, which torch refuses by default.
     found = checkpoints.import_file(path)
     path.unlink()
     assert found.name == "flair-cc3m-recap"
     assert checkpoints.default_name() == "flair-cc3m-recap"
-    assert 602e6 < found.path.stat().st_size < 604e6  # no optimizer
+    assert 602e6 < found.path.stat().st_size < 604e6  # The optimizer is dropped.
     assert [file.name for file in cache.iterdir()] == ["flair-cc3m-recap.safetensors"]
     loaded = load_model("flair-cc3m-recap")
     picture = torch.from_numpy(random_pictures(1, 224)).permute(0, 3, 1, 2) / 100 - 1
@@ -145,39 +145,39 @@ def test_published_checkpoint_comes_in_whole(tmp_path: Path, cache: Path) -> Non
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.flair_state().items())
 
 
-# -- our own files
+# -- Weights files
 
 
-def same(a: FLAIR, b: FLAIR) -> bool:
+def is_same_model(a: FLAIR, b: FLAIR) -> bool:
     mine, other = a.flair_state(), b.flair_state()
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
-def test_our_file_goes_round(tmp_path: Path, cache: Path) -> None:
+def test_weights_file_is_restored(tmp_path: Path, cache: Path) -> None:
     model = random_flair()
     path = save_flair(model, tmp_path / "mine.safetensors")
     loaded = load_model(path)
-    assert same(loaded, model)
+    assert is_same_model(loaded, model)
     assert loaded.config == SMALL
     assert loaded.name == "mine"
-    assert same(load_model("mine"), model)  # from the cache now
-    assert ("mine", str(cache / "mine.safetensors")) in checkpoints.available()
+    assert is_same_model(load_model("mine"), model)  # It is read from the cache now.
+    assert ("mine", str(cache / "mine.safetensors")) in checkpoints.list_models()
     path.unlink()
-    assert same(load_model(cache / "mine.safetensors"), model)
+    assert is_same_model(load_model(cache / "mine.safetensors"), model)
 
 
-def test_convolutional_file_goes_round(tmp_path: Path, cache: Path) -> None:
+def test_convolutional_weights_file_is_restored(tmp_path: Path, cache: Path) -> None:
     model = random_flair(CONV)
     path = save_flair(model, tmp_path / "conv.safetensors")
     loaded = load_model(path)
-    assert same(loaded, model)
+    assert is_same_model(loaded, model)
     assert loaded.config == CONV
-    assert hash(loaded.config) == hash(CONV)  # tuples, not lists, after JSON
+    assert hash(loaded.config) == hash(CONV)  # Stages are tuples, not lists as in JSON.
     assert checkpoints.describe(cache / "conv.safetensors") == (CONV.to_json(), loaded.weights_hash)
 
 
 def test_transformers_file_without_stages_is_read(tmp_path: Path) -> None:
-    """A configuration from before there were convolutional towers, their classes, and another score."""
+    """Older configurations lack the fields of convolutional towers, classes and the ranking score."""
     later = ("conv_stages", "classes", "score")
     config = {name: size for name, size in json.loads(SMALL.to_json()).items() if name not in later}
     assert ModelConfig.from_json(json.dumps(config)) == SMALL
@@ -188,15 +188,13 @@ def test_transformers_file_without_stages_is_read(tmp_path: Path) -> None:
 SEEN = [0, 256, 320, 1929, 49406, 49407]
 
 
-def test_seen_tokens_go_round(tmp_path: Path, cache: Path) -> None:
+def test_seen_tokens_are_restored(tmp_path: Path, cache: Path) -> None:
     path = save_flair(random_flair(CONV), tmp_path / "seen.safetensors", {*SEEN})
     plain = save_flair(random_flair(CONV), tmp_path / "plain.safetensors")
     assert checkpoints.seen_tokens(path) == frozenset(SEEN)
     assert checkpoints.seen_tokens(plain) is None
     assert checkpoints.seen_tokens(save_flair(random_flair(CONV), tmp_path / "none.safetensors", [])) == frozenset()
-    assert checkpoints.describe(path) == checkpoints.describe(
-        plain
-    )  # the same weights: the list is no part of the hash
+    assert checkpoints.describe(path) == checkpoints.describe(plain)  # The hash does not depend on the list.
     imported = checkpoints.import_file(path).path
     assert imported.parent == cache
     assert checkpoints.seen_tokens(imported) == frozenset(SEEN)
@@ -206,8 +204,8 @@ def test_seen_tokens_go_round(tmp_path: Path, cache: Path) -> None:
     assert weights_hash == checkpoints.describe(path)[1]
 
 
-def test_seen_list_comes_with_the_same_weights(tmp_path: Path) -> None:
-    """A file without a list is in the cache; the same weights are imported again, now with it."""
+def test_a_seen_list_is_added_to_imported_weights(tmp_path: Path) -> None:
+    """The cache has the weights without a list; importing them again with a list stores it."""
     path = save_flair(random_flair(CONV), tmp_path / "x.safetensors")
     assert checkpoints.seen_tokens(checkpoints.import_file(path).path) is None
     save_flair(random_flair(CONV), path, SEEN)
@@ -215,15 +213,15 @@ def test_seen_list_comes_with_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_hash_names_the_weights(tmp_path: Path) -> None:
-    one, twin, other = (
+    first, twin, other = (
         checkpoints.describe(save_flair(random_flair(seed=seed), tmp_path / f"{name}.safetensors"))[1]
-        for seed, name in ((0, "one"), (0, "twin"), (1, "other"))
+        for seed, name in ((0, "first"), (0, "twin"), (1, "other"))
     )
-    assert one == twin != other
-    moved = dict(random_flair(seed=0).flair_state())
-    moved["logit_scale"], moved["logit_bias"] = moved["logit_bias"], moved["logit_scale"]
-    checkpoints.save(moved, SMALL.to_json(), "moved", tmp_path / "moved.safetensors")
-    assert checkpoints.describe(tmp_path / "moved.safetensors")[1] != one
+    assert first == twin != other
+    swapped = dict(random_flair(seed=0).flair_state())
+    swapped["logit_scale"], swapped["logit_bias"] = swapped["logit_bias"], swapped["logit_scale"]
+    checkpoints.save(swapped, SMALL.to_json(), "swapped", tmp_path / "swapped.safetensors")
+    assert checkpoints.describe(tmp_path / "swapped.safetensors")[1] != first
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -249,7 +247,7 @@ def test_import_under_another_name(tmp_path: Path) -> None:
             checkpoints.import_file(path, name or "/")
 
 
-def test_default_is_the_best_model_at_hand(cache: Path) -> None:
+def test_default_is_the_best_model_in_the_cache(cache: Path) -> None:
     assert checkpoints.default_name() == checkpoints.BUNDLED == "flair-small"
     cache.mkdir(parents=True)
     for name in ("another", "flair-cc3m-recap", "flair-yfcc15m-recap", "flair-merged30m"):
@@ -257,7 +255,7 @@ def test_default_is_the_best_model_at_hand(cache: Path) -> None:
         assert checkpoints.default_name() == (checkpoints.BUNDLED if name == "another" else name)
 
 
-# -- refused
+# -- Refused files
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "empty", "number", "integers", "sparse"])
@@ -278,7 +276,7 @@ def test_wrong_checkpoint(tmp_path: Path, cache: Path, change: str) -> None:
         state["ln_final.weight"] = torch.ones(512, dtype=torch.int64)
     else:
         state["text_post.proj"] = torch.zeros(512, 512).to_sparse()
-    message = refused(publish(state, tmp_path / "x.pt"), cache)
+    message = check_refused(publish(state, tmp_path / "x.pt"), cache)
     named = {"missing": "visual_proj.ln_q.weight", "extra": "visual_proj.ln_x.weight", "shape": "[78, 512]"}
     assert named.get(change, "") in message
 
@@ -296,12 +294,12 @@ def test_wrong_safetensors(tmp_path: Path, cache: Path, change: str) -> None:
         state["ln_final.bias"] = torch.zeros(32, dtype=torch.int32)
     path = tmp_path / "x.safetensors"
     save_file(state, path, {"config": SMALL.to_json()})
-    refused(path, cache)
+    check_refused(path, cache)
 
 
-def test_file_without_configuration_counts_as_the_big_model(tmp_path: Path, cache: Path) -> None:
+def test_file_without_configuration_is_taken_for_a_published_model(tmp_path: Path, cache: Path) -> None:
     save_file(dict(random_flair().flair_state()), tmp_path / "x.safetensors")
-    message = refused(tmp_path / "x.safetensors", cache)
+    message = check_refused(tmp_path / "x.safetensors", cache)
     assert "lacks" in message
 
 
@@ -310,7 +308,7 @@ def test_truncated(tmp_path: Path, cache: Path, share: float) -> None:
     for path in (publish(hollow_state(), tmp_path / "x.pt"), save_flair(random_flair(), tmp_path / "x.safetensors")):
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * share)])
-        refused(path, cache)
+        check_refused(path, cache)
 
 
 DAMAGED_LISTS = {
@@ -329,7 +327,7 @@ def test_damaged_seen_list(tmp_path: Path, cache: Path, name: str) -> None:
     path = tmp_path / "x.safetensors"
     metadata = {"config": CONV.to_json(), "name": "x", "hash": "0" * 64, "seen": DAMAGED_LISTS[name]}
     save_file(dict(random_flair(CONV).flair_state()), path, metadata)
-    assert "seen" in refused(path, cache)
+    assert "seen" in check_refused(path, cache)
     cache.mkdir(parents=True, exist_ok=True)
     path.rename(cache / "planted.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -337,20 +335,20 @@ def test_damaged_seen_list(tmp_path: Path, cache: Path, name: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-GOOD = [1, 3, 4, 1, 2]
+GOOD_STAGE = [1, 3, 4, 1, 2]
 
 
 def stages_with(stage: object) -> list[object]:
-    """What is right but for one of the stages."""
-    return [stage, GOOD, GOOD, GOOD]
+    """Four stages, of which only the first may be invalid."""
+    return [stage, GOOD_STAGE, GOOD_STAGE, GOOD_STAGE]
 
 
 BAD_STAGES: dict[str, object] = {
-    "three halvings": [GOOD] * 3,
-    "five halvings": [GOOD] * 5,
+    "three halvings": [GOOD_STAGE] * 3,
+    "five halvings": [GOOD_STAGE] * 5,
     "no halving": [[1, 3, 4, 1, 1]],
-    "stride 3": [*[GOOD] * 4, [1, 3, 4, 1, 3]],
-    "stride 0": [*[GOOD] * 4, [1, 3, 4, 1, 0]],
+    "stride 3": [*[GOOD_STAGE] * 4, [1, 3, 4, 1, 3]],
+    "stride 0": [*[GOOD_STAGE] * 4, [1, 3, 4, 1, 0]],
     "no expansion": stages_with([0, 3, 4, 1, 2]),
     "no kernel": stages_with([1, 0, 4, 1, 2]),
     "a kernel of 1": stages_with([1, 1, 4, 1, 2]),
@@ -373,11 +371,11 @@ BAD_STAGES: dict[str, object] = {
     "words": ["abcde"] * 4,
     "nested": [[[1], [3], [4], [1], [2]]] * 4,
     "four numbers": [[1, 4, 1, 2]] * 4,
-    "six numbers": [[*GOOD, 1]] * 4,
+    "six numbers": [[*GOOD_STAGE, 1]] * 4,
     "one of four": stages_with([1, 4, 1, 2]),
-    "flat": GOOD,
+    "flat": GOOD_STAGE,
     "null inside": [[None, 3, 4, 1, 2]] * 4,
-    "a null": [None, *[GOOD] * 4],
+    "a null": [None, *[GOOD_STAGE] * 4],
     "null": None,
     "zero": 0,
     "false": False,
@@ -386,19 +384,19 @@ BAD_STAGES: dict[str, object] = {
     "text": "[[1, 3, 4, 1, 2]]",
     "an object": {"a": 1},
     "objects": [{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}] * 4,
-    "very long": [*[GOOD] * 4, *[[1, 3, 4, 1, 1]] * 20_000],
+    "very long": [*[GOOD_STAGE] * 4, *[[1, 3, 4, 1, 1]] * 20_000],
     "deep": json.loads("[" * 500 + "]" * 500),
 }
 
 
-def test_what_bad_stages_differ_from_is_good() -> None:
-    config = json.dumps({**json.loads(CONV.to_json()), "conv_stages": stages_with(GOOD)})
+def test_the_unchanged_stages_are_valid() -> None:
+    config = json.dumps({**json.loads(CONV.to_json()), "conv_stages": stages_with(GOOD_STAGE)})
     assert ModelConfig.from_json(config).conv_stages == ((1, 3, 4, 1, 2),) * 4
     assert architecture.expected_tensors(config)["visual.trunk.4.depthwise.weight"] == (4, 1, 3, 3)
 
 
 def test_bad_stages_are_refused(subtests: pytest.Subtests) -> None:
-    """Also what is false in Python, and no list: with a transformer's sizes nothing else would be wrong with it."""
+    """Falsy values that are no list are refused even for a transformer, whose other fields are valid."""
     for name, stages in BAD_STAGES.items():
         with subtests.test(name):
             for sizes in (CONV, SMALL):
@@ -420,14 +418,14 @@ def test_bad_convolutional_configuration(subtests: pytest.Subtests) -> None:
             config = {k: v for k, v in good.items() if k not in changes} if missing else good | changes
             for call in (architecture.expected_tensors, ModelConfig.from_json):
                 if missing and "vision_heads" in changes and call == architecture.expected_tensors:
-                    continue  # it says nothing of any tensor
+                    continue  # No tensor's shape depends on vision_heads.
                 with pytest.raises(WeightsError):
                     call(json.dumps(config))
 
 
 @pytest.mark.parametrize("size", [31, 48, 95, 97, 112, 2080])
-def test_size_that_is_not_cut_evenly_is_refused(size: int) -> None:
-    """48 pixels: the tower rounds up where a patch grid rounds down. 2,080 are cut evenly, and too many."""
+def test_image_size_that_is_not_a_multiple_of_32_is_refused(size: int) -> None:
+    """With 48 pixels the tower would round up and the patch grid down. 2080 is a multiple, but too large."""
     for call in (architecture.expected_tensors, ModelConfig.from_json):
         with pytest.raises(WeightsError, match="multiple of 32 up to 2048"):
             call(replace(CONV, image_size=size).to_json())
@@ -464,31 +462,31 @@ def test_bad_score(subtests: pytest.Subtests) -> None:
 
 
 @pytest.mark.parametrize("sizes", [CONV, SMALL], ids=["conv", "transformer"])
-def test_the_score_says_how_much_the_global_token_counts(sizes: ModelConfig, tmp_path: Path, cache: Path) -> None:
-    """It goes through the file; no tensor depends on it, and a file that says nothing means FLAIR's own."""
+def test_the_ranking_score_sets_the_global_share(sizes: ModelConfig, tmp_path: Path, cache: Path) -> None:
+    """The score is stored in the file; no tensor depends on it, and without the field it is FLAIR's."""
     shares = {}
     for score in ("flair", "sum"):
         path = save_flair(random_flair(replace(sizes, score=score)), tmp_path / f"{score}.safetensors")
         model = load_model(path)
         assert model.config.score == score
-        shares[score] = model.folding.weights.global_share
+        shares[score] = model.folded_pool.weights.global_share
     assert shares == {"flair": 0.0, "sum": 0.5}
     config = {name: size for name, size in json.loads(sizes.to_json()).items() if name != "score"}
     save_file(dict(random_flair(sizes).flair_state()), tmp_path / "silent.safetensors", {"config": json.dumps(config)})
-    assert load_model(tmp_path / "silent.safetensors").folding.weights.global_share == 0
+    assert load_model(tmp_path / "silent.safetensors").folded_pool.weights.global_share == 0
     expected = [architecture.expected_tensors(replace(sizes, score=score).to_json()) for score in shares]
     assert expected[0] == expected[1] == architecture.expected_tensors(json.dumps(config))
 
 
 @pytest.mark.parametrize("name", ["conv", "text", "vision", "picture"])
 def test_hostile_sizes_cost_little(name: str) -> None:
-    """Refused, or counted within 100 MB and a few seconds: a small file must not fill the memory."""
-    most = 65535
+    """Huge sizes are refused or processed within 100 MB and 5 seconds: a small file must not fill the memory."""
+    huge = 65535
     config = {
         "conv": replace(CONV, conv_stages=(*[(16, 5, 4095, 100, 2)] * 4, *[(16, 5, 4095, 100, 1)] * 96)),
-        "text": replace(SMALL, text_layers=most),
-        "vision": replace(SMALL, vision_layers=most),
-        "picture": replace(SMALL, image_size=most, embed_dim=most, vocab_size=most),
+        "text": replace(SMALL, text_layers=huge),
+        "vision": replace(SMALL, vision_layers=huge),
+        "picture": replace(SMALL, image_size=huge, embed_dim=huge, vocab_size=huge),
     }[name].to_json()
     began = time.process_time()
     tracemalloc.start()
@@ -504,7 +502,7 @@ def test_hostile_sizes_cost_little(name: str) -> None:
 
 
 class _Trap:
-    """Unpickling it runs a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self._call = function, arguments
@@ -513,13 +511,13 @@ class _Trap:
         return self._call
 
 
-POSITIONS = ["optimizer", "epoch", "state_dict", "bare", "legacy"]
-KINDS = ["system", "open", "eval"]
+TRAP_POSITIONS = ["optimizer", "epoch", "state_dict", "bare", "legacy"]
+TRAP_KINDS = ["system", "open", "eval"]
 
 
 def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
-    for number, (place, kind) in enumerate(itertools.product(POSITIONS, KINDS)):
-        with subtests.test(f"{kind} in {place}"), monkeypatch.context() as patch:
+    for number, (position, kind) in enumerate(itertools.product(TRAP_POSITIONS, TRAP_KINDS)):
+        with subtests.test(f"{kind} in {position}"), monkeypatch.context() as patch:
             folder = tmp_path / str(number)
             folder.mkdir()
             cache = folder / "cache" / "models"
@@ -531,22 +529,22 @@ def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, su
                 "eval": _Trap(eval, f"open({str(target)!r}, 'w')"),
             }[kind]
             path = folder / "x.pt"
-            if place == "bare":
+            if position == "bare":
                 path.write_bytes(pickle.dumps({"state_dict": hollow_state(), "epoch": trap}))
-            elif place == "legacy":
+            elif position == "legacy":
                 torch.save({"state_dict": trap}, path, _use_new_zipfile_serialization=False)
             else:
-                publish(hollow_state(), path, **{place: trap})
-            refused(path, cache)
+                publish(hollow_state(), path, **{position: trap})
+            check_refused(path, cache)
             assert not target.exists()
-            if place == "epoch":
-                torch.load(path, weights_only=False)  # the trap is a real one
+            if position == "epoch":
+                torch.load(path, weights_only=False)  # Without the protection, the trap works.
                 assert target.exists()
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_bytes_anywhere(tmp_path: Path, cache: Path) -> None:
-    """Any byte of the pickle inside changed: refused in one line, whatever the unpickler makes of it."""
+    """With any byte of the pickle changed, the file is refused with one line."""
     state = {name: tensor for name, tensor in hollow_state().items() if not name.startswith("visual.transformer")}
     whole = publish(state, tmp_path / "whole.pt").read_bytes()
     rng = np.random.default_rng(0)
@@ -560,7 +558,7 @@ def test_damaged_bytes_anywhere(tmp_path: Path, cache: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for part, content in parts.items():
                 archive.writestr(part, bytes(data) if part == name else content)
-        refused(path, cache)
+        check_refused(path, cache)
 
 
 def header(content: bytes, length: int | None = None) -> bytes:
@@ -606,17 +604,17 @@ def test_hostile_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, su
             patch.setenv("FLAIRSEARCH_CACHE", str(folder / "cache"))
             path = folder / "x.safetensors"
             path.write_bytes(content)
-            refused(path, cache)
+            check_refused(path, cache)
             with pytest.raises(WeightsError):
                 checkpoints.describe(path)
             cache.mkdir(parents=True, exist_ok=True)
-            path.rename(cache / "planted.safetensors")  # a damaged file in the cache itself
+            path.rename(cache / "planted.safetensors")  # The cache itself may hold a damaged file.
             with pytest.raises(WeightsError):
                 load_model("planted")
 
 
 def test_damaged_header_anywhere(tmp_path: Path) -> None:
-    """One byte of the header changed: refused, or loaded when nothing that counts was hit; no other outcome."""
+    """With one byte of the header changed, the file is refused with one line, or loaded if the byte does not matter."""
     whole = save_flair(random_flair(), tmp_path / "whole.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", whole[:8])
     rng = np.random.default_rng(0)
@@ -634,7 +632,7 @@ def test_damaged_header_anywhere(tmp_path: Path) -> None:
     assert outcomes <= {"refused in 1 lines", "loaded"}
 
 
-# -- names
+# -- Names
 
 
 @pytest.mark.parametrize("name", ["flair-huge", "", "..", "no/such/file.pt", "~nobody-here/x.pt", "x" * 300, "a\0b"])
@@ -648,15 +646,15 @@ def test_unknown_name(name: str) -> None:
         assert "flair-tiny" not in str(caught.value)
 
 
-def test_pull_only_what_is_published() -> None:
+def test_pull_refuses_unpublished_names() -> None:
     with pytest.raises(WeightsError, match="flair-merged30m"):
         checkpoints.pull(checkpoints.BUNDLED)
     with pytest.raises(WeightsError, match="flair-merged30m"):
         checkpoints.pull("flair-tiny")
 
 
-def test_a_retired_model_says_what_to_do() -> None:
-    """One line: what is in its place, and how an index that was made with it is made anew."""
+def test_a_retired_model_raises_what_to_do() -> None:
+    """The error, of one line, names the successor and says how to rebuild an index."""
     assert checkpoints.RETIRED == ("flair-tiny",)
     calls = (checkpoints.find, partial(checkpoints.find, download=False), load_model)
     for call in calls:
@@ -664,24 +662,24 @@ def test_a_retired_model_says_what_to_do() -> None:
             call("flair-tiny")
         assert "flairsearch index --rebuild" in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
-    assert "flair-tiny" not in dict(checkpoints.available())
+    assert "flair-tiny" not in dict(checkpoints.list_models())
     assert checkpoints.successor("flair-tiny") is None
     for name in (checkpoints.BUNDLED, *checkpoints.PUBLISHED, "mine"):
         assert checkpoints.successor(name) == name
 
 
-def test_a_retired_model_that_somebody_kept_is_used(tmp_path: Path, cache: Path) -> None:
+def test_a_retired_model_in_the_cache_is_used(tmp_path: Path, cache: Path) -> None:
     kept = random_flair(CONV)
     path = save_flair(kept, tmp_path / "flair-tiny.safetensors")
     assert checkpoints.import_file(path).path == cache / "flair-tiny.safetensors"
     assert checkpoints.find("flair-tiny").path == cache / "flair-tiny.safetensors"
-    assert same(load_model("flair-tiny"), kept)
+    assert is_same_model(load_model("flair-tiny"), kept)
     assert checkpoints.successor("flair-tiny") == "flair-tiny"
-    assert "flair-tiny" in dict(checkpoints.available())
+    assert "flair-tiny" in dict(checkpoints.list_models())
 
 
 def test_pull_without_a_hub(tmp_path: Path) -> None:
-    """Offline: one line that says what to do, and no half-made file."""
+    """Offline, one line says what to do, and no partial file is left."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     command = [sys.executable, "-m", "flairsearch", "models", "pull", "flair-cc3m-recap"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)

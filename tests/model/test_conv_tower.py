@@ -1,4 +1,4 @@
-"""The convolutional image tower against plain loops, stock EfficientNet-Lite, and where its windows lie."""
+"""The convolutional image tower against plain loops and stock EfficientNet-Lite; the positions of its windows."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def model() -> FLAIR:
 
 @pytest.fixture(scope="module")
 def image() -> Tensor:
-    """Values large enough for some activations to be cut at 6."""
+    """Pixels with values large enough that some activations are clipped at 6."""
     return torch.from_numpy(random_pictures(2, SIZE)).permute(0, 3, 1, 2) / 10 - 12
 
 
-def largest(a: Tensor, b: Tensor) -> float:
+def max_difference(a: Tensor, b: Tensor) -> float:
     assert a.shape == b.shape
     return float((a.detach().double() - b.detach().double()).abs().max())
 
 
-# -- values
+# -- Values
 
 
 @pytest.mark.parametrize(
@@ -67,33 +67,33 @@ def largest(a: Tensor, b: Tensor) -> float:
     ],
 )
 def test_trunk_equals_the_description(image: Tensor, stages: tuple[Stage, ...]) -> None:
-    """All in float64, so that nothing but another formula can differ; once with blocks after the last halving."""
+    """All is in float64, so that only a different formula can differ; some stages follow the last halving."""
     model = random_flair(replace(CONV, conv_stages=stages))
     double = random_flair(model.config).double()
     expected = oracle_conv_patches(model, image)
     found = double.towers.visual.trunk(image.double()).flatten(2).transpose(1, 2)
-    assert largest(found, expected) <= 1e-10
+    assert max_difference(found, expected) <= 1e-10
     assert expected.std() > 0.01
-    assert expected.std(1).max() > 1e-3  # places differ
-    cut = double.towers.visual.trunk[0](image.double())
-    assert (cut == 6).any()
-    assert (cut == 0).any()
+    assert expected.std(1).max() > 1e-3  # The patches differ.
+    clipped = double.towers.visual.trunk[0](image.double())
+    assert (clipped == 6).any()
+    assert (clipped == 0).any()
 
 
-def test_a_halving_pads_as_tensorflow_or_the_other_way_round(subtests: pytest.Subtests) -> None:
-    """SAME: what is needed is split, the smaller half before; turned by 180 degrees, the larger half is before."""
-    for kernel, early, groups in itertools.product((3, 5), (False, True), (1, 4)):
-        with subtests.test(f"{kernel=}, {early=}, {groups=}"):
+def test_a_halving_pads_as_tensorflow_or_symmetrically(subtests: pytest.Subtests) -> None:
+    """TensorFlow's SAME pads the smaller half before the image; the symmetric one amounts to the larger half."""
+    for kernel, symmetric, groups in itertools.product((3, 5), (False, True), (1, 4)):
+        with subtests.test(f"{kernel=}, {symmetric=}, {groups=}"):
             torch.manual_seed(0)
-            ours = SameConv(4, 8, kernel, 2, groups, early).double()
+            ours = SameConv(4, 8, kernel, 2, groups, symmetric).double()
             for size in (2, 6, 8, 32):
                 x = torch.randn(1, 4, size, size, dtype=torch.float64)
                 needed = (math.ceil(size / 2) - 1) * 2 + kernel - size
                 sides = (needed // 2, needed - needed // 2)
-                if early:
+                if symmetric:
                     sides = sides[::-1]
                 expected = F.conv2d(nn.ZeroPad2d((*sides, *sides))(x), ours.weight, ours.bias, stride=2, groups=groups)
-                assert largest(ours(x), expected) <= 1e-12
+                assert max_difference(ours(x), expected) <= 1e-12
                 assert expected.shape[-1] == size // 2
 
 
@@ -101,40 +101,40 @@ CONVOLUTIONS = [(1, 1, False), (3, 1, False), (5, 2, False), (3, 2, True)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
 
 
-def test_activations_in_one_pass_are_the_same(subtests: pytest.Subtests) -> None:
-    """Where nothing is trained they come with the convolution; of numbers that this cannot take, after it."""
-    for (kernel, stride, early), groups, dtype in itertools.product(CONVOLUTIONS, (1, 8), DTYPES):
-        with subtests.test(f"{kernel=}, {stride=}, {early=}, {groups=}, {dtype=}"):
+def test_fused_activations_equal_separate_ones(subtests: pytest.Subtests) -> None:
+    """In inference mode the activation is fused into the convolution, except for types oneDNN does not support."""
+    for (kernel, stride, symmetric), groups, dtype in itertools.product(CONVOLUTIONS, (1, 8), DTYPES):
+        with subtests.test(f"{kernel=}, {stride=}, {symmetric=}, {groups=}, {dtype=}"):
             torch.manual_seed(0)
-            ours = SameConv(8, 16, kernel, stride, groups, early).to(dtype).requires_grad_(False)
+            ours = SameConv(8, 16, kernel, stride, groups, symmetric).to(dtype).requires_grad_(False)
             x = (5 * torch.randn(2, 8, 12, 12)).to(dtype)
             plain = ours(x).clamp(0, 6)
             assert ((plain == 6).any(), (plain == 0).any()) == (True, True)
             before = x.clone()
             with torch.inference_mode():
                 for given in (x, x.contiguous(memory_format=torch.channels_last)):
-                    assert largest(ours.relu6(given), plain) <= {torch.bfloat16: 0.05, torch.float16: 0.01}.get(
+                    assert max_difference(ours.relu6(given), plain) <= {torch.bfloat16: 0.05, torch.float16: 0.01}.get(
                         dtype, 1e-5
                     )
             assert torch.equal(ours.relu6(x), plain)
             assert torch.equal(x, before)
 
 
-def test_tower_is_the_same_where_nothing_is_trained(model: FLAIR, image: Tensor) -> None:
+def test_tower_is_the_same_in_inference_mode(model: FLAIR, image: Tensor) -> None:
     expected = model.encode_image(image)
     with torch.inference_mode():
         found = model.encode_image(image)
         double = random_flair(CONV).double().encode_image(image.double())
-    for one, other, exact in zip(found, expected, double, strict=True):
-        assert largest(one, other) <= 1e-4
-        assert largest(exact, other) <= 1e-4
+    for fused, plain, exact in zip(found, expected, double, strict=True):
+        assert max_difference(fused, plain) <= 1e-4
+        assert max_difference(exact, plain) <= 1e-4
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_without_halving_the_side_stays(kernel: int) -> None:
     ours = SameConv(3, 5, kernel)
     x = torch.randn(1, 3, 7, 7)
-    assert largest(ours(x), F.conv2d(x, ours.weight, ours.bias, padding="same")) <= 1e-6
+    assert max_difference(ours(x), F.conv2d(x, ours.weight, ours.bias, padding="same")) <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_without_halving_the_side_stays(kernel: int) -> None:
 )
 @pytest.mark.parametrize("expansion", [1, 3])
 def test_the_input_is_added_where_the_shapes_agree(expansion: int, out: int, stride: int, added: bool) -> None:
-    """A block whose projection gives nothing shows what else there is; and it leaves its input alone."""
-    block = InvertedResidual(6, expansion, 3, out, stride, early=False).requires_grad_(False)
+    """A block whose projection is zero returns what is added; it must not change its input."""
+    block = InvertedResidual(6, expansion, 3, out, stride, symmetric=False).requires_grad_(False)
     nn.init.zeros_(block.project.weight)
     nn.init.zeros_(block.project.bias)
     x = 10 * torch.randn(2, 6, 8, 8)
@@ -153,7 +153,7 @@ def test_the_input_is_added_where_the_shapes_agree(expansion: int, out: int, str
 
 
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> dict[str, Tensor]:
-    """A convolution without bias and the batch norm behind it, as one: found by asking the norm."""
+    """Fold a batch norm into the convolution before it; gain and bias are measured by applying the norm."""
     zero = torch.zeros(1, len(norm.weight), 1, 1, dtype=torch.float64)
     plain = [
         F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
@@ -163,8 +163,8 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> dict[str, Tensor]:
     return {"weight": convolution.weight * gain[:, None, None, None], "bias": bias}
 
 
-def of_timm(stock: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """timm's units under our names."""
+def units_of_timm(stock: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The units of timm's model under the names of our trunk."""
     yield "0.0", folded(stock.conv_stem, stock.bn1)
     unit = 1
     for block in (block for stage in stock.blocks for block in stage):
@@ -180,43 +180,44 @@ def of_timm(stock: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 
 def test_equals_stock_efficientnet_lite() -> None:
-    """timm's EfficientNet-Lite0 as TensorFlow has it; only where the last halving's windows lie is ours moved."""
+    """The reference is timm's EfficientNet-Lite0; ours differs only in the windows of the last halving."""
     torch.manual_seed(0)
     stock = timm.create_model("tf_efficientnet_lite0", num_classes=11).eval().double().requires_grad_(False)
     for norm in (part for part in stock.modules() if isinstance(part, nn.BatchNorm2d)):
-        norm.weight.uniform_(0.3, 0.7)  # larger ones make rounding grow from block to block
+        norm.weight.uniform_(0.3, 0.7)  # Larger gains would amplify rounding errors.
         norm.bias.normal_(0, 0.5)
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.2, 0.5)
     nn.init.normal_(stock.classifier.weight, std=0.5)
     tower = ConvTower(LITE0, 1280, 11, 8, LAYER_NORM_EPS).double().eval().requires_grad_(False)
-    state = {f"trunk.{name}.{x}": tensor for name, both in of_timm(stock) for x, tensor in both.items()}
+    state = {f"trunk.{name}.{x}": tensor for name, both in units_of_timm(stock) for x, tensor in both.items()}
     state |= {f"classifier.{x}": getattr(stock.classifier, x) for x in ("weight", "bias")}
     rest = tower.load_state_dict(state, strict=False)
     assert sorted(rest.missing_keys) == ["ln_post.bias", "ln_post.weight", "proj"]
     assert rest.unexpected_keys == []
     image = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     found = tower.trunk(image)
-    assert largest(found, stock.forward_features(image)) > 1e-3
-    late = stock.blocks[5][0].conv_dw
-    assert (late.stride, late.kernel_size) == ((2, 2), (5, 5))
-    early = nn.Conv2d(late.in_channels, late.out_channels, 5, 2, padding=2, groups=late.groups, bias=False)
-    early.weight = late.weight
-    stock.blocks[5][0].conv_dw = early
+    assert max_difference(found, stock.forward_features(image)) > 1e-3
+    asymmetric = stock.blocks[5][0].conv_dw
+    assert (asymmetric.stride, asymmetric.kernel_size) == ((2, 2), (5, 5))
+    channels = asymmetric.in_channels
+    symmetric = nn.Conv2d(channels, asymmetric.out_channels, 5, 2, padding=2, groups=asymmetric.groups, bias=False)
+    symmetric.weight = asymmetric.weight
+    stock.blocks[5][0].conv_dw = symmetric
     expected = stock.forward_features(image)
     assert found.std() > 0.05
-    assert largest(found, expected) <= 1e-9
+    assert max_difference(found, expected) <= 1e-9
     tower.proj = nn.Parameter(torch.eye(1291, dtype=torch.float64), requires_grad=False)
     whole, _ = tower(image)
-    classes = stock(image).softmax(-1)  # the classifier sees the mean of the features
-    assert largest(whole[:, 1280:], classes) <= 1e-9
+    classes = stock(image).softmax(-1)  # The classifier is applied to the mean of the features.
+    assert max_difference(whole[:, 1280:], classes) <= 1e-9
     assert classes.std() > 0.01
 
 
 def test_towers_tokens_equal_the_description(model: FLAIR, image: Tensor) -> None:
     expected = oracle_conv_tokens(model, oracle_conv_patches(model, image))
     for found, right in zip(model.encode_image(image), expected, strict=True):
-        assert largest(found, right) <= 1e-4
+        assert max_difference(found, right) <= 1e-4
     for a, b in zip(model.encode_image(image), run_image_tower(model.towers.visual, image), strict=True):
         assert torch.equal(a, b)
 
@@ -227,35 +228,35 @@ def test_the_global_token_is_that_of_the_mean_feature(model: FLAIR) -> None:
     tower = model.towers.visual
     pooled, after = tower.tokens(patches)
     expected, local = oracle_conv_tokens(model, patches)
-    assert largest(pooled, expected) <= 1e-4
-    assert largest(after @ tower.proj, local) <= 1e-4
+    assert max_difference(pooled, expected) <= 1e-4
+    assert max_difference(after @ tower.proj, local) <= 1e-4
     shuffled, _ = tower.tokens(patches[:, torch.randperm(9)])
-    assert largest(shuffled, pooled) <= 1e-5  # it does not know the places
+    assert max_difference(shuffled, pooled) <= 1e-5  # The order of patches does not matter.
     of_mean, _ = tower.tokens(patches.mean(1, keepdim=True).expand(-1, 3, -1))
-    assert largest(of_mean, pooled) <= 1e-5
-    assert largest((after @ tower.proj).mean(1), pooled) > 0.1  # and is not the mean of the tokens
+    assert max_difference(of_mean, pooled) <= 1e-5
+    assert max_difference((after @ tower.proj).mean(1), pooled) > 0.1  # It is not the mean of the tokens.
 
 
-def test_tokens_end_with_the_classes_shares(model: FLAIR) -> None:
-    """Of each patch, softmax of the classifier over the features before their norm; class by class."""
+def test_tokens_end_with_class_probabilities(model: FLAIR) -> None:
+    """For each patch, they are the softmax of the classifier on the features before LayerNorm."""
     torch.manual_seed(0)
     patches = 3 * torch.randn(2, 9, CONV.vision_width)
     tower = model.towers.visual
     _, tokens = tower.tokens(patches)
     assert tokens.shape == (2, 9, CONV.vision_width + CONV.classes)
-    assert largest(tokens[..., : CONV.vision_width], tower.ln_post(patches)) == 0
+    assert max_difference(tokens[..., : CONV.vision_width], tower.ln_post(patches)) == 0
     shares = tokens[..., CONV.vision_width :]
     for b in range(2):
         for p in range(9):
             logits = [float(tower.classifier.weight[c] @ patches[b, p] + tower.classifier.bias[c]) for c in range(7)]
             total = sum(math.exp(logit) for logit in logits)
             assert shares[b, p].tolist() == pytest.approx([math.exp(logit) / total for logit in logits], abs=1e-5)
-    _, louder = tower.tokens(5 * patches)  # LayerNorm knows no loudness, the classes do
-    assert largest(louder[..., CONV.vision_width :], shares) > 0.05
+    _, scaled = tower.tokens(5 * patches)  # Scaled features change the classes, though not the LayerNorm.
+    assert max_difference(scaled[..., CONV.vision_width :], shares) > 0.05
 
 
-def test_a_class_moves_a_token_to_its_place(model: FLAIR) -> None:
-    """What the projection is for: a patch that is one class for sure gets the class's row of it, and no other."""
+def test_a_certain_class_gives_its_row_of_the_projection(model: FLAIR) -> None:
+    """A patch that certainly is of one class becomes that class's row of the projection."""
     other = random_flair(CONV)
     tower = other.towers.visual
     nn.init.zeros_(tower.classifier.weight)
@@ -264,8 +265,8 @@ def test_a_class_moves_a_token_to_its_place(model: FLAIR) -> None:
         nn.init.constant_(tower.classifier.bias, -50)
         tower.classifier.bias[c] = 50
         pooled, local = other.encode_image(torch.randn(1, 3, 64, 64))
-        assert largest(pooled[0], tower.proj[CONV.vision_width + c]) <= 1e-6
-        assert largest(local[0, 3], tower.proj[CONV.vision_width + c]) <= 1e-6
+        assert max_difference(pooled[0], tower.proj[CONV.vision_width + c]) <= 1e-6
+        assert max_difference(local[0, 3], tower.proj[CONV.vision_width + c]) <= 1e-6
 
 
 def test_a_tower_without_classes_is_layer_norm_alone(image: Tensor) -> None:
@@ -275,12 +276,12 @@ def test_a_tower_without_classes_is_layer_norm_alone(image: Tensor) -> None:
     pooled, local = plain.encode_image(image)
     tower = plain.towers.visual
     assert tower.proj.shape == (CONV.vision_width, 32)
-    assert largest(local, tower.ln_post(patches) @ tower.proj) <= 1e-5
-    assert largest(pooled, tower.ln_post(patches.mean(1)) @ tower.proj) <= 1e-5
+    assert max_difference(local, tower.ln_post(patches) @ tower.proj) <= 1e-5
+    assert max_difference(pooled, tower.ln_post(patches.mean(1)) @ tower.proj) <= 1e-5
 
 
 def test_scores_go_through_the_whole_model(model: FLAIR, image: Tensor) -> None:
-    """get_logits of a convolutional FLAIR, pair by pair from its parts."""
+    """`get_logits` of a convolutional FLAIR equals logits computed pair by pair from its parts."""
     tokens = model.tokenize(["a red ball", "two dogs"])
     logits, _ = model.get_logits(image, tokens)
     _, local = oracle_conv_tokens(model, oracle_conv_patches(model, image))
@@ -293,7 +294,7 @@ def test_scores_go_through_the_whole_model(model: FLAIR, image: Tensor) -> None:
             assert float(logits[i, j]) == pytest.approx(float(expected), abs=1e-3)
 
 
-# -- texts of their own for every image
+# -- Separate texts for every image
 
 
 def test_pool_takes_texts_per_image(model: FLAIR) -> None:
@@ -303,17 +304,17 @@ def test_pool_takes_texts_per_image(model: FLAIR) -> None:
     scores = model.scores(local, texts)
     assert scores.shape == (3, 5)
     for i in range(3):
-        one, share = model.visual_proj(texts[i], local[i : i + 1])  # the published form: all pairs
-        assert largest(pooled[i : i + 1], one) <= 1e-5
-        assert largest(attention[i : i + 1], share) <= 1e-6
-        assert largest(scores[i : i + 1], model.scores(local[i : i + 1], texts[i])) <= 1e-5
+        single, share = model.visual_proj(texts[i], local[i : i + 1])  # The published form scores all pairs.
+        assert max_difference(pooled[i : i + 1], single) <= 1e-5
+        assert max_difference(attention[i : i + 1], share) <= 1e-6
+        assert max_difference(scores[i : i + 1], model.scores(local[i : i + 1], texts[i])) <= 1e-5
     same = texts[:1].expand(3, -1, -1)
-    assert largest(model.scores(local, same), model.scores(local, texts[0])) <= 1e-5
-    square = torch.randn(3, 3, 32)  # as many texts as images: still every image its own
-    assert largest(model.scores(local, square)[1:2], model.scores(local[1:2], square[1])) <= 1e-5
+    assert max_difference(model.scores(local, same), model.scores(local, texts[0])) <= 1e-5
+    square = torch.randn(3, 3, 32)  # With as many texts as images, every image still has its own texts.
+    assert max_difference(model.scores(local, square)[1:2], model.scores(local[1:2], square[1])) <= 1e-5
 
 
-# -- shapes and places
+# -- Shapes and positions
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160, 224])
@@ -351,27 +352,27 @@ def test_training_configuration_has_196_patches() -> None:
     ],
 )
 def test_windows_are_centred_half_a_pixel_off_the_patches(stages: tuple[Stage, ...]) -> None:
-    """With the same positive weight everywhere every step's window is symmetrical: pixels weigh as they are reached."""
+    """With equal positive weights, the gradient of an output weights the pixels of its window symmetrically."""
     trunk = build_trunk(stages, 5).double()
     for parameter in trunk.parameters():
         nn.init.constant_(parameter, 0 if parameter.ndim == 1 else 1 / parameter[0].numel())
     picture = torch.full((1, 3, 640, 640), 0.1, dtype=torch.float64, requires_grad=True)
     out = trunk(picture)
-    assert 0 < out.min() <= out.max() < 6  # nothing is cut: the gradient is the sum of the paths
+    assert 0 < out.min() <= out.max() < 6  # No activation is clipped, so the gradient is a sum over all paths.
     pixels = torch.arange(640, dtype=torch.float64)
     for row, column in ((9, 10), (10, 9), (11, 11)):
         (reached,) = torch.autograd.grad(out[0, :, row, column].sum(), picture, retain_graph=True)
         mass = reached[0].sum(0)
         assert (mass >= 0).all()
-        assert mass[[0, -1]].sum() == mass[:, [0, -1]].sum() == 0  # all of the window is in the picture
+        assert mass[[0, -1]].sum() == mass[:, [0, -1]].sum() == 0  # The window lies inside the picture.
         found = [float((mass.sum(1 - axis) * pixels).sum() / mass.sum()) for axis in (0, 1)]
         assert found == pytest.approx([PATCH * row + 15, PATCH * column + 15], abs=1e-6)
-        middle = [PATCH * row + 15.5, PATCH * column + 15.5]  # of the patch, pixels 32 i to 32 i + 31
+        middle = [PATCH * row + 15.5, PATCH * column + 15.5]  # Patch i covers the pixels 32 i to 32 i + 31.
         assert np.abs(np.subtract(found, middle)) == pytest.approx(0.5, abs=1e-6)
 
 
-def test_a_place_sees_its_own_pixels_first() -> None:
-    """A spot in the middle of patch (i, j) changes that patch's features more than any other's, in random trunks."""
+def test_a_patch_depends_most_on_its_own_pixels() -> None:
+    """In random trunks, a spot inside a patch changes the features of that patch most."""
     torch.manual_seed(0)
     trunks = [build_trunk(CONV.conv_stages, 16).requires_grad_(False) for _ in range(12)]
     for row, column in ((2, 2), (3, 5), (6, 4)):
@@ -383,12 +384,12 @@ def test_a_place_sees_its_own_pixels_first() -> None:
         assert moved[row, column] > 1.2 * moved.flatten().sort().values[-2]
 
 
-# -- through the files and the encoder
+# -- Files and the encoder
 
 
-def test_state_goes_round(model: FLAIR, image: Tensor) -> None:
+def test_state_is_restored(model: FLAIR, image: Tensor) -> None:
     other = random_flair(CONV, seed=5)
-    assert largest(other.encode_image(image)[0], model.encode_image(image)[0]) > 1e-2
+    assert max_difference(other.encode_image(image)[0], model.encode_image(image)[0]) > 1e-2
     other.load_flair_state(model.flair_state())
     for a, b in zip(other.encode_image(image), model.encode_image(image), strict=True):
         assert torch.equal(a, b)
@@ -409,19 +410,19 @@ def test_encoder_end_to_end(model: FLAIR, tmp_path: Path, monkeypatch: pytest.Mo
     assert np.abs(again - local.numpy()).max() <= 2e-3 * float(local.abs().max())
     fast = Encoder(str(path), "cpu", torch.bfloat16).encode_pictures(pictures)
     cosine = (fast.pooled.astype(np.float32) * encoded.pooled.astype(np.float32)).sum(-1)
-    assert 0.999 <= cosine.min() < 1  # another precision, the same model
+    assert 0.999 <= cosine.min() < 1  # The precisions differ, the model is the same.
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 17])
-def test_pictures_go_through_in_pieces(
+def test_pictures_are_encoded_in_batches(
     model: FLAIR, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are at once, each gets its own tokens, in order."""
+    """For any number of pictures, each gets its own tokens, in order."""
     monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
     encoder = Encoder(str(save_flair(model, tmp_path / "conv.safetensors")), "cpu", torch.float32)
     pictures = [Picture(pixels, Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)) for pixels in random_pictures(count, SIZE)]
-    together, alone = encoder.encode_pictures(pictures), [encoder.encode_pictures([one]) for one in pictures]
+    together, alone = encoder.encode_pictures(pictures), [encoder.encode_pictures([picture]) for picture in pictures]
     for name in ("pooled", "tokens", "shift", "scale"):
-        expected = np.concatenate([getattr(one, name) for one in alone]).astype(np.float32)
+        expected = np.concatenate([getattr(encoded, name) for encoded in alone]).astype(np.float32)
         assert np.abs(getattr(together, name) - expected).max() <= 4e-3 * np.abs(expected).max()
     assert count == 1 or np.abs(together.pooled[:1] - together.pooled[1:].astype(np.float32)).max() > 0.02

@@ -1,4 +1,4 @@
-"""What is kept of a picture and of a text, against the model itself."""
+"""Encoded pictures and texts against the model itself in float64, and the bank of texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNT, SIZE = 9, SMALL.image_size
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In the cache, so that nothing is imported again."""
+    """A weights file in the cache, so that it is not imported again."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAIRSEARCH_CACHE", str(folder))
@@ -48,21 +48,23 @@ def pictures() -> list[Picture]:
     return [Picture(pixels, frame) for pixels in random_pictures(COUNT, SIZE)]
 
 
-def towers(pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model says of the pictures, in float64, through its own preprocessing."""
+def tokens_by_oracle(pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The global and local tokens of the pictures in float64, after the model's own preprocessing."""
     from PIL import Image
 
     model = random_flair()
     return oracle_image(model, torch.stack([model.preprocess(Image.fromarray(p.pixels)) for p in pictures]))
 
 
-def test_what_is_kept_gives_the_local_tokens_back(encoder: Encoder, pictures: list[Picture]) -> None:
-    """s (x + r) = L, x = LayerNorm of L without gain."""
+def test_stored_tokens_restore_the_local_tokens(encoder: Encoder, pictures: list[Picture]) -> None:
+    """The stored x is the LayerNorm of L without gain, and s (x + r) = L."""
     encoded = encoder.encode_pictures(pictures)
-    pooled, local = towers(pictures)
+    pooled, local = tokens_by_oracle(pictures)
     x, r, s = (torch.from_numpy(part).double() for part in (encoded.tokens, encoded.shift, encoded.scale))
     dim = local.shape[-1]
-    assert (x - F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS)).abs().max() <= 2e-3  # half a step of fp16 at 4
+    assert (
+        x - F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS)
+    ).abs().max() <= 2e-3  # This is half a step of float16 near 4.
     again = s[..., None] * (x + r[..., None])
     assert (again - local).abs().max() <= 2e-3 * local.abs().max()
     assert np.abs(encoded.pooled - F.normalize(pooled, dim=-1).numpy()).max() <= 1e-3
@@ -78,20 +80,20 @@ def test_a_picture_does_not_depend_on_its_neighbours(encoder: Encoder, pictures:
     together = columns(encoder.encode_pictures(pictures))
     for i in (0, COUNT - 1):
         alone = columns(encoder.encode_pictures([pictures[i]]))
-        for whole, one in zip(together, alone, strict=True):
-            assert np.abs(whole[i] - one[0]).max() <= 4e-3  # one step of fp16
-    assert np.abs(together[1][0] - together[1][1]).max() > 0.1  # they are different pictures
+        for batch, single in zip(together, alone, strict=True):
+            assert np.abs(batch[i] - single[0]).max() <= 4e-3  # This is one step of float16.
+    assert np.abs(together[1][0] - together[1][1]).max() > 0.1  # The pictures differ.
 
 
 def test_fast_precision_is_close(path: Path, encoder: Encoder, pictures: list[Picture]) -> None:
     fast = Encoder(str(path), "cpu", torch.bfloat16)
-    kept = (columns(which.encode_pictures(pictures))[:2] for which in (encoder, fast))
-    for exact, near in zip(*kept, strict=True):
-        cosine = (exact * near).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(near, axis=-1)
+    stored = (columns(each.encode_pictures(pictures))[:2] for each in (encoder, fast))
+    for a, b in zip(*stored, strict=True):
+        cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
         assert cosine.min() >= 0.999
-        assert cosine.min() < 1  # it is another precision
-    a, b = encoder.encode_texts(["a dog"])[0], fast.encode_texts(["a dog"])[0]
-    assert np.array_equal(a.vector, b.vector)  # texts stay in float32
+        assert cosine.min() < 1  # The precisions do differ.
+    exact_text, fast_text = encoder.encode_texts(["a dog"])[0], fast.encode_texts(["a dog"])[0]
+    assert np.array_equal(exact_text.vector, fast_text.vector)  # Texts are encoded in float32.
 
 
 def test_queries_are_the_models_text_vectors(encoder: Encoder) -> None:
@@ -105,8 +107,8 @@ def test_queries_are_the_models_text_vectors(encoder: Encoder) -> None:
     assert {(q.u.shape, q.c.shape, q.u.dtype) for q in queries} == {((heads, dim), (heads,), np.dtype(np.float32))}
 
 
-def found_in(encoder: Encoder, vector: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """pool(t, L) from tokens x f64[P, D], by the folded form, written out (FLAIR's paper: softmax with a zero key)."""
+def pool_by_hand(encoder: Encoder, vector: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """pool(t, L) from tokens x f64[P, D], by the folded form (softmax with a zero key, as in FLAIR's paper)."""
     weights = encoder.pool_weights
     (query,) = encoder.fold(vector[None].astype(np.float32))
     heads = []
@@ -117,25 +119,25 @@ def found_in(encoder: Encoder, vector: np.ndarray, tokens: np.ndarray) -> np.nda
     return weights.out.astype(np.float64) @ np.concatenate(heads) + weights.out_bias
 
 
-def test_a_picture_that_is_looked_for(encoder: Encoder, path: Path, pictures: list[Picture]) -> None:
-    """t = unit(g) + unit(pool(g, L)), in float64; folded as a text's vector is."""
+def test_an_example_picture(encoder: Encoder, path: Path, pictures: list[Picture]) -> None:
+    """t = unit(g) + unit(pool(g, L)) in float64, folded like the vector of a text."""
     names = [f"{i}.jpg" for i in range(COUNT)]
     queries = encoder.encode_examples(pictures, names)
-    pooled, local = towers(pictures)
+    pooled, local = tokens_by_oracle(pictures)
     tokens = F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS).numpy()
-    seen = F.normalize(pooled, dim=-1).numpy()
-    found = np.stack([found_in(encoder, g, x) for g, x in zip(seen, tokens, strict=True)])
-    expected = seen + found / np.linalg.norm(found, axis=1, keepdims=True)
+    units = F.normalize(pooled, dim=-1).numpy()
+    found = np.stack([pool_by_hand(encoder, g, x) for g, x in zip(units, tokens, strict=True)])
+    expected = units + found / np.linalg.norm(found, axis=1, keepdims=True)
     assert np.abs(np.stack([query.vector for query in queries]) - expected).max() <= 1e-4
     assert [query.text for query in queries] == names
     assert np.abs(expected[0] - expected[1]).max() > 0.1
-    assert_alike(encoder.fold(np.stack([query.vector for query in queries])), queries)
-    assert_alike(encoder.encode_examples(pictures[3:4], ["alone"]), queries[3:4])
-    near = Encoder(str(path), "cpu", torch.bfloat16).encode_examples(pictures, names)
-    for exact, fast in zip(queries, near, strict=True):
+    assert_close(encoder.fold(np.stack([query.vector for query in queries])), queries)
+    assert_close(encoder.encode_examples(pictures[3:4], ["alone"]), queries[3:4])
+    fast_queries = Encoder(str(path), "cpu", torch.bfloat16).encode_examples(pictures, names)
+    for exact, fast in zip(queries, fast_queries, strict=True):
         assert fast.vector.dtype == np.float32
         cosine = exact.vector @ fast.vector / np.linalg.norm(exact.vector) / np.linalg.norm(fast.vector)
-        assert 0.999 <= cosine < 1  # the image tower is in another precision
+        assert 0.999 <= cosine < 1  # The image tower runs in another precision.
 
 
 def test_model_is_named(encoder: Encoder, path: Path) -> None:
@@ -161,9 +163,9 @@ def test_gpu_equals_cpu(path: Path, encoder: Encoder, pictures: list[Picture]) -
         assert np.abs(a - b).max() <= 4e-3
 
 
-def test_token_metric_counts_an_error_as_logits_and_scores_do(encoder: Encoder) -> None:
-    """Half the model's own; half mean squares over the bank's texts, written out text by text and head by head."""
-    weights, model = encoder.pool_weights, encoder._model.folding.token_metric().astype(np.float64)
+def test_token_metric_weights_an_error_by_logits_and_scores(encoder: Encoder) -> None:
+    """The mean of the model's own metric and mean squares over the phrases, text by text and head by head."""
+    weights, model = encoder.pool_weights, encoder._model.folded_pool.token_metric().astype(np.float64)
     heads, part, dim = weights.value.shape
     errors = np.random.default_rng(0).standard_normal((5, dim))
     directions: dict[str, list[np.ndarray]] = {"keys": [], "values": []}
@@ -180,46 +182,46 @@ def test_token_metric_counts_an_error_as_logits_and_scores_do(encoder: Encoder) 
         assert error @ encoder.token_metric @ error == pytest.approx(expected / 2, rel=1e-4)
 
 
-# -- the bank of texts
+# -- The bank of texts
 
 
 def test_texts_of_the_bank() -> None:
-    for count in (0, 1, 500, prompts.TEXTS):
+    for count in (0, 1, 500, prompts.BANK_SIZE):
         texts = prompts.texts(count)
         assert len(set(texts)) == len(texts) == count
-        assert texts == prompts.texts(prompts.TEXTS)[:count]
+        assert texts == prompts.texts(prompts.BANK_SIZE)[:count]
     assert prompts.texts() == texts
     assert all(text == " ".join(text.split()) and any(c.isalpha() for c in text) for text in texts)
 
 
-def test_texts_of_the_bank_are_nobodys_captions() -> None:
-    """Shortlists are measured on val.json. Of the others' 33,000, all alike are a few words anybody would say."""
+def test_texts_of_the_bank_are_not_captions_of_the_data() -> None:
+    """Shortlists are measured on val.json, so no caption of it may be in the bank; of train.json only short ones."""
     folder = Path(__file__).parents[3] / "shared" / "data" / "flickr8k"
     if not (folder / "val.json").is_file():
         pytest.skip("needs ../shared/data/flickr8k")
 
-    def plain(text: str) -> str:
+    def normalise(text: str) -> str:
         return " ".join(text.lower().replace(".", " ").split())
 
-    texts = {plain(text) for text in prompts.texts()}
+    texts = {normalise(text) for text in prompts.texts()}
     for name in ("train", "val"):
         photos = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        alike = texts & {plain(caption) for photo in photos for caption in photo["caption"]}
-        assert max((len(text.split()) for text in alike), default=0) <= (5 if name == "train" else 0)
-        assert len(alike) < 10
+        shared = texts & {normalise(caption) for photo in photos for caption in photo["caption"]}
+        assert max((len(text.split()) for text in shared), default=0) <= (5 if name == "train" else 0)
+        assert len(shared) < 10
 
 
-FEW = ["a dog", "two red balls on the grass .", "snow", "a man and a woman", "x " * 100]
+BANK_TEXTS = ["a dog", "two red balls on the grass .", "snow", "a man and a woman", "x " * 100]
 
 
 @pytest.fixture
 def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for banks, in a cache of its own."""
+    """The folder of cached banks, in a cache of its own."""
     monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "banks"
 
 
-def assert_alike(found: list[EncodedText], expected: list[EncodedText]) -> None:
+def assert_close(found: list[EncodedText], expected: list[EncodedText]) -> None:
     assert len(found) == len(expected)
     for query, other in zip(found, expected, strict=True):
         for a, b in ((query.vector, other.vector), (query.u, other.u), (query.c, other.c)):
@@ -228,28 +230,28 @@ def assert_alike(found: list[EncodedText], expected: list[EncodedText]) -> None:
 
 
 def test_vectors_are_folded_as_texts_are(encoder: Encoder) -> None:
-    queries = encoder.encode_texts(FEW)
-    assert_alike(encoder.fold(np.stack([query.vector for query in queries])), queries)
-    assert_alike(encoder.fold(np.stack([query.vector for query in queries])[[3, 1]]), [queries[3], queries[1]])
+    queries = encoder.encode_texts(BANK_TEXTS)
+    assert_close(encoder.fold(np.stack([query.vector for query in queries])), queries)
+    assert_close(encoder.fold(np.stack([query.vector for query in queries])[[3, 1]]), [queries[3], queries[1]])
 
 
 def test_the_bank_is_encoded_once(banks: Path, encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = encoder.encode_texts(FEW)
-    assert_alike(encoder.bank(FEW, batch=2), expected)
+    expected = encoder.encode_texts(BANK_TEXTS)
+    assert_close(encoder.bank(BANK_TEXTS, batch=2), expected)
     (file,) = banks.iterdir()
     before = file.stat().st_mtime_ns
     other = Encoder(str(path), "cpu", torch.float32)
     monkeypatch.setattr(other, "encode_texts", None)
     for _ in range(2):
-        assert_alike(other.bank(FEW), expected)
+        assert_close(other.bank(BANK_TEXTS), expected)
     assert [found.stat().st_mtime_ns for found in banks.iterdir()] == [before]
-    assert_alike(encoder.bank(FEW[::-1]), expected[::-1])  # another release
+    assert_close(encoder.bank(BANK_TEXTS[::-1]), expected[::-1])  # Another release has another bank.
     assert len(list(banks.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "longer", "flipped", "zeros", "no numbers", "an archive"])
 def test_a_damaged_bank_is_made_again(banks: Path, encoder: Encoder, damage: str) -> None:
-    expected = encoder.bank(FEW)
+    expected = encoder.bank(BANK_TEXTS)
     (file,) = banks.iterdir()
     data = file.read_bytes()
     broken = {
@@ -263,33 +265,33 @@ def test_a_damaged_bank_is_made_again(banks: Path, encoder: Encoder, damage: str
     }
     file.write_bytes(broken[damage])
     for _ in range(2):
-        assert_alike(encoder.bank(FEW), expected)
+        assert_close(encoder.bank(BANK_TEXTS), expected)
         assert [found.read_bytes() for found in banks.iterdir()] == [data]
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "nobody may write"])
-def test_a_cache_that_takes_no_bank(banks: Path, encoder: Encoder, obstacle: str) -> None:
-    expected = encoder.encode_texts(FEW)
+def test_a_cache_that_cannot_store_the_bank(banks: Path, encoder: Encoder, obstacle: str) -> None:
+    expected = encoder.encode_texts(BANK_TEXTS)
     if obstacle == "a full disk":
         with file_limit(100):
-            assert_alike(encoder.bank(FEW), expected)
+            assert_close(encoder.bank(BANK_TEXTS), expected)
         assert list(banks.iterdir()) == []
     elif obstacle == "a folder":
-        encoder.bank(FEW)
+        encoder.bank(BANK_TEXTS)
         (file,) = banks.iterdir()
         file.unlink()
         file.mkdir()
-        assert_alike(encoder.bank(FEW), expected)
+        assert_close(encoder.bank(BANK_TEXTS), expected)
         assert list(banks.iterdir()) == [file]
     else:
         banks.write_bytes(b"") if obstacle == "a file" else banks.symlink_to("/proc/nowhere")
-        assert_alike(encoder.bank(FEW), expected)
+        assert_close(encoder.bank(BANK_TEXTS), expected)
 
 
 def test_each_model_has_its_own_bank(banks: Path, encoder: Encoder, tmp_path: Path) -> None:
     other = Encoder(str(save_flair(random_flair(seed=1), tmp_path / "other.safetensors")), "cpu", torch.float32)
     for _ in range(2):
-        for one in (encoder, other):
-            assert_alike(one.bank(FEW), one.encode_texts(FEW))
+        for each in (encoder, other):
+            assert_close(each.bank(BANK_TEXTS), each.encode_texts(BANK_TEXTS))
     assert len(list(banks.iterdir())) == 2
-    assert np.abs(encoder.bank(FEW)[0].vector - other.bank(FEW)[0].vector).max() > 0.01
+    assert np.abs(encoder.bank(BANK_TEXTS)[0].vector - other.bank(BANK_TEXTS)[0].vector).max() > 0.01

@@ -1,4 +1,4 @@
-"""Mapped tensors against the safetensors library, and headers that lie."""
+"""Mapped tensors against the safetensors library, and files with false headers."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ SHAPES = [(), (1,), (7,), (0,), (3, 0, 5), (2, 3), (4, 1, 5), (5, 3, 2, 2)]
 
 
 def write(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
-    """header: an object, or the bytes themselves."""
+    """Write a file with a header (an object for JSON, or raw bytes), the data, and perhaps a false header length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
     return path
 
 
-def place(kind: Any = "F32", shape: Any = (2, 3), offsets: Any = (0, 24)) -> dict[str, Any]:
+def tensor_entry(kind: Any = "F32", shape: Any = (2, 3), offsets: Any = (0, 24)) -> dict[str, Any]:
     return {"dtype": kind, "shape": shape, "data_offsets": offsets}
 
 
 def data_start(path: Path) -> int:
-    """The byte of a whole file where its tensors begin."""
+    """The offset at which the tensors of a file begin."""
     (length,) = struct.unpack("<Q", path.read_bytes()[:8])
     return 8 + int(length)
 
 
 def refusal(path: Path) -> str:
-    """The message: one line that any terminal can show."""
+    """Check that the file is refused with one line of printable text, and return it."""
     with pytest.raises(WeightsError) as caught:
         SafetensorsFile(path)
     message = str(caught.value)
@@ -51,8 +51,8 @@ def refusal(path: Path) -> str:
     return message
 
 
-def opened(path: Path) -> SafetensorsFile | None:
-    """None where it is refused in one line."""
+def open_or_none(path: Path) -> SafetensorsFile | None:
+    """Open a file; None if it is refused with one line."""
     try:
         return SafetensorsFile(path)
     except WeightsError as error:
@@ -61,24 +61,24 @@ def opened(path: Path) -> SafetensorsFile | None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Every type in every shape, of all sizes of numbers that it has; odd lengths put others out of step."""
+    """A file with every type in every shape and of all magnitudes; odd lengths leave later tensors unaligned."""
     torch.manual_seed(0)
-    several = {}
+    tensors = {}
     for name, kind in TYPES.items():
         for shape in SHAPES:
-            several[f"{name}.{list(shape)}"] = (torch.randn(shape) * 10 ** (4 * torch.randn(shape))).to(kind)
-    several["odd"] = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), 1e-40, 3.4e38, 1.1754942e-38])
-    several["none"] = torch.tensor([float("nan"), 1.0], dtype=torch.bfloat16)
-    several["half.tiny"] = torch.tensor([6e-8, -6e-8, 65504, float("inf")], dtype=torch.float16)
-    save_file(several, tmp_path / "x.safetensors", {"name": "x", "config": "{}"})
-    return tmp_path / "x.safetensors", several
+            tensors[f"{name}.{list(shape)}"] = (torch.randn(shape) * 10 ** (4 * torch.randn(shape))).to(kind)
+    tensors["odd"] = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), 1e-40, 3.4e38, 1.1754942e-38])
+    tensors["none"] = torch.tensor([float("nan"), 1.0], dtype=torch.bfloat16)
+    tensors["half.tiny"] = torch.tensor([6e-8, -6e-8, 65504, float("inf")], dtype=torch.float16)
+    save_file(tensors, tmp_path / "x.safetensors", {"name": "x", "config": "{}"})
+    return tmp_path / "x.safetensors", tensors
 
 
 def test_equals_the_library(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
-    path, several = saved
+    path, tensors = saved
     found, theirs = SafetensorsFile(path), load_file(path)
-    assert set(found) == set(several) == set(theirs)
-    assert len(found) == len(several)
+    assert set(found) == set(tensors) == set(theirs)
+    assert len(found) == len(tensors)
     assert "__metadata__" not in found
     for name, tensor in theirs.items():
         assert (found[name].dtype, found[name].shape) == (np.float32, tuple(tensor.shape))
@@ -100,16 +100,16 @@ def test_rows(kind: str, tmp_path: Path) -> None:
     table = torch.randn(50, 3, 4).to(TYPES[kind])
     save_file({"t": table}, tmp_path / "x.safetensors")
     found = SafetensorsFile(tmp_path / "x.safetensors")
-    for which in ([0], [49, 3, 3, 0], [], list(range(50)), [[1, 2, 3], [4, 4, 0]]):
-        some = found.rows("t", np.array(which, np.int64))
-        assert some.dtype == np.float32
-        np.testing.assert_array_equal(some, table.float().numpy()[np.array(which, np.int64)])
-        some += 1  # of the caller's own
+    for indices in ([0], [49, 3, 3, 0], [], list(range(50)), [[1, 2, 3], [4, 4, 0]]):
+        rows = found.rows("t", np.array(indices, np.int64))
+        assert rows.dtype == np.float32
+        np.testing.assert_array_equal(rows, table.float().numpy()[np.array(indices, np.int64)])
+        rows += 1  # The rows are a copy.
     np.testing.assert_array_equal(found["t"], table.float().numpy())
 
 
-def test_float32_is_the_file_itself(tmp_path: Path) -> None:
-    """Opened, and looked at, without reading; nobody can write to it."""
+def test_float32_is_mapped(tmp_path: Path) -> None:
+    """Opening and slicing a tensor reads no data, and the tensor cannot be written to."""
     big = torch.randn(1 << 20)
     save_file({"big": big, "half": big[:8].half()}, tmp_path / "x.safetensors")
     tracemalloc.start()
@@ -128,71 +128,74 @@ def test_float32_is_the_file_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mapped, big.numpy())
 
 
-def test_data_anywhere_in_the_file(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """A header of any length: numbers that start at an odd byte."""
+def test_unaligned_data(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """With headers of any length, numbers may start at an odd byte."""
     for pad in range(9):
         with subtests.test(f"after {pad} spaces"):
             values = np.arange(6, dtype="<f4").reshape(2, 3)
-            text = json.dumps({"t": place()}).encode() + b" " * pad
+            text = json.dumps({"t": tensor_entry()}).encode() + b" " * pad
             found = SafetensorsFile(write(tmp_path / f"{pad}", text, values.tobytes()))
             np.testing.assert_array_equal(found["t"] @ np.eye(3, dtype=np.float32), values)
 
 
-def test_files_with_nothing_in_them(tmp_path: Path) -> None:
+def test_empty_files(tmp_path: Path) -> None:
     assert dict(SafetensorsFile(write(tmp_path / "a", {}))) == {}
     assert dict(SafetensorsFile(write(tmp_path / "b", {"__metadata__": {"a": "b"}}))) == {}
     assert dict(SafetensorsFile(write(tmp_path / "n", {"__metadata__": None}))) == {}
-    assert SafetensorsFile(write(tmp_path / "c", {"t": place(shape=[0, 4], offsets=[0, 0])}))["t"].shape == (0, 4)
+    assert SafetensorsFile(write(tmp_path / "c", {"t": tensor_entry(shape=[0, 4], offsets=[0, 0])}))["t"].shape == (
+        0,
+        4,
+    )
 
 
-# -- what is no such file
+# -- Damaged files
 
 HUGE = 2**63
-POSITIONS: dict[str, Any] = {
-    "negative start": place(offsets=[-24, 0]),
-    "negative both": place(offsets=[-48, -24]),
-    "past the end": place(offsets=[8, 32]),
-    "far past the end": place(offsets=[HUGE, HUGE + 24]),
-    "turned round": place(offsets=[24, 0]),
-    "too short": place(offsets=[0, 20]),
-    "too long": place(shape=[1, 3]),
-    "not whole numbers of four bytes": place(shape=[5], offsets=[0, 21]),
-    "half a number": place("F64", [3], [0, 20]),
-    "other type": place("F16"),
-    "unknown type": place("I64", [3]),
-    "type of nobody": place("float32"),
-    "type in lower case": place("f32"),
-    "type of none": place(None),
-    "type as a list": place(["F32"]),
-    "type as a dict": place({"F32": 1}),
+FALSE_ENTRIES: dict[str, Any] = {
+    "negative start": tensor_entry(offsets=[-24, 0]),
+    "negative both": tensor_entry(offsets=[-48, -24]),
+    "past the end": tensor_entry(offsets=[8, 32]),
+    "far past the end": tensor_entry(offsets=[HUGE, HUGE + 24]),
+    "turned round": tensor_entry(offsets=[24, 0]),
+    "too short": tensor_entry(offsets=[0, 20]),
+    "too long": tensor_entry(shape=[1, 3]),
+    "not whole numbers of four bytes": tensor_entry(shape=[5], offsets=[0, 21]),
+    "half a number": tensor_entry("F64", [3], [0, 20]),
+    "other type": tensor_entry("F16"),
+    "unknown type": tensor_entry("I64", [3]),
+    "type of nobody": tensor_entry("float32"),
+    "type in lower case": tensor_entry("f32"),
+    "type of none": tensor_entry(None),
+    "type as a list": tensor_entry(["F32"]),
+    "type as a dict": tensor_entry({"F32": 1}),
     "no type": {"shape": [2, 3], "data_offsets": [0, 24]},
     "no shape": {"dtype": "F32", "data_offsets": [0, 24]},
     "no place": {"dtype": "F32", "shape": [2, 3]},
-    "shape as a number": place(shape=6),
-    "shape as text": place(shape="23"),
-    "shape as a dict": place(shape={"2": 3}),
-    "shape of fractions": place(shape=[2.0, 3.0]),
-    "shape of texts": place(shape=["2", "3"]),
-    "shape of truths": place(shape=[True, 6]),
-    "shape of lists": place(shape=[[2], [3]]),
-    "shape below nothing": place(shape=[-2, -3]),
-    "shape left open": place(shape=[2, -1]),
-    "shape of none": place(shape=None),
-    "huge shape": place(shape=[HUGE, HUGE]),
-    "huge by nothing": place(shape=[HUGE, 0], offsets=[0, 0]),
-    "nothing by huge": place(shape=[0, 2**70], offsets=[0, 0]),
-    "nothing by very large": place(shape=[0, 2**62, 2**62], offsets=[0, 0]),
-    "large enough to go round": place(shape=[2**62, 2**2 + 1, 2], offsets=[0, 8]),
-    "a thousand sides": place(shape=[1] * 1000, offsets=[0, 4]),
-    "one offset": place(offsets=[24]),
-    "three offsets": place(offsets=[0, 12, 24]),
-    "no offsets": place(offsets=None),
-    "offset as a number": place(offsets=24),
-    "offsets of truths": place(shape=[], offsets=[False, 4]),
-    "offsets of fractions": place(offsets=[0.0, 24.0]),
-    "offsets of texts": place(offsets=["0", "24"]),
-    "offsets without end": place(offsets=[0, float("inf")]),
-    "offsets of nan": place(offsets=[float("nan"), 24]),
+    "shape as a number": tensor_entry(shape=6),
+    "shape as text": tensor_entry(shape="23"),
+    "shape as a dict": tensor_entry(shape={"2": 3}),
+    "shape of fractions": tensor_entry(shape=[2.0, 3.0]),
+    "shape of texts": tensor_entry(shape=["2", "3"]),
+    "shape of truths": tensor_entry(shape=[True, 6]),
+    "shape of lists": tensor_entry(shape=[[2], [3]]),
+    "shape below nothing": tensor_entry(shape=[-2, -3]),
+    "shape left open": tensor_entry(shape=[2, -1]),
+    "shape of none": tensor_entry(shape=None),
+    "huge shape": tensor_entry(shape=[HUGE, HUGE]),
+    "huge by nothing": tensor_entry(shape=[HUGE, 0], offsets=[0, 0]),
+    "nothing by huge": tensor_entry(shape=[0, 2**70], offsets=[0, 0]),
+    "nothing by very large": tensor_entry(shape=[0, 2**62, 2**62], offsets=[0, 0]),
+    "large enough to go round": tensor_entry(shape=[2**62, 2**2 + 1, 2], offsets=[0, 8]),
+    "a thousand sides": tensor_entry(shape=[1] * 1000, offsets=[0, 4]),
+    "one offset": tensor_entry(offsets=[24]),
+    "three offsets": tensor_entry(offsets=[0, 12, 24]),
+    "no offsets": tensor_entry(offsets=None),
+    "offset as a number": tensor_entry(offsets=24),
+    "offsets of truths": tensor_entry(shape=[], offsets=[False, 4]),
+    "offsets of fractions": tensor_entry(offsets=[0.0, 24.0]),
+    "offsets of texts": tensor_entry(offsets=["0", "24"]),
+    "offsets without end": tensor_entry(offsets=[0, float("inf")]),
+    "offsets of nan": tensor_entry(offsets=[float("nan"), 24]),
     "a list": [1, 2],
     "a number": 7,
     "a text": "F32",
@@ -202,16 +205,16 @@ POSITIONS: dict[str, Any] = {
 
 
 @pytest.mark.filterwarnings("error")
-def test_places_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_false_entries_are_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
     data = np.arange(6, dtype="<f4").tobytes()
-    good = {"good": place()}
-    for number, (name, lie) in enumerate(POSITIONS.items()):
+    good = {"good": tensor_entry()}
+    for number, (name, entry) in enumerate(FALSE_ENTRIES.items()):
         with subtests.test(name):
             folder = tmp_path / str(number)
             folder.mkdir()
             tracemalloc.start()
             try:
-                message = refusal(write(folder / "x.safetensors", good | {"bad one": lie}, data))
+                message = refusal(write(folder / "x.safetensors", good | {"bad one": entry}, data))
                 assert tracemalloc.get_traced_memory()[1] < 1_000_000
             finally:
                 tracemalloc.stop()
@@ -222,10 +225,10 @@ def test_places_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\ud800", "a" * 100_000, "\u2028", "", "\x00"])
-def test_names_that_break_a_line(name: str, tmp_path: Path) -> None:
-    """Also of their types, which come out in no message."""
-    assert len(refusal(write(tmp_path / "x", {name: place(shape=[9])}, bytes(24)))) < 1000
-    refusal(write(tmp_path / "x", {"t": place(name)}, bytes(24)))
+def test_names_with_unprintable_letters(name: str, tmp_path: Path) -> None:
+    """A name is quoted in the message; the name of a type is not."""
+    assert len(refusal(write(tmp_path / "x", {name: tensor_entry(shape=[9])}, bytes(24)))) < 1000
+    refusal(write(tmp_path / "x", {"t": tensor_entry(name)}, bytes(24)))
 
 
 HEADERS: dict[str, bytes] = {
@@ -248,7 +251,7 @@ HEADERS: dict[str, bytes] = {
 }  # fmt: skip
 
 
-def test_headers_that_are_none(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_invalid_headers_are_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for number, (name, header) in enumerate(HEADERS.items()):
         with subtests.test(name):
             refusal(write(tmp_path / str(number), header, bytes(64)))
@@ -258,10 +261,10 @@ def test_headers_that_are_none(tmp_path: Path, subtests: pytest.Subtests) -> Non
 LENGTHS = [0, 1, 40, 10_000, 100 << 20, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
 
 
-def test_lengths_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_false_lengths_are_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for length in LENGTHS:
         with subtests.test(str(length)):
-            path = write(tmp_path / str(length), {"t": place()}, bytes(24), length)
+            path = write(tmp_path / str(length), {"t": tensor_entry()}, bytes(24), length)
             tracemalloc.start()
             try:
                 refusal(path)
@@ -270,13 +273,13 @@ def test_lengths_that_lie(tmp_path: Path, subtests: pytest.Subtests) -> None:
                 tracemalloc.stop()
 
 
-def test_a_length_that_reaches_over_the_end(tmp_path: Path) -> None:
-    """By less than the eight bytes it is written in: the header is whole, the data are not there."""
-    text = json.dumps({"t": place(shape=[0], offsets=[0, 0])}).encode()
+def test_a_length_just_beyond_the_end(tmp_path: Path) -> None:
+    """The header length exceeds the file by less than its own eight bytes."""
+    text = json.dumps({"t": tensor_entry(shape=[0], offsets=[0, 0])}).encode()
     for more in range(1, 10):
-        found = opened(write(tmp_path / "x", text, b"", len(text) + more))
+        found = open_or_none(write(tmp_path / "x", text, b"", len(text) + more))
         assert found is None or found["t"].shape == (0,)
-    refusal(write(tmp_path / "x", {"t": place()}, b"", 2 + len(json.dumps({"t": place()}))))
+    refusal(write(tmp_path / "x", {"t": tensor_entry()}, b"", 2 + len(json.dumps({"t": tensor_entry()}))))
 
 
 def test_files_cut_anywhere(saved: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
@@ -289,22 +292,22 @@ def test_files_cut_anywhere(saved: tuple[Path, dict[str, torch.Tensor]], tmp_pat
 
 
 def test_headers_with_wrong_bytes(tmp_path: Path) -> None:
-    """Tensors that lie in the file, or one line; nothing else."""
+    """Such a file either gives tensors within the file or is refused with one line."""
     save_file({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4).half()}, tmp_path / "x", {"k": "v"})
     whole, rng, refused = (tmp_path / "x").read_bytes(), np.random.default_rng(0), 0
     start = data_start(tmp_path / "x")
     for _ in range(700):
-        some = bytearray(whole)
+        data = bytearray(whole)
         for at in rng.integers(8, start, rng.integers(1, 4)):
-            some[at] = rng.choice([*b'0123456789-"{}[],:eF.', int(rng.integers(256))])
-        (tmp_path / "y").write_bytes(some)
-        found = opened(tmp_path / "y")
+            data[at] = rng.choice([*b'0123456789-"{}[],:eF.', int(rng.integers(256))])
+        (tmp_path / "y").write_bytes(data)
+        found = open_or_none(tmp_path / "y")
         refused += found is None
         assert found is None or sum(found[name].nbytes for name in found) <= 2 * len(whole)
     assert 200 < refused < 700
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
     for path in (
         tmp_path,
         tmp_path / "nothing",
@@ -317,7 +320,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             check_file(path)
 
 
-def test_a_file_that_may_not_be_read(open_folder: Path, as_user: Any) -> None:
+def test_a_file_without_read_permission(open_folder: Path, as_user: Any) -> None:
     path = write(open_folder / "x", {})
     path.chmod(0)
     with as_user():
@@ -326,8 +329,8 @@ def test_a_file_that_may_not_be_read(open_folder: Path, as_user: Any) -> None:
 
 def test_it_needs_no_torch(saved: tuple[Path, dict[str, torch.Tensor]]) -> None:
     code = (
-        "import sys; from pathlib import Path; from flairsearch.model.safetensors_file import Tensors\n"
-        "print(sum(tensor.size for tensor in Tensors(Path(sys.argv[1])).values()))\n"
+        "import sys; from pathlib import Path; from flairsearch.model.safetensors_file import SafetensorsFile\n"
+        "print(sum(tensor.size for tensor in SafetensorsFile(Path(sys.argv[1])).values()))\n"
         "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code, saved[0]], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The text tower in numpy against torch's, and against its description in float64."""
+"""The text tower in numpy against the one in torch, and against its description in float64."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ SIZES = {
 }
 
 
-def largest(found: np.ndarray, expected: torch.Tensor | np.ndarray) -> float:
-    """Difference, as a share of the largest value."""
+def max_difference(found: np.ndarray, expected: torch.Tensor | np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
     other = np.asarray(expected, np.float64)
     return float(np.abs(found - other).max() / np.abs(other).max())
 
@@ -61,14 +61,14 @@ def test_equals_the_tower_in_torch(name: str, tmp_path: Path) -> None:
     found = np.stack([query.vector for query in queries])
     assert (found.dtype, found.shape) == (np.float32, (len(TEXTS), model.config.embed_dim))
     tokens = model.tokenize(TEXTS)
-    assert largest(found, oracle_text(model, tokens)) <= 1e-5
+    assert max_difference(found, oracle_text(model, tokens)) <= 1e-5
     with torch.inference_mode():
-        assert largest(found, model.encode_text(tokens, full_context=True)) <= 1e-5
-        u, c = model.folding.fold(model.encode_text(tokens).numpy())
-    assert largest(np.stack([query.u for query in queries]), u) <= 2e-5
-    assert largest(np.stack([query.c for query in queries]), c) <= 2e-5
+        assert max_difference(found, model.encode_text(tokens, full_context=True)) <= 1e-5
+        u, c = model.folded_pool.fold(model.encode_text(tokens).numpy())
+    assert max_difference(np.stack([query.u for query in queries]), u) <= 2e-5
+    assert max_difference(np.stack([query.c for query in queries]), c) <= 2e-5
     assert encoder.pool_weights.global_share == (0.5 if name == "sum" else 0.0)
-    assert model.folding.weights.global_share == encoder.pool_weights.global_share
+    assert model.folded_pool.weights.global_share == encoder.pool_weights.global_share
 
 
 def test_equals_the_bundled_model() -> None:
@@ -77,10 +77,10 @@ def test_equals_the_bundled_model() -> None:
     with torch.inference_mode():
         expected = model.encode_text(model.tokenize(texts))
     found = np.stack([query.vector for query in encoder.encode_texts(texts)])
-    assert largest(found, expected) <= 2e-5
+    assert max_difference(found, expected) <= 2e-5
     cosines = F.cosine_similarity(torch.from_numpy(found).double(), expected.double())
     assert float(cosines.min()) > 1 - 1e-9
-    theirs = model.folding.weights
+    theirs = model.folded_pool.weights
     assert encoder.weights_hash == model.weights_hash
     for name in ("value", "value_bias", "out", "out_bias", "logit_scale", "logit_bias", "global_share"):
         np.testing.assert_array_equal(getattr(encoder.pool_weights, name), getattr(theirs, name))
@@ -89,23 +89,23 @@ def test_equals_the_bundled_model() -> None:
 
 
 @pytest.mark.parametrize("text", ["<end_of_text> a", "a &lt;end_of_text&gt; dog", "a<start_of_text>b <END_OF_TEXT>"])
-def test_a_text_ends_where_its_first_end_is(text: str, encoder: TextEncoder) -> None:
-    """As the tower in torch reads it, where the largest id comes first."""
+def test_a_text_ends_at_its_first_end_token(text: str, encoder: TextEncoder) -> None:
+    """The tower in torch reads the first position of the largest id, too."""
     model = random_flair()
     tokens = model.tokenize([text, "a dog"])
     found = np.stack([query.vector for query in encoder.encode_texts([text, "a dog"])])
-    assert largest(found, oracle_text(model, tokens)) <= 1e-5
+    assert max_difference(found, oracle_text(model, tokens)) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_types(kind: torch.dtype, tmp_path: Path) -> None:
-    """As torch computes with them in float32."""
+    """The result equals that of torch with the same weights converted to float32."""
     model = random_flair()
     rounded = {name: tensor.to(kind) for name, tensor in model.flair_state().items()}
     checkpoints.save(rounded, model.config.to_json(), "x", tmp_path / "x.safetensors")
     model.load_flair_state({name: tensor.float() for name, tensor in rounded.items()})
     found = np.stack([query.vector for query in TextEncoder(tmp_path / "x.safetensors").encode_texts(TEXTS)])
-    assert largest(found, oracle_text(model, model.tokenize(TEXTS))) <= 1e-5
+    assert max_difference(found, oracle_text(model, model.tokenize(TEXTS))) <= 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
 
 
 def test_a_text_does_not_depend_on_its_neighbours(encoder: TextEncoder) -> None:
-    """Longer ones, shorter ones, itself; in any order."""
+    """Batches hold longer texts, shorter texts and repeated texts, in any order."""
     alone = [encoder.encode_texts([text])[0] for text in TEXTS]
     rng = np.random.default_rng(0)
     for _ in range(10):
@@ -143,7 +143,7 @@ def test_gelu_equals_torchs_exact_one() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_large_weights_make_no_warnings(tmp_path: Path) -> None:
-    """Attention and GELU far from their middle: some numbers are beyond what exp gives."""
+    """Attention and GELU must not overflow, though some numbers exceed the range of exp."""
     model = random_flair()
     for name, parameter in model.named_parameters():
         if "resblocks" in name and name.startswith("towers.transformer"):
@@ -151,10 +151,10 @@ def test_large_weights_make_no_warnings(tmp_path: Path) -> None:
     path = save_flair(model, tmp_path / "x.safetensors")
     found = np.stack([query.vector for query in TextEncoder(path).encode_texts(TEXTS)])
     assert np.isfinite(found).all()
-    assert largest(found, oracle_text(model, model.tokenize(TEXTS))) <= 1e-3
+    assert max_difference(found, oracle_text(model, model.tokenize(TEXTS))) <= 1e-3
 
 
-def test_words_seen_come_from_the_file(tmp_path: Path) -> None:
+def test_seen_tokens_are_read_from_the_file(tmp_path: Path) -> None:
     model: FLAIR = random_flair()
     seen = set(model.tokenize(["a dog on the grass"])[0].tolist())
     encoder = TextEncoder(save_flair(model, tmp_path / "x.safetensors", seen))
@@ -163,11 +163,11 @@ def test_words_seen_come_from_the_file(tmp_path: Path) -> None:
     assert plain.unseen_words("the zebra") == []
 
 
-# -- files that are not right
+# -- Invalid files
 
 
 def damaged(tmp_path: Path, change: str) -> Path:
-    """A model's file with one thing wrong."""
+    """A weights file with one fault."""
     path = save_flair(random_flair(), tmp_path / "x.safetensors")
     state, (config, hashed) = dict(load_file(path)), checkpoints.describe(path)
     metadata, sizes = {"config": config, "name": "x", "hash": hashed}, json.loads(config)
@@ -213,7 +213,7 @@ CHANGES += ["layers", "context", "not ours", "no config", "config is a list", "h
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_that_is_not_right_is_one_line(change: str, tmp_path: Path) -> None:
+def test_an_invalid_file_raises_one_line(change: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         TextEncoder(damaged(tmp_path, change))
     assert len(str(caught.value).splitlines()) == 1
@@ -223,7 +223,7 @@ def test_a_file_that_is_not_right_is_one_line(change: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("heads", ["text_heads", "pool_heads"])
 @pytest.mark.parametrize("number", [3, 64])
 def test_heads_that_do_not_divide_the_width(heads: str, number: int, tmp_path: Path) -> None:
-    """No tensor's shape tells of them: the configuration alone is wrong."""
+    """No tensor's shape depends on the heads, so only the configuration is wrong."""
     path = save_flair(random_flair(), tmp_path / "x.safetensors")
     config, hashed = checkpoints.describe(path)
     wrong = json.dumps(json.loads(config) | {heads: number})
@@ -233,7 +233,7 @@ def test_heads_that_do_not_divide_the_width(heads: str, number: int, tmp_path: P
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers(tmp_path: Path) -> None:
-    """A table of fewer rows than there are ids, and a configuration that says so."""
+    """Both the embedding and the configuration have fewer rows than there are token ids."""
     path = save_flair(random_flair(replace(SMALL, vocab_size=1000)), tmp_path / "x.safetensors")
     with pytest.raises(WeightsError):
         TextEncoder(path).encode_texts(["a dog"])
@@ -244,16 +244,16 @@ def test_a_missing_file(tmp_path: Path) -> None:
         TextEncoder(tmp_path / "nothing.safetensors")
 
 
-# -- what it takes
+# -- What is read and imported
 
 
-def test_only_rows_that_are_needed_are_read(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_unneeded_tensors_are_not_read(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
     get = SafetensorsFile.__getitem__
-    monkeypatch.setattr(SafetensorsFile, "__getitem__", lambda self, name: asked.append(name) or get(self, name))
+    monkeypatch.setattr(SafetensorsFile, "__getitem__", lambda self, name: read.append(name) or get(self, name))
     encoder.encode_texts(["a dog"])
-    assert "token_embedding.weight" not in asked
-    assert not any(name.startswith("visual.") for name in asked)
+    assert "token_embedding.weight" not in read
+    assert not any(name.startswith("visual.") for name in read)
 
 
 def test_a_fresh_process_loads_nothing_heavy() -> None:

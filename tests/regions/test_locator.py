@@ -29,7 +29,7 @@ SHAPES = [(1, 16, 4), (9, 32, 1), (49, 64, 8), (196, 64, 4)]  # patches, dimensi
 
 
 def fold(model: FLAIR, text: torch.Tensor) -> EncodedText:
-    u, c = model.folding.fold(text[None].float().numpy())
+    u, c = model.folded_pool.fold(text[None].float().numpy())
     return EncodedText("", text.float().numpy(), u[0], c[0])
 
 
@@ -75,7 +75,7 @@ def test_parts_score_what_the_pool_makes_of_their_tokens_alone(patches: int, dim
     x, rng = keep(local).tokens[0], np.random.default_rng(patches)
     parts = rng.random((12, patches)) < rng.random((12, 1))
     parts[0], parts[1], parts[2] = True, False, np.arange(patches) == patches // 2  # all, none and one
-    found = Locator(model.folding.weights).score_parts(x, fold(model, text), parts)
+    found = Locator(model.folded_pool.weights).score_parts(x, fold(model, text), parts)
     oracle = pool_oracle(model, text)
     expected = [oracle(x[part]) for part in parts if part.any()]
     assert found.dtype == np.float32
@@ -88,7 +88,7 @@ def test_parts_score_what_the_pool_makes_of_their_tokens_alone(patches: int, dim
 @pytest.mark.parametrize(("patches", "dim", "heads"), SHAPES)
 def test_the_whole_scores_as_the_ranking_does(patches: int, dim: int, heads: int) -> None:
     model, text, local = draw(5, patches, dim, heads)
-    encoded, query, weights = keep(local), fold(model, text), model.folding.weights
+    encoded, query, weights = keep(local), fold(model, text), model.folded_pool.weights
     locator, reranker = Locator(weights), TorchPool(weights)
     whole = np.ones((1, patches), np.bool_)
     found = [locator.score_parts(tokens, query, whole)[0] for tokens in encoded.tokens]
@@ -103,7 +103,7 @@ def test_the_whole_scores_as_the_ranking_does(patches: int, dim: int, heads: int
 @pytest.mark.parametrize(("patches", "dim", "heads"), SHAPES)
 def test_similarity_is_the_cosine_of_local_tokens(patches: int, dim: int, heads: int) -> None:
     model, text, local = draw(3, patches, dim, heads)
-    found = Locator(model.folding.weights).compare(keep(local), fold(model, text))
+    found = Locator(model.folded_pool.weights).compare(keep(local), fold(model, text))
     expected = F.cosine_similarity(local, text.double(), dim=-1).numpy()
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-3  # half a step of fp16 at 4, over so many dimensions
@@ -135,7 +135,7 @@ def test_similarity_of_a_models_own_tokens() -> None:
     images = torch.randn(2, 3, SMALL.image_size, SMALL.image_size)
     _, local = oracle_image(model, images)
     (text,) = oracle_text(model, model.tokenize(["two dogs"]))
-    found = Locator(model.folding.weights).compare(keep(local), fold(model, text.float()))
+    found = Locator(model.folded_pool.weights).compare(keep(local), fold(model, text.float()))
     expected = F.cosine_similarity(local, text, dim=-1).numpy()
     assert np.abs(found - expected).max() <= 1e-3
     assert np.ptp(expected) > 0.1
@@ -151,7 +151,7 @@ def test_extreme_logits(shift: float, steep: float) -> None:
     model, text, local = draw(1, 49, 64, 4)
     query = fold(model, text)
     far = EncodedText("", query.vector, query.u * np.float32(steep), query.c * 0 + np.float32(shift))
-    encoded, weights = keep(local), model.folding.weights
+    encoded, weights = keep(local), model.folded_pool.weights
     parts = np.random.default_rng(0).random((6, 49)) < 0.5
     parts[0], parts[1] = True, False
     locator = Locator(weights)
@@ -199,7 +199,7 @@ def test_nothing_at_all_scores_nothing() -> None:
 
 def test_what_is_found_is_what_its_stages_say() -> None:
     model, _, local = draw(8, 196, 64, 4)
-    locator, encoded, several = Locator(model.folding.weights), keep(local), 0
+    locator, encoded, several = Locator(model.folded_pool.weights), keep(local), 0
     for i, frame in enumerate([Frame(640, 480, 0, 0, 640, 480), Frame(640, 480, 80, 0, 560, 480)] * 4):
         query, view = fold(model, torch.randn(64) * 2), encoded.only(i)
         heat, regions = locator.find(view, frame, query)
@@ -223,7 +223,7 @@ def test_inputs_are_left_alone() -> None:
     before = [column.copy() for column in columns]
     for column in columns:
         column.flags.writeable = False  # as memory-mapped rows are
-    frame, locator = Frame(10, 10, 0, 0, 10, 10), Locator(model.folding.weights)
+    frame, locator = Frame(10, 10, 0, 0, 10, 10), Locator(model.folded_pool.weights)
     first = locator.find(encoded, frame, query)
     assert locator.find(encoded, frame, query)[1] == first[1]
     assert all(np.array_equal(*pair) for pair in zip(columns, before, strict=True))

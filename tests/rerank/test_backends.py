@@ -149,8 +149,8 @@ def test_fp16_scores_as_the_description_says(backend: Backend, patches: int, dim
     codec = make_codec("fp16", patches, dim)
     rows = codec.encode(EncodedViews(tokens[:, 0], tokens, flat, flat))
     texts = 2 * torch.randn(4, dim)
-    queries = model.folding.queries(texts.numpy(), ["text"] * 4)
-    found = backend.score(codec, rows, model.folding.weights, queries)
+    queries = model.folded_pool.fold_texts(texts.numpy(), ["text"] * 4)
+    found = backend.score(codec, rows, model.folded_pool.weights, queries)
     expected = [oracle_pool(model, text, local)[0] for text in texts]
     np.testing.assert_allclose(found, np.stack(expected, 1), rtol=0, atol=2e-3)
 

@@ -27,7 +27,7 @@ def make(views: int, patches: int, dim: int, heads: int) -> tuple[FLAIR, torch.T
 
 
 def fold(model: FLAIR, text: torch.Tensor) -> EncodedText:
-    u, c = model.folding.fold(text[None].float().numpy())
+    u, c = model.folded_pool.fold(text[None].float().numpy())
     return EncodedText("", text.numpy(), u[0], c[0])
 
 
@@ -41,7 +41,7 @@ def stored(local: torch.Tensor) -> np.ndarray:
 def test_equals_flair_in_float64(views: int, patches: int, dim: int, heads: int) -> None:
     model, text, local = make(views, patches, dim, heads)
     expected, share = oracle_pool(model, text, local)
-    query, weights = fold(model, text), model.folding.weights
+    query, weights = fold(model, text), model.folded_pool.weights
     x = stored(local)
 
     exact = Reranker(weights)
@@ -58,7 +58,7 @@ def test_equals_flair_in_float64(views: int, patches: int, dim: int, heads: int)
 
 def test_equals_the_models_own_scores() -> None:
     model, text, local = make(5, 49, 128, 8)
-    reranker, query = Reranker(model.folding.weights), fold(model, text)
+    reranker, query = Reranker(model.folded_pool.weights), fold(model, text)
     expected = model.scores(local.float(), text[None])[:, 0].numpy()
     _, attention = model.visual_proj(text[None], local.float())
     assert np.abs(reranker.score([stored(local)], query) - expected).max() <= 1e-5
@@ -69,7 +69,7 @@ def test_float64_fold_is_exact() -> None:
     """In double precision only the rounding of the folded weights to float32 is left."""
     model, text, local = make(3, 49, 128, 8)
     expected, share = oracle_pool(model, text, local)
-    reranker = Reranker(model.folding.weights, dtype=torch.float64)
+    reranker = Reranker(model.folded_pool.weights, dtype=torch.float64)
     assert np.abs(reranker.score([stored(local)], fold(model, text)) - expected).max() <= 1e-6
     assert np.abs(reranker.attend([stored(local)], fold(model, text)) - share).max() <= 1e-6
 
@@ -89,7 +89,7 @@ def test_zero_key_takes_an_equal_share_of_nothing() -> None:
 
 def test_pieces_make_no_difference() -> None:
     model, text, local = make(CHUNK + 5, 9, 64, 4)
-    reranker, query, x = Reranker(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
+    reranker, query, x = Reranker(model.folded_pool.weights), fold(model, text), stored(local).astype(np.float16)
 
     def pieces() -> Iterator[np.ndarray]:
         yield from (x[:1], x[1:1], x[1:4], x[4:])
@@ -111,7 +111,7 @@ def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches
     """Tokens given as spatial @ x, and x found nowhere: the logits alone go back to patches."""
     model, text, local = make(views, patches, dim, heads)
     expected, share = oracle_pool(model, text, local)
-    query, weights, spatial = fold(model, text), model.folding.weights, turned(patches)
+    query, weights, spatial = fold(model, text), model.folded_pool.weights, turned(patches)
     y = spatial @ stored(local)
     for dtype, exact in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
         reranker = Reranker(weights, dtype=dtype, spatial=spatial.astype(np.float32))
@@ -126,7 +126,7 @@ def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches
 
 def test_a_spatial_identity_makes_no_difference() -> None:
     model, text, local = make(5, 49, 64, 4)
-    query, weights, x = fold(model, text), model.folding.weights, stored(local).astype(np.float16)
+    query, weights, x = fold(model, text), model.folded_pool.weights, stored(local).astype(np.float16)
     plain, same = Reranker(weights), Reranker(weights, spatial=np.eye(49, dtype=np.float32))
     assert np.abs(plain.score([x], query) - same.score([x], query)).max() <= 1e-6
     assert np.abs(plain.attend([x], query) - same.attend([x], query)).max() <= 1e-6
@@ -138,9 +138,9 @@ def test_a_constant_view_is_frequency_zero_alone() -> None:
     one = stored(local)[:, :1]
     y = np.zeros((2, 49, 64))
     y[:, 0] = one[:, 0] * 7  # orthonormal: sqrt(49) times the mean
-    reranker = Reranker(model.folding.weights, spatial=cosine_transform(49))
+    reranker = Reranker(model.folded_pool.weights, spatial=cosine_transform(49))
     query = fold(model, text)
-    expected = Reranker(model.folding.weights).score([one.repeat(49, axis=1)], query)
+    expected = Reranker(model.folded_pool.weights).score([one.repeat(49, axis=1)], query)
     assert np.abs(reranker.score([y], query) - expected).max() <= 1e-5
     attention = reranker.attend([y], query)
     assert np.abs(attention - attention[:, :1]).max() <= 1e-6
@@ -149,7 +149,7 @@ def test_a_constant_view_is_frequency_zero_alone() -> None:
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_inputs_are_left_alone() -> None:
     model, text, local = make(3, 9, 64, 4)
-    reranker, query, x = Reranker(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
+    reranker, query, x = Reranker(model.folded_pool.weights), fold(model, text), stored(local).astype(np.float16)
     before = x.copy()
     x.flags.writeable = False  # as a memory-mapped segment is
     first = reranker.score([x], query)
@@ -162,5 +162,5 @@ def test_inputs_are_left_alone() -> None:
 def test_gpu_equals_cpu() -> None:
     model, text, local = make(130, 196, 512, 8)
     x, query = stored(local).astype(np.float16), fold(model, text)
-    cpu, gpu = Reranker(model.folding.weights), Reranker(model.folding.weights, "cuda")
+    cpu, gpu = Reranker(model.folded_pool.weights), Reranker(model.folded_pool.weights, "cuda")
     assert np.abs(cpu.score([x], query) - gpu.score([x], query)).max() <= 1e-4

@@ -66,7 +66,7 @@ def codec_of(name: str, patches: int, dim: int) -> Codec:
 def queries_of(model: FLAIR, count: int) -> list[EncodedText]:
     torch.manual_seed(count)
     text = 2 * torch.randn(count, model.config.embed_dim)
-    u, c = model.folding.fold(text.float().numpy())
+    u, c = model.folded_pool.fold(text.float().numpy())
     return [EncodedText("", t.numpy(), *folded) for t, *folded in zip(text, u, c, strict=True)]
 
 
@@ -122,7 +122,7 @@ def check(name: str, views: int, patches: int, dim: int, queries: int, heads: in
     assert ((share > 0) & (share <= 1)).all()
     assert np.abs(unfolded(codec, mixed, share) - expected).max() <= 2e-3 * np.abs(expected).max()
 
-    weights, folded = model.folding.weights, codec.fold_weights(model.folding.weights)
+    weights, folded = model.folded_pool.weights, codec.fold_weights(model.folded_pool.weights)
     found, right = scores_of(folded, asked, mixed, share), scores_of(weights, asked, expected, whole)
     least = 0.5 * dim**-0.5  # half a cosine of random vectors: one score alone can be near 0
     assert np.abs(found - right).max() <= 1e-3 * max(least, np.abs(right).max())

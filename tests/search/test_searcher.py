@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flairsearch.core.errors import UsageError
 from flairsearch.core.hits import Hit
 from flairsearch.core.query import Query
-from flairsearch.core.settings import EXHAUSTIVE_VIEWS
+from flairsearch.core.settings import MAX_EXHAUSTIVE_VIEWS
 from flairsearch.core.timing import StageTimer
 from flairsearch.core.types import Candidates, EncodedQuery, EncodedText
 from flairsearch.engine import Engine
@@ -215,8 +215,8 @@ def test_k_must_be_positive(engine: Engine) -> None:
 def test_shortlist_sizes() -> None:
     assert DEFAULT_POLICY.shortlist_size("all", 10**6) == 10**6
     assert DEFAULT_POLICY.shortlist_size("auto", 10**6) == 22_000
-    assert DEFAULT_POLICY.shortlist_size("auto", EXHAUSTIVE_VIEWS) == EXHAUSTIVE_VIEWS
-    assert DEFAULT_POLICY.shortlist_size("auto", EXHAUSTIVE_VIEWS + 1) <= EXHAUSTIVE_VIEWS + 1
+    assert DEFAULT_POLICY.shortlist_size("auto", MAX_EXHAUSTIVE_VIEWS) == MAX_EXHAUSTIVE_VIEWS
+    assert DEFAULT_POLICY.shortlist_size("auto", MAX_EXHAUSTIVE_VIEWS + 1) <= MAX_EXHAUSTIVE_VIEWS + 1
     assert DEFAULT_POLICY.shortlist_size("auto", 7) == DEFAULT_POLICY.shortlist_size("9", 7) == 7
     assert DEFAULT_POLICY.shortlist_size(3, 7) == DEFAULT_POLICY.shortlist_size("3", 7) == 3
     for bad in ("", "some", "-1", 0, "1.5"):

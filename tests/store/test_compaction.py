@@ -23,7 +23,7 @@ from tests.support.fake import DIM, PATCHES, FakeEncoder, fake_engine, paint, pa
 from tests.support.indexes import FRAME, SETTINGS, add, digest, encoded, files
 
 METRIC = np.eye(DIM, dtype=np.float32)
-SMALL = StoreLimits(basis_views=12)
+SMALL = StoreLimits(min_basis_views=12)
 CODECS = ("fp16", "int8", "q4", "q2", "q1")
 
 
@@ -163,7 +163,7 @@ def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
     tokens, known = all_tokens(before), catalog.known(1)
     size = sum(file.stat().st_size for file in (index / "segments").iterdir())
     # Of the first segment; the second has one dead view of thirty. No two segments fit into one.
-    assert compact(index, segment_views=15) == [(10, 10)]
+    assert compact(index, max_segment_views=15) == [(10, 10)]
     after = Snapshot(index, SETTINGS, catalog)
     assert after.views.id.tolist() == before.views.id.tolist()
     assert after.views.content.tolist() == before.views.content.tolist()
@@ -174,7 +174,7 @@ def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
     row = 2 * PATCHES * DIM + 4 * PATCHES + 2 * DIM
     assert sum(file.stat().st_size for file in (index / "segments").iterdir()) == size - 90 * row
     check_checksums(index, catalog)
-    assert compact(index, segment_views=15) == []
+    assert compact(index, max_segment_views=15) == []
     assert digest(0) not in catalog.hashes()
     assert digest(104) in catalog.hashes()
     write(index, [0])  # a photo of a dead view comes back: encoded anew, under a new id
@@ -217,7 +217,7 @@ def test_no_segment_grows_too_large(index, catalog, sizes, expected):
     for size in sizes:
         write(index, range(first, first + size))
         first += size
-    compact(index, segment_views=8)
+    compact(index, max_segment_views=8)
     assert [int(count) for _, count, _ in catalog.segments()] == expected
     reader = Snapshot(index, SETTINGS, catalog)
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(first)).tokens)
@@ -228,7 +228,7 @@ def test_no_segment_grows_too_large(index, catalog, sizes, expected):
 def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, dead, expected):
     write(index, range(100))
     write(index, [100], removed=range(1, dead + 1))
-    assert bool(compact(index, segment_views=1)) == expected
+    assert bool(compact(index, max_segment_views=1)) == expected
     assert ("000001.tokens" not in files(index)) == expected
     reader = Snapshot(index, SETTINGS, catalog)
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(dead, 101)).tokens)
@@ -329,13 +329,13 @@ def test_bits_are_within_the_budget(index, catalog):
 def test_a_compaction_that_was_stopped_goes_on(index, catalog):
     for start, end in ((0, 4), (4, 8), (8, 10), (10, 13), (13, 15)):
         write(index, range(start, end))
-    assert compact(index, "int8", steps=2, segment_views=4, piece_views=3) == [(4, 15), (8, 15)]
+    assert compact(index, "int8", steps=2, max_segment_views=4, read_views=3) == [(4, 15), (8, 15)]
     assert sorted(set(labels(catalog))) == ["fp16", "int8"]
     reader = Snapshot(index, SETTINGS, catalog)
     assert (len(reader), reader.damage) == (15, [])
     np.testing.assert_allclose(all_tokens(reader), encoded(range(15)).tokens, atol=0.02)
     check_checksums(index, catalog)
-    assert compact(index, "int8", segment_views=4, piece_views=3) == [(2, 7), (5, 7), (7, 7)]
+    assert compact(index, "int8", max_segment_views=4, read_views=3) == [(2, 7), (5, 7), (7, 7)]
     assert set(labels(catalog)) == {"int8"}
     assert len(files(index)) == 2 * len(labels(catalog))
     assert Snapshot(index, SETTINGS, catalog).views.id.tolist() == list(range(1, 16))
@@ -345,9 +345,9 @@ def test_a_compaction_that_was_stopped_goes_on(index, catalog):
 def test_a_change_to_a_basis_that_was_stopped_goes_on_in_the_same_basis(index, catalog):
     for start in range(0, 20, 5):
         write(index, range(start, start + 5))
-    compact(index, "q4", steps=2, segment_views=5)
+    compact(index, "q4", steps=2, max_segment_views=5)
     assert sorted(labels(catalog)) == ["fp16", "fp16", "q4:000001", "q4:000001"]
-    compact(index, "q4", segment_views=5)
+    compact(index, "q4", max_segment_views=5)
     assert set(labels(catalog)) == {"q4:000001"}
 
 
@@ -358,7 +358,7 @@ def test_open_readers_go_on_during_and_after(index, catalog, codec):
     write(index, range(15, 20), removed=[1, 2, 3, 11, 12, 13])
     left = [3, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18, 19]
     old, expected = Snapshot(index, SETTINGS, catalog), encoded(left)
-    writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(segment_views=8))
+    writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(max_segment_views=8))
     if codec == "q2":
         writer.fit(METRIC)
     steps = 0
@@ -387,7 +387,7 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, sub
             with pytest.raises(
                 StoreError, match=r"(segment 2 are damaged|000002.tokens (has|is) .*) - run flairsearch verify --repair"
             ) as error:
-                compact(index, codec, segment_views=7)
+                compact(index, codec, max_segment_views=7)
             assert "\n" not in str(error.value)
             whole = Snapshot(index, SETTINGS, catalog)
             assert whole.damage == [] if damage == "bit" else len(whole.damage) == 1
@@ -397,7 +397,7 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, sub
             error = np.abs(all_tokens(reader).astype(float) - encoded([*range(3, 10), *range(13, 20)]).tokens)
             assert error[:7].max() <= LARGEST[codec]
             assert error[7:].max() == 0
-            assert compact(index, codec, segment_views=7)[-1] == (7, 7)
+            assert compact(index, codec, max_segment_views=7)[-1] == (7, 7)
             assert set(labels(catalog)) == {"q2:000001" if codec == "q2" else codec}
 
 
@@ -587,7 +587,7 @@ def test_a_first_run_over_many_photos_fits_once_on_the_way(tmp_path):
         encoder=encoder,
         codec="q4",
         store_limits=SMALL,
-        ingest_limits=IngestLimits(batch=4, commit_views=8),
+        ingest_limits=IngestLimits(batch_views=4, commit_views=8),
     ) as engine:
         add_photos(tmp_path, engine, range(40))
         assert (codecs_of(engine), encoder.metrics) == ({"q4:000001"}, 1)

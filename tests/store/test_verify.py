@@ -211,8 +211,8 @@ def test_pieces_and_many_views(tmp_path):
     with fake_engine(
         tmp_path / "index",
         encoder=Counting(),
-        store_limits=StoreLimits(piece_views=4),
-        ingest_limits=IngestLimits(batch=3),
+        store_limits=StoreLimits(read_views=4),
+        ingest_limits=IngestLimits(batch_views=3),
     ) as engine:
         engine.add(tmp_path / "photos")
         file = segment(engine, 1, "tokens")

@@ -20,7 +20,7 @@ from flairsearch.store.writer import Writer
 from tests.support.fake import DIM, PATCHES
 from tests.support.indexes import SETTINGS, add, digest, encoded, files, filled
 
-MERGE = STORE_LIMITS.merge_segments
+MERGE = STORE_LIMITS.merge_fan_in
 
 
 def test_what_is_not_committed_leaves_no_trace(index, catalog):
@@ -173,7 +173,7 @@ def test_small_commits_become_few_segments(index, catalog):
 
 
 def test_segments_of_a_size_become_one_of_the_next(index, catalog):
-    limits = StoreLimits(levels=(3, 9), merge_segments=3)
+    limits = StoreLimits(size_tiers=(3, 9), merge_fan_in=3)
     rows, most = 0, 0
     for number in range(60):
         before = {n for n, _, _ in catalog.segments()}
@@ -187,7 +187,7 @@ def test_segments_of_a_size_become_one_of_the_next(index, catalog):
 
 
 def test_large_segments_are_left_alone(index, catalog):
-    limits = StoreLimits(levels=(3, 5), merge_segments=2)
+    limits = StoreLimits(size_tiers=(3, 5), merge_fan_in=2)
     for number in range(6):
         filled(index, range(5 * number, 5 * number + 5), limits=limits)
     assert [count for _, count, _ in catalog.segments()] == [5] * 6

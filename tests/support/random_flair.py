@@ -37,7 +37,7 @@ CONV = replace(
     classes=7,
 )
 SUM = replace(CONV, score="sum")
-BIG = ModelConfig.from_json(checkpoints.big_config())
+BIG = ModelConfig.from_json(checkpoints.published_config())
 
 
 def random_flair(config: ModelConfig = SMALL, seed: int = 0, name: str = "random") -> FLAIR:
