@@ -77,7 +77,7 @@ class Reranker:
     def _projection(self) -> Any:
         from flairsearch.rerank import numba_backend
 
-        return numba_backend.project_with(self._weights)
+        return numba_backend.pack_projection(self._weights)
 
     def _score_on_cpu(self, rows: Iterable[NDArray[np.uint8]], folded: Sequence[EncodedText]) -> NDArray[np.float32]:
         u, c, text = (np.stack([getattr(query, name) for query in folded]) for name in ("u", "c", "vector"))

@@ -21,7 +21,7 @@ from flairsearch.core.types import (
     PoolWeights,
     Ranking,
 )
-from flairsearch.regions.boxes import area, inside, merge
+from flairsearch.regions.boxes import area, merge_regions, patch_mask
 from flairsearch.regions.locator import Locator
 from flairsearch.search.aggregation import aggregate_views
 from flairsearch.search.policy import SearchPolicy
@@ -120,7 +120,7 @@ class HitBuilder:
         heats, found = zip(*(self._locator.find(encoded, frame, query) for encoded, frame in looks), strict=True)
         frame = looks[0][1]
         heats[0].flags.writeable = False  # the same for all who ask again
-        wanted = tuple(region for region in merge(chain(*found)) if _is_wanted(region.box, frame, asked))
+        wanted = tuple(region for region in merge_regions(chain(*found)) if _is_wanted(region.box, frame, asked))
         return Phrase(query.text, score, wanted, heats[0], frame)
 
     def _judge(
@@ -133,7 +133,7 @@ class HitBuilder:
         left, top, right, bottom = zip(*(phrase.regions[0].box for phrase in phrases), strict=True)
         around = min(left), min(top), max(right), max(bottom)
         encoded, frame = max(looks, key=lambda look: _shown(around, look[1]))
-        part = inside(frame.to_view(around), round(encoded.tokens.shape[1] ** 0.5))[None]
+        part = patch_mask(frame.to_view(around), round(encoded.tokens.shape[1] ** 0.5))[None]
         return np.array([self._locator.score_parts(encoded.tokens[0], query, part)[0] for query in without])
 
     def _hit(self, one: Ranking, phrases: tuple[Phrase, ...], asked: EncodedQuery, looks: Sequence[_Look]) -> Hit:

@@ -39,7 +39,7 @@ def multiply_rows(
         total, codes = np.float32(0), flat[here : here + len(features)]
         ahead = places[min(i + _AHEAD, last - 1)] * stride + start
         for line in range(0, len(features), 64):
-            llvm_intrinsics.fetch(flat, flat, flat, (ahead + line,))
+            llvm_intrinsics.prefetch(flat, flat, flat, (ahead + line,))
         for j in range(len(features)):
             total += np.float32(codes[j]) * features[j]
         scores[i] = total
