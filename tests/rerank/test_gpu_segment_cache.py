@@ -234,7 +234,7 @@ def test_there_is_no_room_on_a_cpu_and_none_is_made_before_it_is_needed(monkeypa
     no_codecs, weights, made = SimpleNamespace(codecs={}), FakeEncoder().pool_weights, []
     assert Scorer(no_codecs, weights, "cpu").resident is None
     monkeypatch.setattr(scorer, "fused_on_gpu", lambda device: device == "cuda:7")
-    monkeypatch.setattr(gpu_segment_cache, "Resident", lambda device: made.append(device) or "resident")
+    monkeypatch.setattr(gpu_segment_cache, "GpuSegmentCache", lambda device: made.append(device) or "resident")
     on_gpu = Scorer(no_codecs, weights, "cuda:7")
     assert made == []
     assert [on_gpu.resident, on_gpu.resident] == ["resident", "resident"]

@@ -257,7 +257,7 @@ class TestKernels:
         codec, asked = codec_of("q2", 49, 64), queries_of(pool(64, 4), 1)
         rows = codec.encode(encoded(local_tokens(21, 49, 64)))
         mixed, share = run(codec, rows, asked, device)
-        monkeypatch.setattr(triton_backend, "_SCRATCH", 9 * 64 * 4)
+        monkeypatch.setattr(triton_backend, "_SCRATCH_VALUES", 9 * 64 * 4)
         again = run(codec, rows, asked, device)
         close = 1e-6 * float(np.abs(mixed).max())  # sums of large numbers that leave small ones, in another order
         assert np.allclose(again[0], mixed, rtol=1e-5, atol=close)

@@ -190,9 +190,9 @@ def test_equal_codes_score_the_same_wherever_they_are(with_numba: bool, monkeypa
 
 def test_a_scan_does_not_load_numba() -> None:
     code = (
-        "import sys; import numpy as np; from flairsearch.shortlist.code_scan import CodeScan, heads_of\n"
+        "import sys; import numpy as np; from flairsearch.shortlist.code_scan import CodeScan, prefix_of\n"
         "codes = np.random.default_rng(0).integers(-9, 9, (70_000, 80)).astype(np.int8); ids = np.arange(70_000)\n"
-        "found = CodeScan(ids, heads_of(codes), ids, codes, 0).search(np.ones(80, np.float32), 10)\n"
+        "found = CodeScan(ids, prefix_of(codes), ids, codes, 0).search(np.ones(80, np.float32), 10)\n"
         "assert found.scores[0] == codes.sum(1).max(); assert 'numba' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -221,7 +221,7 @@ def test_it_is_made_at_the_end_of_indexing_and_opened_by_the_next_search(tmp_pat
         assert made == {f"{generation:06d}.views"}  # all is ranked: no FAISS
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "index" / "prefilter").iterdir()}
         expected = [(hit.path, hit.score_global) for hit in engine.search("red")]
-    monkeypatch.setattr("flairsearch.shortlist.faiss_index.Prefilter.build", None)  # nobody needs it
+    monkeypatch.setattr("flairsearch.shortlist.faiss_index.FaissIndex.build", None)  # nobody needs it
     monkeypatch.setattr("flairsearch.store.catalog._live_views", None)
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score_global) for hit in engine.search("red")] == expected
