@@ -17,7 +17,7 @@ from flairsearch.core.arrays import chunks
 from flairsearch.core.settings import EXHAUSTIVE_VIEWS
 from flairsearch.core.types import EncodedViews
 from flairsearch.shortlist.predictor_file import PredictorFile
-from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, fit
+from flairsearch.shortlist.score_predictor import ANCHOR_TEXTS, FIT_SAMPLE_VIEWS, fit
 from flairsearch.shortlist.shortlist import drop_kept, last_places
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset
@@ -32,7 +32,7 @@ class PredictorPolicy:
     """An index of at most this number of views has no fitted vectors."""
     sample_views: int = FIT_SAMPLE_VIEWS
     """This number of views, evenly spaced, are scored for the whole bank."""
-    asked_texts: int = ASKED
+    asked_texts: int = ANCHOR_TEXTS
     """Every view is scored for this number of the bank's texts."""
     read_views: int = 32
     """The tokens of this number of views are in memory at once."""
@@ -105,14 +105,14 @@ def _fit_views(reader: Snapshot, catalog: Catalog, make_bank: MakeBank) -> Itera
         chosen, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         if not len(chosen):
             return
-        known = fit(bank.vectors, sample, asked=policy.asked_texts)
+        known = fit(bank.vectors, sample, anchors=policy.asked_texts)
         drop_kept(reader, known)
         fitted.start(known)
-        fitted.append(known, chosen, known.codes(sample[:, known.asked]), reader.generation)
+        fitted.append(known, chosen, known.codes(sample[:, known.anchors]), reader.generation)
     missing = ids[last_places(fitted, known, fitted.rows(known, reader.generation), ids) < 0]
     if len(missing):
         drop_kept(reader, known)
-        bank, done = make_bank(known.texts[known.asked]), len(ids) - len(missing)
+        bank, done = make_bank(known.texts[known.anchors]), len(ids) - len(missing)
         for rows in chunks(missing, policy.write_views):
             parts = []
             for piece in chunks(rows, policy.read_views):

@@ -160,7 +160,7 @@ def last_places(
     for start in range(0, len(rows), _PIECE):
         piece = rows[start : start + _PIECE]
         at = np.searchsorted(views, piece["view"])
-        good = (at < len(views)) & fitted.whole(fit, piece)
+        good = (at < len(views)) & fitted.intact(fit, piece)
         good[good] = views[at[good]] == piece["view"][good]
         places[at[good]] = start + np.flatnonzero(good)  # of several of one view the last one stays
     return places

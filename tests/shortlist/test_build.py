@@ -317,7 +317,7 @@ def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> Non
     assert list(found) == list(range(1, 31))
     fit = PredictorFile(index, DIM).fit()
     assert fit is not None
-    exact = Counting()(fit.texts[fit.asked]).score(encoded(range(100, 110)))
+    exact = Counting()(fit.texts[fit.anchors]).score(encoded(range(100, 110)))
     assert np.abs(fit.codes(exact) - np.array([found[view] for view in range(21, 31)])).max() <= 1
     assert sum(found[view] == lost[view] for view in range(21, 31)) == 0
 

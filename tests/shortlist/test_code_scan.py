@@ -63,7 +63,7 @@ def test_of_many_only_the_likely_are_looked_at_whole(count: int) -> None:
     codes, ids = falling(20_000, 256), np.arange(20_000)
     near, held = opened(codes, ids), []
     for features in np.random.default_rng(3).normal(size=(20, 256)).astype(np.float32):
-        some = near.likely(features, 400)
+        some = near.coarse_candidates(features, 400)
         assert 400 <= len(some) < 1500
         assert (np.diff(some) > 0).all()
         heads = prefix_of(codes).astype(np.float32) @ prefix_of(features[None])[0]
@@ -103,7 +103,7 @@ def test_neighbours_that_are_alike_do_not_starve_it() -> None:
     codes[::100, 0] = 100
     near = opened(codes, np.arange(10_000))
     features = np.eye(1, PREFIX_DIMS, dtype=np.float32)[0]
-    assert len(near.likely(features, 300, sampled_scores=100)) >= 300
+    assert len(near.coarse_candidates(features, 300, sampled_scores=100)) >= 300
     found = near.search(features, 100, min_refined=300, sampled_scores=100)
     assert found.views.tolist() == list(range(0, 10_000, 100))
 
