@@ -95,7 +95,7 @@ def ingest(
         work.removed = len(gone)
     finally:
         writer.commit()
-    writer.catalog.census.replace_skipped(work.skipped)
+    writer.catalog.statistics.replace_skipped(work.skipped)
     if writer.wants_basis:
         writer.fit(encoder.metric())
     if writer.has_basis:
@@ -109,7 +109,7 @@ def ingest(
             reader = writer.reader()
         Shortlist(reader)  # so that the first query finds both made
     run = IndexRun(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
-    writer.catalog.census.save_run(run)
+    writer.catalog.statistics.save_run(run)
     yield IndexReport(*work.counts, tuple(work.skipped), tuple(work.warnings), work.videos)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flairsearch.core.arrays import positions_of
 from flairsearch.core.types import Candidates
-from flairsearch.store.derived_files import is_whole
+from flairsearch.store.derived_files import checksum_matches
 
 
 class FaissIndex:
@@ -41,7 +41,7 @@ class FaissIndex:
         The checksum in the file's name is verified first, because FAISS does not validate what it reads.
         """
         try:
-            if not is_whole(path):
+            if not checksum_matches(path):
                 return None
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except (OSError, RuntimeError):

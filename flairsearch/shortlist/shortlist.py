@@ -13,7 +13,7 @@ from flairsearch.core.types import Candidates
 from flairsearch.shortlist.code_scan import PREFIX_DIMS, CodeScan, prefix_of
 from flairsearch.shortlist.predictor_file import CODES_OFFSET_BYTES, PredictorFile
 from flairsearch.shortlist.score_predictor import ScorePredictor
-from flairsearch.store.derived_files import DerivedFiles, is_whole
+from flairsearch.store.derived_files import DerivedFiles, checksum_matches
 from flairsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def open_prefilter(reader: Snapshot) -> FaissIndex:
         return found
     made = FaissIndex.build(reader.views.id, reader.dim, reader.all_pooled())
     if not reader.damage:
-        with suppress(OSError), reader.cache.writing("faiss") as path:
+        with suppress(OSError), reader.cache.atomic_write("faiss") as path:
             made.save(path)
     return _kept_prefilter(reader) or made
 
@@ -116,7 +116,7 @@ def _open(reader: Snapshot, fitted: PredictorFile, fit: ScorePredictor) -> tuple
             some = first + np.flatnonzero(places[first : first + _PIECE] >= 0)
             heads[some] = prefix_of(rows["codes"][places[some]])
         if (places >= 0).all() and not reader.damage:
-            with suppress(OSError), reader.cache.writing(kind) as path, path.open("wb") as stream:
+            with suppress(OSError), reader.cache.atomic_write(kind) as path, path.open("wb") as stream:
                 stream.write(places.astype("<i8").data)
                 stream.write(heads.data)
         kept = places, heads
@@ -131,7 +131,7 @@ def _load(cache: DerivedFiles, kind: str, count: int, rows: int) -> tuple[NDArra
     """Of each view the place of its row i64[N], and its head i8[N, HEAD], memory-mapped; None without a file."""
     file = cache.find(kind)
     try:
-        if file is None or not count or file.stat().st_size != count * (8 + PREFIX_DIMS) or not is_whole(file):
+        if file is None or not count or file.stat().st_size != count * (8 + PREFIX_DIMS) or not checksum_matches(file):
             return None
         data = np.memmap(file, np.uint8, "r").view(np.ndarray)
     except OSError:
