@@ -53,7 +53,7 @@ from flairsearch.indexing import pipeline, repair  # noqa: F401 - Engine imports
 from flairsearch.indexing.lifecycle import create_index, open_settings
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.database import Database
-from flairsearch.store.derived_files import is_whole
+from flairsearch.store.derived_files import checksum_matches
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
@@ -448,7 +448,7 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
     damage = [one for _, _, some in engine.verify() for one in some]
     seen.damaged = sorted(path for one in damage for path in one.paths)
     seen.listing = listing(catalog)
-    seen.skipped = sorted(one.path for one in catalog.census.skipped())
+    seen.skipped = sorted(one.path for one in catalog.statistics.skipped())
     reader, state = Snapshot(engine.folder, engine.settings, catalog), catalog.state()
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
     for number, count, _ in state.segments:
@@ -492,7 +492,7 @@ def left_over(index: Path) -> list[str]:
     expected |= {f"codecs/{label.partition(':')[2]}.npz" for _, _, label in state.segments if ":" in label}
     kinds = ("faiss", "views")
     caches = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in kinds]
-    expected |= {f"prefilter/{file.name}" for file in caches if file and is_whole(file)}
+    expected |= {f"prefilter/{file.name}" for file in caches if file and checksum_matches(file)}
     found = {str(file.relative_to(index)) for file in index.rglob("*") if file.is_file()}
     return sorted(found - expected) + [f"segment {n} has no view" for n, count in rows.items() if not count]
 

@@ -23,7 +23,7 @@ from flairsearch.evaluate.caption_datasets import read_annotations
 from flairsearch.evaluate.mosaics import Mosaics
 from flairsearch.evaluate.region_metrics import KS
 from flairsearch.model.encoder import Encoder
-from flairsearch.regions.boxes import find_boxes, find_heat, inside
+from flairsearch.regions.boxes import find_boxes, find_heat, patch_mask
 from flairsearch.regions.locator import Locator
 from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.search.hits import UNWANTED
@@ -69,8 +69,8 @@ def judge(
         if not other:
             continue
         one = encoded.only(place)
-        heat = find_heat(locator.attend(one, query)[0], locator.compare(one, query)[0])
-        parts = np.stack([inside(box, len(heat)) for box in find_boxes(heat)])
+        heat = find_heat(locator.attend(one, query)[0], locator.patch_similarity(one, query)[0])
+        parts = np.stack([patch_mask(box, len(heat)) for box in find_boxes(heat)])
         part = parts[locator.score_parts(one.tokens[0], query, parts).argmax()]
         for name, text in other.items():
             here, whole = locator.score_parts(one.tokens[0], text, np.stack([part, np.ones_like(part)]))

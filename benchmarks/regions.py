@@ -46,7 +46,7 @@ class Set:
         for view, text in truth.given.tolist():
             one = encoded.only(view)
             self.attention.append(locator.attend(one, queries[text])[0])
-            self.similarity.append(locator.compare(one, queries[text])[0])
+            self.similarity.append(locator.patch_similarity(one, queries[text])[0])
             self.patches.append(pool_alone(locator, one, queries[text]))
             here = (truth.view == view) & (truth.thing == truth.asked[text])
             self.truth.append(np.array([frames[view].to_view(box) for box in truth.box[here].tolist()]))
@@ -115,9 +115,9 @@ def print_rows(sets: list[Set]) -> None:
         lambda one, i: boxes_module.find_heat(one.attention[i] * one.patches[i], 0 * one.attention[i]),
     )
     for name, values in (
-        ("SIMILARITY", (0.25, 0.5, 1.0)),
-        ("SMOOTHING", (0.5, 0.7, 1.5)),
-        ("FINE", (1, 4)),
+        ("SIMILARITY_WEIGHT", (0.25, 0.5, 1.0)),
+        ("SMOOTHING_SIGMA", (0.5, 0.7, 1.5)),
+        ("CELLS_PER_PATCH", (1, 4)),
     ):
         usual = getattr(boxes_module, name)
         for value in values:
@@ -143,9 +143,9 @@ def print_rows(sets: list[Set]) -> None:
 
 
 def _forget_bands() -> None:
-    """What regions/boxes.py keeps was made with the constants as they were."""
-    boxes_module._band.cache_clear()
-    boxes_module._spread.cache_clear()
+    """Clear the matrices that regions/boxes.py cached for the old constants."""
+    boxes_module._smoothing_matrix.cache_clear()
+    boxes_module._interpolation_matrix.cache_clear()
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from flairsearch.codecs.codec import AVERAGE_BITS, Fp16, Quantised, make_codec, needs_basis
 from flairsearch.codecs.transform import fit_basis
 from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
-from flairsearch.rerank.numba_backend import attend, project_with
+from flairsearch.rerank.numba_backend import attend, pack_projection
 from flairsearch.rerank.numba_backend import score as score_rows
 from flairsearch.rerank.torch_backend import TorchPool
 
@@ -173,7 +173,7 @@ class Bench:
         encoded = codec.encode(EncodedViews(sample[:, 0], sample, ones, ones))
         coded = int(codec.basis.counts.sum(dtype=np.int64)) if isinstance(codec, Quantised) else PATCHES * self.dim
         weights = codec.fold_weights(self.weights)
-        projection = project_with(weights)
+        projection = pack_projection(weights)
         plain = TorchPool(weights, spatial=codec.spatial)
         order = np.random.default_rng(3).integers(0, DISTINCT, max(candidates))
         rows = encoded[order]  # copies: as many bytes as that many views

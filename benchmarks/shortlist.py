@@ -26,7 +26,7 @@ from flairsearch.core.types import EncodedText, EncodedViews, Picture, PoolWeigh
 from flairsearch.evaluate.galleries import make_mosaics, shuffle
 from flairsearch.model import prompts
 from flairsearch.rerank.many_texts import TextBatchScorer
-from flairsearch.shortlist.score_predictor import ASKED, fit
+from flairsearch.shortlist.score_predictor import ANCHOR_TEXTS, fit
 from flairsearch.shortlist.shortlist import Shortlist
 from flairsearch.store.snapshot import Snapshot
 
@@ -202,9 +202,9 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         *((count, 900, 512) for count in (1200, 4800)),
     ):
         made = fit(vectors[:texts_], scores[sample, :texts_], width, asked_)
-        codes = made.codes(scores[:, made.asked]).astype(np.float32)
+        codes = made.codes(scores[:, made.anchors]).astype(np.float32)
         feats = [np.stack([made.features(text) for text in several], 1) for several in raw]
-        what = f"kernel, bank of {texts_:,}, {len(made.asked):,} asked, {len(made.steps):,} bytes"
+        what = f"kernel, bank of {texts_:,}, {len(made.anchors):,} asked, {len(made.quant_steps):,} bytes"
         yield (what, *both(lambda i, codes=codes, feats=feats: codes @ feats[i]))
 
 
@@ -217,7 +217,8 @@ def cost(dim: int, heads: int) -> str:
 
     keys = draw(heads, width, dim)
     queries = [
-        EncodedText("", draw(dim), np.einsum("hde,hd->he", keys, draw(heads, width)), draw(heads)) for _ in range(ASKED)
+        EncodedText("", draw(dim), np.einsum("hde,hd->he", keys, draw(heads, width)), draw(heads))
+        for _ in range(ANCHOR_TEXTS)
     ]
     weights = PoolWeights(draw(heads, width, dim), draw(heads, width), draw(dim, dim), draw(dim), 1.0, 0.0)
     many, tokens = TextBatchScorer(queries, weights), draw(64, 196, dim).astype(np.float16)
@@ -229,7 +230,7 @@ def cost(dim: int, heads: int) -> str:
         began = time.perf_counter()
         many.score(views)
         times.append((time.perf_counter() - began) / len(tokens))
-    return f"{ASKED} texts, {dim} dimensions, {heads} heads: {statistics.median(times) * 1e3:.1f} ms a view"
+    return f"{ANCHOR_TEXTS} texts, {dim} dimensions, {heads} heads: {statistics.median(times) * 1e3:.1f} ms a view"
 
 
 def main() -> None:

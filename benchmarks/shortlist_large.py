@@ -159,7 +159,7 @@ def main() -> None:
     fit = fitted.fit()
     assert fit is not None
     real = fitted.rows(fit, reader.generation)["codes"]
-    rng, width = np.random.default_rng(2), len(fit.steps)
+    rng, width = np.random.default_rng(2), len(fit.quant_steps)
     rows = np.zeros((args.codes, CODES_OFFSET_BYTES + width + 4), np.int8)
     codes = rows[:, CODES_OFFSET_BYTES : CODES_OFFSET_BYTES + width]
     for start in range(0, args.codes, 50_000):

@@ -1,4 +1,4 @@
-"""`flairsearch demo`: index, queries and pictures in one go."""
+"""`flairsearch demo`: index photos, run queries and draw their results."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def index_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Index folders of photos, or bring the index up to date."""
-    from flairsearch.cli.watch import keep_watching, on_stop
+    from flairsearch.cli.watch import ending_on_interrupt, keep_watching
     from flairsearch.core.paths import index_folder
     from flairsearch.engine import Engine
     from flairsearch.indexing.watch import check_installed
@@ -74,7 +74,7 @@ def index_command(
     if model is None and not (folder / "index.json").exists():
         _say_default_model()
     report = None
-    with on_stop(watch):
+    with ending_on_interrupt(watch):
         if rebuild:
             options = IndexOptions(model, views, codec)
             report = _follow(rebuild_index(folder, folders or [], options, device, ignore or []))

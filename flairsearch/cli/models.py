@@ -1,4 +1,4 @@
-"""`flairsearch models`: list, pull, import."""
+"""`flairsearch models`: list, download and import models."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def models_import(
     """Check a checkpoint file and keep it in the cache."""
     from flairsearch.model import checkpoints
 
-    found = checkpoints.import_file(file, name)
-    typer.echo(f"{found.name}: {found.path}")
+    imported = checkpoints.import_file(file, name)
+    typer.echo(f"{imported.name}: {imported.path}")

@@ -1,4 +1,4 @@
-"""Measurements to stdout as they come, progress to stderr: what verbs that measure share."""
+"""Output shared by the evaluation commands: measurements to stdout, progress to stderr."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _Piece = TypeVar("_Piece")
 _Row = TypeVar("_Row", bound="Row")
 
 
-def follow(pieces: Iterable[_Piece], what: str, total: int, length: Callable[[_Piece], int]) -> Iterator[_Piece]:
-    """The pieces as they come, with progress on stderr."""
+def follow(pieces: Iterable[_Piece], label: str, total: int, length: Callable[[_Piece], int]) -> Iterator[_Piece]:
+    """Yield the pieces, with a labelled progress bar on stderr; length: how much of the total a piece is."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(label, total=total)
         for piece in pieces:
             yield piece
             bar.advance(task, length(piece))
 
 
 def show(rows: Iterable[_Row], to_table: Callable[[list[_Row]], RenderableType], json: bool) -> None:
-    """A table of all rows, or a line of JSON each as it comes."""
+    """Print a table of all rows or, with `json`, each row as a line of JSON as soon as it is measured."""
     from rich.console import Console
 
     from flairsearch.evaluate import tables

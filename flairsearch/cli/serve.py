@@ -1,4 +1,4 @@
-"""`flairsearch serve`: the index over HTTP, with a page."""
+"""`flairsearch serve`: search an index in the browser and over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from flairsearch.serve.app import Api
 
-EXTRA = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"}  # modules that the extra brings
+SERVE_MODULES = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"}
+"""The modules that the extra `serve` installs."""
 
 
 def serve_command(
@@ -29,10 +30,11 @@ def serve_command(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8421,
     token: Annotated[
-        str | None, typer.Option(envvar="FLAIRSEARCH_TOKEN", help="What requests must bring.", show_envvar=True)
+        str | None, typer.Option(envvar="FLAIRSEARCH_TOKEN", help="Secret that requests must send.", show_envvar=True)
     ] = None,
     name: Annotated[
-        list[str] | None, typer.Option(metavar="HOST", help="Another name it is reached by: that of a proxy.")
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Another host name of this server, such as that of a proxy."),
     ] = None,
     device: DeviceOption = "auto",
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
@@ -43,59 +45,60 @@ def serve_command(
         from flairsearch.serve import server as server_module
         from flairsearch.serve.security import is_loopback
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
+        if (error.name or "").partition(".")[0] not in SERVE_MODULES:
             raise
         raise UsageError('serve needs FastAPI and uvicorn - pip install "flairsearch[serve]"') from None
     names = name or []
-    for given in names:
-        if set(given) & set(":/"):
-            raise UsageError(f"{given} is more than a name - give the host alone, without scheme and port")
-    for reached in (host, *names):
-        _check_token(token, is_loopback(reached), reached)
+    for host_name in names:
+        if set(host_name) & set(":/"):
+            raise UsageError(f"{host_name} is more than a name - give the host alone, without scheme and port")
+    for host_name in (host, *names):
+        _check_token(token, is_loopback(host_name), host_name)
     signal.signal(signal.SIGTERM, _stop)
-    with server_module.listen(host, port) as listener, suppress(KeyboardInterrupt):  # how it ends
+    with server_module.listen(host, port) as listener, suppress(KeyboardInterrupt):  # Ctrl-C ends the server.
         url = server_module.url_of(host, listener.getsockname()[1])
         page = url if token is None else f"{url}/?token={quote(token, safe='')}"
         with _api(index, device) as api:
-            server = server_module.Server(app.create_app(api, host, token, names), lambda: _ready(page, open_page))
+            server = server_module.Server(app.create_app(api, host, token, names), lambda: _announce(page, open_page))
             server.run(sockets=[listener])
     typer.echo("flairsearch: the server has stopped", err=True)
 
 
 @contextmanager
 def _api(index: str, device: str) -> Iterator[Api]:
-    """What is served, on the index; closed at the end."""
+    """Open the index for serving, and close it at the end."""
     from flairsearch.engine import Engine
     from flairsearch.serve.app import Api
     from flairsearch.serve.thumbnails import Thumbnails
     from flairsearch.serve.worker import SearchWorker
 
     with ExitStack() as stack:
-        service = stack.enter_context(closing(SearchWorker(lambda: Engine.open(index, device=device, create=False))))
-        yield stack.enter_context(closing(Api(service, Thumbnails())))
+        worker = stack.enter_context(closing(SearchWorker(lambda: Engine.open(index, device=device, create=False))))
+        yield stack.enter_context(closing(Api(worker, Thumbnails())))
 
 
-def _ready(page: str, open_page: bool) -> None:
-    """Called once, when it answers."""
+def _announce(page: str, open_page: bool) -> None:
+    """Print the page's address, and open it on request; called once, when the server accepts requests."""
     typer.echo(page, err=True)
     if open_page:
         _open_page(page)
 
 
-def _check_token(token: str | None, is_here: bool, host: str) -> None:
-    if token is None and not is_here:
+def _check_token(token: str | None, is_local: bool, host: str) -> None:
+    """Raise UsageError if a token is missing or too weak for a host."""
+    if token is None and not is_local:
         raise UsageError(f"anybody who reaches {host} could look at the photos - give a token: --token TEXT")
     if token is not None:
         check_token(token)
 
 
 def _open_page(url: str) -> None:
-    """In a thread: some browsers keep who starts them waiting."""
+    """Open the browser in a thread, because some browsers block the caller."""
     import webbrowser
 
     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def _stop(*_: object) -> NoReturn:
-    """As Ctrl-C does: answers under way are finished."""
+    """Stop as Ctrl-C does; requests in progress are finished first."""
     raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""Hits as small pictures in a terminal, for a table's cells.
+"""Thumbnails of hits in a terminal, for the cells of a table.
 
-By textual-image: pictures proper where the terminal has them (Kitty's protocol, Sixel), else two coloured pixels a
-character. It asks the terminal when it is imported, so it is imported only where there is one to ask and to answer.
+textual-image draws real pixels if the terminal supports it (Kitty's protocol or Sixel), else two coloured pixels per
+character. It queries the terminal on import, so it is imported only if there is a terminal that can answer.
 """
 
 from __future__ import annotations
@@ -25,61 +25,63 @@ from flairsearch.output import overlay
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-WIDEST = 2  # width of a thumbnail over its height, pixels
-_LINE = 20  # pixels of a line of the terminal, about; enough for those with larger ones
-_HALVES = 2  # pixels of it where a character is two of them
+MAX_ASPECT = 2  # A thumbnail is at most this many times as wide as it is high.
+_LINE_PX = 20  # The assumed height of a terminal line in pixels; it suffices for terminals with higher lines.
+_HALFCELL_LINE_PX = 2  # The height of a line in pixels if a character shows two of them.
 
-_Make = Callable[[Image.Image], "RenderableType"]
+_Render = Callable[[Image.Image], "RenderableType"]
 
 
 def thumbnails(hits: Sequence[Hit], height: int = 6) -> list[RenderableType] | None:
-    """A picture of each hit with its best regions drawn, so many lines high at most; "" where a photo cannot be read.
+    """Return a picture of each hit with its best regions, at most `height` lines high; "" if a photo cannot be read.
 
-    None when the terminal shows none, stdout or stdin is no terminal, or the extra is not installed.
+    None if the terminal cannot show pictures, stdout or stdin is not a terminal, or the extra is not installed.
     """
-    found = _find_maker()
-    if found is None:
+    renderer = _find_renderer()
+    if renderer is None:
         return None
-    make, line = found
-    pictures = [shrink(hit, height * line) for hit in hits]
-    return ["" if picture is None else make(picture) for picture in pictures]
+    render, line_px = renderer
+    pictures = [shrink(hit, height * line_px) for hit in hits]
+    return ["" if picture is None else render(picture) for picture in pictures]
 
 
 def shrink(hit: Hit, high: int) -> Image.Image | None:
-    """The photo of a hit, at most so many pixels high, with the best region of each phrase; None: it cannot be read."""
+    """Return a hit's photo, at most `high` pixels high, with each phrase's best region; None if it cannot be read."""
     try:
         photo = open_upright(hit.path, min_side=high)
     except PictureError:
         return None
-    scale = min(high / photo.height, WIDEST * high / photo.width)
+    scale = min(high / photo.height, MAX_ASPECT * high / photo.width)
     small = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
     best = tuple(replace(phrase, regions=phrase.regions[:1]) for phrase in hit.phrases)
-    return overlay.overlay(replace(hit, phrases=best), small, labels=False)
+    return overlay.draw_overlay(replace(hit, phrases=best), small, labels=False)
 
 
-def _find_maker() -> tuple[_Make, int] | None:
-    """What makes a picture's renderable, and how many of its pixels are a line."""
+def _find_renderer() -> tuple[_Render, int] | None:
+    """Return a function that makes a picture renderable, and the height of a line in pixels; None without support."""
     if not _is_terminal() or os.environ.get("NO_COLOR") or find_spec("textual_image") is None:
         return None
     if Console().color_system not in ("256", "truecolor", "windows"):
         return None
-    logging.getLogger("textual_image").addHandler(logging.NullHandler())  # a terminal that does not answer is no news
+    logging.getLogger("textual_image").addHandler(
+        logging.NullHandler()
+    )  # A terminal that does not answer is no reason for a log message.
     from textual_image.renderable import HalfcellImage, UnicodeImage
-    from textual_image.renderable import Image as Best
+    from textual_image.renderable import Image as BestImage
 
-    if Best is UnicodeImage:
+    if BestImage is UnicodeImage:
         return None
 
-    line = _HALVES if Best is HalfcellImage else _LINE
+    line_px = _HALFCELL_LINE_PX if BestImage is HalfcellImage else _LINE_PX
 
-    def make(picture: Image.Image) -> RenderableType:
-        return Best(picture, width="auto", height=max(1, round(picture.height / line)))
+    def render(picture: Image.Image) -> RenderableType:
+        return BestImage(picture, width="auto", height=max(1, round(picture.height / line_px)))
 
-    return make, line
+    return render, line_px
 
 
 def _is_terminal() -> bool:
-    """Whether there is one to ask, to read its answer from, and of a known size."""
+    """Whether stdin and stdout are a terminal of a known size, so that it can be queried."""
     streams = sys.__stdout__, sys.__stdin__, sys.stdout
     if not all(stream and not stream.closed and stream.isatty() for stream in streams):
         return False

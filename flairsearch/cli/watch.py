@@ -1,4 +1,4 @@
-"""`flairsearch index --watch`: a run whenever photos change. The writer's lock is held during a run only."""
+"""`flairsearch index --watch`: index again whenever photos change. The writer's lock is held during a run only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from flairsearch.core.reports import IndexReport
     from flairsearch.engine import Engine
 
-RETRY = 5.0  # seconds after a run that could not be made: another process writes, the disk is full
-ROOTS = 60.0  # seconds after which the index is asked for its folders again
+RETRY_SECONDS = 5.0  # A failed run is repeated after this time; another process may hold the lock.
+ROOTS_CHECK_SECONDS = 60.0  # The index's folders are read again after this time; another process may add one.
 
 
 @contextmanager
-def on_stop(watching: bool) -> Iterator[None]:
-    """Ctrl-C is how watching ends: no error."""
+def ending_on_interrupt(watching: bool) -> Iterator[None]:
+    """Treat Ctrl-C as the normal end of watching, not as an error."""
     try:
         yield
     except KeyboardInterrupt:
@@ -33,38 +33,38 @@ def on_stop(watching: bool) -> Iterator[None]:
 
 
 def keep_watching(engine: Engine, first: IndexReport, run: Callable[[Engine], IndexReport], device: str) -> None:
-    """For ever: `run` whenever something changed below the index's folders. first: the report of the run before."""
+    """Call `run` whenever something changes in the index's folders, until Ctrl-C. first: the first run's report."""
     from flairsearch.indexing.watch import watch
     from flairsearch.output.formatting import short_path
 
-    watched = _Watched(engine, first, run, device)
+    watched = _WatchedIndex(engine, first, run, device)
     typer.echo(f"watching {', '.join(map(short_path, watched.roots()))}; Ctrl-C ends it", err=True)
     due, not_before = False, 0.0
     for changed in watch(watched.roots, str(engine.folder)):
         due = due or changed
         if due and time.monotonic() >= not_before:
             due = not watched.update()
-            not_before = time.monotonic() + RETRY if due else 0.0
+            not_before = time.monotonic() + RETRY_SECONDS if due else 0.0
 
 
-class _Watched:
-    """An index and what was said of it."""
+class _WatchedIndex:
+    """An index, with the warnings and skipped files that were already printed."""
 
     def __init__(self, engine: Engine, first: IndexReport, run: Callable[[Engine], IndexReport], device: str) -> None:
         self._engine, self._run, self._device = engine, run, device
-        self._mark = _mark(engine.folder)
-        self._roots, self._asked = engine.status().roots, time.monotonic()
-        self._warned, self._skipped = set(first.warnings), {one.path for one in first.skipped}
+        self._settings = _settings_version(engine.folder)
+        self._roots, self._roots_read = engine.status().roots, time.monotonic()
+        self._warned, self._skipped = set(first.warnings), {skipped.path for skipped in first.skipped}
         self._error = ""
 
     def roots(self) -> tuple[str, ...]:
-        """The folders of the index; another process may have added one, a while ago."""
-        if time.monotonic() - self._asked > ROOTS:
-            self._ask_roots()
+        """Return the folders of the index, read again at most every ROOTS_CHECK_SECONDS."""
+        if time.monotonic() - self._roots_read > ROOTS_CHECK_SECONDS:
+            self._read_roots()
         return self._roots
 
     def update(self) -> bool:
-        """One run, and what it changed; False when it has to be tried again, which is said once."""
+        """Run once and print the changes; False if the run failed and must be repeated. An error is printed once."""
         try:
             self._reopen()
             report = self._run(self._engine)
@@ -74,25 +74,25 @@ class _Watched:
             self._error = str(error)
             return False
         self._error = ""
-        self._ask_roots()
-        self._tell(report)
+        self._read_roots()
+        self._print_changes(report)
         return True
 
-    def _ask_roots(self) -> None:
-        self._roots, self._asked = self._engine.status().roots, time.monotonic()
+    def _read_roots(self) -> None:
+        self._roots, self._roots_read = self._engine.status().roots, time.monotonic()
 
     def _reopen(self) -> None:
-        """Where the index is another one now, rebuilt or in another codec: what is known of it does not hold."""
+        """Open the index again if it was rebuilt or its settings changed."""
         from flairsearch.engine import Engine
 
-        if _mark(self._engine.folder) != self._mark:
+        if _settings_version(self._engine.folder) != self._settings:
             folder = self._engine.folder
             fresh = Engine.open(folder, device=self._device, create=False)
             self._engine.close()
-            self._engine, self._mark = fresh, _mark(folder)
+            self._engine, self._settings = fresh, _settings_version(folder)
 
-    def _tell(self, report: IndexReport) -> None:
-        """One line, if anything changed; and of what is wrong, what was not wrong before."""
+    def _print_changes(self, report: IndexReport) -> None:
+        """Print new warnings, newly skipped files and, if anything changed, one line about the run."""
         from flairsearch.output.formatting import short_path
         from flairsearch.output.status import to_text
 
@@ -100,18 +100,20 @@ class _Watched:
             if warning not in self._warned:
                 typer.echo(f"warning: {warning}", err=True)
         for skipped in report.skipped:
-            if skipped.path not in self._skipped:  # what is wrong with a half-copied photo changes from run to run
+            if (
+                skipped.path not in self._skipped
+            ):  # Only the path is compared: the reason changes while a photo is copied.
                 typer.echo(f"skipped: {short_path(skipped.path)}: {skipped.reason}", err=True)
         self._warned = set(report.warnings)
-        self._skipped |= {one.path for one in report.skipped}
+        self._skipped |= {skipped.path for skipped in report.skipped}
         if report.changed:
             typer.echo(f"{time.strftime('%H:%M:%S')}  {to_text(report)}", err=True)
 
 
-def _mark(folder: Path) -> tuple[int, int] | None:
-    """What changes with the settings of an index."""
+def _settings_version(folder: Path) -> tuple[int, int] | None:
+    """Return a value that changes with the settings of an index; None if they cannot be read."""
     try:
-        found = (folder / "index.json").stat()
+        status = (folder / "index.json").stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns

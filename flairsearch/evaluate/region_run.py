@@ -91,7 +91,7 @@ def regions(
         if wrong is not None:
             yield measure("of a wrong text", look(asks[wrong], partial(place, locator)))
         yield measure("of attention alone", look(right, partial(place_by, locator.attend)))
-        yield measure("of patch cosine alone", look(right, partial(place_by, locator.compare)))
+        yield measure("of patch cosine alone", look(right, partial(place_by, locator.patch_similarity)))
         yield from _controls(pairs, len(found.texts), round(shelf.patches**0.5))
 
 

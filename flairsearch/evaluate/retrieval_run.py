@@ -13,7 +13,7 @@ from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.evaluate.results import RetrievalRow
 from flairsearch.evaluate.retrieval_metrics import measure, rerank_views, topk_texts
 from flairsearch.rerank.many_texts import TextBatchScorer
-from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, ScorePredictor, fit
+from flairsearch.shortlist.score_predictor import ANCHOR_TEXTS, FIT_SAMPLE_VIEWS, ScorePredictor, fit
 
 GLOBAL = "global"  # the prefilter that is the cosine with the global token
 FITTED = "fitted"  # and that of an index: scores predicted from fitted vectors (shortlist/score_predictor.py)
@@ -79,7 +79,7 @@ class FittedVectors:
         device: str,
         views: int,
         sample_views: int = FIT_SAMPLE_VIEWS,
-        asked_texts: int = ASKED,
+        asked_texts: int = ANCHOR_TEXTS,
     ) -> None:
         """bank: queries of Encoder.bank. views: how many will come; the first `sample_views` are scored for all of it.
 
@@ -101,9 +101,9 @@ class FittedVectors:
         self._sample.append(scores)
         if sum(map(len, self._sample)) >= self._wanted:
             sample = np.concatenate(self._sample)
-            self._fit = fit(self._texts.vectors, sample, asked=self._asked_texts)
-            self._codes.append(self._fit.codes(sample[:, self._fit.asked]))
-            self._texts = TextBatchScorer([self._bank[i] for i in self._fit.asked], self._weights, self._device)
+            self._fit = fit(self._texts.vectors, sample, anchors=self._asked_texts)
+            self._codes.append(self._fit.codes(sample[:, self._fit.anchors]))
+            self._texts = TextBatchScorer([self._bank[i] for i in self._fit.anchors], self._weights, self._device)
 
     def predict(self, texts: NDArray[np.float32]) -> NDArray[np.float32]:
         """Text vectors f32[T, D] -> f32[N, T]."""

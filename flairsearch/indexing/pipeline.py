@@ -66,7 +66,7 @@ def ingest(
         work.removed = len(gone)
     finally:
         _commit(writer)
-    writer.catalog.census.replace_skipped(work.skipped)
+    writer.catalog.statistics.replace_skipped(work.skipped)
     _train_if_needed(writer, encoder)
     if is_trained(writer):
         for _ in writer.compactor.compact(writer.target, dead_too=False):
@@ -75,7 +75,7 @@ def ingest(
         for _ in fit_views(writer.snapshot(), encoder, predictor_policy):
             yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
     run = IndexRun(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
-    writer.catalog.census.save_run(run)
+    writer.catalog.statistics.save_run(run)
     yield IndexReport(*work.counts, tuple(work.skipped), tuple(work.warnings), work.videos)
 
 

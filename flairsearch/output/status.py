@@ -1,4 +1,4 @@
-"""What an index holds and what a run did, as lines for a person and as JSON."""
+"""The status of an index and the report of a run, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import asdict
 from flairsearch.core.reports import IndexReport, IndexRun, Skipped, Status
 from flairsearch.output.formatting import escape, short_path
 
-_SOME = 3  # paths shown of those skipped for one reason
+_MAX_SHOWN_PATHS = 3  # At most this number of paths is shown for each reason to skip files.
 
 
 def to_text(report: IndexReport | IndexRun) -> str:
-    """One line about a run."""
+    """Return one line about a run."""
     counts = [
         (report.added, "added"),
         (report.updated, "updated"),
@@ -26,65 +26,66 @@ def to_text(report: IndexReport | IndexRun) -> str:
 
 
 def to_lines(status: Status, all_skipped: bool = False) -> list[str]:
-    """What an index holds, for a person. all_skipped: each file that was left out, not some of each reason."""
+    """Return the status of an index as lines of text. all_skipped: list every skipped file, not a few per reason."""
     views = "" if status.views == status.images else f", {status.views:,} views"
     per_photo = status.bytes / max(status.images, 1)
-    parts = [f"{name.replace('_', ' ')} {_size(size)}" for name, size in status.sizes.items() if size]
+    parts = [f"{name.replace('_', ' ')} {_format_size(size)}" for name, size in status.sizes.items() if size]
     lines = [
         f"index     {status.folder}",
         f"photos    {status.images:,}{views}",
         *(f"          {status.photos.get(root, 0):,} in {escape(root)}" for root in status.roots),
-        f"size      {_size(status.bytes)}, {_size(per_photo)} a photo",
+        f"size      {_format_size(status.bytes)}, {_format_size(per_photo)} a photo",
         *([f"          {', '.join(parts)}"] if parts else []),
         f"model     {status.model} (weights {status.weights_hash[:12]})",
         f"views     {status.views_policy}, kept as {status.codec}",
     ]
     if run := status.last_run:
-        lines.append(f"last run  {_ago(time.time() - run.finished)}, in {run.seconds:,.1f} s: {to_text(run)}")
+        lines.append(f"last run  {_format_age(time.time() - run.finished)}, in {run.seconds:,.1f} s: {to_text(run)}")
     lines += _skipped_lines(status, all_skipped)
     if run and run.videos:
         lines.append(f"videos    {run.videos:,} left out: flairsearch indexes photos")
     return lines
 
 
-def _skipped_lines(status: Status, all_of_them: bool) -> list[str]:
-    """By reason, the commonest first; what Pillow says of a damaged file is no reason of its own."""
+def _skipped_lines(status: Status, show_all: bool) -> list[str]:
+    """Return lines about skipped files by reason, the most common first; details in parentheses are ignored."""
     if not status.skipped:
         return []
     groups: dict[str, list[Skipped]] = {}
     for skipped in status.skipped:
         groups.setdefault(skipped.reason.partition(" (")[0], []).append(skipped)
     lines = [f"skipped   {len(status.skipped):,} in the last run"]
-    for reason, several in sorted(groups.items(), key=lambda group: -len(group[1])):
-        alike = len({skipped.reason for skipped in several}) == 1
-        lines.append(f"          {len(several):,}: {escape(several[0].reason if alike else reason)}")
-        shown = several if all_of_them else several[:_SOME]
+    for reason, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        has_one_reason = len({skipped.reason for skipped in group}) == 1
+        lines.append(f"          {len(group):,}: {escape(group[0].reason if has_one_reason else reason)}")
+        shown = group if show_all else group[:_MAX_SHOWN_PATHS]
         for skipped in shown:
-            more = "" if alike else skipped.reason[len(reason) :]
+            more = "" if has_one_reason else skipped.reason[len(reason) :]
             lines.append(f"             {escape(short_path(skipped.path) + more)}")
-        if len(several) > len(shown):
-            lines.append(f"             and {len(several) - len(shown):,} more: flairsearch status --skipped")
+        if len(group) > len(shown):
+            lines.append(f"             and {len(group) - len(shown):,} more: flairsearch status --skipped")
     return lines
 
 
 def to_video_line(count: int) -> str:
-    """One line about videos, which are no photos."""
+    """Return one line about skipped videos."""
     return f"{count:,} {'video' if count == 1 else 'videos'} left out: flairsearch indexes photos"
 
 
 def status_to_json(status: Status) -> str:
-    """One line: the fields of reports.Status, paths as they are."""
+    """Return the fields of reports.Status as one line of JSON."""
     return escape(json.dumps(asdict(status), ensure_ascii=False))
 
 
-def _size(count: float) -> str:
+def _format_size(count: float) -> str:
+    """Return a number of bytes in kB, MB or GB."""
     if count < 1e5:
         return f"{count / 1e3:,.1f} kB"
     return f"{count / 1e6:,.1f} MB" if count < 1e10 else f"{count / 1e9:,.1f} GB"
 
 
-def _ago(seconds: float) -> str:
-    """As coarse as a person would say it; clocks are set back at times."""
+def _format_age(seconds: float) -> str:
+    """Return an age in its largest unit; it may be negative, because clocks are set back at times."""
     for size, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             count = int(seconds // size)

@@ -1,1 +1,1 @@
-"""Attention and similarity to boxes."""
+"""Regions of an image: attention and similarity of its patches to boxes."""

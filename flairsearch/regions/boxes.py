@@ -1,7 +1,7 @@
-"""Attention and similarity of a view's patches -> heat -> boxes; boxes of several views -> regions of a photo.
+"""From the attention and similarity of a view's patches to a heat map, to boxes, and to the regions of an image.
 
-Attention says where the pool looks, similarity what a patch is like; each errs where the other does not. Chosen on
-boxes, mosaics and pasted photos of the training set: benchmarks/regions.py.
+Attention shows where the pool looks, similarity which patches resemble the text; each corrects errors of the other.
+The constants were chosen on boxes, mosaics and pasted photos of the training set: benchmarks/regions.py.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ from numpy.typing import NDArray
 from flairsearch.core.hits import Region
 from flairsearch.core.types import Box
 
-ViewBox = tuple[float, float, float, float]  # left, top, right, bottom; 0 to 1 across the view
+ViewBox = tuple[float, float, float, float]
+"""The edges left, top, right, bottom of a box as fractions of the view's sides, 0 to 1."""
 
-SIMILARITY = 0.7  # its weight in the heat, where attention weighs 1
-SMOOTHING = 1.0  # standard deviation in patches: single patches are noisy
-FINE = 2  # cells a patch, along each side, that boxes are made of
-SMALLEST = 0.1  # of the largest part's cells: smaller parts are dropped
-WEAKEST = 0.5  # of the best region's score: weaker regions are dropped
-MOST = 3  # regions
-SAME = 0.5  # two boxes whose common part is more than this share of the smaller one are one thing
+SIMILARITY_WEIGHT = 0.7  # The weight of similarity in the heat map; attention has weight 1.
+SMOOTHING_SIGMA = 1.0  # The standard deviation of the blur, in patches; single patches are noisy.
+CELLS_PER_PATCH = 2  # The heat map is refined to this number of cells along each side of a patch.
+MIN_PART_FRACTION = 0.1  # Parts with fewer cells than this fraction of the largest part are dropped.
+MIN_SCORE_RATIO = 0.5  # Regions that score below this fraction of the best region's score are dropped.
+MAX_REGIONS = 3  # An image has at most this number of regions for a text.
+NMS_OVERLAP = 0.5  # Two boxes show one object if they share more than this fraction of the smaller box.
 
 
 def find_heat(attention: NDArray[np.float32], similarity: NDArray[np.float32]) -> NDArray[np.float32]:
-    """attention f32[P], similarity f32[P] -> heat f32[G, G]: both in standard deviations, added and smoothed.
+    """Combine the attention f32[P] and the similarity f32[P] of one view into a smoothed heat map f32[G, G].
 
-    Any real numbers; all equal where nothing stands out.
+    Both are first standardised: mean 0, standard deviation 1. The heat is constant where no patch stands out.
     """
     grid = round(attention.size**0.5)
-    return _smooth((_standardise(attention) + SIMILARITY * _standardise(similarity)).reshape(grid, grid))
+    return _smooth((_standardise(attention) + SIMILARITY_WEIGHT * _standardise(similarity)).reshape(grid, grid))
 
 
 def find_boxes(heat: NDArray[np.float32]) -> list[ViewBox]:
-    """heat f32[G, G] -> boxes of the parts that stand out, the most heat first; of all, where nothing does.
+    """Find at most MAX_REGIONS boxes in a heat map f32[G, G], the one with the most heat first.
 
-    Parts are 4-connected cells above Otsu's threshold (1979): the one that leaves the least variance on both sides.
+    Boxes surround 4-connected cells above Otsu's threshold (Otsu 1979). A constant heat map gives the whole view.
     """
     fine = _refine(heat)
-    side, level = len(fine), _otsu(fine)
-    if level is None:
+    side, threshold = len(fine), _otsu(fine)
+    if threshold is None:
         return [(0.0, 0.0, 1.0, 1.0)]
-    parts = _parts(fine, level)
-    least = SMALLEST * max(part.cells for part in parts)
-    found = sorted((part for part in parts if part.cells >= least), key=lambda part: -part.heat)
-    return [(left / side, top / side, right / side, bottom / side) for (left, top, right, bottom), _, _ in found[:MOST]]
+    parts = _connected_parts(fine, threshold)
+    min_cells = MIN_PART_FRACTION * max(part.cells for part in parts)
+    kept = sorted((part for part in parts if part.cells >= min_cells), key=lambda part: -part.heat)[:MAX_REGIONS]
+    return [(left / side, top / side, right / side, bottom / side) for (left, top, right, bottom), _, _ in kept]
 
 
-def inside(box: ViewBox, grid: int) -> NDArray[np.bool_]:
-    """bool[P]: the patches whose centre lies in the box; the one nearest to its middle, where none does."""
-    left, top, right, bottom = (round(edge * grid, 9) for edge in box)  # An edge on a centre stays on it.
+def patch_mask(box: ViewBox, grid: int) -> NDArray[np.bool_]:
+    """Mark the patches whose centre lies in the box, bool[P]; without any, the one nearest to the box's centre."""
+    left, top, right, bottom = (round(edge * grid, 9) for edge in box)  # Rounding keeps an edge on a patch's centre.
     centres = np.arange(grid) + 0.5
     rows, columns = (top <= centres) & (centres < bottom), (left <= centres) & (centres < right)
     if not rows.any():
@@ -65,68 +66,70 @@ def inside(box: ViewBox, grid: int) -> NDArray[np.bool_]:
     return np.outer(rows, columns).ravel()
 
 
-def merge(regions: Iterable[Region]) -> tuple[Region, ...]:
-    """Regions of all views of a photo -> the best MOST, best first; of several of one thing the best (NMS)."""
+def merge_regions(regions: Iterable[Region]) -> tuple[Region, ...]:
+    """Select the best MAX_REGIONS regions among all views of an image by non-maximum suppression, best first."""
     kept: list[Region] = []
     for region in sorted(regions, key=lambda region: (-region.score, region.box)):
-        strong = not kept or region.score >= WEAKEST * kept[0].score
-        if strong and len(kept) < MOST and all(_common(region.box, other.box) <= SAME for other in kept):
+        is_strong = not kept or region.score >= MIN_SCORE_RATIO * kept[0].score
+        is_distinct = all(_overlap(region.box, other.box) <= NMS_OVERLAP for other in kept)
+        if is_strong and is_distinct and len(kept) < MAX_REGIONS:
             kept.append(region)
     return tuple(kept)
 
 
 def area(box: Box) -> int:
-    """Pixels."""
+    """Return the area of a box in pixels."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _common(a: Box, b: Box) -> float:
-    """Share of the smaller box that both have."""
+def _overlap(a: Box, b: Box) -> float:
+    """Return the intersection of two boxes as a share of the smaller one's area."""
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(wide, 0) * max(high, 0) / min(area(a), area(b))
 
 
 def _standardise(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    exact = values.astype(np.float64)  # no square overflows or vanishes there
+    """Shift and scale to mean 0 and standard deviation 1; zeros where the values are equal but for rounding errors."""
+    exact = values.astype(np.float64)  # Squares of float32 values neither overflow nor underflow in float64.
     exact[~np.isfinite(exact)] = 0
     centred = exact - exact.mean()
-    spread = float(centred.std())
-    if spread <= 1e-6 * float(np.abs(exact).max()):  # rounding errors do not stand out
+    deviation = float(centred.std())
+    if deviation <= 1e-6 * float(np.abs(exact).max()):
         return np.zeros(exact.shape)
-    return np.asarray(centred / spread)
+    return np.asarray(centred / deviation)
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Gaussian of SMOOTHING patches, f32[G, G]; beyond the edge the edge goes on."""
-    band = _band(len(values))
-    return np.asarray(band @ values @ band.T, np.float32)
+    """Blur values [G, G] by a Gaussian of SMOOTHING_SIGMA patches, f32[G, G]; values at the edge repeat beyond it."""
+    matrix = _smoothing_matrix(len(values))
+    return np.asarray(matrix @ values @ matrix.T, np.float32)
 
 
 @lru_cache(8)
-def _band(grid: int) -> NDArray[np.float64]:
-    """What each of G patches takes from each, f64[G, G]."""
+def _smoothing_matrix(grid: int) -> NDArray[np.float64]:
+    """Weights of the blur along one axis, f64[G, G]: row i has the weight of each patch in the blurred patch i."""
     shifts = np.arange(-3, 4)
-    weights = np.exp(-0.5 * (shifts / SMOOTHING) ** 2)
+    weights = np.exp(-0.5 * (shifts / SMOOTHING_SIGMA) ** 2)
     return np.asarray(weights / weights.sum() @ np.eye(grid)[np.clip(np.arange(grid)[:, None] + shifts, 0, grid - 1)])
 
 
 def _refine(heat: NDArray[np.float32]) -> NDArray[np.float64]:
-    """f32[G, G] -> f64[FINE G, FINE G], bilinear."""
-    spread = _spread(len(heat))
-    return np.asarray(spread @ heat @ spread.T)
+    """Interpolate a heat map f32[G, G] bilinearly to f64[CELLS_PER_PATCH G, CELLS_PER_PATCH G]."""
+    matrix = _interpolation_matrix(len(heat))
+    return np.asarray(matrix @ heat @ matrix.T)
 
 
 @lru_cache(8)
-def _spread(grid: int) -> NDArray[np.float64]:
-    """What each cell takes from each of G patches, f64[FINE G, G]."""
-    place = np.clip((np.arange(FINE * grid) + 0.5) / FINE - 0.5, 0, grid - 1)
-    low = place.astype(int)
-    rest, eye = (place - low)[:, None], np.eye(grid)
-    return np.asarray((1 - rest) * eye[low] + rest * eye[np.minimum(low + 1, grid - 1)])
+def _interpolation_matrix(grid: int) -> NDArray[np.float64]:
+    """Weights of the interpolation along one axis, f64[CELLS_PER_PATCH G, G]: of each patch in each cell."""
+    position = np.clip((np.arange(CELLS_PER_PATCH * grid) + 0.5) / CELLS_PER_PATCH - 0.5, 0, grid - 1)
+    low = position.astype(int)
+    fraction, eye = (position - low)[:, None], np.eye(grid)
+    return np.asarray((1 - fraction) * eye[low] + fraction * eye[np.minimum(low + 1, grid - 1)])
 
 
 def _otsu(values: NDArray[np.float64]) -> float | None:
-    """The threshold that leaves the least variance within both sides; None where all values are equal."""
+    """Return the threshold with the least variance within the two classes; None if all values are equal."""
     ordered = np.sort(values, axis=None)
     if ordered[-1] - ordered[0] <= 1e-6 * np.abs(ordered).max():
         return None
@@ -138,45 +141,49 @@ def _otsu(values: NDArray[np.float64]) -> float | None:
 
 
 class _Part(NamedTuple):
-    """4-connected cells."""
+    """A set of 4-connected cells."""
 
-    box: Box  # in cells
-    cells: int
-    heat: float  # above the level
+    box: Box  # The edges in cells.
+    cells: int  # The number of cells.
+    heat: float  # The sum over the cells of the heat above the threshold.
 
 
-def _parts(values: NDArray[np.float64], level: float) -> list[_Part]:
-    """Of the cells at the level or above, by their first cell: a run in a row joins all that it touches above."""
+def _connected_parts(values: NDArray[np.float64], threshold: float) -> list[_Part]:
+    """Label the 4-connected components of the cells at or above the threshold, in the order of their first cell.
+
+    A run of neighbouring cells in one row is joined to every run that it touches in the row above (union-find).
+    """
     mask = np.zeros((len(values), values.shape[1] + 2), np.int8)
-    mask[:, 1:-1] = values >= level
+    mask[:, 1:-1] = values >= threshold
     edges = np.diff(mask)
     (rows, starts), ends = np.nonzero(edges > 0), np.nonzero(edges < 0)[1]
     runs = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
-    of_part = list(range(len(runs)))  # an earlier run of the same part; the first one's is itself
+    parent = list(range(len(runs)))  # An earlier run of the same part; the first run of a part is its own parent.
 
-    def first(run: int) -> int:
-        while of_part[run] != run:
-            run = of_part[run]
+    def root_of(run: int) -> int:
+        while parent[run] != run:
+            run = parent[run]
         return run
 
-    above = 0  # the first run that may touch the next
+    above = 0  # The first run of the row above that may touch the current run or a later one.
     for run, (row, start, end) in enumerate(runs):
         while runs[above][0] < row - 1 or (runs[above][0] < row and runs[above][2] <= start):
             above += 1
         for other in range(above, run):
             if runs[other][0] == row or runs[other][1] >= end:
                 break
-            low, high = sorted((first(run), first(other)))
-            of_part[high] = low
+            low, high = sorted((root_of(run), root_of(other)))
+            parent[high] = low
     numbers: list[list[float]] = values.tolist()
     parts: dict[int, list[tuple[int, int, int]]] = {}
-    for run, place in enumerate(runs):
-        parts.setdefault(first(run), []).append(place)
-    return [_measure(part, numbers, level) for part in parts.values()]
+    for run, cells in enumerate(runs):
+        parts.setdefault(root_of(run), []).append(cells)
+    return [_measure(part, numbers, threshold) for part in parts.values()]
 
 
-def _measure(runs: Sequence[tuple[int, int, int]], values: list[list[float]], level: float) -> _Part:
+def _measure(runs: Sequence[tuple[int, int, int]], values: list[list[float]], threshold: float) -> _Part:
+    """Return the bounding box, size and heat of a part, given as runs (row, first column, end column)."""
     rows, starts, ends = zip(*runs, strict=True)
     cells = sum(ends) - sum(starts)
-    heat = math.fsum(chain.from_iterable(values[row][start:end] for row, start, end in runs)) - cells * level
+    heat = math.fsum(chain.from_iterable(values[row][start:end] for row, start, end in runs)) - cells * threshold
     return _Part((min(starts), min(rows), max(ends), max(rows) + 1), cells, heat)

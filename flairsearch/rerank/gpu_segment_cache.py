@@ -1,8 +1,8 @@
-"""Rows on a GPU: whole segments stay there while there is room for them, rows of the others go through.
+"""A cache of whole segments in a GPU's memory; rows of segments that are not cached are streamed to the GPU.
 
-    pieces = Resident(device).rows(number, segment, wanted, streamed)
+    pieces = GpuSegmentCache(device).rows(number, segment, wanted, streamed)
 
-Imports rerank_triton for its `stream`, so that it needs triton as well.
+This module needs triton, because it copies rows by triton_backend.stream.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResidencePolicy:
-    """The thresholds of what stays on a device."""
+    """The thresholds that decide which segments are kept on a device."""
 
     memory_share: float = 0.6
-    """This share of the device's memory is for rows that stay there."""
+    """Cached segments may take this share of the device's memory."""
     admit_fraction: float = 0.1
-    """A segment comes to stay when this share of its rows was asked for in all; at once where others must make room."""
+    """A segment is cached once this share of its rows was requested in total, or at once if others must be evicted."""
     copy_bytes: int = 32 << 20
-    """This number of bytes are copied to the device at once."""
+    """A segment is copied to the device in pieces of this size."""
     gather_bytes: int = 256 << 20
-    """This number of bytes of rows are picked out at once."""
+    """Rows of a cached segment are gathered in pieces of at most this size."""
 
 
 _DEFAULT = ResidencePolicy()
 
 
 class GpuSegmentCache:
-    """Whole segments' rows on a device, by segment number; those not asked for longest make room.
+    """The rows of whole segments on a device, by segment number; the least recently used segments are evicted first.
 
-    A number stands for the same rows for as long as this lives: as within one committed state of an index.
+    A number must refer to the same rows throughout the cache's life, as it does within one snapshot of an index.
     """
 
-    def __init__(self, device: str, room: int | None = None, policy: ResidencePolicy = _DEFAULT) -> None:
-        """room: bytes; without it, the policy's share of the device's memory."""
+    def __init__(self, device: str, capacity: int | None = None, policy: ResidencePolicy = _DEFAULT) -> None:
+        """capacity: bytes for cached segments; None: the policy's share of the device's memory."""
         import torch
 
-        if room is None:
-            room = int(policy.memory_share * torch.cuda.get_device_properties(torch.device(device)).total_memory)
-        self._device, self._room, self._policy = device, room, policy
-        self._rows: OrderedDict[int, Tensor] = OrderedDict()
-        self._asked: Counter[int] = Counter()  # rows of those that are not there
+        if capacity is None:
+            capacity = int(policy.memory_share * torch.cuda.get_device_properties(torch.device(device)).total_memory)
+        self._device, self._capacity, self._policy = device, capacity, policy
+        self._segments: OrderedDict[int, Tensor] = OrderedDict()
+        self._requested_rows: Counter[int] = Counter()  # Rows requested so far of each segment that is not cached.
 
     def __contains__(self, number: int) -> bool:
-        return number in self._rows
+        return number in self._segments
 
     def rows(
         self,
@@ -64,60 +64,65 @@ class GpuSegmentCache:
         wanted: NDArray[np.int64],
         streamed: Iterable[NDArray[np.uint8]],
     ) -> Iterator[Tensor]:
-        """Rows `wanted` i64[K] of a segment u8[n, stride] -> the same on the device, in order, in pieces.
+        """Return rows of a segment on the device, in order, as an iterator over pieces.
 
-        streamed: these K rows in pieces, from wherever they are read best; asked for only where the segment does not
-        come to stay. A piece is good until the next one is asked for (`stream`).
+        segment: u8[n, stride], the whole segment. wanted: i64[K], the numbers of the requested rows.
+        streamed: u8[k, stride] pieces of the same K rows from host memory; read only if the segment is not cached.
+        A piece is valid until the next one is requested (triton_backend.stream).
         """
-        kept = self._hold(number, segment, len(wanted))
-        return stream(streamed, self._device) if kept is None else _taken(kept, wanted, self._policy.gather_bytes)
+        cached = self._find_or_admit(number, segment, len(wanted))
+        if cached is None:
+            return stream(streamed, self._device)
+        return _gather(cached, wanted, self._policy.gather_bytes)
 
-    def _hold(self, number: int, segment: NDArray[np.uint8], asked: int) -> Tensor | None:
-        """The segment on the device, if need be copied there, `asked` many rows being worth it; else None."""
-        if number not in self._rows:
-            self._asked[number] += asked
-            there_is_room = segment.nbytes <= self._room - self._used()
-            if (self._asked[number] if there_is_room else asked) >= self._policy.admit_fraction * len(segment) > 0:
+    def _find_or_admit(self, number: int, segment: NDArray[np.uint8], requested: int) -> Tensor | None:
+        """Return the cached segment; first cache it if a request of `requested` rows justifies that; else None."""
+        if number not in self._segments:
+            self._requested_rows[number] += requested
+            fits = segment.nbytes <= self._capacity - self._used()
+            counted = self._requested_rows[number] if fits else requested
+            if counted >= self._policy.admit_fraction * len(segment) > 0:
                 self.put(number, segment)
         return self.get(number)
 
     def get(self, number: int) -> Tensor | None:
-        """A segment's rows u8[n, stride], where they are on the device."""
-        if number in self._rows:
-            self._rows.move_to_end(number)
-        return self._rows.get(number)
+        """Return a segment's rows u8[n, stride] on the device, or None if it is not cached."""
+        if number in self._segments:
+            self._segments.move_to_end(number)
+        return self._segments.get(number)
 
     def put(self, number: int, rows: NDArray[np.uint8]) -> Tensor | None:
-        """Copy a segment's rows u8[n, stride] there; None where they alone exceed the room, or memory is out."""
+        """Cache a segment's rows u8[n, stride]; None if they exceed the capacity or the device is out of memory."""
         import torch
 
-        self._rows.pop(number, None)
-        if rows.nbytes > self._room:
+        self._segments.pop(number, None)
+        if rows.nbytes > self._capacity:
             return None
-        while self._used() + rows.nbytes > self._room:
-            self._rows.popitem(last=False)
+        while self._used() + rows.nbytes > self._capacity:
+            self._segments.popitem(last=False)
         try:
-            kept = torch.empty(rows.shape, dtype=torch.uint8, device=self._device)
-        except torch.OutOfMemoryError:  # others use the device too
+            cached = torch.empty(rows.shape, dtype=torch.uint8, device=self._device)
+        except torch.OutOfMemoryError:  # Other programs use the device, too.
             return None
         length, start = max(1, self._policy.copy_bytes // max(1, rows.shape[1])), 0
         for piece in stream((rows[i : i + length] for i in range(0, len(rows), length)), self._device):
-            kept[start : start + len(piece)] = piece
+            cached[start : start + len(piece)] = piece
             start += len(piece)
-        self._rows[number] = kept
-        return kept
+        self._segments[number] = cached
+        return cached
 
     def _used(self) -> int:
-        return sum(kept.numel() for kept in self._rows.values())
+        """Return the bytes of all cached segments."""
+        return sum(cached.numel() for cached in self._segments.values())
 
 
-def _taken(kept: Tensor, wanted: NDArray[np.int64], gather_bytes: int) -> Iterator[Tensor]:
-    """Rows `wanted` i64[K] of u8[n, stride], in pieces; where they lie in a row, in one, and nothing is copied."""
+def _gather(cached: Tensor, wanted: NDArray[np.int64], gather_bytes: int) -> Iterator[Tensor]:
+    """Yield rows `wanted` i64[K] of u8[n, stride] in pieces; consecutive rows come as one view without a copy."""
     import torch
 
     if len(wanted) and (np.diff(wanted) == 1).all():
-        yield kept[int(wanted[0]) : int(wanted[-1]) + 1]
+        yield cached[int(wanted[0]) : int(wanted[-1]) + 1]
         return
-    step = max(1, gather_bytes // max(1, kept.shape[1]))
+    step = max(1, gather_bytes // max(1, cached.shape[1]))
     for start in range(0, len(wanted), step):
-        yield kept[torch.from_numpy(wanted[start : start + step]).to(kept.device)]
+        yield cached[torch.from_numpy(wanted[start : start + step]).to(cached.device)]

@@ -1,8 +1,7 @@
-"""The pool's attention over stored rows, without a float copy of them: numba, vectors written out, threads of our own.
+"""The pool's attention over stored rows on a CPU, fused with decoding: numba, explicit vector code, our own threads.
 
-The loops are in rerank/numba_kernels.py; here codecs, queries and weights are laid out for them, and threads share the
-views.
-Measured on 2 busy cores, D 512, H 8, one query: int8 25,800 views/s, torch on decoded chunks 4,800.
+The loops are in rerank/numba_kernels.py. This module lays out codecs, queries and weights for them and distributes the
+views over threads. Measured on 2 busy cores, D 512, H 8, one query: int8 25,800 views/s, torch on decoded chunks 4,800.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from flairsearch.codecs.transform import cosines_1d
 from flairsearch.core.numba_runtime import run_in_threads
 from flairsearch.core.types import PoolWeights
 from flairsearch.rerank import llvm_intrinsics
-from flairsearch.rerank.numba_kernels import BYTE, CODES, HALF, Layout, Projection, Scratch, attend_views, project_views
+from flairsearch.rerank.numba_kernels import CODES, FP16, INT8, Layout, Projection, Scratch, attend_views, project_views
 
 F32 = NDArray[np.float32]
-_PIECE = 28  # views that a thread takes at a time; whole tiles of rows for the projections
-_PAD = 32  # rows of the scratch are padded to this many channels
+_VIEWS_PER_TASK = 28  # A thread takes this number of views at a time: whole tiles of 14 rows for the projections.
+_CHANNEL_MULTIPLE = 32  # Rows of the scratch are padded to a multiple of this number of channels.
 
 
 def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int | None = None) -> tuple[F32, F32]:
-    """a = softmax over [x_p . u + c, 0] of every view, query and head, x the codec's coordinates of stored views.
+    """Attend to stored rows: a = softmax over [x_p . u + c, 0], x in the codec's coordinates.
 
-    rows u8[n, stride] as codec.encode made them; u f32[Q, H, C], c f32[Q, H] folded by codec.fold.
+    rows: u8[n, stride] as codec.encode made them. u: f32[Q, H, C], c: f32[Q, H], folded by codec.fold.
     Returns mixed f32[n, Q, H, C] = sum_p a_p x_p and share f32[n, Q, H] = sum_p a_p.
     """
-    layout, stored, queries = _layout(codec), _readable(rows, codec.patches), _queries(u, c)
+    layout, stored, queries = _layout(codec), _contiguous(rows, codec.patches), _pack_queries(u, c)
     mixed, share = np.empty((len(rows), c.size, u.shape[2]), np.float32), np.empty((len(rows), c.size), np.float32)
 
     def work(pieces: Iterator[tuple[int, int]]) -> None:
@@ -40,17 +39,17 @@ def attend(codec: Codec, rows: NDArray[np.uint8], u: F32, c: F32, threads: int |
         for span in pieces:
             attend_views(stored, layout, scratch, queries, mixed[slice(*span)], share[slice(*span)], span[0])
 
-    run_in_threads(work, len(rows), _PIECE, threads)
+    run_in_threads(work, len(rows), _VIEWS_PER_TASK, threads)
     return mixed.reshape(len(rows), *u.shape), share.reshape(len(rows), *c.shape)
 
 
 def score(codec: Codec, rows: NDArray[np.uint8], projection: Projection, u: F32, c: F32, text: F32) -> F32:
-    """`attend`, then cos(pool(t, L), t): all of it in this module's threads, a few views at a time, f32[n, Q].
+    """Score stored rows: cos(pool(t, L), t) f32[n, Q], with the arguments of `attend`.
 
-    text f32[Q, D]; projection of the weights folded by codec.fold_weights.
+    Threads attend and project a few views at a time. text: f32[Q, D]. projection: pack_projection of the weights.
     """
-    layout, stored, queries = _layout(codec), _readable(rows, codec.patches), _queries(u, c)
-    scores, size = np.empty((len(rows), len(u)), np.float32), max(1, 2 * _PIECE // max(2, len(u)))
+    layout, stored, queries = _layout(codec), _contiguous(rows, codec.patches), _pack_queries(u, c)
+    scores, size = np.empty((len(rows), len(u)), np.float32), max(1, 2 * _VIEWS_PER_TASK // max(2, len(u)))
     texts = np.zeros((len(u), len(projection.out_bias)), np.float32)
     texts[:, : text.shape[1]] = text / np.linalg.norm(text, axis=1, keepdims=True)
 
@@ -67,8 +66,8 @@ def score(codec: Codec, rows: NDArray[np.uint8], projection: Projection, u: F32,
     return scores
 
 
-def project_with(weights: PoolWeights) -> Projection:
-    """Weights folded by codec.fold_weights, laid out for `score`: once for any number of queries."""
+def pack_projection(weights: PoolWeights) -> Projection:
+    """Lay out weights for `score`; they are folded by codec.fold_weights. Needed once for any number of queries."""
     heads, size, _ = weights.value.shape
     full = -(-size // llvm_intrinsics.LANES) * llvm_intrinsics.LANES
     out = np.zeros((len(weights.out), heads, full), np.float32)
@@ -78,27 +77,28 @@ def project_with(weights: PoolWeights) -> Projection:
         np.zeros(-(-len(out) // llvm_intrinsics.LANES) * llvm_intrinsics.LANES, np.float32),
     )
     value_bias[:, :size], out_bias[: len(out)] = weights.value_bias, weights.out_bias
-    value = np.stack([_side_by_side(head) for head in weights.value])
-    return Projection(value, value_bias, _side_by_side(out.reshape(len(out), -1), 1), out_bias)
+    value = np.stack([_interleave(head) for head in weights.value])
+    return Projection(value, value_bias, _interleave(out.reshape(len(out), -1), 1), out_bias)
 
 
-def _queries(u: F32, c: F32) -> tuple[F32, F32]:
-    """u f32[Q, H, C], c f32[Q, H] -> u f32[N/8, C', 8], c f32[N], N = Q H filled up to eights."""
-    blocks = _side_by_side(u.reshape(c.size, -1))
+def _pack_queries(u: F32, c: F32) -> tuple[F32, F32]:
+    """Lay out u f32[Q, H, C] as f32[N/8, C', 8] and c f32[Q, H] as f32[N], with N = Q H rounded up to 8."""
+    blocks = _interleave(u.reshape(c.size, -1))
     biases = np.zeros(len(blocks) * llvm_intrinsics.LANES, np.float32)
     biases[: c.size] = c.reshape(-1)
     return blocks, biases
 
 
-def _side_by_side(matrix: F32, pad: int = _PAD) -> F32:
-    """f32[N, C] -> f32[N/8, C', 8], zeros where there is nothing."""
-    blocks, channels = -(-len(matrix) // llvm_intrinsics.LANES), -(-matrix.shape[1] // pad) * pad
+def _interleave(matrix: F32, multiple: int = _CHANNEL_MULTIPLE) -> F32:
+    """Lay out a matrix f32[N, C] as f32[N/8, C', 8], 8 rows side by side, padded with zeros."""
+    blocks, channels = -(-len(matrix) // llvm_intrinsics.LANES), -(-matrix.shape[1] // multiple) * multiple
     full = np.zeros((blocks * llvm_intrinsics.LANES, channels), np.float32)
     full[: len(matrix), : matrix.shape[1]] = matrix
     return np.ascontiguousarray(full.reshape(blocks, llvm_intrinsics.LANES, channels).transpose(0, 2, 1))
 
 
 def _scratch(layout: Layout, channels: int) -> Scratch:
+    """Allocate the scratch memory of one thread."""
     rows = len(layout.order)
     sizes = (
         rows * layout.stride,
@@ -110,8 +110,8 @@ def _scratch(layout: Layout, channels: int) -> Scratch:
     return Scratch(*(np.zeros(size, np.float32) for size in sizes))._replace(scale=np.ones(rows, np.float32))
 
 
-def _readable(rows: NDArray[np.uint8], patches: int) -> NDArray[np.uint8]:
-    """Contiguous and read-only, whatever came: one type to compile for. Codes are read up to 16 bytes at a time."""
+def _contiguous(rows: NDArray[np.uint8], patches: int) -> NDArray[np.uint8]:
+    """Return rows contiguous and read-only: one type to compile for. Padding allows reads of up to 16 bytes at once."""
     if patches < 4:
         rows = np.pad(rows, ((0, 0), (0, 16)))
     rows = np.ascontiguousarray(rows).view()
@@ -121,18 +121,19 @@ def _readable(rows: NDArray[np.uint8], patches: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _layout(codec: Codec) -> Layout:
-    patches, nothing = codec.patches, np.zeros((2, 0, 0), np.float32)
+    """Describe a codec for the loops."""
+    patches, empty = codec.patches, np.zeros((2, 0, 0), np.float32)
     if not isinstance(codec, Quantised):
-        kind, factors = (HALF, 0) if isinstance(codec, Fp16) else (BYTE, patches * codec.dim)
+        kind, factors = (FP16, 0) if isinstance(codec, Fp16) else (INT8, patches * codec.dim)
         rows = np.arange(patches), np.full(patches, codec.dim), np.zeros((patches, 6), np.int64)
-        flat = nothing.reshape(-1)
-        return Layout(kind, codec.dim, _stride(codec.dim), factors, *rows, flat, flat, nothing, nothing)
+        flat = empty.reshape(-1)
+        return Layout(kind, codec.dim, _stride(codec.dim), factors, *rows, flat, flat, empty, empty)
     counts = codec.basis.counts.astype(np.int64)
     length = counts.sum(0)
     order = np.argsort(-length, kind="stable")
     planes, start = np.zeros((patches, 6), np.int64), 0
-    for i, width in enumerate((8, 4, 2)):
-        sizes = counts[i] * width // 8
+    for i, bits in enumerate((8, 4, 2)):
+        sizes = counts[i] * bits // 8
         planes[:, 2 * i], planes[:, 2 * i + 1] = start + np.cumsum(sizes) - sizes, counts[i]
         start += int(sizes.sum())
     channels = codec.basis.step.shape[1]
@@ -141,11 +142,14 @@ def _layout(codec: Codec) -> Layout:
     side = isqrt(patches)
     sides = (side, side) if side * side == patches else (1, patches)
     cosines = [np.stack([both.T, both]).astype(np.float32) for both in map(cosines_1d, sides)]
-    loud = np.exp2((np.arange(256, dtype=np.float32) - 128) / 8)
-    parts = order, length[order], planes[order], step[order].reshape(-1), loud
+    gains = np.exp2((np.arange(256, dtype=np.float32) - 128) / 8)
+    parts = order, length[order], planes[order], step[order].reshape(-1), gains
     return Layout(CODES, channels, step.shape[1], start, *parts, *cosines)
 
 
 def _stride(channels: int) -> int:
-    """Room for a vector past the end; not a power of two, whose rows would fall on the same lines of the cache."""
-    return -(-channels // _PAD) * _PAD + 16
+    """Return the distance of rows: with room for a vector past the end, and never a power of two.
+
+    Rows at a distance of a power of two would compete for the same cache lines.
+    """
+    return -(-channels // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE + 16

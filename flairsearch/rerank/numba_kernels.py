@@ -1,7 +1,8 @@
-"""The compiled loops of rerank_cpu: from stored rows of views to mixed tokens, and from these to scores.
+"""The compiled loops of numba_backend: from stored rows of views to mixed tokens, and from mixed tokens to scores.
 
-A view is decoded into a scratch that fits the second-level cache, R rows (patches, or frequencies with their numbers
-of coded channels falling); then for 8 heads at a time: logits = rows . u, softmax, mixed = weights . rows.
+A view is decoded into scratch memory that fits into the second-level cache: R rows, one for each patch, or for each
+frequency in descending order of the number of coded channels. Then, for 8 heads at a time: logits = rows . u, softmax,
+mixed = weights . rows.
 """
 
 from __future__ import annotations
@@ -15,40 +16,43 @@ from flairsearch.core.numba_runtime import compiled
 from flairsearch.rerank import llvm_intrinsics
 
 F32 = NDArray[np.float32]
-HALF, BYTE, CODES = 0, 1, 2  # Layout.kind: how the numbers of a view are stored
-_AHEAD = 32768  # bytes from where a view is read to what is asked for
+FP16, INT8, CODES = 0, 1, 2
+"""The values of Layout.kind: how the numbers of a view are stored."""
+_PREFETCH_BYTES = 32768  # Memory is prefetched this number of bytes ahead of the position that is read.
 
 
 class Layout(NamedTuple):
-    """What the loops need to know of a codec; R rows of the scratch, in the order of falling lengths."""
+    """A codec's layout, as the loops need it; the R rows of the scratch are in descending order of their lengths."""
 
-    kind: int
-    dim: int  # numbers of a row
-    stride: int  # floats from one row of the scratch to the next
-    factors: int  # byte of a stored view where those of its rows begin
-    order: NDArray[np.int64]  # [R] patch or frequency of each row
-    length: NDArray[np.int64]  # [R] numbers it has
-    planes: NDArray[np.int64]  # [R, 6] first byte and number of its codes of 8, of 4, of 2 bits
-    step: F32  # [R * stride] of a coded number, 0 beyond the last
-    loud: F32  # [256] what a gain multiplies by
-    down: F32  # [2, G, G] cosines down the grid: to patches, to frequencies; [2, 0, 0] where rows are patches
-    along: F32  # [2, W, W] along it
+    kind: int  # FP16, INT8 or CODES.
+    dim: int  # The number of values of a row.
+    stride: int  # The number of floats from one row of the scratch to the next.
+    factors: int  # The byte of a stored view at which the rows' factors begin.
+    order: NDArray[np.int64]  # [R]: the patch or frequency of each row.
+    length: NDArray[np.int64]  # [R]: the number of stored values of each row.
+    planes: NDArray[np.int64]  # [R, 6]: first byte and number of the codes of 8, of 4 and of 2 bits.
+    step: F32  # [R * stride]: the quantisation step of each value; 0 after a row's last coded value.
+    gains: F32  # [256]: the factor that each gain code stands for.
+    column_transform: (
+        F32  # [2, G, G]: cosine transform along columns, to patches and back; [2, 0, 0] for rows of patches.
+    )
+    row_transform: F32  # [2, W, W]: cosine transform along rows, to patches and back.
 
 
 class Scratch(NamedTuple):
-    """What one thread works in. The softmax reads four patches at a time."""
+    """The scratch memory of one thread, for P patches. The softmax reads four patches at a time."""
 
-    x: F32  # [R * stride] a view's rows
-    scale: F32  # [R] what they are multiplied by
+    x: F32  # [R * stride]: the decoded rows of a view, without their factors.
+    scale: F32  # [R]: the factor of each row.
     logits: F32  # [(P + 4) * 8]
     weights: F32  # [(P + 4) * 8]
     spare: F32  # [(P + 4) * 8]
-    shares: F32  # [8]
-    sums: F32  # [8 * C'] mixed
+    shares: F32  # [8]: the sum of each head's attention.
+    sums: F32  # [8 * C']: mixed tokens.
 
 
 class Projection(NamedTuple):
-    """The pool's value and output side, 8 outputs side by side; d' and D' are d and D filled up to eights."""
+    """The value and output projections of the pool, 8 outputs side by side; d' and D' are d and D rounded up to 8."""
 
     value: F32  # [H, d'/8, C', 8]
     value_bias: F32  # [H, d']
@@ -61,26 +65,29 @@ def attend_views(
     rows: NDArray[np.uint8],
     layout: Layout,
     scratch: Scratch,
-    asked: tuple[F32, F32],
+    queries: tuple[F32, F32],
     mixed: F32,
     share: F32,
     first_view: int,
 ) -> None:
-    """Rows from one on of u8[n, stride] -> mixed f32[k, N, C], share f32[k, N]; asked: numba_backend._queries."""
+    """Attend to k views from `first_view` on; fill mixed f32[k, N, C] and share f32[k, N].
+
+    rows: u8[n, stride]. queries: u and c of N heads, as numba_backend._pack_queries lays them out.
+    """
     x, scale, logits, weights, spare, shares, sums = scratch
-    u, c = asked
-    count, columns, flat, queries = len(layout.order), mixed.shape[1], rows.reshape(-1), u.reshape(-1)
+    u, c = queries
+    count, columns, flat, flat_u = len(layout.order), mixed.shape[1], rows.reshape(-1), u.reshape(-1)
     for view in range(len(mixed)):
         start = (first_view + view) * rows.shape[1]
         _decode(flat, start, layout, x)
-        _factors(flat, start, layout, scale)
+        _read_factors(flat, start, layout, scale)
         for block in range(u.shape[0]):
-            at = block * u.shape[1] * 8
+            u_at = block * u.shape[1] * 8
             row = 0
             while row < count:
                 tile = 14 if count - row >= 14 else 7 if count - row >= 7 else 1
-                place = (row * layout.stride, layout.stride, at, 8, row * 8, 8, layout.length[row])
-                _dots(x, queries, spare, place, tile)
+                offsets = (row * layout.stride, layout.stride, u_at, 8, row * 8, 8, layout.length[row])
+                _dot_products(x, flat_u, spare, offsets, tile)
                 row += tile
             _to_patches(layout, spare, scale, logits)
             llvm_intrinsics.softmax(logits, c, shares, (count, block * 8))
@@ -101,26 +108,29 @@ def attend_views(
 
 @compiled
 def project_views(projection: Projection, mixed: F32, share: F32, texts: F32, spare: F32, scores: F32) -> None:
-    """mixed f32[k, Q H, C], share f32[k, Q H], texts f32[Q, D'] of unit length -> scores f32[k, Q]."""
+    """Fill scores f32[k, Q] from mixed f32[k, Q H, C] and share f32[k, Q H].
+
+    texts: f32[Q, D'] of unit length. spare: f32[3, k Q, stride], scratch memory.
+    """
     heads, blocks, channels, _ = projection.value.shape
     value, out = projection.value.reshape(-1), projection.out.reshape(-1)
     queries, dim, step = len(texts), mixed.shape[2], spare.shape[2]
     count = len(mixed) * queries
     head, joined, pooled = spare[0].reshape(-1), spare[1].reshape(-1), spare[2].reshape(-1)
     for h in range(heads):
-        for i in range(count):  # rows a power of two apart would fall on the same lines of the cache
+        for i in range(count):  # Rows at a distance of a power of two would compete for the same cache lines.
             for j in range(dim):
                 head[i * step + j] = mixed[i // queries, i % queries * heads + h, j]
         for block in range(blocks):
-            at = (h * blocks + block) * 8
-            _dots(head, value, joined, (0, step, at * channels, 8, at, step, dim), count)
+            out_at = (h * blocks + block) * 8
+            _dot_products(head, value, joined, (0, step, out_at * channels, 8, out_at, step, dim), count)
         for i in range(count):
-            whole = share[i // queries, i % queries * heads + h]
+            total = share[i // queries, i % queries * heads + h]
             for j in range(blocks * 8):
-                joined[i * step + h * blocks * 8 + j] += whole * projection.value_bias[h, j]
+                joined[i * step + h * blocks * 8 + j] += total * projection.value_bias[h, j]
     for block in range(len(projection.out)):
-        place = (0, step, block * 8 * heads * blocks * 8, 8, block * 8, step, heads * blocks * 8)
-        _dots(joined, out, pooled, place, count)
+        offsets = (0, step, block * 8 * heads * blocks * 8, 8, block * 8, step, heads * blocks * 8)
+        _dot_products(joined, out, pooled, offsets, count)
     for i in range(count):
         product, square = np.float32(0), np.float32(0)
         for j in range(len(projection.out_bias)):
@@ -131,67 +141,68 @@ def project_views(projection: Projection, mixed: F32, share: F32, texts: F32, sp
 
 
 @compiled
-def _factors(flat: NDArray[np.uint8], start: int, layout: Layout, scale: F32) -> None:
-    """What each row is multiplied by, f32[R]."""
+def _read_factors(flat: NDArray[np.uint8], start: int, layout: Layout, scale: F32) -> None:
+    """Read the factor of each row of the view that begins at byte `start` into scale f32[R]."""
     for row in range(len(scale)):
-        if layout.kind == BYTE:
-            llvm_intrinsics.half(flat, scale, scale, (start + layout.factors + 2 * row, row))
+        if layout.kind == INT8:
+            llvm_intrinsics.load_fp16(flat, scale, scale, (start + layout.factors + 2 * row, row))
         elif layout.kind == CODES:
-            scale[row] = layout.loud[flat[start + layout.factors + layout.order[row]]]
+            scale[row] = layout.gains[flat[start + layout.factors + layout.order[row]]]
 
 
 @compiled
 def _decode(flat: NDArray[np.uint8], start: int, layout: Layout, x: F32) -> None:
-    """Stored rows of the view that begins at byte `start` -> the scratch x, but for their factors."""
-    whole, size = layout.dim - layout.dim % 16, layout.dim * (2 - layout.kind)
+    """Decode the view that begins at byte `start` into the scratch x, without the rows' factors."""
+    vectorised, size = layout.dim - layout.dim % 16, layout.dim * (2 - layout.kind)
     for row in range(len(layout.order)):
         at, to = start + row * size, row * layout.stride
         if layout.kind != CODES:
             for i in range(0, size, 64):
-                llvm_intrinsics.fetch(flat, x, x, (at + i + _AHEAD,))
-        if layout.kind == HALF:
-            for i in range(0, whole, 16):
-                llvm_intrinsics.halves(flat, x, x, (at + 2 * i, to + i))
-            for i in range(whole, layout.dim):
-                llvm_intrinsics.half(flat, x, x, (at + 2 * i, to + i))
-        elif layout.kind == BYTE:
-            for i in range(0, whole, 16):
-                llvm_intrinsics.bytes16(flat, x, x, (at + i, to + i))
-            for i in range(whole, layout.dim):
-                llvm_intrinsics.byte(flat, x, x, (at + i, to + i))
-        else:  # a vector may write past its numbers: those of fewer bits come after, and beyond the last, step is 0
+                llvm_intrinsics.prefetch(flat, x, x, (at + i + _PREFETCH_BYTES,))
+        if layout.kind == FP16:
+            for i in range(0, vectorised, 16):
+                llvm_intrinsics.load_fp16x16(flat, x, x, (at + 2 * i, to + i))
+            for i in range(vectorised, layout.dim):
+                llvm_intrinsics.load_fp16(flat, x, x, (at + 2 * i, to + i))
+        elif layout.kind == INT8:
+            for i in range(0, vectorised, 16):
+                llvm_intrinsics.load_int8x16(flat, x, x, (at + i, to + i))
+            for i in range(vectorised, layout.dim):
+                llvm_intrinsics.load_int8(flat, x, x, (at + i, to + i))
+        else:
+            # A vector may write past its values: the next plane overwrites them, and after the last plane step is 0.
             first8, count8, first4, count4, first2, count2 = layout.planes[row]
             for i in range(0, count8, 16):
-                llvm_intrinsics.codes8(flat, x, layout.step, (start + first8 + i, to + i))
+                llvm_intrinsics.decode8(flat, x, layout.step, (start + first8 + i, to + i))
             to += count8
             for i in range(0, count4, 16):
-                llvm_intrinsics.codes4(flat, x, layout.step, (start + first4 + (i >> 1), to + i))
+                llvm_intrinsics.decode4(flat, x, layout.step, (start + first4 + (i >> 1), to + i))
             to += count4
             for i in range(0, count2, 16):
-                llvm_intrinsics.codes2(flat, x, layout.step, (start + first2 + (i >> 2), to + i))
+                llvm_intrinsics.decode2(flat, x, layout.step, (start + first2 + (i >> 2), to + i))
 
 
 @compiled
-def _dots(x: F32, v: F32, out: F32, place: tuple[int, int, int, int, int, int, int], rows: int) -> None:
-    """out[r, :8] = sum_i x[r, i] v[i, :8]; place: offset and row stride of x, v and out, and the number of i."""
-    x_at, x_step, v_at, v_step, out_at, out_step, length = place
+def _dot_products(x: F32, v: F32, out: F32, offsets: tuple[int, int, int, int, int, int, int], rows: int) -> None:
+    """out[r, :8] = sum_i x[r, i] v[i, :8]; offsets: first element and row stride of x, v and out; length."""
+    x_at, x_step, v_at, v_step, out_at, out_step, length = offsets
     row = 0
     while row < rows:
-        here = (x_at + row * x_step, x_step, v_at, v_step, out_at + row * out_step, out_step, length)
+        tile = (x_at + row * x_step, x_step, v_at, v_step, out_at + row * out_step, out_step, length)
         if rows - row >= 14:
-            llvm_intrinsics.dots14(x, v, out, here)
+            llvm_intrinsics.dots14(x, v, out, tile)
             row += 14
         elif rows - row >= 7:
-            llvm_intrinsics.dots7(x, v, out, here)
+            llvm_intrinsics.dots7(x, v, out, tile)
             row += 7
         else:
-            llvm_intrinsics.dots1(x, v, out, here)
+            llvm_intrinsics.dots1(x, v, out, tile)
             row += 1
 
 
 @compiled
 def _to_patches(layout: Layout, dots: F32, scale: F32, logits: F32) -> None:
-    """Dots of rows f32[R, 8] -> logits of patches f32[P, 8]; dots are spent."""
+    """Turn dot products of rows f32[R, 8] into logits of patches f32[P, 8]; `dots` is overwritten."""
     if layout.kind != CODES:
         for row in range(len(scale)):
             for lane in range(8):
@@ -200,25 +211,25 @@ def _to_patches(layout: Layout, dots: F32, scale: F32, logits: F32) -> None:
     for row in range(len(scale)):
         for lane in range(8):
             logits[layout.order[row] * 8 + lane] = dots[row * 8 + lane] * scale[row]
-    _turn(layout, 0, logits, dots)
+    _cosine_transform(layout, 0, logits, dots)
 
 
 @compiled
 def _to_rows(layout: Layout, weights: F32, scale: F32, out: F32, spare: F32) -> None:
-    """Weights of patches f32[P, 8] -> of rows f32[R, 8]; weights are spent."""
+    """Turn weights of patches f32[P, 8] into weights of rows f32[R, 8]; `weights` is overwritten."""
     if layout.kind == CODES:
-        _turn(layout, 1, weights, spare)
+        _cosine_transform(layout, 1, weights, spare)
     for row in range(len(scale)):
         for lane in range(8):
             out[row * 8 + lane] = weights[layout.order[row] * 8 + lane] * scale[row]
 
 
 @compiled
-def _turn(layout: Layout, way: int, values: F32, spare: F32) -> None:
-    """The cosine transform of values f32[G, W, 8], in place."""
-    high, wide = layout.down.shape[1], layout.along.shape[1]
-    down, along = layout.down[way].reshape(-1), layout.along[way].reshape(-1)
+def _cosine_transform(layout: Layout, direction: int, values: F32, spare: F32) -> None:
+    """Transform values f32[G, W, 8] in place; direction 0 is to patches, 1 to frequencies."""
+    high, wide = layout.column_transform.shape[1], layout.row_transform.shape[1]
+    columns, rows = layout.column_transform[direction].reshape(-1), layout.row_transform[direction].reshape(-1)
     for row in range(high):
-        _dots(along, values, spare, (0, wide, row * wide * 8, 8, row * wide * 8, 8, wide), wide)
+        _dot_products(rows, values, spare, (0, wide, row * wide * 8, 8, row * wide * 8, 8, wide), wide)
     for column in range(wide):
-        _dots(down, spare, values, (0, high, column * 8, wide * 8, column * 8, wide * 8, high), high)
+        _dot_products(columns, spare, values, (0, high, column * 8, wide * 8, column * 8, wide * 8, high), high)

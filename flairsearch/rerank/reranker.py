@@ -99,4 +99,4 @@ class Reranker:
     def _projection(self) -> Projection:
         from flairsearch.rerank import numba_backend
 
-        return numba_backend.project_with(self._weights)
+        return numba_backend.pack_projection(self._weights)

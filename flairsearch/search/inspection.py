@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flairsearch.core.hits import PhraseMatch
 from flairsearch.core.types import Box, EncodedQuery, EncodedText, EncodedViews, Frame, PoolWeights
-from flairsearch.regions.boxes import area, inside, merge
+from flairsearch.regions.boxes import area, merge_regions, patch_mask
 from flairsearch.regions.locator import Locator
 from flairsearch.search.aggregation import aggregate_views
 from flairsearch.search.places import ContentMatch, RankedContent
@@ -99,7 +99,7 @@ class Inspector:
         heats, found = zip(*(self._locator.find(encoded, frame, text) for encoded, frame in views), strict=True)
         frame = views[0][1]
         heats[0].flags.writeable = False  # The memo hands the same array to every later search.
-        regions = tuple(region for region in merge(chain(*found)) if _is_wanted(region.box, frame, query))
+        regions = tuple(region for region in merge_regions(chain(*found)) if _is_wanted(region.box, frame, query))
         return PhraseMatch(text.text, score, regions, heats[0], frame)
 
     def _meets_conditions(
@@ -128,7 +128,7 @@ class Inspector:
         left, top, right, bottom = zip(*(phrase.regions[0].box for phrase in phrases), strict=True)
         around = min(left), min(top), max(right), max(bottom)
         encoded, frame = max(views, key=lambda view: _coverage(around, view[1]))
-        part = inside(frame.to_view(around), round(encoded.tokens.shape[1] ** 0.5))[None]
+        part = patch_mask(frame.to_view(around), round(encoded.tokens.shape[1] ** 0.5))[None]
         return np.array([self._locator.score_parts(encoded.tokens[0], text, part)[0] for text in exclusions])
 
     def _match(

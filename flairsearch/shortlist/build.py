@@ -14,7 +14,7 @@ from flairsearch.core.arrays import chunks
 from flairsearch.core.protocols import Encoder
 from flairsearch.core.settings import MAX_EXHAUSTIVE_VIEWS
 from flairsearch.shortlist.predictor_file import PredictorFile
-from flairsearch.shortlist.score_predictor import ASKED, FIT_SAMPLE_VIEWS, ScorePredictor, fit
+from flairsearch.shortlist.score_predictor import ANCHOR_TEXTS, FIT_SAMPLE_VIEWS, ScorePredictor, fit
 from flairsearch.shortlist.shortlist import drop_kept, last_places
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset
@@ -32,7 +32,7 @@ class PredictorPolicy:
     """An index of at most this number of views has no predictor."""
     sample_views: int = FIT_SAMPLE_VIEWS
     """This number of views, evenly spaced, are scored for all prompts."""
-    asked_texts: int = ASKED
+    anchor_texts: int = ANCHOR_TEXTS
     """Every view is scored for this number of the prompts."""
     read_views: int = 32
     """The tokens of this number of views are in memory at once."""
@@ -90,10 +90,10 @@ def _fit_views(snapshot: Snapshot, catalog: Catalog, encoder: Encoder, policy: P
         chosen, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         if not len(chosen):
             return
-        predictor = fit(scorer.vectors, sample, asked=policy.asked_texts)
+        predictor = fit(scorer.vectors, sample, anchors=policy.anchor_texts)
         drop_kept(snapshot, predictor)
         file.start(predictor)
-        file.append(predictor, chosen, predictor.codes(sample[:, predictor.asked]), snapshot.generation)
+        file.append(predictor, chosen, predictor.codes(sample[:, predictor.anchors]), snapshot.generation)
     missing = ids[last_places(file, predictor, file.rows(predictor, snapshot.generation), ids) < 0]
     if len(missing):
         drop_kept(snapshot, predictor)
@@ -119,7 +119,7 @@ def _anchor_scorer(encoder: Encoder, predictor: ScorePredictor) -> TextBatchScor
     """Scores views for the prompts that the codes are made from."""
     from flairsearch.rerank.many_texts import TextBatchScorer
 
-    texts = encoder.fold(predictor.texts[predictor.asked])
+    texts = encoder.fold(predictor.texts[predictor.anchors])
     return TextBatchScorer(texts, encoder.pool_weights, encoder.device)
 
 

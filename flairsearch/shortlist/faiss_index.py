@@ -1,4 +1,4 @@
-"""Pooled vectors -> nearest views (FAISS, exact). A cache on disk, made again from the segments; never the truth."""
+"""Exact nearest-neighbour search over the global tokens by FAISS, with a derived file that can always be rebuilt."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from flairsearch.core.arrays import positions_of
 from flairsearch.core.types import Candidates
-from flairsearch.store.derived_files import is_whole
+from flairsearch.store.derived_files import checksum_matches
 
 
 class FaissIndex:
-    """Inner product of unit vectors, kept as float16: 2 D bytes a view, memory-mapped when they come from a file."""
+    """A flat inner-product index of float16 unit vectors, 2 D bytes per view; memory-mapped if loaded from a file."""
 
     def __init__(self, ids: NDArray[np.int64], index: faiss.Index) -> None:
-        """ids i64[N]: the views of the index's vectors, ascending."""
+        """ids: i64[N], the view of each vector of the index, ascending."""
         self._ids, self._index = ids, index
 
     @staticmethod
     def build(ids: NDArray[np.int64], dim: int, pooled: Iterable[NDArray[np.float16]]) -> FaissIndex:
-        """pooled: unit vectors f16[n, D] of the views `ids`, in their order, in pieces."""
+        """Build an index of views `ids` i64[N]. pooled: their unit vectors in order, in pieces f16[n, D]."""
         index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         for piece in pooled:
             index.add(np.ascontiguousarray(piece, np.float32))
@@ -36,12 +36,12 @@ class FaissIndex:
 
     @staticmethod
     def load(path: Path, ids: NDArray[np.int64], dim: int) -> FaissIndex | None:
-        """None when the file is not a prefilter of these views, or not what was written: FAISS believes what it reads.
+        """Return the index in a file; None if it is damaged or not an index of these views.
 
-        The file's name carries its CRC-32 (store/derived_files.py).
+        The checksum in the file's name is verified first, because FAISS does not validate what it reads.
         """
         try:
-            if not is_whole(path):
+            if not checksum_matches(path):
                 return None
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except (OSError, RuntimeError):
@@ -52,29 +52,29 @@ class FaissIndex:
         return len(self._ids)
 
     def search(self, text: NDArray[np.float32], count: int, among: NDArray[np.int64] | None = None) -> Candidates:
-        """text f32[D], any length -> the `count` views of largest cosine; ties by view id.
+        """Return the `count` views with the largest cosine to a text vector f32[D] of any length; ties by view id.
 
-        among: view ids i64[n], ascending: others are passed over, and cost next to nothing.
+        among: view ids i64[n], ascending; only these views are searched.
         """
-        chosen = None if among is None else positions_of(self._ids, among)
-        total = len(self) if chosen is None else len(chosen)
+        allowed = None if among is None else positions_of(self._ids, among)
+        total = len(self) if allowed is None else len(allowed)
         count = min(count, total)
         if not count:
             return Candidates(np.zeros(0, np.int64), np.zeros(0, np.float32))
         unit = (text / max(float(np.linalg.norm(text)), 1e-12))[None].astype(np.float32)
-        options = None if chosen is None else _only(chosen, len(self))
+        options = None if allowed is None else _restrict_to(allowed, len(self))
         fetch = min(count + 1, total)
-        scores, places = self._index.search(unit, fetch, params=options)
-        while fetch < total and scores[0, -1] == scores[0, count - 1]:  # FAISS cuts a tie anywhere: see it whole
+        scores, positions = self._index.search(unit, fetch, params=options)
+        while fetch < total and scores[0, -1] == scores[0, count - 1]:  # A tie at the cut must be fetched whole.
             fetch = min(2 * fetch, total)
-            scores, places = self._index.search(unit, fetch, params=options)
-        order = np.lexsort((places[0], -scores[0]))[:count]
-        return Candidates(self._ids[places[0][order]], scores[0][order])
+            scores, positions = self._index.search(unit, fetch, params=options)
+        order = np.lexsort((positions[0], -scores[0]))[:count]
+        return Candidates(self._ids[positions[0][order]], scores[0][order])
 
 
-def _only(chosen: NDArray[np.int64], total: int) -> faiss.SearchParameters:
-    """FAISS looks at these places only, i64[n], of a total: a bit for each."""
+def _restrict_to(positions: NDArray[np.int64], total: int) -> faiss.SearchParameters:
+    """Return parameters that restrict a search to positions i64[n] of `total` vectors, as a bit mask."""
     mask = np.zeros(total, np.bool_)
-    mask[chosen] = True
+    mask[positions] = True
     selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # type: ignore[call-arg, arg-type]
     return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]

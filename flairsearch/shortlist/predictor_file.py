@@ -1,11 +1,11 @@
-"""fitted/: a fit and the codes of views (shortlist/score_predictor.py).
+"""The files of an index's score predictor and of the codes of its views (shortlist/score_predictor.py).
 
-Derived from the stored tokens, but costly, so kept.
+They are derived from the stored tokens, but kept, because computing them is expensive.
 
-    fitted/map.npz   the fit
-    fitted/codes     a row a view: its id, the catalogue's generation when it was written, codes i8[W], CRC-32
+    fitted/map.npz   the predictor
+    fitted/codes     one row per view: its id, the catalogue's generation at the time of writing, code i8[W], CRC-32
 
-Rows are only ever appended; the last one of a view counts. Of views without a whole row the global token has to do.
+Rows are appended; the last intact row of a view counts. Views without one are ranked by their global tokens.
 """
 
 from __future__ import annotations
@@ -22,115 +22,115 @@ from numpy.typing import NDArray
 from flairsearch.core.atomic_file import atomic_path, atomic_write
 from flairsearch.shortlist.score_predictor import ScorePredictor
 
-CODES_OFFSET_BYTES = 16  # bytes of a row before its codes
+CODES_OFFSET_BYTES = 16  # A row's code is preceded by this number of bytes.
 
 
 class PredictorFile:
-    """The folder of one index."""
+    """The predictor and the codes of one index."""
 
     def __init__(self, index: Path, dim: int) -> None:
         self._folder, self._dim = index / "fitted", dim
 
     @property
-    def _rows(self) -> Path:
+    def _codes_file(self) -> Path:
         return self._folder / "codes"
 
     def fit(self) -> ScorePredictor | None:
-        """None where there is none yet, or a damaged one."""
+        """Return the predictor; None if there is none yet or its file is damaged."""
         return ScorePredictor.load(self._folder / "map.npz", self._dim)
 
     def rows(self, fit: ScorePredictor, generation: int) -> NDArray[np.void]:
-        """Rows of (view, generation, codes, crc) up to a generation, memory-mapped; not a part of one at the end.
+        """Return the complete rows (view, generation, codes, crc) up to a generation, memory-mapped.
 
-        Rows of a later generation are those of a future that a backup put back has not: their ids may mean other views.
-        None where the file cannot be read.
+        Rows newer than the catalogue are ignored: after restoring an older backup, their view ids may have been reused.
+        The result is empty if the file cannot be read.
         """
-        kind = _row(len(fit.steps))
+        dtype = _row_dtype(len(fit.quant_steps))
         try:
-            with self._rows.open("rb") as stream:  # one file, whatever another process puts in its place meanwhile
-                count = os.fstat(stream.fileno()).st_size // kind.itemsize
+            with self._codes_file.open("rb") as stream:  # Another process may replace the file meanwhile.
+                count = os.fstat(stream.fileno()).st_size // dtype.itemsize
                 if not count:
-                    return np.zeros(0, kind)
-                rows = np.memmap(stream, kind, "r", shape=(count,)).view(np.ndarray)
+                    return np.zeros(0, dtype)
+                rows = np.memmap(stream, dtype, "r", shape=(count,)).view(np.ndarray)
         except OSError:
-            return np.zeros(0, kind)
+            return np.zeros(0, dtype)
         while count and rows["generation"][count - 1] > generation:
             count -= 1
         return rows[:count]
 
-    def whole(self, fit: ScorePredictor, rows: NDArray[np.void]) -> NDArray[np.bool_]:
-        """Which rows are what was written for this fit, bool[n]."""
-        expected: NDArray[np.bool_] = rows["crc"] == np.asarray(_checksums(fit, rows), np.uint32)
-        return expected
+    def intact(self, fit: ScorePredictor, rows: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Return which rows have the right checksum and belong to this predictor, bool[n]."""
+        matches: NDArray[np.bool_] = rows["crc"] == np.asarray(_checksums(fit, rows), np.uint32)
+        return matches
 
     def size(self) -> int:
-        """Bytes of all rows."""
+        """Return the size of all rows in bytes."""
         try:
-            return self._rows.stat().st_size
+            return self._codes_file.stat().st_size
         except OSError:
             return 0
 
-    # -- for the one writer of the index
+    # -- Only the writer of the index may call the methods below.
 
     def start(self, fit: ScorePredictor) -> None:
-        """A new fit; codes of an older one go."""
+        """Save a new predictor and remove the codes of an older one. Raises OSError."""
         self.remove()
         self._folder.mkdir()
         with atomic_path(self._folder / "map.npz") as part:
             fit.save(part)
 
     def remove(self) -> None:
-        """The fit and all codes go."""
+        """Remove the predictor and all codes. Raises OSError."""
         if self._folder.is_dir() and not self._folder.is_symlink():
             shutil.rmtree(self._folder)
         else:
             self._folder.unlink(missing_ok=True)
 
     def drop_after(self, last: int, generation: int) -> None:
-        """Rows of views with a larger id than the `last` one there is, and of later generations, go. Raises OSError.
+        """Remove rows of views with ids above `last`, and of generations above `generation`. Raises OSError.
 
-        The others keep their places: caches know those (shortlist/shortlist.py).
+        Other rows keep their positions, because derived files refer to them (shortlist/shortlist.py).
         """
         fit = self.fit()
         if fit is None:
             return
         rows = self.rows(fit, generation)
-        lost = rows["view"] > last
-        if lost.any():
+        is_stale = rows["view"] > last
+        if is_stale.any():
             rows = rows.copy()
-            rows[lost] = 0
+            rows[is_stale] = 0
             self._replace(rows)
-        elif self._has_more(rows):
+        elif self._has_rows_after(rows):
             self._replace(rows)
 
     def append(self, fit: ScorePredictor, views: NDArray[np.int64], codes: NDArray[np.int8], generation: int) -> None:
-        """Rows of views i64[n], codes i8[n, W]; after this they survive a power cut. Raises OSError."""
-        rows = np.zeros(len(views), _row(len(fit.steps)))
+        """Append rows for views i64[n] with codes i8[n, W], and make them durable. Raises OSError."""
+        rows = np.zeros(len(views), _row_dtype(len(fit.quant_steps)))
         rows["view"], rows["generation"], rows["codes"] = views, generation, codes
         rows["crc"] = _checksums(fit, rows)
         kept = self.rows(fit, generation)
-        if self._has_more(kept):  # of a future that is lost
+        if self._has_rows_after(kept):  # These rows are of later generations than a restored backup.
             self._replace(kept)
-        with self._rows.open("ab") as stream:
-            stream.truncate(len(kept) * rows.itemsize)  # what a kill left of a row
+        with self._codes_file.open("ab") as stream:
+            stream.truncate(len(kept) * rows.itemsize)  # A killed process may have left part of a row.
             stream.write(rows.tobytes())
             stream.flush()
             os.fsync(stream.fileno())
 
-    def _has_more(self, kept: NDArray[np.void]) -> bool:
-        """Whether whole rows follow those."""
-        return self._rows.is_file() and self._rows.stat().st_size >= (len(kept) + 1) * kept.itemsize
+    def _has_rows_after(self, kept: NDArray[np.void]) -> bool:
+        """Whether the file has complete rows after the kept ones."""
+        return self._codes_file.is_file() and self._codes_file.stat().st_size >= (len(kept) + 1) * kept.itemsize
 
     def _replace(self, kept: NDArray[np.void]) -> None:
-        """By another file, as a reader may have the rows that go mapped."""
-        with atomic_write(self._rows) as stream:
+        """Replace the file by one with the kept rows; readers may still have the old file mapped. Raises OSError."""
+        with atomic_write(self._codes_file) as stream:
             stream.write(kept.view(np.uint8).data)
 
 
-def _row(width: int) -> Any:
+def _row_dtype(width: int) -> Any:
     return np.dtype([("view", "<i8"), ("generation", "<i8"), ("codes", "i1", (width,)), ("crc", "<u4")])
 
 
 def _checksums(fit: ScorePredictor, rows: NDArray[np.void]) -> list[int]:
-    """CRC-32 of the fit's, then of the bytes of each row but the last four."""
+    """Return the CRC-32 of each row's bytes without the last four, seeded with the predictor's CRC-32."""
     return [zlib.crc32(row[:-4].data, fit.crc) for row in rows.view(np.uint8).reshape(len(rows), rows.itemsize)]

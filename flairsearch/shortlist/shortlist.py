@@ -15,7 +15,7 @@ from flairsearch.core.types import Candidates
 from flairsearch.shortlist.code_scan import PREFIX_DIMS, CodeScan, prefix_of
 from flairsearch.shortlist.predictor_file import CODES_OFFSET_BYTES, PredictorFile
 from flairsearch.shortlist.score_predictor import ScorePredictor
-from flairsearch.store.derived_files import DerivedFiles, is_whole
+from flairsearch.store.derived_files import DerivedFiles, checksum_matches
 from flairsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ class Shortlist:
 
     def __init__(self, snapshot: Snapshot, is_compiled: bool = True) -> None:
         """is_compiled: codes are multiplied by loops that numba compiles; else by numpy, which loads at once."""
-        self._snapshot, self._is_compiled = snapshot, is_compiled
+        self._snapshot = snapshot
         file = PredictorFile(snapshot.folder, snapshot.dim)
         self._predictor = file.fit()
         self._scan: CodeScan | None = None
         self._without_codes = snapshot.views.id
         if self._predictor is not None:
-            self._scan, self._without_codes = _open_codes(snapshot, file, self._predictor)
+            self._scan, self._without_codes = _open_codes(snapshot, file, self._predictor, is_compiled)
         self._building = Lock()  # Two threads must not build the same index.
 
     @property
@@ -81,7 +81,7 @@ class Shortlist:
         if self._predictor is None or self._scan is None or not len(self._scan):
             return self._global_index.search(mean, count, among)
         features = np.stack([self._predictor.features(text) for text in several])
-        predicted = self._scan.search(shares @ features, count, among, is_compiled=self._is_compiled)
+        predicted = self._scan.search(shares @ features, count, among)
         first = self._without_codes
         if len(first):
             first = self._global_index.search(mean, max(count // 2, count - len(predicted.views)), among).views
@@ -106,7 +106,7 @@ def make_derived_files(snapshot: Snapshot) -> None:
     with suppress(OSError):
         if predictor is None:
             if snapshot.cache.find(_GLOBAL) is None:
-                with snapshot.cache.writing(_GLOBAL) as path:
+                with snapshot.cache.atomic_write(_GLOBAL) as path:
                     _build_global_index(snapshot).save(path)
         elif snapshot.cache.find(_kind(predictor)) is None:
             _save_codes(snapshot, file, predictor)
@@ -127,7 +127,7 @@ def _kept_global_index(snapshot: Snapshot) -> FaissIndex | None:
 
 
 def _open_codes(
-    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor
+    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor, is_compiled: bool
 ) -> tuple[CodeScan, NDArray[np.int64]]:
     """The codes of all views that have some; the ids of the other views."""
     ids, rows = snapshot.views.id, file.rows(predictor, snapshot.generation)
@@ -136,9 +136,9 @@ def _open_codes(
     places, prefixes = kept or _find_codes(snapshot, file, predictor)
     has_codes = places >= 0
     if has_codes.all():
-        return CodeScan(ids, prefixes, places, flat, CODES_OFFSET_BYTES), ids[:0]
-    scan = CodeScan(ids[has_codes], prefixes[has_codes], places[has_codes], flat, CODES_OFFSET_BYTES)
-    return scan, ids[~has_codes]
+        return CodeScan(ids, prefixes, places, flat, CODES_OFFSET_BYTES, is_compiled), ids[:0]
+    chosen = (ids[has_codes], prefixes[has_codes], places[has_codes])
+    return CodeScan(*chosen, flat, CODES_OFFSET_BYTES, is_compiled), ids[~has_codes]
 
 
 def _find_codes(
@@ -160,7 +160,7 @@ def _save_codes(snapshot: Snapshot, file: PredictorFile, predictor: ScorePredict
         return
     places, prefixes = _find_codes(snapshot, file, predictor)
     if (places >= 0).all():
-        with snapshot.cache.writing(_kind(predictor)) as path, path.open("wb") as stream:
+        with snapshot.cache.atomic_write(_kind(predictor)) as path, path.open("wb") as stream:
             stream.write(places.astype("<i8").data)
             stream.write(prefixes.data)
 
@@ -169,7 +169,7 @@ def _load(cache: DerivedFiles, kind: str, count: int, rows: int) -> tuple[NDArra
     """Of each view the place of its row i64[N], and its head i8[N, HEAD], memory-mapped; None without a file."""
     file = cache.find(kind)
     try:
-        if file is None or not count or file.stat().st_size != count * (8 + PREFIX_DIMS) or not is_whole(file):
+        if file is None or not count or file.stat().st_size != count * (8 + PREFIX_DIMS) or not checksum_matches(file):
             return None
         data = np.memmap(file, np.uint8, "r").view(np.ndarray)
     except OSError:
@@ -198,7 +198,7 @@ def last_places(
     for start in range(0, len(rows), _PIECE):
         piece = rows[start : start + _PIECE]
         at = np.searchsorted(views, piece["view"])
-        good = (at < len(views)) & file.whole(predictor, piece)
+        good = (at < len(views)) & file.intact(predictor, piece)
         good[good] = views[at[good]] == piece["view"][good]
         places[at[good]] = start + np.flatnonzero(good)  # Of several rows of one view the last one stays.
     return places

@@ -50,7 +50,7 @@ class Catalog:
     def __init__(self, folder: Path, create: bool = False) -> None:
         """Raises StoreError when the catalogue is missing, is not one, or is of a newer format."""
         self._database = Database(folder, create)
-        self.census = IndexStatistics(folder, self._database)
+        self.statistics = IndexStatistics(folder, self._database)
 
     def close(self) -> None:
         """Its connections."""

@@ -1,4 +1,7 @@
-"""prefilter/GENERATION-CRC.KIND: files of one state of the index that can be made again. Never the truth."""
+"""Files derived from one snapshot of the index, prefilter/GENERATION-CRC.KIND.
+
+They can be rebuilt from the catalogue and the segments at any time. A file's name carries the CRC-32 of its contents.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_READ = 1 << 20  # bytes at once
+_CHUNK_BYTES = 1 << 20  # Checksums read this number of bytes at a time.
 
 
 class DerivedFiles:
-    """The files of one generation; the name carries the CRC-32 of what is in them."""
+    """The derived files of one generation."""
 
     def __init__(self, folder: Path, generation: int) -> None:
         self._folder, self._generation = folder, generation
 
     def find(self, kind: str) -> Path | None:
-        """The file of this kind for this generation; None when there is none."""
+        """Return the file of a kind for this generation; None if there is none."""
         return next(self._folder.glob(f"{self._generation:06d}-*.{kind}"), None)
 
     @contextmanager
-    def writing(self, kind: str) -> Iterator[Path]:
-        """A path to write to; on leaving, the file gets its name and all others that are not of a newer generation go.
+    def atomic_write(self, kind: str) -> Iterator[Path]:
+        """Give a path to write to; on success, rename the file and remove files of its kind of older generations.
 
-        Raises OSError when the folder cannot be written; nothing is left of the file then.
+        Raises OSError if the folder cannot be written; a partial file is removed.
         """
         self._folder.mkdir(exist_ok=True)
-        part = self._folder / f"{secrets.token_hex(8)}.{kind}.part"  # several processes may write the same one
+        part = self._folder / f"{secrets.token_hex(8)}.{kind}.part"  # Two processes may write at the same time.
         try:
             yield part
             with part.open("rb") as stream:
@@ -38,43 +41,43 @@ class DerivedFiles:
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-        # Others of this generation go too: an earlier flairsearch may have written another format.
+        # Other files of this generation are removed, too: an earlier flairsearch may have written another format.
         for other in self._folder.glob(f"*.{kind}"):
             number = other.name.partition("-")[0]
             if number.isdigit() and int(number) <= self._generation and other != file:
-                with suppress(OSError):  # in use, where a system does not let such files go
+                with suppress(OSError):  # Some systems do not remove files that are in use.
                     other.unlink()
 
 
 def checksum(file: Path) -> int:
-    """CRC-32 of a file."""
+    """Return the CRC-32 of a file. Raises OSError."""
     value = 0
     with file.open("rb") as stream:
-        while piece := stream.read(_READ):
+        while piece := stream.read(_CHUNK_BYTES):
             value = zlib.crc32(piece, value)
     return value
 
 
-def is_whole(file: Path) -> bool:
-    """Whether a file has the CRC-32 that its name says."""
+def checksum_matches(file: Path) -> bool:
+    """Whether a file's contents match the CRC-32 in its name. Raises OSError."""
     return file.stem.partition("-")[2] == f"{checksum(file):08x}"
 
 
 def drop_damaged(folder: Path) -> list[Path]:
-    """Remove files that are not what was written, and return them: the next search makes them again."""
-    bad = []
+    """Remove damaged files and return their paths; the next search rebuilds them."""
+    removed = []
     for file in sorted(folder.glob("*-*.*")):
-        with suppress(OSError):  # gone meanwhile, or not ours to read
-            if not is_whole(file):
+        with suppress(OSError):  # The file may be gone meanwhile, or unreadable for this user.
+            if not checksum_matches(file):
                 file.unlink()
-                bad.append(file)
-    return bad
+                removed.append(file)
+    return removed
 
 
 def drop_leftovers(folder: Path, generation: int) -> None:
-    """Remove what nobody will read: parts that a power cut left, and files of a future that a backup put back has not.
+    """Remove partial files left by a power cut, and files of later generations left by restoring an older backup.
 
-    For the one writer of an index in this generation.
+    Only the writer of the index may call this; generation: the catalogue's.
     """
     for file in [*folder.glob("*.part"), *folder.glob("*-*.*")]:
         number = file.name.partition("-")[0]

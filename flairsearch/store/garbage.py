@@ -1,4 +1,4 @@
-"""Removes files of an index that nothing in its catalogue names: what was written and never committed, or replaced."""
+"""Removes files of an index that its catalogue does not name: uncommitted or replaced ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from flairsearch.store.derived_files import drop_leftovers
 
 
 def remove_garbage(index: Path, catalog: Catalog, label: str) -> None:
-    """For the one writer of an index.
+    """Remove all garbage; only the writer of the index may call this. Raises OSError.
 
-    label: the codec of new segments, as the catalogue names it; its basis stays, used or not.
+    label: the codec of new segments, as the catalogue names it; its basis is kept even if it is not yet used.
     """
     segments = catalog.segments()
     live = {number for number, _, _ in segments}

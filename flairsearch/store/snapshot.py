@@ -105,7 +105,7 @@ class Snapshot:
     def _pooled(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
         result = np.empty((len(positions), 2 * self.dim), np.uint8)
         for start, stop, segment, rows in self._segment_runs(positions):
-            segment.pooled.take(rows, result[start:stop])
+            segment.pooled.gather(rows, result[start:stop])
         return result.view("<f2")
 
     def contents(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -169,7 +169,7 @@ class Snapshot:
         """
         positions = self._positions(views)
         probes = self._segment_runs(positions[:: max(1, len(positions) // PROBES)])
-        if not all(segment.tokens.are_cached(rows) for _, _, segment, rows in probes):
+        if not all(segment.tokens.in_page_cache(rows) for _, _, segment, rows in probes):
             for _, _, segment, rows in self._segment_runs(positions):
                 segment.tokens.prefetch(rows)
         piece = np.empty((min(piece_views, len(views)), self._codec_of(views).stride), np.uint8)
@@ -197,7 +197,7 @@ class Snapshot:
     def _read(self, positions: NDArray[np.int64], into: NDArray[np.uint8]) -> None:
         """Positions i64[n] of one codec -> the first n rows of u8[K, stride]."""
         for start, stop, segment, rows in self._segment_runs(positions):
-            segment.tokens.take(rows, into[start:stop])
+            segment.tokens.gather(rows, into[start:stop])
 
     def _codec_of(self, views: NDArray[np.int64]) -> Codec:
         return self._segments[int(self.views.segment[self._positions(views[:1])[0]])].codec

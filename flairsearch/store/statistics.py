@@ -1,4 +1,4 @@
-"""What a person asks of an index: photos of each folder, what its bytes are for, what the last run did and left out."""
+"""Statistics of an index: photos per folder, bytes per purpose, the last run and the files it skipped."""
 
 from __future__ import annotations
 
@@ -18,58 +18,59 @@ from flairsearch.store.database import Database
 if TYPE_CHECKING:
     from flairsearch.store.catalog import Catalog
 
-PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")  # of an index's bytes
+PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")
+"""The purposes that the bytes of an index are counted for."""
 _LAST_RUN = "last-run.json"
 
 
 class IndexStatistics:
-    """One index, by its folder and its catalogue."""
+    """Statistics of one index, read from its folder and its catalogue."""
 
     def __init__(self, folder: Path, database: Database) -> None:
         self._folder, self._database = folder, database
 
     def photos(self) -> dict[str, int]:
-        """Absolute path of each root -> how many images it has."""
+        """Return the number of images of each root, by its absolute path."""
         query = "SELECT path, (SELECT count(*) FROM images WHERE images.root = roots.id) FROM roots"
         with self._database.read() as connection:
             return dict(connection.execute(query))
 
     def skipped(self) -> list[Skipped]:
-        """What the last run left out."""
+        """Return the files that the last run skipped."""
         with self._database.read() as connection:
             return [Skipped(*row) for row in connection.execute("SELECT path, reason FROM skipped")]
 
-    def replace_skipped(self, found: Sequence[Skipped]) -> None:
-        """Remember what a run left out."""
+    def replace_skipped(self, skipped: Sequence[Skipped]) -> None:
+        """Store the files that a run skipped, in place of those of the run before."""
         with self._database.write() as connection:
             connection.execute("DELETE FROM skipped")
-            connection.executemany("INSERT INTO skipped VALUES (?, ?)", [(s.path, s.reason) for s in found])
+            connection.executemany("INSERT INTO skipped VALUES (?, ?)", [(s.path, s.reason) for s in skipped])
 
     def sizes(self) -> dict[str, int]:
-        """Bytes on disk of each of PARTS."""
+        """Return the bytes on disk of each of PARTS."""
         sizes = dict.fromkeys(PARTS, 0)
         for path, size in _files(os.fspath(self._folder)):
             sizes[_part_of(os.path.relpath(path, self._folder))] += size
         return sizes
 
     def last_run(self) -> IndexRun | None:
-        """None where no run was written down, or it cannot be read."""
+        """Return the last run; None if there is no readable record of one."""
         try:
-            found = json.loads((self._folder / _LAST_RUN).read_text(encoding="utf-8"))
-            run = IndexRun(**found)
+            fields = json.loads((self._folder / _LAST_RUN).read_text(encoding="utf-8"))
+            run = IndexRun(**fields)
         except (OSError, ValueError, TypeError, RecursionError):
             return None
-        return run if all(isinstance(value, int | float) for value in found.values()) else None
+        return run if all(isinstance(value, int | float) for value in fields.values()) else None
 
     def save_run(self, run: IndexRun) -> None:
-        """For the one writer of the index. A full disk costs no more than this note."""
+        """Record a run; only the writer of the index may call this. An error such as a full disk is ignored."""
         with suppress(OSError), atomic_write(self._folder / _LAST_RUN) as stream:
             stream.write((json.dumps(asdict(run)) + "\n").encode())
 
 
 def _files(folder: str) -> Iterator[tuple[str, int]]:
-    """Path and size of every file below."""
-    with suppress(OSError), os.scandir(folder) as scan:  # a writer may remove it meanwhile
+    """Yield path and size of every file below a folder."""
+    with suppress(OSError), os.scandir(folder) as scan:  # A writer may remove the folder meanwhile.
         for entry in scan:
             if entry.is_dir(follow_symlinks=False):
                 yield from _files(entry.path)
@@ -79,7 +80,7 @@ def _files(folder: str) -> Iterator[tuple[str, int]]:
 
 
 def _part_of(path: str) -> str:
-    """What a file of an index, relative to it, is for."""
+    """Return which of PARTS a file counts for; path: relative to the index."""
     top, _, rest = path.replace(os.sep, "/").partition("/")
     if top == "segments":
         return "pooled_vectors" if rest.endswith(".pooled") else "tokens"
@@ -89,10 +90,10 @@ def _part_of(path: str) -> str:
 
 
 def status_of(folder: Path, settings: IndexSettings, catalog: Catalog) -> Status:
-    """What the index holds."""
+    """Return the status of an index."""
     images, views = catalog.counts()
-    census = catalog.census
-    photos, sizes = census.photos(), census.sizes()
+    statistics = catalog.statistics
+    photos, sizes = statistics.photos(), statistics.sizes()
     return Status(
         folder=str(folder),
         model=settings.model,
@@ -103,8 +104,8 @@ def status_of(folder: Path, settings: IndexSettings, catalog: Catalog) -> Status
         images=images,
         views=views,
         bytes=sum(sizes.values()),
-        skipped=tuple(census.skipped()),
+        skipped=tuple(statistics.skipped()),
         photos=photos,
         sizes=sizes,
-        last_run=census.last_run(),
+        last_run=statistics.last_run(),
     )

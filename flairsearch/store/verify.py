@@ -1,4 +1,4 @@
-"""Every stored byte compared with the checksums that were written with it."""
+"""Verification of every stored byte against the checksums in the catalogue."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def verify(
     """Compare every byte with the checksums: yields (views done, views in all, what is damaged among them)."""
     total = len(reader) + len(reader.unreadable_views.id)
     done = len(reader.unreadable_views.id)
-    yield done, total, _name(catalog, reader.unreadable_views.id, reader.unreadable_views.content)
+    yield done, total, _describe(catalog, reader.unreadable_views.id, reader.unreadable_views.content)
     for views in chunks(reader.views.id, limits.read_views):
         sums = catalog.checksums(views.tolist())
         if catalog.generation() != reader.generation:
             raise StoreError("another process has written the index meanwhile - run flairsearch verify again")
-        bad = views[reader.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
+        damaged = views[reader.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
         done += len(views)
-        yield done, total, _name(catalog, bad, reader.contents(bad))
+        yield done, total, _describe(catalog, damaged, reader.contents(damaged))
 
 
-def _name(catalog: Catalog, views: NDArray[np.int64], contents: NDArray[np.int64]) -> list[Damage]:
-    """Damaged views with the photos that need them."""
+def _describe(catalog: Catalog, views: NDArray[np.int64], contents: NDArray[np.int64]) -> list[Damage]:
+    """Return the damage of views i64[K] with contents i64[K], with the paths of the photos that show them."""
     paths = catalog.images_of(np.unique(contents).tolist())
-    found: Sequence[tuple[int, int]] = list(zip(views.tolist(), contents.tolist(), strict=True))
-    return [Damage(view, content, tuple(path for _, path in paths.get(content, []))) for view, content in found]
+    pairs: Sequence[tuple[int, int]] = list(zip(views.tolist(), contents.tolist(), strict=True))
+    return [Damage(view, content, tuple(path for _, path in paths.get(content, []))) for view, content in pairs]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A view whose bytes are not those that were written."""
+    """A view whose bytes do not match their checksum."""
 
-    view: int  # id
-    content: int  # id
-    paths: tuple[str, ...]  # of the photos that need it, absolute
+    view: int  # The id of the view.
+    content: int  # The id of the view's content.
+    paths: tuple[str, ...]  # Absolute paths of the photos with this content.

@@ -1,4 +1,4 @@
-"""The views of all images that exist, as columns: 32 bytes a view, memory-mapped where the cache has them."""
+"""The views of all indexed images as columns: 32 bytes per view, memory-mapped from a derived file if there is one."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.store.derived_files import DerivedFiles, is_whole
+from flairsearch.store.derived_files import DerivedFiles, checksum_matches
 
 _KIND = "views"
 
 
 @dataclass(frozen=True)
 class ViewColumns:
-    """In the order of their ids."""
+    """Columns i64[V] of all views, in ascending order of their ids."""
 
     id: NDArray[np.int64]
-    content: NDArray[np.int64]
-    segment: NDArray[np.int64]
-    row: NDArray[np.int64]
+    content: NDArray[np.int64]  # The id of the content that the view shows.
+    segment: NDArray[np.int64]  # The number of the segment that holds the view.
+    row: NDArray[np.int64]  # The view's row in its segment.
 
     def only(self, chosen: NDArray[np.bool_]) -> ViewColumns:
-        """The rows where chosen bool[V] is true."""
+        """Return the views where chosen bool[V] is true."""
         return ViewColumns(self.id[chosen], self.content[chosen], self.segment[chosen], self.row[chosen])
 
-    def save(self, cache: DerivedFiles) -> None:
-        """Raises OSError when the cache cannot be written."""
-        with cache.writing(_KIND) as path, path.open("wb") as stream:
+    def save(self, derived: DerivedFiles) -> None:
+        """Write the derived file. Raises OSError."""
+        with derived.atomic_write(_KIND) as path, path.open("wb") as stream:
             for column in (self.id, self.content, self.segment, self.row):
                 stream.write(np.ascontiguousarray(column, "<i8").data)
 
     @staticmethod
-    def load(cache: DerivedFiles) -> ViewColumns | None:
-        """None when the cache has no whole ones: ask the catalogue."""
-        file = cache.find(_KIND)
+    def load(derived: DerivedFiles) -> ViewColumns | None:
+        """Map the derived file; None if it is missing or damaged, and the catalogue must be read."""
+        file = derived.find(_KIND)
         try:
-            if file is None or not file.stat().st_size or file.stat().st_size % 32 or not is_whole(file):
+            if file is None or not file.stat().st_size or file.stat().st_size % 32 or not checksum_matches(file):
                 return None
             columns = np.memmap(file, "<i8", "r").view(np.ndarray).reshape(4, -1)
         except OSError:

@@ -59,7 +59,7 @@ class Index:
 
     def ask(self, method, *args):
         catalog = Catalog(self.folder)
-        answer = getattr(catalog.census if method == "skipped" else catalog, method)(*args)
+        answer = getattr(catalog.statistics if method == "skipped" else catalog, method)(*args)
         catalog.close()
         return answer
 

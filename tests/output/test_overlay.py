@@ -34,7 +34,7 @@ def make_hit(*phrases: PhraseMatch, size: tuple[int, int] = SIZE) -> Hit:
 def paint(hit: Hit, size: tuple[int, int] = SIZE, heat: bool = False, colour: tuple[int, int, int] = BLUE) -> Pixels:
     """The drawn picture, i64[H, W, 3], and that the photo itself is left alone."""
     photo = Image.new("RGB", size, colour)
-    drawn = overlay.overlay(hit, photo, heat)
+    drawn = overlay.draw_overlay(hit, photo, heat)
     assert drawn.mode == "RGB"
     assert drawn is not photo
     assert photo.getcolors() == [(size[0] * size[1], colour)]
@@ -149,8 +149,8 @@ def test_labels_of_one_place_do_not_overlap(count: int, box: Box) -> None:
 
 def test_a_label_without_a_free_place_takes_the_first() -> None:
     """The first of its places that lies in the picture: above the box, at its left edge."""
-    assert overlay._find_spot((30, 10), (40, 50, 90, 90), (100, 100), [(0, 0, 100, 100)]) == (40, 40, 70, 50)
-    assert overlay._find_spot((30, 10), (40, 50, 90, 90), (100, 100), []) == (40, 40, 70, 50)
+    assert overlay._find_position((30, 10), (40, 50, 90, 90), (100, 100), [(0, 0, 100, 100)]) == (40, 40, 70, 50)
+    assert overlay._find_position((30, 10), (40, 50, 90, 90), (100, 100), []) == (40, 40, 70, 50)
 
 
 def test_two_boxes_at_one_place_both_show() -> None:
@@ -210,7 +210,7 @@ def test_what_cannot_be_printed_is_left_out(text: str, same: str) -> None:
 )
 def test_any_writing_is_drawn(text: str, fonts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fonts:
-        monkeypatch.setattr(overlay, "_FONTS", ())
+        monkeypatch.setattr(overlay, "_FALLBACK_FONTS", ())
     box = (140, 160, 290, 320)
     pixels = paint(make_hit(phrase(text, box)))
     assert tag_box(pixels, overlay.COLOURS[0])[3] <= 162
@@ -220,7 +220,7 @@ def test_text_is_drawn_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     box = (140, 160, 290, 320)
     marked, plain = (paint(make_hit(phrase(text, box))) for text in ("[red]a[/red]", "a"))
     assert tag_box(marked, overlay.COLOURS[0])[2] > tag_box(plain, overlay.COLOURS[0])[2] + 30
-    monkeypatch.setattr(overlay, "_FONTS", ("no such font.ttf",))
+    monkeypatch.setattr(overlay, "_FALLBACK_FONTS", ("no such font.ttf",))
     accents, none = (paint(make_hit(phrase(text, box))) for text in ("Käse à la crème", "Kase a la creme"))
     assert (accents == none).all()  # rather than empty squares
 
@@ -299,7 +299,7 @@ def test_heat_grows_lighter_with_its_strength() -> None:
 def test_heat_lets_the_photo_through() -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8))
     hit = make_hit(replace(phrase("i"), heat=one_hot(5, 5), frame=FRAMES["squash"]))
-    drawn = np.asarray(overlay.overlay(hit, photo, heat=True)).astype(float)[60:].mean(-1)
+    drawn = np.asarray(overlay.draw_overlay(hit, photo, heat=True)).astype(float)[60:].mean(-1)
     grey = np.asarray(photo.convert("L")).astype(float)[60:]
     hottest = np.s_[190:200, 335:355]  # rows 250 to 260
     assert np.corrcoef(drawn[hottest].ravel(), grey[hottest].ravel())[0, 1] > 0.5

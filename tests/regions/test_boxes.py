@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from flairsearch.core.hits import Region
 from flairsearch.core.types import Box, Frame
 from flairsearch.regions.boxes import (
-    FINE,
-    MOST,
-    SAME,
-    SIMILARITY,
-    SMALLEST,
-    SMOOTHING,
-    WEAKEST,
+    CELLS_PER_PATCH,
+    MAX_REGIONS,
+    MIN_PART_FRACTION,
+    MIN_SCORE_RATIO,
+    NMS_OVERLAP,
+    SIMILARITY_WEIGHT,
+    SMOOTHING_SIGMA,
     ViewBox,
     area,
     find_boxes,
     find_heat,
-    inside,
-    merge,
+    merge_regions,
+    patch_mask,
 )
 
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -128,7 +128,7 @@ def test_the_hotter_square_comes_first() -> None:
 
 def test_at_most_three_and_no_speck() -> None:
     corners = paint(14, *((x, y, x + 4, y + 4) for x in (0, 10) for y in (0, 10)))
-    assert len(find(corners)) == MOST == 3
+    assert len(find(corners)) == MAX_REGIONS == 3
     (box,) = find(paint(24, (0, 0, 24, 12), (20, 20, 22, 22)))
     assert distance(box, (0, 0, 24, 12), 24) <= 0.5
 
@@ -166,16 +166,16 @@ def test_where_nothing_stands_out_it_is_the_whole(grid: int, value: float) -> No
 
 def heat_oracle(attention: np.ndarray, similarity: np.ndarray) -> np.ndarray:
     total = np.zeros(attention.size)
-    for weight, values in ((1, attention.astype(np.float64)), (SIMILARITY, similarity.astype(np.float64))):
+    for weight, values in ((1, attention.astype(np.float64)), (SIMILARITY_WEIGHT, similarity.astype(np.float64))):
         deviation = np.sqrt(((values - values.mean()) ** 2).mean())
         total += weight * (values - values.mean()) / deviation
     grid = int(attention.size**0.5)
-    return ndimage.gaussian_filter(total.reshape(grid, grid), SMOOTHING, mode="nearest", radius=3)
+    return ndimage.gaussian_filter(total.reshape(grid, grid), SMOOTHING_SIGMA, mode="nearest", radius=3)
 
 
 def refined(heat: np.ndarray) -> np.ndarray:
     """The middle of a fine cell, in patches, read between the middles of four patches."""
-    place = (np.arange(FINE * len(heat)) + 0.5) / FINE - 0.5
+    place = (np.arange(CELLS_PER_PATCH * len(heat)) + 0.5) / CELLS_PER_PATCH - 0.5
     where = np.meshgrid(place, place, indexing="ij")
     return ndimage.map_coordinates(heat.astype(np.float64), where, order=1, mode="nearest")
 
@@ -198,8 +198,8 @@ def boxes_oracle(heat: np.ndarray) -> list[ViewBox]:
     cells = ndimage.sum_labels(np.ones_like(fine), labels, numbers)
     excess = ndimage.sum_labels(fine - level, labels, numbers)
     places = ndimage.find_objects(labels)
-    order = [i for i in np.argsort(-excess, kind="stable") if cells[i] >= SMALLEST * cells.max()]
-    edges = ((places[i][1], places[i][0]) for i in order[:MOST])
+    order = [i for i in np.argsort(-excess, kind="stable") if cells[i] >= MIN_PART_FRACTION * cells.max()]
+    edges = ((places[i][1], places[i][0]) for i in order[:MAX_REGIONS])
     return [(x.start / side, y.start / side, x.stop / side, y.stop / side) for x, y in edges]
 
 
@@ -356,7 +356,7 @@ def test_patches_inside(grid: int, seed: int) -> None:
     centres = [(i + 0.5) / grid for i in range(grid)]
     for _ in range(100):
         (left, right), (top, bottom) = np.sort(rng.uniform(-0.2, 1.2, (2, 2)), axis=1) * rng.choice([0.1, 1])
-        found = inside((left, top, right, bottom), grid).reshape(grid, grid)
+        found = patch_mask((left, top, right, bottom), grid).reshape(grid, grid)
         columns = [left <= x < right for x in centres]
         rows = [top <= y < bottom for y in centres]
         for some, low, high in ((columns, left, right), (rows, top, bottom)):
@@ -369,16 +369,16 @@ def test_patches_inside(grid: int, seed: int) -> None:
 def test_edges_on_centres() -> None:
     """Boxes are of half patches: an edge often falls on a centre, which is in the box on its right, and only there."""
     for grid in range(1, 65):
-        for cut in range(1, FINE * grid):
-            edge = cut / (FINE * grid)
-            left, right = inside((0, 0, edge, 1), grid), inside((edge, 0, 1, 1), grid)
+        for cut in range(1, CELLS_PER_PATCH * grid):
+            edge = cut / (CELLS_PER_PATCH * grid)
+            left, right = patch_mask((0, 0, edge, 1), grid), patch_mask((edge, 0, 1, 1), grid)
             assert right.reshape(grid, grid)[0].sum() == max(grid - cut // 2, 1), (grid, cut)
-            if 1 < cut < FINE * grid - 1:
+            if 1 < cut < CELLS_PER_PATCH * grid - 1:
                 assert np.array_equal(left, ~right), (grid, cut)
-        assert inside(WHOLE[0], grid).all()
+        assert patch_mask(WHOLE[0], grid).all()
         # What lies outside of the view is next to its last or its first patch.
-        assert inside((2, 2, 3, 3), grid).nonzero()[0].tolist() == [grid * grid - 1], grid
-        assert inside((-1, -1, 0, 0), grid).nonzero()[0].tolist() == [0], grid
+        assert patch_mask((2, 2, 3, 3), grid).nonzero()[0].tolist() == [grid * grid - 1], grid
+        assert patch_mask((-1, -1, 0, 0), grid).nonzero()[0].tolist() == [0], grid
 
 
 # -- regions of several views
@@ -391,15 +391,15 @@ def merge_oracle(regions: list[Region]) -> list[Region]:
         return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
 
     left, kept = list(regions), []
-    while left and len(kept) < MOST:
+    while left and len(kept) < MAX_REGIONS:
         best = max(left, key=lambda region: (region.score, [-edge for edge in region.box]))
         kept.append(best)
         ours = pixels(best.box)
         left = [
             other
             for other in left
-            if other.score >= WEAKEST * kept[0].score
-            and len(ours & pixels(other.box)) <= SAME * min(len(ours), len(pixels(other.box)))
+            if other.score >= MIN_SCORE_RATIO * kept[0].score
+            and len(ours & pixels(other.box)) <= NMS_OVERLAP * min(len(ours), len(pixels(other.box)))
         ]
     return kept
 
@@ -411,22 +411,22 @@ def test_merge_equals_counting_pixels() -> None:
         for _ in range(rng.integers(0, 9)):
             left, top, wide, high = rng.integers(0, 9, 2).tolist() + rng.integers(1, 9, 2).tolist()
             regions.append(Region((left, top, left + wide, top + high), float(rng.choice([0.1, 0.2, 0.25, 0.4, 0.41]))))
-        found = merge(regions)
+        found = merge_regions(regions)
         assert list(found) == merge_oracle(regions)
-        assert merge([regions[i] for i in rng.permutation(len(regions))]) == found
-        assert merge(found) == found
+        assert merge_regions([regions[i] for i in rng.permutation(len(regions))]) == found
+        assert merge_regions(found) == found
         sizes.add(len(found))
     assert sizes == {0, 1, 2, 3}
 
 
 def test_merge_at_its_limits() -> None:
     half = [Region((0, 0, 10, 10), 0.4), Region((5, 0, 15, 10), 0.3)]  # half of each is no more than half
-    assert merge(half) == tuple(half)
+    assert merge_regions(half) == tuple(half)
     more = [Region((0, 0, 10, 10), 0.4), Region((4, 0, 14, 10), 0.3)]
-    assert merge(more) == tuple(more[:1])
+    assert merge_regions(more) == tuple(more[:1])
     nested = [Region((0, 0, 100, 100), 0.3), Region((1, 1, 2, 2), 0.4)]  # the smaller box counts, whichever is better
-    assert merge(nested) == (nested[1],)
+    assert merge_regions(nested) == (nested[1],)
     weak = [Region((0, 0, 1, 1), 0.4), Region((5, 5, 6, 6), 0.2), Region((8, 8, 9, 9), 0.1999)]
-    assert merge(weak) == tuple(weak[:2])
-    assert merge(iter([Region((0, 0, 1, 1), -0.3)])) == (Region((0, 0, 1, 1), -0.3),)
-    assert merge([]) == ()
+    assert merge_regions(weak) == tuple(weak[:2])
+    assert merge_regions(iter([Region((0, 0, 1, 1), -0.3)])) == (Region((0, 0, 1, 1), -0.3),)
+    assert merge_regions([]) == ()

@@ -16,7 +16,7 @@ from flairsearch.core.types import EncodedText, EncodedViews, Frame, Picture, Po
 from flairsearch.images.decoding import decode
 from flairsearch.model.encoder import Encoder
 from flairsearch.model.flair import FLAIR, LAYER_NORM_EPS
-from flairsearch.regions.boxes import find_boxes, find_heat, inside
+from flairsearch.regions.boxes import find_boxes, find_heat, patch_mask
 from flairsearch.regions.locator import Locator, patch_cosine
 from flairsearch.rerank.torch_backend import TorchPool
 from tests.support.fake import COLOURS, GRID, SIZE, FakeEncoder, expected_score
@@ -103,7 +103,7 @@ def test_the_whole_scores_as_the_ranking_does(patches: int, dim: int, heads: int
 @pytest.mark.parametrize(("patches", "dim", "heads"), SHAPES)
 def test_similarity_is_the_cosine_of_local_tokens(patches: int, dim: int, heads: int) -> None:
     model, text, local = draw(3, patches, dim, heads)
-    found = Locator(model.folded_pool.weights).compare(keep(local), fold(model, text))
+    found = Locator(model.folding.weights).patch_similarity(keep(local), fold(model, text))
     expected = F.cosine_similarity(local, text.double(), dim=-1).numpy()
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-3  # half a step of fp16 at 4, over so many dimensions
@@ -135,7 +135,7 @@ def test_similarity_of_a_models_own_tokens() -> None:
     images = torch.randn(2, 3, SMALL.image_size, SMALL.image_size)
     _, local = oracle_image(model, images)
     (text,) = oracle_text(model, model.tokenize(["two dogs"]))
-    found = Locator(model.folded_pool.weights).compare(keep(local), fold(model, text.float()))
+    found = Locator(model.folding.weights).patch_similarity(keep(local), fold(model, text.float()))
     expected = F.cosine_similarity(local, text, dim=-1).numpy()
     assert np.abs(found - expected).max() <= 1e-3
     assert np.ptp(expected) > 0.1
@@ -188,7 +188,7 @@ def test_nothing_at_all_scores_nothing() -> None:
     encoded = EncodedViews(zero[:, 0], zero, zero[..., 0], zero[..., 0])
     empty = EncodedText("", np.zeros(8, np.float32), np.zeros((2, 8), np.float32), np.zeros(2, np.float32))
     locator = Locator(PoolWeights(np.zeros((2, 4, 8), "f4"), np.zeros((2, 4), "f4"), np.eye(8), np.zeros(8), 1.0, 0.0))
-    assert not locator.compare(encoded, empty).any()
+    assert not locator.patch_similarity(encoded, empty).any()
     assert not locator.score_parts(zero[0], empty, np.ones((1, 4), np.bool_)).any()
     _, (region,) = locator.find(encoded, Frame(20, 10, 0, 0, 20, 10), empty)
     assert (region.box, region.score) == ((0, 0, 20, 10), 0)
@@ -203,10 +203,10 @@ def test_what_is_found_is_what_its_stages_say() -> None:
     for i, frame in enumerate([Frame(640, 480, 0, 0, 640, 480), Frame(640, 480, 80, 0, 560, 480)] * 4):
         query, view = fold(model, torch.randn(64) * 2), encoded.only(i)
         heat, regions = locator.find(view, frame, query)
-        expected = find_heat(locator.attend(view, query)[0], locator.compare(view, query)[0])
+        expected = find_heat(locator.attend(view, query)[0], locator.patch_similarity(view, query)[0])
         assert np.abs(heat - expected).max() <= 1e-5
         boxes = find_boxes(heat)
-        parts = np.stack([inside(box, 14) for box in boxes])
+        parts = np.stack([patch_mask(box, 14) for box in boxes])
         scores = locator.score_parts(view.tokens[0], query, parts)
         scored = {frame.to_pixels(*box): score for box, score in zip(boxes, scores, strict=True)}
         assert {region.box: pytest.approx(region.score, abs=1e-6) for region in regions} == scored

@@ -33,7 +33,7 @@ def in_numpy(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Encod
 
 
 def in_numba(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
-    projection = numba_backend.project_with(codec.fold_weights(weights))
+    projection = numba_backend.pack_projection(codec.fold_weights(weights))
     return numba_backend.score(codec, rows, projection, *stacked(codec, queries))
 
 

@@ -80,7 +80,7 @@ def test_whole_segments(device: str) -> None:
 @both
 def test_room_is_taken_while_there_is_some(device: str) -> None:
     """By a tenth of a segment, asked for in all; once room is scarce, at once."""
-    resident = GpuSegmentCache(device, room=2 * ROWS * WIDTH + 999)
+    resident = GpuSegmentCache(device, capacity=2 * ROWS * WIDTH + 999)
     ask(resident, 0, [7])
     ask(resident, 1, [3, 2])
     assert there(resident) == [0, 1]
@@ -105,7 +105,7 @@ def test_less_than_the_share_is_streamed(device: str) -> None:
 
 @both
 def test_a_segment_larger_than_the_room_is_streamed(device: str) -> None:
-    resident = GpuSegmentCache(device, room=ROWS * WIDTH - 1)
+    resident = GpuSegmentCache(device, capacity=ROWS * WIDTH - 1)
     ask(resident, 0, list(range(ROWS)), streams=True)
     ask(resident, 0, [4, 1, 1, 9], streams=True)
 
@@ -115,7 +115,7 @@ def test_where_memory_is_out_rows_are_streamed(monkeypatch: pytest.MonkeyPatch) 
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(torch, "empty", full)
-    ask(GpuSegmentCache("cpu", room=10**6), 0, [4, 2], streams=True)
+    ask(GpuSegmentCache("cpu", capacity=10**6), 0, [4, 2], streams=True)
 
 
 @both
@@ -172,7 +172,7 @@ def on(device: str, index: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> 
     encoder = FakeEncoder()
     encoder.device = device
     engine = fake_engine(index, encoder=encoder)
-    engine._searcher()._scorer.__dict__["resident"] = GpuSegmentCache(device, room=room)
+    engine._searcher()._scorer.__dict__["resident"] = GpuSegmentCache(device, capacity=room)
     return engine
 
 
@@ -218,7 +218,7 @@ def test_segments_that_are_there_come_before_others_take_their_room(
         views = reader.views.id[dict(reader.by_codec(reader.views.id))["int8"]]
         parts = list(reader.by_segment(views))
         assert [len(wanted) for _, _, _, wanted in parts] == [4, 4, 1]
-        resident = GpuSegmentCache("cpu", room=2 * parts[0][1].nbytes)
+        resident = GpuSegmentCache("cpu", capacity=2 * parts[0][1].nbytes)
         own = Scorer(reader, FakeEncoder().pool_weights, "cpu", resident)
         put = resident.put
         monkeypatch.setattr(resident, "put", lambda number, rows: copied.append(number) or put(number, rows))
@@ -234,7 +234,7 @@ def test_there_is_no_room_on_a_cpu_and_none_is_made_before_it_is_needed(monkeypa
     no_codecs, weights, made = SimpleNamespace(codecs={}), FakeEncoder().pool_weights, []
     assert Scorer(no_codecs, weights, "cpu").resident is None
     monkeypatch.setattr(scorer, "fused_on_gpu", lambda device: device == "cuda:7")
-    monkeypatch.setattr(gpu_segment_cache, "Resident", lambda device: made.append(device) or "resident")
+    monkeypatch.setattr(gpu_segment_cache, "GpuSegmentCache", lambda device: made.append(device) or "resident")
     on_gpu = Scorer(no_codecs, weights, "cuda:7")
     assert made == []
     assert [on_gpu.resident, on_gpu.resident] == ["resident", "resident"]

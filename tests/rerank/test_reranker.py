@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from flairsearch.codecs.transform import cosine_transform
 from flairsearch.core.types import EncodedText, PoolWeights
 from flairsearch.model.flair import FLAIR, LAYER_NORM_EPS
-from flairsearch.rerank.torch_backend import CHUNK, Reranker
+from flairsearch.rerank.torch_backend import CHUNK_VIEWS, TorchPool
 from tests.support.random_flair import oracle_pool, pool_flair
 
 torch.set_num_threads(2)
@@ -44,7 +44,7 @@ def test_equals_flair_in_float64(views: int, patches: int, dim: int, heads: int)
     query, weights = fold(model, text), model.folded_pool.weights
     x = stored(local)
 
-    exact = Reranker(weights)
+    exact = TorchPool(weights)
     assert np.abs(exact.score([x], query) - expected).max() <= 1e-5
     attention = exact.attend([x], query)
     assert np.abs(attention - share).max() <= 1e-5
@@ -58,20 +58,20 @@ def test_equals_flair_in_float64(views: int, patches: int, dim: int, heads: int)
 
 def test_equals_the_models_own_scores() -> None:
     model, text, local = make(5, 49, 128, 8)
-    reranker, query = Reranker(model.folded_pool.weights), fold(model, text)
+    pool, query = TorchPool(model.folding.weights), fold(model, text)
     expected = model.scores(local.float(), text[None])[:, 0].numpy()
     _, attention = model.visual_proj(text[None], local.float())
-    assert np.abs(reranker.score([stored(local)], query) - expected).max() <= 1e-5
-    assert np.abs(reranker.attend([stored(local)], query) - attention[:, 0].numpy()).max() <= 1e-5
+    assert np.abs(pool.score([stored(local)], query) - expected).max() <= 1e-5
+    assert np.abs(pool.attend([stored(local)], query) - attention[:, 0].numpy()).max() <= 1e-5
 
 
 def test_float64_fold_is_exact() -> None:
     """In double precision only the rounding of the folded weights to float32 is left."""
     model, text, local = make(3, 49, 128, 8)
     expected, share = oracle_pool(model, text, local)
-    reranker = Reranker(model.folded_pool.weights, dtype=torch.float64)
-    assert np.abs(reranker.score([stored(local)], fold(model, text)) - expected).max() <= 1e-6
-    assert np.abs(reranker.attend([stored(local)], fold(model, text)) - share).max() <= 1e-6
+    pool = TorchPool(model.folding.weights, dtype=torch.float64)
+    assert np.abs(pool.score([stored(local)], fold(model, text)) - expected).max() <= 1e-6
+    assert np.abs(pool.attend([stored(local)], fold(model, text)) - share).max() <= 1e-6
 
 
 def test_zero_key_takes_an_equal_share_of_nothing() -> None:
@@ -79,25 +79,25 @@ def test_zero_key_takes_an_equal_share_of_nothing() -> None:
     eye = np.eye(4, dtype=np.float32)
     weights = PoolWeights(eye[None], np.zeros((1, 4), np.float32), eye, np.zeros(4, np.float32), 1.0, 0.0)
     query = EncodedText("", eye[0], np.zeros((1, 4), np.float32), np.zeros(1, np.float32))
-    attention = Reranker(weights).attend([np.ones((2, 9, 4), np.float16)], query)
+    attention = TorchPool(weights).attend([np.ones((2, 9, 4), np.float16)], query)
     assert np.allclose(attention, 0.1)
     strong = EncodedText("", eye[0], np.zeros((1, 4), np.float32), np.full(1, 50, np.float32))
-    assert np.allclose(Reranker(weights).attend([np.ones((2, 9, 4), np.float16)], strong), 1 / 9)
+    assert np.allclose(TorchPool(weights).attend([np.ones((2, 9, 4), np.float16)], strong), 1 / 9)
     weak = EncodedText("", eye[0], np.zeros((1, 4), np.float32), np.full(1, -50, np.float32))
-    assert np.allclose(Reranker(weights).attend([np.ones((2, 9, 4), np.float16)], weak), 0)
+    assert np.allclose(TorchPool(weights).attend([np.ones((2, 9, 4), np.float16)], weak), 0)
 
 
 def test_pieces_make_no_difference() -> None:
-    model, text, local = make(CHUNK + 5, 9, 64, 4)
-    reranker, query, x = Reranker(model.folded_pool.weights), fold(model, text), stored(local).astype(np.float16)
+    model, text, local = make(CHUNK_VIEWS + 5, 9, 64, 4)
+    pool, query, x = TorchPool(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
 
     def pieces() -> Iterator[np.ndarray]:
         yield from (x[:1], x[1:1], x[1:4], x[4:])
 
-    assert np.abs(reranker.score(pieces(), query) - reranker.score([x], query)).max() <= 1e-6
-    assert np.abs(reranker.attend(pieces(), query) - reranker.attend([x], query)).max() <= 1e-6
-    assert reranker.score([], query).shape == (0,)
-    assert len(reranker.attend([], query)) == 0
+    assert np.abs(pool.score(pieces(), query) - pool.score([x], query)).max() <= 1e-6
+    assert np.abs(pool.attend(pieces(), query) - pool.attend([x], query)).max() <= 1e-6
+    assert pool.score([], query).shape == (0,)
+    assert len(pool.attend([], query)) == 0
 
 
 def turned(patches: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def turned(patches: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(patches).normal(size=(patches, patches)))[0]
 
 
-@pytest.mark.parametrize("views", [1, CHUNK + 3])
+@pytest.mark.parametrize("views", [1, CHUNK_VIEWS + 3])
 @pytest.mark.parametrize(("patches", "dim", "heads"), [(1, 64, 2), (48, 64, 4), (49, 64, 8)])
 def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches: int, dim: int, heads: int) -> None:
     """Tokens given as spatial @ x, and x found nowhere: the logits alone go back to patches."""
@@ -114,20 +114,20 @@ def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches
     query, weights, spatial = fold(model, text), model.folded_pool.weights, turned(patches)
     y = spatial @ stored(local)
     for dtype, exact in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
-        reranker = Reranker(weights, dtype=dtype, spatial=spatial.astype(np.float32))
-        attention = reranker.attend([y[:1], y[1:]], query)
-        assert np.abs(reranker.score([y[:1], y[1:]], query) - expected).max() <= exact
+        pool = TorchPool(weights, dtype=dtype, spatial=spatial.astype(np.float32))
+        attention = pool.attend([y[:1], y[1:]], query)
+        assert np.abs(pool.score([y[:1], y[1:]], query) - expected).max() <= exact
         assert np.abs(attention - share).max() <= exact
         assert (attention > 0).all()
         assert (attention.sum(1) < 1).all()  # over patches; the zero key has the rest
     if patches > 1:  # frequencies are no patches: without the transform all is another
-        assert np.abs(Reranker(weights).attend([y], query) - share).max() > 1e-3
+        assert np.abs(TorchPool(weights).attend([y], query) - share).max() > 1e-3
 
 
 def test_a_spatial_identity_makes_no_difference() -> None:
     model, text, local = make(5, 49, 64, 4)
-    query, weights, x = fold(model, text), model.folded_pool.weights, stored(local).astype(np.float16)
-    plain, same = Reranker(weights), Reranker(weights, spatial=np.eye(49, dtype=np.float32))
+    query, weights, x = fold(model, text), model.folding.weights, stored(local).astype(np.float16)
+    plain, same = TorchPool(weights), TorchPool(weights, spatial=np.eye(49, dtype=np.float32))
     assert np.abs(plain.score([x], query) - same.score([x], query)).max() <= 1e-6
     assert np.abs(plain.attend([x], query) - same.attend([x], query)).max() <= 1e-6
 
@@ -138,22 +138,22 @@ def test_a_constant_view_is_frequency_zero_alone() -> None:
     one = stored(local)[:, :1]
     y = np.zeros((2, 49, 64))
     y[:, 0] = one[:, 0] * 7  # orthonormal: sqrt(49) times the mean
-    reranker = Reranker(model.folded_pool.weights, spatial=cosine_transform(49))
+    pool = TorchPool(model.folding.weights, spatial=cosine_transform(49))
     query = fold(model, text)
-    expected = Reranker(model.folded_pool.weights).score([one.repeat(49, axis=1)], query)
-    assert np.abs(reranker.score([y], query) - expected).max() <= 1e-5
-    attention = reranker.attend([y], query)
+    expected = TorchPool(model.folding.weights).score([one.repeat(49, axis=1)], query)
+    assert np.abs(pool.score([y], query) - expected).max() <= 1e-5
+    attention = pool.attend([y], query)
     assert np.abs(attention - attention[:, :1]).max() <= 1e-6
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_inputs_are_left_alone() -> None:
     model, text, local = make(3, 9, 64, 4)
-    reranker, query, x = Reranker(model.folded_pool.weights), fold(model, text), stored(local).astype(np.float16)
+    pool, query, x = TorchPool(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
     before = x.copy()
     x.flags.writeable = False  # as a memory-mapped segment is
-    first = reranker.score([x], query)
-    assert np.array_equal(reranker.score([x], query), first)
+    first = pool.score([x], query)
+    assert np.array_equal(pool.score([x], query), first)
     assert np.array_equal(x, before)
 
 
@@ -162,5 +162,5 @@ def test_inputs_are_left_alone() -> None:
 def test_gpu_equals_cpu() -> None:
     model, text, local = make(130, 196, 512, 8)
     x, query = stored(local).astype(np.float16), fold(model, text)
-    cpu, gpu = Reranker(model.folded_pool.weights), Reranker(model.folded_pool.weights, "cuda")
+    cpu, gpu = TorchPool(model.folding.weights), TorchPool(model.folding.weights, "cuda")
     assert np.abs(cpu.score([x], query) - gpu.score([x], query)).max() <= 1e-4

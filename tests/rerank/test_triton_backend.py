@@ -257,7 +257,7 @@ class TestKernels:
         codec, asked = codec_of("q2", 49, 64), queries_of(pool(64, 4), 1)
         rows = codec.encode(encoded(local_tokens(21, 49, 64)))
         mixed, share = run(codec, rows, asked, device)
-        monkeypatch.setattr(triton_backend, "_SCRATCH", 9 * 64 * 4)
+        monkeypatch.setattr(triton_backend, "_SCRATCH_VALUES", 9 * 64 * 4)
         again = run(codec, rows, asked, device)
         close = 1e-6 * float(np.abs(mixed).max())  # sums of large numbers that leave small ones, in another order
         assert np.allclose(again[0], mixed, rtol=1e-5, atol=close)
@@ -289,8 +289,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from flairsearch.rerank import triton_kernels as module
 
-POINTERS = dict(high="*fp16", low="*fp16", factor="*fp32", c="*fp32", mixed="*fp32", share="*fp32", where="*i32",
-                step="*fp32", used="*i32", out="*fp32", reach="*i32", weights="*fp16", size="*fp32", scale="*fp32")
+POINTERS = dict(high="*fp16", low="*fp16", factor="*fp32", c="*fp32", mixed="*fp32", share="*fp32", addresses="*i32",
+                steps="*fp32", coded_channels="*i32", out="*fp32", coded_frequencies="*i32",
+                weights="*fp16", size="*fp32", scale="*fp32")
 FIXED = dict(ALIGN=8, BD=64, BQ=16)
 for kernel, rows, fixed in (
     (module.attend_patches, "*fp16", {"INT8": False}),

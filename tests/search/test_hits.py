@@ -363,7 +363,7 @@ def test_regions_of_tiles_are_in_pixels_of_the_photo_and_one_thing_is_one_region
             assert min(by_hand.reach(one.box, box) for one in hit.regions) <= 32
         for one in hit.regions:
             for other in hit.regions:
-                assert one is other or boxes_module._common(one.box, other.box) <= boxes_module.SAME
+                assert one is other or boxes_module._overlap(one.box, other.box) <= boxes_module.NMS_OVERLAP
         assert [one.score for one in hit.regions] == sorted((one.score for one in hit.regions), reverse=True)
         assert engine.show(tmp_path / "photos" / "a.png", "red").regions == hit.regions
 

@@ -63,7 +63,7 @@ def test_of_many_only_the_likely_are_looked_at_whole(count: int) -> None:
     codes, ids = falling(20_000, 256), np.arange(20_000)
     near, held = opened(codes, ids), []
     for features in np.random.default_rng(3).normal(size=(20, 256)).astype(np.float32):
-        some = near.likely(features, 400)
+        some = near.coarse_candidates(features, 400)
         assert 400 <= len(some) < 1500
         assert (np.diff(some) > 0).all()
         heads = prefix_of(codes).astype(np.float32) @ prefix_of(features[None])[0]
@@ -103,7 +103,7 @@ def test_neighbours_that_are_alike_do_not_starve_it() -> None:
     codes[::100, 0] = 100
     near = opened(codes, np.arange(10_000))
     features = np.eye(1, PREFIX_DIMS, dtype=np.float32)[0]
-    assert len(near.likely(features, 300, sampled_scores=100)) >= 300
+    assert len(near.coarse_candidates(features, 300, sampled_scores=100)) >= 300
     found = near.search(features, 100, min_refined=300, sampled_scores=100)
     assert found.views.tolist() == list(range(0, 10_000, 100))
 
@@ -190,9 +190,9 @@ def test_equal_codes_score_the_same_wherever_they_are(with_numba: bool, monkeypa
 
 def test_a_scan_does_not_load_numba() -> None:
     code = (
-        "import sys; import numpy as np; from flairsearch.shortlist.code_scan import CodeScan, heads_of\n"
+        "import sys; import numpy as np; from flairsearch.shortlist.code_scan import CodeScan, prefix_of\n"
         "codes = np.random.default_rng(0).integers(-9, 9, (70_000, 80)).astype(np.int8); ids = np.arange(70_000)\n"
-        "found = CodeScan(ids, heads_of(codes), ids, codes, 0).search(np.ones(80, np.float32), 10)\n"
+        "found = CodeScan(ids, prefix_of(codes), ids, codes, 0).search(np.ones(80, np.float32), 10)\n"
         "assert found.scores[0] == codes.sum(1).max(); assert 'numba' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 def kept(prefilter: FaissIndex, folder: Path) -> Path:
     """Its file, under the name that a cache gives it."""
-    with DerivedFiles(folder, 1).writing("faiss") as part:
+    with DerivedFiles(folder, 1).atomic_write("faiss") as part:
         prefilter.save(part)
     file = DerivedFiles(folder, 1).find("faiss")
     assert file is not None

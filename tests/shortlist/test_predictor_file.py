@@ -33,14 +33,14 @@ def codes_of(views: Any, seed: int = 0, width: int = WIDTH) -> Any:
 
 def append(fitted: PredictorFile, views: Any, generation: int = 1, seed: int = 0, fit: ScorePredictor = FIT) -> None:
     ids = np.asarray(list(views), np.int64)
-    fitted.append(fit, ids, codes_of(ids, seed, len(fit.steps)), generation)
+    fitted.append(fit, ids, codes_of(ids, seed, len(fit.quant_steps)), generation)
 
 
 def found(fitted: PredictorFile, generation: int = 99, fit: ScorePredictor = FIT) -> Codes:
     """View -> its codes: those of its last whole row, one row after the other."""
     rows = fitted.rows(fit, generation)
-    whole = fitted.whole(fit, rows)
-    return {int(row["view"]): row["codes"].tolist() for row, good in zip(rows, whole, strict=True) if good}
+    intact = fitted.intact(fit, rows)
+    return {int(row["view"]): row["codes"].tolist() for row, good in zip(rows, intact, strict=True) if good}
 
 
 def expected(views: Any, seed: int = 0) -> Codes:
@@ -122,7 +122,7 @@ def test_rows_of_another_fit_are_none(fitted: PredictorFile, tmp_path: Path) -> 
         (tmp_path / "fitted" / "codes").write_bytes(data)  # somebody copied half a folder
         assert found(fitted, fit=other) == {}
         append(fitted, [2], fit=other)
-        assert found(fitted, fit=other) == {2: codes_of([2], width=len(other.steps)).tolist()[0]}
+        assert found(fitted, fit=other) == {2: codes_of([2], width=len(other.quant_steps)).tolist()[0]}
 
 
 def test_a_new_start_has_no_codes(fitted: PredictorFile, tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
         before = bytes(bytearray(mapped.tobytes()))
         change()
         assert mapped.tobytes() == before
-        assert fitted.whole(FIT, mapped).all()
+        assert fitted.intact(FIT, mapped).all()
 
 
 def test_readers_beside_a_writer(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from flairsearch.shortlist.build import drop_lost
 from flairsearch.shortlist.predictor_file import PredictorFile
 from flairsearch.shortlist.score_predictor import ScorePredictor
 from flairsearch.shortlist.shortlist import Shortlist
-from flairsearch.store.derived_files import drop_damaged, drop_leftovers, is_whole
+from flairsearch.store.derived_files import checksum_matches, drop_damaged, drop_leftovers
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM
@@ -323,7 +323,7 @@ def test_files_of_older_generations_go(full: Path) -> None:
             Shortlist(reader)
         (new,) = kept(full)
         assert new != old
-        assert is_whole(new)
+        assert checksum_matches(new)
         old = new
 
 

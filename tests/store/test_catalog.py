@@ -158,10 +158,10 @@ def test_roots(catalog):
 
 
 def test_the_skipped_of_the_last_run_only(catalog):
-    catalog.census.replace_skipped([Skipped("/a", "damaged"), Skipped("/ü", "empty")])
-    assert catalog.census.skipped() == [Skipped("/a", "damaged"), Skipped("/ü", "empty")]
-    catalog.census.replace_skipped([])
-    assert catalog.census.skipped() == []
+    catalog.statistics.replace_skipped([Skipped("/a", "damaged"), Skipped("/ü", "empty")])
+    assert catalog.statistics.skipped() == [Skipped("/a", "damaged"), Skipped("/ü", "empty")]
+    catalog.statistics.replace_skipped([])
+    assert catalog.statistics.skipped() == []
 
 
 def test_a_folder_with_signs_that_mean_something_in_a_uri(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.shortlist.shortlist import open_prefilter
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.derived_files import DerivedFiles, checksum, drop_damaged, is_whole
+from flairsearch.store.derived_files import DerivedFiles, checksum, checksum_matches, drop_damaged
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import fake_engine, paint_red
@@ -27,12 +27,12 @@ def names(folder):
 
 
 def write(folder, generation, data, kind="kind"):
-    with DerivedFiles(folder, generation).writing(kind) as path:
+    with DerivedFiles(folder, generation).atomic_write(kind) as path:
         path.write_bytes(data)
 
 
 def write_half(folder, error):
-    with DerivedFiles(folder, 2).writing("kind") as path:
+    with DerivedFiles(folder, 2).atomic_write("kind") as path:
         path.write_bytes(b"half")
         raise error
 
@@ -49,7 +49,7 @@ def test_what_was_written_is_found_under_its_checksum(folder, data):
     file = DerivedFiles(folder, 7).find("kind")
     assert file.read_bytes() == data
     assert checksum(file) == zlib.crc32(data)
-    assert is_whole(file)
+    assert checksum_matches(file)
     assert (
         DerivedFiles(folder, 7).find("other")
         is DerivedFiles(folder, 6).find("kind")
@@ -93,7 +93,7 @@ def test_nothing_is_left_of_what_could_not_be_written(folder):
         with pytest.raises(error):
             write_half(folder, error)
         assert names(folder) == [name(1, b"x")]
-    with pytest.raises(OSError), DerivedFiles(folder, 2).writing("kind"):  # noqa: PT011
+    with pytest.raises(OSError), DerivedFiles(folder, 2).atomic_write("kind"):  # noqa: PT011
         pass  # nothing was written at all
     assert names(folder) == [name(1, b"x")]
 
@@ -121,13 +121,13 @@ def test_a_file_that_goes_while_damage_is_looked_for(folder, monkeypatch):
     """Another process has put a newer one in its place."""
     write(folder, 1, b"x", "a")
     write(folder, 1, b"x", "b")
-    plain = is_whole
+    plain = checksum_matches
 
     def slow(file):
         (folder / name(1, b"x", "b")).unlink(missing_ok=True)
         return plain(file)
 
-    monkeypatch.setattr("flairsearch.store.derived_files.is_whole", slow)
+    monkeypatch.setattr("flairsearch.store.derived_files.checksum_matches", slow)
     assert [file for file in drop_damaged(folder) if file.exists()] == []
     assert names(folder) == [name(1, b"x", "a")]
 
@@ -142,13 +142,13 @@ def test_what_may_not_be_read_or_is_no_file_stops_no_verify(open_folder, as_user
 
 def test_two_of_one_process_write_different_generations_at_once(folder):
     """Two threads, or two containers of one folder in which processes have the same numbers."""
-    first, second = DerivedFiles(folder, 1).writing("kind"), DerivedFiles(folder, 2).writing("kind")
+    first, second = DerivedFiles(folder, 1).atomic_write("kind"), DerivedFiles(folder, 2).atomic_write("kind")
     one, other = first.__enter__(), second.__enter__()
     one.write_bytes(b"one")
     other.write_bytes(b"other")
-    for writing in (first, second):
+    for atomic_write in (first, second):
         with suppress(OSError):  # that it is not there costs time only
-            writing.__exit__(None, None, None)
+            atomic_write.__exit__(None, None, None)
     for generation, data in ((1, b"one"), (2, b"other")):
         file = DerivedFiles(folder, generation).find("kind")
         assert file is None or file.read_bytes() == data
@@ -168,7 +168,7 @@ def test_many_threads_write_one_generation(folder):
     for thread in threads:
         thread.join()
     assert names(folder) == [name(4, data)]
-    assert is_whole(folder / name(4, data))
+    assert checksum_matches(folder / name(4, data))
 
 
 # -- in an index
@@ -221,7 +221,7 @@ def test_it_is_made_at_the_end_of_indexing_and_opened_by_the_next_search(tmp_pat
         assert made == {f"{generation:06d}.views"}  # all is ranked: no FAISS
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "index" / "prefilter").iterdir()}
         expected = [(hit.path, hit.score_global) for hit in engine.search("red")]
-    monkeypatch.setattr("flairsearch.shortlist.faiss_index.Prefilter.build", None)  # nobody needs it
+    monkeypatch.setattr("flairsearch.shortlist.faiss_index.FaissIndex.build", None)  # nobody needs it
     monkeypatch.setattr("flairsearch.store.catalog._live_views", None)
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score_global) for hit in engine.search("red")] == expected

@@ -6,7 +6,7 @@ import pytest
 from flairsearch.codecs.codec import make_codec
 from flairsearch.core.errors import StoreError
 from flairsearch.core.types import EncodedViews
-from flairsearch.store.segments import Segment, SegmentWriter, checksums, runs, segment_paths
+from flairsearch.store.segments import Segment, SegmentWriter, checksums, consecutive_runs, segment_paths
 
 P, D = 4, 8
 CODEC = make_codec("fp16", P, D)
@@ -70,7 +70,7 @@ def test_rows_in_a_row_are_found():
     for count in (0, 1, 2, 50):
         rows = np.sort(rng.choice(70, count, replace=False))
         for some in (rows, rng.permutation(rows), np.repeat(rows, 2)):
-            found = list(runs(some))
+            found = list(consecutive_runs(some))
             assert [row for start, stop in found for row in range(start, stop)] == list(range(len(some)))
             for start, stop in found:
                 assert some[start:stop].tolist() == list(range(some[start], some[start] + stop - start))
@@ -83,9 +83,9 @@ def test_what_the_disk_is_told_changes_nothing(tmp_path):
     before = tokens.rows.copy()
     for rows in (np.arange(50), np.asarray([49]), np.arange(0), np.asarray([3, 4, 40])):
         tokens.prefetch(rows)
-        assert type(tokens.are_cached(rows)) is bool
+        assert type(tokens.in_page_cache(rows)) is bool
         into = np.empty((len(rows), CODEC.stride), np.uint8)
-        tokens.take(rows, into)
+        tokens.gather(rows, into)
         np.testing.assert_array_equal(into, before[rows])
     np.testing.assert_array_equal(tokens.rows, before)
 

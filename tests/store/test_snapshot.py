@@ -153,7 +153,7 @@ READER = """
     import numpy as np
     from flairsearch.store.catalog import Catalog
     from flairsearch.core.settings import IndexSettings
-    from flairsearch.store.snapshot import Reader
+    from flairsearch.store.snapshot import Snapshot
     from flairsearch.shortlist.shortlist import open_prefilter
 
     assert "torch" not in sys.modules
@@ -161,7 +161,7 @@ READER = """
     settings, catalog = IndexSettings.load(folder), Catalog(folder)
     seen, last, end = set(), -1, time.monotonic() + 30
     while last < int(sys.argv[2]) and time.monotonic() < end:
-        reader = Reader(folder, settings, catalog)
+        reader = Snapshot(folder, settings, catalog)
         count = len(reader)
         assert count % 3 == 0, f"{count} views: part of a commit"
         assert count >= last, f"{count} views after {last}"
@@ -395,7 +395,7 @@ MAKE = """
     import sys
     from pathlib import Path
     from flairsearch.store.catalog import Catalog
-    from flairsearch.store.snapshot import Reader
+    from flairsearch.store.snapshot import Snapshot
     from flairsearch.core.settings import IndexSettings
     from flairsearch.shortlist.shortlist import open_prefilter
 
@@ -403,7 +403,7 @@ MAKE = """
     settings, catalog = IndexSettings.load(folder), Catalog(folder)
     print("ready", flush=True)
     for line in sys.stdin:
-        reader = Reader(folder, settings, catalog)
+        reader = Snapshot(folder, settings, catalog)
         prefilter = open_prefilter(reader)
         found = prefilter.search(reader.pooled(reader.views.id[:1])[0].astype("f4"), 1)
         print(len(reader), len(prefilter), found.views[0] in reader.views.id, len(reader.damage), flush=True)
@@ -523,7 +523,7 @@ def test_a_late_cache_of_a_future_that_was_undone_is_not_used(index, catalog):
 def test_the_disk_is_told_of_all_rows_unless_they_are_in_memory(index, catalog, monkeypatch, cached):
     filled(index, range(5), range(5, 300))
     told = []
-    monkeypatch.setattr(MappedRows, "are_cached", lambda file, rows: cached)
+    monkeypatch.setattr(MappedRows, "in_page_cache", lambda file, rows: cached)
     monkeypatch.setattr(MappedRows, "prefetch", lambda file, rows: told.extend(rows.tolist()))
     reader = Snapshot(index, SETTINGS, catalog)
     views = reader.views.id[::2]

@@ -130,7 +130,7 @@ def test_replace_index_leaves_only_the_new_one(tmp_path):
 
 def test_sizes_count_every_file_once(index, catalog):
     filled(index, range(10))
-    sizes = catalog.census.sizes()
+    sizes = catalog.statistics.sizes()
     every = [Path(at, name) for at, _, names in os.walk(index) for name in names]
     assert sum(sizes.values()) == sum(path.stat().st_size for path in every)
     assert sizes["tokens"] == sum(path.stat().st_size for path in every if path.suffix == ".tokens")

@@ -33,10 +33,10 @@ def heat(x: Any, shift: Any, query: EncodedText) -> Any:
     local = x.astype(float) + shift.astype(float)[:, None]
     lengths = np.maximum(np.linalg.norm(local, axis=1), 1e-12)
     similarity = local @ query.vector / lengths / np.linalg.norm(query.vector.astype(float))
-    both = _standardise(attention) + boxes.SIMILARITY * _standardise(similarity)
+    both = _standardise(attention) + boxes.SIMILARITY_WEIGHT * _standardise(similarity)
     grid = round(len(both) ** 0.5)
     padded = np.pad(both.reshape(grid, grid), 3, mode="edge")
-    kernel = np.exp(-0.5 * (np.arange(-3, 4) / boxes.SMOOTHING) ** 2)
+    kernel = np.exp(-0.5 * (np.arange(-3, 4) / boxes.SMOOTHING_SIGMA) ** 2)
     kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
     return np.array([[(padded[i : i + 7, j : j + 7] * kernel).sum() for j in range(grid)] for i in range(grid)])
 
