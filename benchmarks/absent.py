@@ -27,9 +27,9 @@ from benchmarks.background import Background
 from benchmarks.flickr import FRAME, Annotations, read_photos
 from benchmarks.shortlist import WORDS, head
 from flairsearch.core.types import EncodedText, EncodedViews, Picture
-from flairsearch.evaluate.caption_datasets import read_annotations
-from flairsearch.evaluate.galleries import encode_in_pieces, join, of_photos
-from flairsearch.evaluate.mosaics import Mosaics, make_mosaics, plan_mosaics
+from flairsearch.evaluate.caption_datasets import read_caption_dataset
+from flairsearch.evaluate.galleries import caption_gallery, concatenate, encode_batches
+from flairsearch.evaluate.mosaics import MosaicPlan, make_mosaics, plan_mosaics
 from flairsearch.model import prompts
 from flairsearch.model.encoder import Encoder
 from flairsearch.rerank.many_texts import TextBatchScorer
@@ -193,8 +193,10 @@ def measure(encoder: Encoder, encoded: EncodedViews, several: dict[str, EncodedQ
 
 def measure_words(encoder: Encoder, folder: Path, file: Path) -> None:
     """Labels of photos, each asked for alone: present among all photos, absent among those of other labels."""
-    found = of_photos(read_annotations(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size)
-    encoded, right = join(found.encoded), found.right
+    found = caption_gallery(
+        read_caption_dataset(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size
+    )
+    encoded, right = concatenate(found.encoded), found.relevant
     assert right is not None
     _, once = np.unique(found.texts, return_index=True)
     asked = ask(encoder, encoded, [found.texts[i] for i in once], right[:, once], right[:, once])
@@ -226,8 +228,8 @@ def main() -> None:
     captions = [len(several) for several in notes.captions]
     for side in (1, *args.sides):
         count = len(pictures) if side == 1 else args.mosaics
-        shown, said = plan_mosaics(captions, Mosaics(count, side))
-        encoded = join(encode_in_pieces(encoder.encode_pictures, make_mosaics(pictures, shown)))
+        shown, said = plan_mosaics(captions, MosaicPlan(count, side))
+        encoded = concatenate(encode_batches(encoder.encode_pictures, make_mosaics(pictures, shown)))
         print(f"\n{args.model}, {args.part}, {len(pictures)} photos, {count:,} mosaics {side}x{side}")
         several = {
             "captions": ask_captions(encoder, encoded, notes, shown, said),

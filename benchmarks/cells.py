@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.flickr import FRAME, SIZE, Annotations, read_photos
 from flairsearch.core.types import Picture
-from flairsearch.evaluate.mosaics import Mosaics, cell_boxes, make_mosaics, plan_mosaics
+from flairsearch.evaluate.mosaics import MosaicPlan, cell_boxes, make_mosaics, plan_mosaics
 from flairsearch.evaluate.retrieval_metrics import best_ranks
 from flairsearch.model import checkpoints
 from flairsearch.model.flair import FLAIR, IMAGE_MEAN, IMAGE_STD, load_model
@@ -68,7 +68,7 @@ def main() -> None:
     print("| | R@1 | R@5 | R@10 | attention largest in the right cell |\n|---|---|---|---|---|")
     for side in (2, 3):
         cells = side * side
-        plan = Mosaics(len(photos) // cells, side)
+        plan = MosaicPlan(len(photos) // cells, side)
         shown, said = plan_mosaics([len(several) for several in annotations.captions], plan)
         texts = [annotations.captions[i][j] for i, j in zip(shown.ravel(), said.ravel(), strict=True)]
         conditioned, whole, attention = score_all(model, make_mosaics(photos, shown), texts)

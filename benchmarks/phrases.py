@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from flairsearch.core.types import EncodedText, EncodedViews
 from flairsearch.evaluate import galleries
-from flairsearch.evaluate.caption_datasets import read_annotations
-from flairsearch.evaluate.mosaics import Mosaics
-from flairsearch.evaluate.region_metrics import KS
+from flairsearch.evaluate.caption_datasets import read_caption_dataset
+from flairsearch.evaluate.mosaics import MosaicPlan
+from flairsearch.evaluate.region_metrics import RECALL_KS
 from flairsearch.model.encoder import Encoder
 from flairsearch.regions.boxes import find_boxes, find_heat, patch_mask
 from flairsearch.regions.locator import Locator
@@ -46,7 +46,7 @@ def combine(scores: Scores, right: NDArray[np.bool_]) -> None:
         values = way()
         best = np.where(right, values, -np.inf).max(0)
         rank = (values > best).sum(0)
-        print(f"| {name} | " + " / ".join(f"{(rank < k).mean():.1%}" for k in KS) + " |")
+        print(f"| {name} | " + " / ".join(f"{(rank < k).mean():.1%}" for k in RECALL_KS) + " |")
 
 
 def auroc(high: list[float], low: list[float]) -> float:
@@ -95,15 +95,15 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=300)
     parser.add_argument("--queries", type=int, default=800)
     args = parser.parse_args()
-    notes, encoder = read_annotations(args.annotations, args.photos), Encoder(args.model, "cpu")
-    plan = Mosaics(args.mosaics, 2)
-    found = galleries.of_mosaics(notes, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
-    encoded = galleries.join(piece for piece, _ in found.encoded)
+    dataset, encoder = read_caption_dataset(args.annotations, args.photos), Encoder(args.model, "cpu")
+    plan = MosaicPlan(args.mosaics, 2)
+    found = galleries.mosaic_gallery(dataset, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
+    encoded = galleries.concatenate(piece for piece, _ in found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
     scores = TextBatchScorer(queries, encoder.pool_weights).score(encoded)
-    photo, rng = found.truth.asked, np.random.default_rng(0)
-    shows = np.zeros((args.mosaics, len(notes.photos)), np.bool_)
-    shows[found.truth.view, found.truth.thing] = True
+    photo, rng = found.truth.label_of_text, np.random.default_rng(0)
+    shows = np.zeros((args.mosaics, len(dataset.photos)), np.bool_)
+    shows[found.truth.view, found.truth.label] = True
     print(f"{args.model}, {args.mosaics} mosaics 2x2, {args.queries} queries")
     for count in (2, 3):
         mosaics = rng.integers(args.mosaics, size=args.queries)
@@ -117,11 +117,11 @@ def main() -> None:
     print(f"one phrase is there, one is not: the weakest is the one that is not in {named:.1%} of {absent.sum()}")
     print("| --not judged in | there, against in another cell | there, against anywhere |\n|---|---|---|")
     numbers: dict[int, list[int]] = {}
-    for caption, owner in enumerate(notes.owner):
+    for caption, owner in enumerate(dataset.photo_of_caption):
         numbers.setdefault(owner, []).append(caption)
     others: list[dict[str, EncodedText]] = [{} for _ in queries]
     for text in rng.permutation(len(queries))[: args.queries // 2].tolist():
-        same = [notes.captions[c] for c in numbers[int(photo[text])] if notes.captions[c] != found.texts[text]]
+        same = [dataset.captions[c] for c in numbers[int(photo[text])] if dataset.captions[c] != found.texts[text]]
         cell = CELLS * (text // CELLS) + int(rng.choice([c for c in range(CELLS) if c != text % CELLS]))
         anywhere = int(rng.choice(np.flatnonzero(~shows[text // CELLS, photo])))
         if same:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from benchmarks.flickr import Annotations, read_photos
 from flairsearch.core.types import EncodedViews, Frame, Picture
-from flairsearch.evaluate.galleries import encode_in_pieces, join
+from flairsearch.evaluate.galleries import concatenate, encode_batches
 from flairsearch.evaluate.mosaics import make_mosaics
 from flairsearch.model import prompts
 from flairsearch.model.encoder import Encoder
@@ -94,7 +94,7 @@ class Mosaics:
     def __init__(self, encoder: Encoder, photos: list[NDArray[np.uint8]], shown: NDArray[np.int64]) -> None:
         self.encoder, self.shown = encoder, shown
         pictures = make_mosaics(map(show, photos), shown)
-        self.encoded: EncodedViews = join(encode_in_pieces(encoder.encode_pictures, pictures))
+        self.encoded: EncodedViews = concatenate(encode_batches(encoder.encode_pictures, pictures))
 
     def score(self, vectors: Array) -> Array:
         """f32[T, N]"""

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from flairsearch.core.types import EncodedText, EncodedViews
 from flairsearch.evaluate import galleries
-from flairsearch.evaluate.box_datasets import read_boxes
-from flairsearch.evaluate.caption_datasets import Annotations, read_annotations
-from flairsearch.evaluate.mosaics import Mosaics
-from flairsearch.evaluate.region_metrics import best_iou, pointing
+from flairsearch.evaluate.box_datasets import read_box_dataset
+from flairsearch.evaluate.caption_datasets import CaptionDataset, read_caption_dataset
+from flairsearch.evaluate.mosaics import MosaicPlan
+from flairsearch.evaluate.region_metrics import best_iou, pointing_game
 from flairsearch.model.encoder import Encoder
 from flairsearch.regions import boxes as boxes_module
 from flairsearch.regions.locator import Locator
@@ -34,21 +34,21 @@ Threshold = Callable[[Maps], float | None]
 class Set:
     """Right pairs of views and captions, with their maps and true boxes."""
 
-    def __init__(self, name: str, found: galleries.PlacedGallery, encoder: Encoder) -> None:
+    def __init__(self, name: str, found: galleries.BoxGallery, encoder: Encoder) -> None:
         self.name, truth = name, found.truth
         pieces = list(found.encoded)
         frames = [frame for _, some in pieces for frame in some]
-        encoded = galleries.join(piece for piece, _ in pieces)
+        encoded = galleries.concatenate(piece for piece, _ in pieces)
         texts = found.texts
         queries = [query for i in range(0, len(texts), 256) for query in encoder.encode_texts(texts[i : i + 256])]
         locator = Locator(encoder.pool_weights)
         self.attention, self.similarity, self.patches, self.truth = [], [], [], []
-        for view, text in truth.given.tolist():
+        for view, text in truth.annotated.tolist():
             one = encoded.only(view)
             self.attention.append(locator.attend(one, queries[text])[0])
             self.similarity.append(locator.patch_similarity(one, queries[text])[0])
             self.patches.append(pool_alone(locator, one, queries[text]))
-            here = (truth.view == view) & (truth.thing == truth.asked[text])
+            here = (truth.view == view) & (truth.label == truth.label_of_text[text])
             self.truth.append(np.array([frames[view].to_view(box) for box in truth.box[here].tolist()]))
 
     def __len__(self) -> int:
@@ -69,7 +69,10 @@ def measure(sets: list[Set], heat: Callable[[Set, int], Maps]) -> str:
         for i in range(len(one)):
             found = heat(one, i)
             values.append(
-                (best_iou(np.array(boxes_module.find_boxes(found)[0]), one.truth[i]), pointing(found, one.truth[i]))
+                (
+                    best_iou(np.array(boxes_module.find_boxes(found)[0]), one.truth[i]),
+                    pointing_game(found, one.truth[i]),
+                )
             )
         iou, pointed = np.mean(values, axis=0)
         columns.append(f"{iou:.3f} | {pointed:.1%}")
@@ -85,14 +88,14 @@ def of_maximum(share: float) -> Threshold:
     return lambda values: float(share * values.max())
 
 
-def load(notes: Annotations, encoder: Encoder, count: int, boxes: Path | None) -> list[Set]:
+def load(dataset: CaptionDataset, encoder: Encoder, count: int, boxes: Path | None) -> list[Set]:
     encode, size = encoder.encode_pictures, encoder.config.image_size
-    plans = [("2x2", Mosaics(count, 2, seed=5)), ("3x3", Mosaics(max(1, count * 4 // 9), 3, seed=5))]
-    sets = [Set(name, galleries.of_mosaics(notes, encode, "squash", size, plan), encoder) for name, plan in plans]
+    plans = [("2x2", MosaicPlan(count, 2, seed=5)), ("3x3", MosaicPlan(max(1, count * 4 // 9), 3, seed=5))]
+    sets = [Set(name, galleries.mosaic_gallery(dataset, encode, "squash", size, plan), encoder) for name, plan in plans]
     if boxes is not None:
-        boxed = read_boxes(boxes, notes.folder, "labelled", "{}")
-        sets.append(Set("boxes", galleries.of_boxes(boxed, encode, "squash", size), encoder))
-    return [*sets, Set("paste", galleries.of_pastes(notes, encode, "squash", size, 4 * count, seed=5), encoder)]
+        boxed = read_box_dataset(boxes, dataset.folder, "labelled", "{}")
+        sets.append(Set("boxes", galleries.box_gallery(boxed, encode, "squash", size), encoder))
+    return [*sets, Set("paste", galleries.paste_gallery(dataset, encode, "squash", size, 4 * count, seed=5), encoder)]
 
 
 def print_rows(sets: list[Set]) -> None:
@@ -157,20 +160,24 @@ def main() -> None:
     parser.add_argument("--boxes", type=Path, help="photos with boxes, their paths from PHOTOS on, too")
     parser.add_argument("--count", type=int, default=300, help="2x2 mosaics; as many captions in the other sets")
     args = parser.parse_args()
-    notes = first(read_annotations(args.annotations, args.photos_folder), args.photos)
+    dataset = first(read_caption_dataset(args.annotations, args.photos_folder), args.photos)
     encoder = Encoder(args.model, "cpu")
-    sets = load(notes, encoder, args.count, args.boxes)
-    print(f"{args.model}, {len(notes.photos):,} photos; pairs: {', '.join(f'{one.name} {len(one):,}' for one in sets)}")
+    sets = load(dataset, encoder, args.count, args.boxes)
+    print(
+        f"{args.model}, {len(dataset.photos):,} photos; pairs: {', '.join(f'{one.name} {len(one):,}' for one in sets)}"
+    )
     print("| | " + " | ".join(f"{one.name}: IoU | pointing" for one in sets) + " | mean IoU |")
     print("|---" * (2 + 2 * len(sets)) + "|")
     print_rows(sets)
 
 
-def first(notes: Annotations, count: int) -> Annotations:
+def first(dataset: CaptionDataset, count: int) -> CaptionDataset:
     """The first photos with their captions."""
-    kept = [i for i, photo in enumerate(notes.owner) if photo < count]
-    captions, owner = (tuple(column[i] for i in kept) for column in (notes.captions, notes.owner))
-    return Annotations(notes.format, notes.folder, notes.photos[:count], captions, owner, notes.empty)
+    kept = [i for i, photo in enumerate(dataset.photo_of_caption) if photo < count]
+    captions, owner = (tuple(column[i] for i in kept) for column in (dataset.captions, dataset.photo_of_caption))
+    return CaptionDataset(
+        dataset.format, dataset.folder, dataset.photos[:count], captions, owner, dataset.empty_captions
+    )
 
 
 if __name__ == "__main__":

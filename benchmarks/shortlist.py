@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.flickr import FRAME, Annotations, read_photos
 from flairsearch import Engine
 from flairsearch.core.types import EncodedText, EncodedViews, Picture, PoolWeights
-from flairsearch.evaluate.galleries import make_mosaics, shuffle
+from flairsearch.evaluate.mosaics import assign_cells, make_mosaics
 from flairsearch.model import prompts
 from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.shortlist.score_predictor import ANCHOR_TEXTS, fit
@@ -67,7 +67,7 @@ def make_photos(data: Path, work: Path, mosaics: int) -> tuple[Path, Path]:
     if not tiled.is_dir():
         tiled.mkdir()
         pictures = [Picture(pixels, FRAME) for pixels in read_photos(photos, names)]
-        shown = shuffle(len(pictures), mosaics, seed=0)
+        shown = assign_cells(len(pictures), mosaics, seed=0)
         for number, mosaic in enumerate(make_mosaics(pictures, shown)):
             Image.fromarray(mosaic.pixels).save(tiled / f"{number:05d}.png")
     return photos, tiled

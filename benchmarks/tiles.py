@@ -23,14 +23,14 @@ from PIL import Image
 
 from flairsearch import Engine
 from flairsearch.core.hits import Hit
-from flairsearch.evaluate.caption_datasets import read_annotations
+from flairsearch.evaluate.caption_datasets import read_caption_dataset
 from flairsearch.evaluate.galleries import load_pictures
-from flairsearch.evaluate.mosaics import Mosaics, cell_boxes, make_mosaics, plan_mosaics
-from flairsearch.evaluate.region_metrics import KS, best_iou
+from flairsearch.evaluate.mosaics import MosaicPlan, cell_boxes, make_mosaics, plan_mosaics
+from flairsearch.evaluate.region_metrics import RECALL_KS, best_iou
 from flairsearch.search import aggregation
 
 LEVEL = 0.3
-TOP = max(KS)
+TOP = max(RECALL_KS)
 
 
 def main() -> None:
@@ -46,22 +46,22 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for mosaics and indexes; what is there is used again")
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp())
-    notes = read_annotations(args.annotations, args.photos)
-    several: list[list[int]] = [[] for _ in notes.photos]
-    for caption, photo in enumerate(notes.owner):
+    dataset = read_caption_dataset(args.annotations, args.photos)
+    several: list[list[int]] = [[] for _ in dataset.photos]
+    for caption, photo in enumerate(dataset.photo_of_caption):
         several[photo].append(caption)
-    plan = Mosaics(args.mosaics, args.side, 2)
+    plan = MosaicPlan(args.mosaics, args.side, 2)
     shown, said = plan_mosaics([len(one) for one in several], plan)
     folder = work / f"mosaics-{args.mosaics}-{args.side}"
     if not folder.exists():
         folder.mkdir(parents=True)
-        pictures = load_pictures(notes.folder, notes.photos, "squash", args.size)
+        pictures = load_pictures(dataset.folder, dataset.photos, "squash", args.size)
         for number, picture in enumerate(make_mosaics(pictures, shown, plan.factor)):
             Image.fromarray(picture.pixels).save(folder / f"{number:05d}.png")
     cells = np.random.default_rng(0).permutation(shown.size)[: args.texts]
     photos = shown.ravel()[cells]
     captions = [
-        notes.captions[several[p][n]] for p, n in zip(photos.tolist(), said.ravel()[cells].tolist(), strict=True)
+        dataset.captions[several[p][n]] for p, n in zip(photos.tolist(), said.ravel()[cells].tolist(), strict=True)
     ]
     boxes = cell_boxes(plan.factor * args.size, args.side).astype(np.float64)
     print(
@@ -97,7 +97,7 @@ def measure(
         added = engine.add(folder).added
         speed = f"{added / (time.perf_counter() - began):.0f}" if added else "-"
         engine.search(captions[0])
-        times, found, placed, overlaps = [], np.zeros(len(KS)), np.zeros(len(KS)), []
+        times, found, placed, overlaps = [], np.zeros(len(RECALL_KS)), np.zeros(len(RECALL_KS)), []
         for caption, photo in zip(captions, photos.tolist(), strict=True):
             began = time.perf_counter()
             hits = engine.search(caption, TOP, "all")
@@ -105,8 +105,8 @@ def measure(
             right = [(hit, boxes[shown[int(Path(hit.path).stem)] == photo]) for hit in hits]
             overlap = np.array([_overlap(hit, truth) for hit, truth in right])
             overlaps += [value for value, (_, truth) in zip(overlap.tolist(), right, strict=True) if len(truth)]
-            found += [any(len(truth) for _, truth in right[:k]) for k in KS]
-            placed += [bool((overlap[:k] >= LEVEL).any()) for k in KS]
+            found += [any(len(truth) for _, truth in right[:k]) for k in RECALL_KS]
+            placed += [bool((overlap[:k] >= LEVEL).any()) for k in RECALL_KS]
         size = engine.status().bytes / engine.status().images
     shares = [" / ".join(f"{value / len(captions):.1%}" for value in row) for row in (found, placed)]
     query = f"{statistics.median(times) * 1000:.0f} ms"

@@ -1,4 +1,4 @@
-"""`flairsearch eval`. Tables or JSON to stdout, talk to stderr."""
+"""`flairsearch eval`. Tables or JSON go to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flairsearch.cli.evaluate_regions import (
+    BoxOptions,
     ClassesOption,
     InstancesOption,
-    PasteOption,
-    Places,
+    PastedOption,
     PromptOption,
     RegionsOption,
     SegmentationOption,
@@ -23,122 +23,150 @@ from flairsearch.cli.evaluate_regions import (
 from flairsearch.cli.options import DeviceOption, IndexOption, ModelOption
 from flairsearch.cli.progress import follow, show
 from flairsearch.core.errors import UsageError
-from flairsearch.evaluate.box_datasets import PROMPT
-from flairsearch.evaluate.caption_datasets import FORMATS, read_annotations
+from flairsearch.evaluate.box_datasets import DEFAULT_PROMPT
+from flairsearch.evaluate.caption_datasets import FORMATS, read_caption_dataset
 
 if TYPE_CHECKING:
     from flairsearch.core.types import EncodedViews
-    from flairsearch.evaluate.caption_datasets import Annotations
+    from flairsearch.evaluate.caption_datasets import CaptionDataset
     from flairsearch.evaluate.galleries import Gallery
     from flairsearch.model.encoder import Encoder
 
-CODEC_COUNT = 500  # texts, and views of an index, unless --count says otherwise
+DEFAULT_CODEC_COUNT = 500  # Number of texts, and of an index's views, for --codecs when --count is not given.
 
 _Annotations = Annotated[
     Path | None,
-    typer.Argument(metavar="[ANNOTATIONS]", help="Photos with captions, in any --format; none: an index."),
+    typer.Argument(
+        metavar="[ANNOTATIONS]", help="File of photos with captions, in any --format (default: measure an index)."
+    ),
 ]
 _Photos = Annotated[
-    Path | None, typer.Option(help="Folder the annotated paths start from; default: as the set is laid out.")
+    Path | None,
+    typer.Option(help="Folder that the annotated paths start from (default: where the data set has its photos)."),
 ]
 _Format = Annotated[
     str | None,
-    typer.Option("--format", help=f"{', '.join(FORMATS)}; default: told by the content."),
+    typer.Option("--format", help=f"Format of ANNOTATIONS: {', '.join(FORMATS)} (default: detected)."),
 ]
 _Views = Annotated[
     str | None,
     typer.Option(
-        help="Of photos: center (the reference's crop), or squash (as places are measured). "
-        "Of an index: how many, evenly spaced."
+        help="How a photo becomes a view: center (the reference's crop) or squash (default for regions). "
+        "For an index: a number of views, evenly spaced."
     ),
 ]
 _Rerank = Annotated[
-    int | None, typer.Option(min=1, metavar="K", help="Also: only the K best views of a text ranked exactly.")
+    int | None,
+    typer.Option(min=1, metavar="K", help="Also measure ranking only the prefilter's K best views per text exactly."),
 ]
 _TopK = Annotated[
     int | None,
     typer.Option(
-        "--topk-texts-per-image", min=1, metavar="K", help="Also the reference's top-k mode: K texts an image."
+        "--topk-texts-per-image",
+        min=1,
+        metavar="K",
+        help="Also measure the reference's top-k mode with K texts per image.",
     ),
 ]
-_Count = Annotated[int | None, typer.Option(min=1, help="Texts at most (--codecs: 500, and views of an index).")]
+_Count = Annotated[
+    int | None,
+    typer.Option(min=1, help="Largest number of texts (with --codecs also of an index's views; default 500)."),
+]
 
 
 def eval_command(
     annotations: _Annotations = None,
     photos: _Photos = None,
-    form: _Format = None,
+    format_name: _Format = None,
     views: _Views = None,
-    mosaics: Annotated[int, typer.Option(min=0, help="Mosaics of the photos, instead of the photos.")] = 0,
+    mosaics: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Measure on N mosaics of the photos, instead of the photos.")
+    ] = 0,
     side: SideOption = 2,
     rerank: _Rerank = None,
     topk: _TopK = None,
-    codecs: Annotated[bool, typer.Option("--codecs", help="Instead: what each codec costs and loses.")] = False,
+    codecs: Annotated[
+        bool, typer.Option("--codecs", help="Measure what each codec costs and loses, instead of retrieval.")
+    ] = False,
     count: _Count = None,
     regions: RegionsOption = False,
-    paste: PasteOption = 0,
-    prompt: PromptOption = PROMPT,
+    pasted: PastedOption = 0,
+    prompt: PromptOption = DEFAULT_PROMPT,
     instances: InstancesOption = None,
     split: SplitOption = None,
     segmentation: SegmentationOption = False,
     classes: ClassesOption = None,
     index: IndexOption = "default",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure retrieval on annotated photos, shortlists on an index of your own, or how well places are found."""
-    placed = regions or segmentation
-    if annotations is None and (photos or form or mosaics or rerank or topk or placed):
+    """Measure retrieval on annotated photos, shortlists on an index, or how well places in photos are found."""
+    has_places = regions or segmentation
+    if annotations is None and (photos or format_name or mosaics or rerank or topk or has_places):
         raise UsageError("no annotations for these options - give a file: flairsearch eval ANNOTATIONS --photos DIR")
-    if annotations is not None and placed:
+    if annotations is not None and has_places:
         if codecs or rerank or topk or count or (regions and segmentation):
             raise UsageError("--regions and --segmentation measure nothing else - leave other measurements away")
-        places = Places(
-            annotations, photos, form, views or "squash", mosaics, side, paste, prompt, instances, split, classes
+        options = BoxOptions(
+            annotations,
+            photos,
+            format_name,
+            views or BoxOptions.views,
+            mosaics,
+            side,
+            pasted,
+            prompt,
+            instances,
+            split,
+            classes,
         )
-        return (show_regions if regions else show_segmentation)(places, model, device, json)
-    if paste or prompt != PROMPT or instances or split or classes:
-        raise UsageError("--paste, --prompt, --instances, --split, --classes are of places - add --regions")
+        return (show_regions if regions else show_segmentation)(options, model, device, json)
+    if pasted or prompt != DEFAULT_PROMPT or instances or split or classes:
+        raise UsageError("--pasted, --prompt, --instances, --split, --classes are for places - add --regions")
     if codecs and (rerank or topk):
         raise UsageError("--codecs measures nothing but codecs - leave --rerank and --topk-texts-per-image away")
-    count = count or (CODEC_COUNT if codecs else None)
+    count = count or (DEFAULT_CODEC_COUNT if codecs else None)
     if annotations is None:
-        encoder, found = _open_index(index, model, device, _most(views) or (count if codecs else None), count)
+        max_views = _parse_view_count(views) or (count if codecs else None)
+        encoder, gallery = _open_index(index, model, device, max_views, count)
     else:
-        notes = read_annotations(annotations, photos, form)  # before the model: what is wrong shows at once
-        encoder, found = _open_photos(notes, views or "center", (model, device), mosaics, side, count)
-    _tell(encoder, found)
+        # The annotations are read before the model is loaded, so that errors in them appear at once.
+        dataset = read_caption_dataset(annotations, photos, format_name)
+        encoder, gallery = _open_photos(dataset, views or "center", (model, device), mosaics, side, count)
+    _print_summary(encoder, gallery)
     if codecs:
-        return _show_codecs(encoder, found, json)
-    _show_retrieval(encoder, found, rerank, topk, json)
+        return _show_codecs(encoder, gallery, json)
+    _show_retrieval(encoder, gallery, rerank, topk, json)
 
 
-def _tell(encoder: Encoder, found: Gallery) -> None:
-    """What is measured, to stderr."""
-    for note in found.notes:
+def _print_summary(encoder: Encoder, gallery: Gallery) -> None:
+    """Print to stderr what is measured."""
+    for note in gallery.notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{encoder.name}, {found.views:,} views, {len(found.texts):,} texts", err=True)
+    typer.echo(f"{encoder.name}, {gallery.views:,} views, {len(gallery.texts):,} texts", err=True)
 
 
 def _open_photos(
-    notes: Annotations, views: str, model: tuple[str | None, str], mosaics: int, side: int, count: int | None
+    dataset: CaptionDataset, views: str, model: tuple[str | None, str], mosaics: int, side: int, count: int | None
 ) -> tuple[Encoder, Gallery]:
+    """Load the model (its name and device) and build a gallery of the annotated photos."""
     from flairsearch.core.settings import check_views
     from flairsearch.evaluate import galleries
-    from flairsearch.evaluate.mosaics import Mosaics
+    from flairsearch.evaluate.mosaics import MosaicPlan
     from flairsearch.model import checkpoints
     from flairsearch.model.encoder import Encoder
 
-    policy, shown = check_views(views, tiles=False), Mosaics(mosaics, side) if mosaics else None
+    policy, plan = check_views(views, tiles=False), MosaicPlan(mosaics, side) if mosaics else None
     encoder = Encoder(model[0] or checkpoints.default_name(), model[1])
     size = encoder.config.image_size
-    return encoder, galleries.of_photos(notes, encoder.encode_pictures, policy, size, shown, count)
+    return encoder, galleries.caption_gallery(dataset, encoder.encode_pictures, policy, size, plan, count)
 
 
 def _open_index(
-    index: str, model: str | None, device: str, most: int | None, count: int | None
+    index: str, model: str | None, device: str, max_views: int | None, count: int | None
 ) -> tuple[Encoder, Gallery]:
+    """Load the model of an index and build a gallery of its views."""
     from flairsearch.core.paths import index_folder
     from flairsearch.evaluate import galleries
     from flairsearch.indexing.lifecycle import open_index
@@ -147,41 +175,42 @@ def _open_index(
     folder = index_folder(index)
     settings, known = open_index(folder, model, None, None, create=False)
     encoder = LazyEncoder(folder, settings, known, device).in_torch
-    return encoder, galleries.of_index(folder, settings, most, count)
+    return encoder, galleries.index_gallery(folder, settings, max_views, count)
 
 
-def _most(views: str | None) -> int | None:
-    """How many views of an index."""
+def _parse_view_count(views: str | None) -> int | None:
+    """Return --views as a number of an index's views. Raises UsageError when it is not a positive number."""
     if views is not None and (not views.isdecimal() or not int(views)):
-        raise UsageError(f"--views {views} of an index is no number - its photos are encoded already: give how many")
+        raise UsageError(f"--views {views} of an index is not a number - its photos are encoded already: give how many")
     return None if views is None else int(views)
 
 
-def _show_codecs(encoder: Encoder, found: Gallery, json: bool) -> None:
+def _show_codecs(encoder: Encoder, gallery: Gallery, json: bool) -> None:
     from flairsearch.evaluate import galleries, tables
     from flairsearch.evaluate.codec_comparison import compare_codecs
 
-    encoded = galleries.join(follow(found.encoded, "views", found.views, _views))
-    queries, weights = encoder.encode_texts(found.texts), encoder.pool_weights
-    rows = compare_codecs(encoded, queries, found.right, weights, encoder.token_metric, encoder.device)
+    encoded = galleries.concatenate(follow(gallery.encoded, "views", gallery.views, _count_views))
+    queries, weights = encoder.encode_texts(gallery.texts), encoder.pool_weights
+    rows = compare_codecs(encoded, queries, gallery.relevant, weights, encoder.token_metric, encoder.device)
     show(rows, tables.to_codec_table, json)
 
 
-def _show_retrieval(encoder: Encoder, found: Gallery, rerank: int | None, topk: int | None, json: bool) -> None:
+def _show_retrieval(encoder: Encoder, gallery: Gallery, rerank: int | None, topk: int | None, json: bool) -> None:
     from flairsearch.evaluate import retrieval_run, tables
     from flairsearch.evaluate.retrieval_metrics import shortlist_recall
 
-    groups = retrieval_run.encode_in_groups(encoder.encode_texts, found.texts)
-    queries = follow(groups, "texts", len(set(found.texts)), len)
+    groups = retrieval_run.encode_in_groups(encoder.encode_texts, gallery.texts)
+    queries = follow(groups, "texts", len(set(gallery.texts)), len)
     weights, device = encoder.pool_weights, encoder.device
-    fitted = retrieval_run.FittedVectors(encoder.bank(), weights, device, found.views)
-    scores = retrieval_run.PairScores(found.views, found.texts, queries, weights, device, fitted)
-    for encoded in follow(found.encoded, "views", found.views, _views):
+    fitted = retrieval_run.FittedVectors(encoder.bank(), weights, device, gallery.views)
+    scores = retrieval_run.PairScores(gallery.views, gallery.texts, queries, weights, device, fitted)
+    for encoded in follow(gallery.encoded, "views", gallery.views, _count_views):
         scores.add(encoded)
-    if found.right is not None:
-        show(retrieval_run.retrieval(scores, found.right, rerank, topk), tables.to_retrieval_table, json)
+    if gallery.relevant is not None:
+        rows = retrieval_run.evaluate_retrieval(scores, gallery.relevant, rerank, topk)
+        show(rows, tables.to_retrieval_table, json)
     show(shortlist_recall(scores.exact, scores.prefilters), tables.to_shortlist_table, json)
 
 
-def _views(encoded: EncodedViews) -> int:
+def _count_views(encoded: EncodedViews) -> int:
     return len(encoded.pooled)

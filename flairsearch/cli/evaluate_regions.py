@@ -1,4 +1,4 @@
-"""`flairsearch eval --regions` and `--segmentation`: how well places are found."""
+"""`flairsearch eval --regions` and `--segmentation`: measure how well places in photos are found."""
 
 from __future__ import annotations
 
@@ -10,121 +10,128 @@ import typer
 
 from flairsearch.cli.progress import follow, show
 from flairsearch.core.errors import UsageError
-from flairsearch.evaluate.box_datasets import BOX_FORMATS, PROMPT, check_prompt, read_boxes
-from flairsearch.evaluate.caption_datasets import read_annotations
+from flairsearch.evaluate.box_datasets import BOX_FORMATS, DEFAULT_PROMPT, check_prompt, read_box_dataset
+from flairsearch.evaluate.caption_datasets import read_caption_dataset
 
 if TYPE_CHECKING:
-    from flairsearch.evaluate.galleries import PlacedGallery
+    from flairsearch.evaluate.galleries import BoxGallery
     from flairsearch.model.encoder import Encoder
 
 RegionsOption = Annotated[
     bool,
     typer.Option(
         "--regions",
-        help="Instead: how well places are found. Boxes: of --mosaics, --paste, or the annotations "
-        f"({', '.join(BOX_FORMATS)}).",
+        help="Measure how well regions are found, instead of retrieval. The true boxes come from --mosaics, --pasted "
+        f"or the annotations ({', '.join(BOX_FORMATS)}).",
     ),
 ]
-SideOption = Annotated[int, typer.Option(min=1, max=8, help="Photos along a side of the mosaics.")]
-PasteOption = Annotated[
-    int, typer.Option(min=0, metavar="N", help="With --regions: N photos, each with another pasted on it.")
+SideOption = Annotated[int, typer.Option(min=1, max=8, help="Number of photos along a side of each mosaic.")]
+PastedOption = Annotated[
+    int, typer.Option(min=0, metavar="N", help="With --regions: make N photos with another photo pasted on each.")
 ]
 SegmentationOption = Annotated[
-    bool, typer.Option("--segmentation", help="Instead: mean IoU of masks; ANNOTATIONS is a folder as VOC's.")
+    bool,
+    typer.Option(
+        "--segmentation",
+        help="Measure the mean IoU of masks, instead of retrieval. ANNOTATIONS is a folder in VOC's layout.",
+    ),
 ]
-PromptOption = Annotated[str, typer.Option(help="The text for a class or category, {} its name.")]
+PromptOption = Annotated[str, typer.Option(help="Text for a class or category, with {} in place of its name.")]
 ClassesOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="With --segmentation: names, one a line; default: VOC's 20.")
+    Path | None,
+    typer.Option(metavar="FILE", help="With --segmentation: class names, one per line (default: VOC's 20 classes)."),
 ]
 InstancesOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The boxes of refs; default: instances.json beside.")
+    Path | None,
+    typer.Option(metavar="FILE", help="File with the boxes of refs (default: instances.json beside ANNOTATIONS)."),
 ]
 SplitOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The part of refs, or of a folder as VOC's; default: val.")
+    str | None, typer.Option(metavar="NAME", help="Split of refs, or of a folder in VOC's layout (default: val).")
 ]
 
 
 @dataclass(frozen=True)
-class Places:
-    """What is to be measured on."""
+class BoxOptions:
+    """The options that say which photos and true places are measured on."""
 
     annotations: Path
     photos: Path | None = None
-    form: str | None = None
-    views: str = "squash"  # a crop hides places
+    format_name: str | None = None
+    views: str = "squash"  # A centre crop would hide places near the margins.
     mosaics: int = 0
     side: int = 2
-    paste: int = 0
-    prompt: str = PROMPT
+    pasted: int = 0
+    prompt: str = DEFAULT_PROMPT
     instances: Path | None = None
     split: str | None = None
     classes: Path | None = None
 
 
-def show_regions(places: Places, model: str | None, device: str, json: bool) -> None:
-    """The regions' table, its controls beside."""
-    if places.mosaics and places.paste:
-        raise UsageError("--mosaics and --paste are two kinds of pictures - ask for one at a time")
-    if places.classes or ((places.mosaics or places.paste) and (places.instances or places.split)):
+def show_regions(options: BoxOptions, model: str | None, device: str, json: bool) -> None:
+    """Print the measures of regions and of their controls."""
+    if options.mosaics and options.pasted:
+        raise UsageError("--mosaics and --pasted are two kinds of pictures - ask for one at a time")
+    if options.classes or ((options.mosaics or options.pasted) and (options.instances or options.split)):
         raise UsageError("--classes is for --segmentation, --instances and --split for refs - leave them away")
     from flairsearch.evaluate import tables
-    from flairsearch.evaluate.region_run import regions
+    from flairsearch.evaluate.region_run import evaluate_regions
     from flairsearch.evaluate.retrieval_run import encode_in_groups
 
-    encoder, found = _open(places, model, device)
-    for note in found.notes:
+    encoder, gallery = _open_gallery(options, model, device)
+    for note in gallery.notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{encoder.name}, {found.views:,} views, {len(found.texts):,} texts", err=True)
-    texts = follow(encode_in_groups(encoder.encode_texts, found.texts), "texts", len(set(found.texts)), len)
-    followed = replace(found, encoded=follow(found.encoded, "views", found.views, lambda piece: len(piece[1])))
-    rows = regions(followed, texts, encoder.pool_weights, encoder.device)
+    typer.echo(f"{encoder.name}, {gallery.views:,} views, {len(gallery.texts):,} texts", err=True)
+    groups = follow(encode_in_groups(encoder.encode_texts, gallery.texts), "texts", len(set(gallery.texts)), len)
+    encoded = follow(gallery.encoded, "views", gallery.views, lambda batch: len(batch[1]))
+    rows = evaluate_regions(replace(gallery, encoded=encoded), groups, encoder.pool_weights, encoder.device)
     show(rows, tables.to_region_tables, json)
 
 
-def _open(places: Places, model: str | None, device: str) -> tuple[Encoder, PlacedGallery]:
-    """Files first: what is wrong with them shows before a model is loaded."""
+def _open_gallery(options: BoxOptions, model: str | None, device: str) -> tuple[Encoder, BoxGallery]:
+    """Read the annotations, then load the model: errors in the files appear without waiting for the model."""
     from flairsearch.core.settings import check_views
 
-    views = check_views(places.views, tiles=False)
-    file, photos, form = places.annotations, places.photos, places.form
-    if not (places.mosaics or places.paste):
-        boxed = read_boxes(file, photos, form, places.prompt, places.instances, places.split)
+    policy = check_views(options.views, tiles=False)
+    file, photos, format_name = options.annotations, options.photos, options.format_name
+    if not (options.mosaics or options.pasted):
+        boxes = read_box_dataset(file, photos, format_name, options.prompt, options.instances, options.split)
         from flairsearch.evaluate import galleries
 
-        encoder = _load(model, device)
-        return encoder, galleries.of_boxes(boxed, encoder.encode_pictures, views, encoder.config.image_size)
-    notes = read_annotations(file, photos, form)
+        encoder = _load_encoder(model, device)
+        return encoder, galleries.box_gallery(boxes, encoder.encode_pictures, policy, encoder.config.image_size)
+    captions = read_caption_dataset(file, photos, format_name)
     from flairsearch.evaluate import galleries
-    from flairsearch.evaluate.mosaics import Mosaics
+    from flairsearch.evaluate.mosaics import MosaicPlan
 
-    encoder = _load(model, device)
+    encoder = _load_encoder(model, device)
     encode, size = encoder.encode_pictures, encoder.config.image_size
-    if places.paste:
-        return encoder, galleries.of_pastes(notes, encode, views, size, places.paste)
-    return encoder, galleries.of_mosaics(notes, encode, views, size, Mosaics(places.mosaics, places.side))
+    if options.pasted:
+        return encoder, galleries.paste_gallery(captions, encode, policy, size, options.pasted)
+    plan = MosaicPlan(options.mosaics, options.side)
+    return encoder, galleries.mosaic_gallery(captions, encode, policy, size, plan)
 
 
-def show_segmentation(places: Places, model: str | None, device: str, json: bool) -> None:
-    """IoU of each class, and their mean."""
-    if places.photos or places.form or places.mosaics or places.paste or places.instances:
+def show_segmentation(options: BoxOptions, model: str | None, device: str, json: bool) -> None:
+    """Print the IoU of each class and their mean."""
+    if options.photos or options.format_name or options.mosaics or options.pasted or options.instances:
         raise UsageError("--segmentation needs no option of annotation files - give it a folder laid out as VOC's")
     from flairsearch.core.settings import check_views
     from flairsearch.evaluate import galleries, tables
-    from flairsearch.evaluate.segmentation import read_voc, segmentation
+    from flairsearch.evaluate.segmentation import evaluate_segmentation, read_voc
 
-    views = check_views(places.views, tiles=False)
-    check_prompt(places.prompt)
-    masked = read_voc(places.annotations, places.split or "val", places.classes)
-    encoder = _load(model, device)
-    typer.echo(f"{encoder.name}, {len(masked.photos):,} photos, {len(masked.classes):,} classes", err=True)
-    texts = encoder.encode_texts([places.prompt.replace("{}", name) for name in masked.classes])
-    pictures = galleries.load_pictures(masked.folder, masked.photos, views, encoder.config.image_size)
-    pieces = galleries.encode_with_frames(encoder.encode_pictures, pictures)
-    followed = follow(pieces, "photos", len(masked.photos), lambda piece: len(piece[1]))
-    show([segmentation(followed, texts, masked)], tables.to_segmentation_table, json)
+    policy = check_views(options.views, tiles=False)
+    check_prompt(options.prompt)
+    dataset = read_voc(options.annotations, options.split or "val", options.classes)
+    encoder = _load_encoder(model, device)
+    typer.echo(f"{encoder.name}, {len(dataset.photos):,} photos, {len(dataset.classes):,} classes", err=True)
+    texts = encoder.encode_texts([options.prompt.replace("{}", name) for name in dataset.classes])
+    pictures = galleries.load_pictures(dataset.folder, dataset.photos, policy, encoder.config.image_size)
+    batches = galleries.encode_batches_with_frames(encoder.encode_pictures, pictures)
+    followed = follow(batches, "photos", len(dataset.photos), lambda batch: len(batch[1]))
+    show([evaluate_segmentation(followed, texts, dataset)], tables.to_segmentation_table, json)
 
 
-def _load(model: str | None, device: str) -> Encoder:
+def _load_encoder(model: str | None, device: str) -> Encoder:
     from flairsearch.model import checkpoints
     from flairsearch.model.encoder import Encoder
 

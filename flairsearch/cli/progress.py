@@ -11,10 +11,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from flairsearch.evaluate.tables import Row
+    from flairsearch.evaluate.tables import ResultRow
 
 _Piece = TypeVar("_Piece")
-_Row = TypeVar("_Row", bound="Row")
+_Row = TypeVar("_Row", bound="ResultRow")
 
 
 def follow(pieces: Iterable[_Piece], label: str, total: int, length: Callable[[_Piece], int]) -> Iterator[_Piece]:

@@ -1,1 +1,1 @@
-"""Data sets, mosaics and metrics."""
+"""Measure retrieval, regions, segmentation and codecs: data sets, mosaics and metrics."""

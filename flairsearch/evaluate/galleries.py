@@ -1,7 +1,8 @@
-"""What is measured on: annotated photos, mosaics of them, or the views of an index; and texts to ask them.
+"""Build galleries, the views and texts that a measurement runs on.
 
-With boxes: mosaics, photos pasted on photos, photos whose annotations have boxes.
-Views come encoded, in pieces, in an order that is kept: tokens of all of them need not fit in memory.
+A gallery holds annotated photos, mosaics of them, or the views of an index. A box gallery also holds true boxes: of
+mosaics, of photos pasted on photos, or of photos whose annotations have boxes. Views come encoded, in batches and in a
+fixed order, so that the tokens of all views need not fit in memory.
 """
 
 from __future__ import annotations
@@ -18,187 +19,220 @@ from flairsearch.core.arrays import chunks
 from flairsearch.core.errors import UsageError
 from flairsearch.core.settings import IndexSettings
 from flairsearch.core.types import EncodedViews, Frame, ImageFile, Picture
-from flairsearch.evaluate.box_datasets import BoxAnnotations
-from flairsearch.evaluate.caption_datasets import LABELLED, Annotations
+from flairsearch.evaluate.box_datasets import BoxDataset
+from flairsearch.evaluate.caption_datasets import LABELLED, CaptionDataset
 from flairsearch.evaluate.mosaics import (
-    Mosaics,
+    MosaicPlan,
+    assign_cells,
     cell_boxes,
     make_mosaics,
     make_pastes,
     plan_mosaics,
     plan_pastes,
-    shuffle,
 )
-from flairsearch.evaluate.results import Truth
+from flairsearch.evaluate.results import GroundTruth
 from flairsearch.images import loading
 from flairsearch.model.prompts import phrases
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import PIECE, Snapshot
 
-BATCH = 32  # pictures encoded at once
+ENCODE_PICTURES = 32  # Pictures encoded at once, to bound memory.
 
-Encode = Callable[[Sequence[Picture]], EncodedViews]
+EncodePictures = Callable[[Sequence[Picture]], EncodedViews]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """N views and T texts."""
+    """N views and T texts.
+
+    encoded: batches of the views; can be consumed once. relevant: bool[N, T], which views are relevant to which text,
+    or None when unknown. notes: messages for the user, one per line.
+    """
 
     views: int
-    encoded: Iterator[EncodedViews]  # once
+    encoded: Iterator[EncodedViews]
     texts: list[str]
-    right: NDArray[np.bool_] | None = None  # [N, T] which views answer which text, where anybody knows
-    notes: tuple[str, ...] = ()  # what a person should know of it, a line each
-
-
-@dataclass(frozen=True)
-class PlacedGallery:
-    """N views, T texts, and where in the views is what they speak of."""
-
-    views: int
-    encoded: Iterator[tuple[EncodedViews, list[Frame]]]  # once
-    texts: list[str]
-    truth: Truth
+    relevant: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
 
-def of_photos(
-    notes: Annotations,
-    encode: Encode,
-    views: str,
+@dataclass(frozen=True)
+class BoxGallery:
+    """N views and T texts, and the true boxes of the texts in the views.
+
+    encoded: batches of the views with their frames; can be consumed once. notes: messages for the user, one per line.
+    """
+
+    views: int
+    encoded: Iterator[tuple[EncodedViews, list[Frame]]]
+    texts: list[str]
+    truth: GroundTruth
+    notes: tuple[str, ...] = ()
+
+
+def caption_gallery(
+    dataset: CaptionDataset,
+    encode: EncodePictures,
+    policy: str,
     size: int,
-    mosaics: Mosaics | None = None,
-    count: int | None = None,
+    mosaics: MosaicPlan | None = None,
+    max_texts: int | None = None,
 ) -> Gallery:
-    """Annotated photos, or mosaics of them, with all captions, or about `count`: the first of some photos."""
-    owner = np.asarray(notes.owner)
-    chosen = np.arange(len(owner)) if count is None or count >= len(owner) else _choose(owner, count)
-    pictures, shown = load_pictures(notes.folder, notes.photos, views, size), np.arange(len(notes.photos))[:, None]
+    """Build a gallery of annotated photos, or of mosaics of them, with all captions or about `max_texts` of them.
+
+    policy: "center" or "squash", how a photo becomes a view. size: side of a view in pixels.
+    Raises UsageError when no mosaic shows a photo that a caption describes.
+    """
+    photo_of_caption = np.asarray(dataset.photo_of_caption)
+    captions = np.arange(len(photo_of_caption))
+    if max_texts is not None and max_texts < len(captions):
+        captions = _sample_captions(photo_of_caption, max_texts)
+    pictures = load_pictures(dataset.folder, dataset.photos, policy, size)
+    cells = np.arange(len(dataset.photos))[:, None]
     if mosaics:
-        shown = shuffle(len(notes.photos), mosaics.count, mosaics.seed, mosaics.side)
-        pictures = make_mosaics(pictures, shown, mosaics.factor)
-    answers = _answers(notes, chosen)
-    right = np.zeros((len(shown), len(chosen)), np.bool_)
-    for cell in shown.T:
-        right |= answers[cell]
-    if not right.any():
-        raise UsageError(f"none of {len(shown):,} mosaics shows what the captions speak of - make more: --mosaics")
-    texts = [notes.captions[i] for i in chosen.tolist()]
-    return Gallery(len(shown), encode_in_pieces(encode, pictures), texts, right, _empty(notes))
+        cells = assign_cells(len(dataset.photos), mosaics.count, mosaics.seed, mosaics.side)
+        pictures = make_mosaics(pictures, cells, mosaics.factor)
+    relevant_photos = _relevance(dataset, captions)
+    relevant = np.zeros((len(cells), len(captions)), np.bool_)
+    for photos in cells.T:
+        relevant |= relevant_photos[photos]
+    if not relevant.any():
+        raise UsageError(f"none of {len(cells):,} mosaics shows what the captions speak of - make more: --mosaics")
+    texts = [dataset.captions[i] for i in captions.tolist()]
+    return Gallery(len(cells), encode_batches(encode, pictures), texts, relevant, _skipped_note(dataset))
 
 
-def _answers(notes: Annotations, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which photos answer which of the chosen captions, bool[photos, chosen]: of labels, all that have the same."""
-    owner = np.asarray(notes.owner)
-    if notes.format != LABELLED:
-        return np.asarray(np.arange(len(notes.photos))[:, None] == owner[chosen])
-    names, label = np.unique(notes.captions, return_inverse=True)
-    said = np.zeros((len(notes.photos), len(names)), np.bool_)
-    said[owner, label] = True
-    return said[:, label[chosen]]
+def _relevance(dataset: CaptionDataset, captions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which photos are relevant to which captions, bool[photos, captions].
+
+    A photo is relevant to its own captions; of labels, to all captions that are the same label.
+    """
+    photo_of_caption = np.asarray(dataset.photo_of_caption)
+    if dataset.format != LABELLED:
+        return np.asarray(np.arange(len(dataset.photos))[:, None] == photo_of_caption[captions])
+    labels, label_of_caption = np.unique(dataset.captions, return_inverse=True)
+    has_label = np.zeros((len(dataset.photos), len(labels)), np.bool_)
+    has_label[photo_of_caption, label_of_caption] = True
+    return has_label[:, label_of_caption[captions]]
 
 
-def of_mosaics(notes: Annotations, encode: Encode, views: str, size: int, plan: Mosaics) -> PlacedGallery:
-    """Mosaics of annotated photos, a caption for each cell: any cell that shows its photo is right, in any mosaic."""
-    numbers = _captions(notes)
-    shown, said = plan_mosaics([len(several) for several in numbers], plan)
-    pictures = make_mosaics(load_pictures(notes.folder, notes.photos, views, size), shown, plan.factor)
-    photo, mosaic = shown.ravel(), np.repeat(np.arange(plan.count), shown.shape[1])
+def mosaic_gallery(
+    dataset: CaptionDataset, encode: EncodePictures, policy: str, size: int, plan: MosaicPlan
+) -> BoxGallery:
+    """Build mosaics of annotated photos with a caption for each cell.
+
+    True boxes of a caption are all cells that show its photo, in any mosaic.
+    """
+    captions = _captions_of_photos(dataset)
+    cells, chosen = plan_mosaics([len(numbers) for numbers in captions], plan)
+    pictures = make_mosaics(load_pictures(dataset.folder, dataset.photos, policy, size), cells, plan.factor)
+    photo, mosaic = cells.ravel(), np.repeat(np.arange(plan.count), cells.shape[1])
     boxes = np.tile(cell_boxes(plan.factor * size, plan.side), (plan.count, 1)).astype(np.float64)
-    given = np.stack([mosaic, np.arange(len(mosaic))], 1)
-    texts = [notes.captions[numbers[p][n]] for p, n in zip(photo.tolist(), said.ravel().tolist(), strict=True)]
-    truth = Truth(mosaic, photo, boxes, photo, given)
-    return PlacedGallery(plan.count, encode_with_frames(encode, pictures), texts, truth, _empty(notes))
+    annotated = np.stack([mosaic, np.arange(len(mosaic))], 1)
+    texts = [dataset.captions[captions[p][n]] for p, n in zip(photo.tolist(), chosen.ravel().tolist(), strict=True)]
+    truth = GroundTruth(mosaic, photo, boxes, photo, annotated)
+    return BoxGallery(plan.count, encode_batches_with_frames(encode, pictures), texts, truth, _skipped_note(dataset))
 
 
-def of_pastes(notes: Annotations, encode: Encode, views: str, size: int, count: int, seed: int = 0) -> PlacedGallery:
-    """Annotated photos pasted on others, a caption for each. Raises UsageError when there is only one photo."""
-    if len(notes.photos) < 2:
+def paste_gallery(
+    dataset: CaptionDataset, encode: EncodePictures, policy: str, size: int, count: int, seed: int = 0
+) -> BoxGallery:
+    """Paste annotated photos on other ones, with a caption for each. Raises UsageError for fewer than two photos."""
+    if len(dataset.photos) < 2:
         raise UsageError("one photo cannot be pasted on another - give annotations of two photos at least")
-    numbers = _captions(notes)
-    plan = plan_pastes([len(several) for several in numbers], count, size, seed)
-    grounds, pasted = (
-        load_pictures(notes.folder, [notes.photos[i] for i in photos.tolist()], views, size)
-        for photos in (plan.ground, plan.pasted)
+    captions = _captions_of_photos(dataset)
+    plan = plan_pastes([len(numbers) for numbers in captions], count, size, seed)
+    backgrounds, pasted = (
+        load_pictures(dataset.folder, [dataset.photos[i] for i in photos.tolist()], policy, size)
+        for photos in (plan.background, plan.pasted)
     )
-    pictures = make_pastes(grounds, pasted, plan.box)
-    texts = [notes.captions[numbers[p][n]] for p, n in zip(plan.pasted.tolist(), plan.said.tolist(), strict=True)]
-    each = np.arange(count)
-    truth = Truth(each, plan.pasted, plan.box.astype(np.float64), plan.pasted, np.stack([each, each], 1))
-    return PlacedGallery(count, encode_with_frames(encode, pictures), texts, truth, _empty(notes))
+    pictures = make_pastes(backgrounds, pasted, plan.box)
+    texts = [dataset.captions[captions[p][n]] for p, n in zip(plan.pasted.tolist(), plan.caption.tolist(), strict=True)]
+    views = np.arange(count)
+    truth = GroundTruth(views, plan.pasted, plan.box.astype(np.float64), plan.pasted, np.stack([views, views], 1))
+    return BoxGallery(count, encode_batches_with_frames(encode, pictures), texts, truth, _skipped_note(dataset))
 
 
-def of_boxes(boxed: BoxAnnotations, encode: Encode, views: str, size: int) -> PlacedGallery:
-    """Photos whose annotations have boxes."""
-    pictures = _of_these_sizes(load_pictures(boxed.folder, boxed.photos, views, size), boxed)
-    truth = Truth(
-        np.array([place.photo for place in boxed.places], np.int64),
-        np.array([place.thing for place in boxed.places], np.int64),
-        np.array([place.box for place in boxed.places], np.float64),
-        np.array(boxed.asked, np.int64),
-        np.array(boxed.given, np.int64),
+def box_gallery(dataset: BoxDataset, encode: EncodePictures, policy: str, size: int) -> BoxGallery:
+    """Build a gallery of photos whose annotations have boxes."""
+    pictures = _check_sizes(load_pictures(dataset.folder, dataset.photos, policy, size), dataset)
+    truth = GroundTruth(
+        np.array([labelled.photo for labelled in dataset.boxes], np.int64),
+        np.array([labelled.label for labelled in dataset.boxes], np.int64),
+        np.array([labelled.box for labelled in dataset.boxes], np.float64),
+        np.array(dataset.label_of_text, np.int64),
+        np.array(dataset.annotated_pairs, np.int64),
     )
-    texts = [boxed.things[thing] for thing in boxed.asked]
-    return PlacedGallery(len(boxed.photos), encode_with_frames(encode, pictures), texts, truth, boxed.notes)
+    texts = [dataset.labels[label] for label in dataset.label_of_text]
+    return BoxGallery(len(dataset.photos), encode_batches_with_frames(encode, pictures), texts, truth, dataset.notes)
 
 
-def _of_these_sizes(pictures: Iterable[Picture], boxed: BoxAnnotations) -> Iterator[Picture]:
-    """The pictures, where boxes mean their pixels. Raises UsageError otherwise."""
-    for picture, name, (width, height) in zip(pictures, boxed.photos, boxed.sizes, strict=True):
+def _check_sizes(pictures: Iterable[Picture], dataset: BoxDataset) -> Iterator[Picture]:
+    """Yield the pictures. Raises UsageError when a photo has another size than its boxes assume."""
+    for picture, name, (width, height) in zip(pictures, dataset.photos, dataset.sizes, strict=True):
         if (picture.frame.width, picture.frame.height) != (width, height):
             raise UsageError(
-                f"{boxed.folder / name} has {picture.frame.width} x {picture.frame.height} pixels upright, its boxes "
+                f"{dataset.folder / name} has {picture.frame.width} x {picture.frame.height} pixels upright, its boxes "
                 f"are in {width} x {height} - give the photos that were annotated: --photos DIR"
             )
         yield picture
 
 
-def _captions(notes: Annotations) -> list[list[int]]:
-    """Of each photo, the numbers of its captions."""
-    numbers: list[list[int]] = [[] for _ in notes.photos]
-    for caption, photo in enumerate(notes.owner):
+def _captions_of_photos(dataset: CaptionDataset) -> list[list[int]]:
+    """Return the numbers of each photo's captions."""
+    numbers: list[list[int]] = [[] for _ in dataset.photos]
+    for caption, photo in enumerate(dataset.photo_of_caption):
         numbers[photo].append(caption)
     return numbers
 
 
-def _empty(notes: Annotations) -> tuple[str, ...]:
-    return (f"{notes.empty:,} empty captions were left out",) if notes.empty else ()
+def _skipped_note(dataset: CaptionDataset) -> tuple[str, ...]:
+    return (f"{dataset.empty_captions:,} empty captions were left out",) if dataset.empty_captions else ()
 
 
-def of_index(
-    folder: Path, settings: IndexSettings, most: int | None = None, count: int | None = None, piece: int = PIECE
+def index_gallery(
+    folder: Path,
+    settings: IndexSettings,
+    max_views: int | None = None,
+    max_texts: int | None = None,
+    batch: int = PIECE,
 ) -> Gallery:
-    """All views of an index, or `most` of them, evenly spaced; and all phrases of the bank, or the first `count`.
+    """Build a gallery of the views of an index and the phrases of the prompt bank.
 
-    piece: views at once. Raises UsageError when the index is empty.
+    max_views: take this many views, evenly spaced. max_texts: take this many first phrases. batch: views read at once.
+    Raises UsageError when the index is empty.
     """
     catalog = Catalog(folder)
-    reader = Snapshot(folder, settings, catalog)
+    snapshot = Snapshot(folder, settings, catalog)
     catalog.close()
-    total = len(reader)
+    total = len(snapshot)
     if not total:
         raise UsageError(f"{folder} holds no photo - run flairsearch index FOLDER first")
-    kept = min(most or total, total)
-    views = reader.views.id[np.arange(kept) * total // kept]
-    pieces = (reader.encoded(some) for some in chunks(views, piece))
-    notes = (*reader.damage, *((f"{kept:,} views of {total:,}, evenly spaced",) if kept < total else ()))
-    return Gallery(kept, pieces, phrases()[:count], None, notes)
+    count = min(max_views or total, total)
+    views = snapshot.views.id[np.arange(count) * total // count]
+    encoded = (snapshot.encoded(part) for part in chunks(views, batch))
+    notes = (*snapshot.damage, *((f"{count:,} views of {total:,}, evenly spaced",) if count < total else ()))
+    return Gallery(count, encoded, phrases()[:max_texts], None, notes)
 
 
-def _choose(owner: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """About `count` captions, the first of each of some photos, evenly chosen: their numbers, in order."""
-    photos = int(owner.max()) + 1
-    each = -(-count // photos)
-    order = np.argsort(owner, kind="stable")
-    nth = np.empty_like(owner)  # of its photo's captions
-    nth[order] = np.arange(len(owner)) - np.searchsorted(owner[order], owner[order])
-    return np.flatnonzero((nth < each) & (owner % max(1, each * photos // count) == 0))
+def _sample_captions(photo_of_caption: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the numbers of about `count` captions, in order: the first captions of evenly chosen photos."""
+    photos = int(photo_of_caption.max()) + 1
+    per_photo = -(-count // photos)
+    order = np.argsort(photo_of_caption, kind="stable")
+    rank = np.empty_like(photo_of_caption)  # Position of each caption among those of its photo.
+    rank[order] = np.arange(len(order)) - np.searchsorted(photo_of_caption[order], photo_of_caption[order])
+    step = max(1, per_photo * photos // count)
+    return np.flatnonzero((rank < per_photo) & (photo_of_caption % step == 0))
 
 
-def load_pictures(folder: Path, names: Sequence[str], views: str, size: int) -> Iterator[Picture]:
-    """The views of annotated photos, a bounded number ahead. Raises UsageError when one cannot be read."""
+def load_pictures(folder: Path, names: Sequence[str], policy: str, size: int) -> Iterator[Picture]:
+    """Yield the view of each annotated photo, decoding a bounded number ahead.
+
+    Raises UsageError when a photo cannot be read.
+    """
     files = (ImageFile(str(folder), name, 0, 0) for name in names)
-    for loaded in loading.load_all(files, views, size, ()):
+    for loaded in loading.load_all(files, policy, size, ()):
         if not isinstance(loaded, loading.Loaded) or not loaded.pictures:
             reason = loaded.reason if isinstance(loaded, loading.Failed) else "it has no view"
             raise UsageError(
@@ -207,23 +241,25 @@ def load_pictures(folder: Path, names: Sequence[str], views: str, size: int) -> 
         yield loaded.pictures[0]
 
 
-def encode_in_pieces(encode: Encode, pictures: Iterable[Picture], batch: int = BATCH) -> Iterator[EncodedViews]:
-    """Pictures -> Encoded, a batch at once."""
-    return (encoded for encoded, _ in encode_with_frames(encode, pictures, batch))
+def encode_batches(
+    encode: EncodePictures, pictures: Iterable[Picture], batch: int = ENCODE_PICTURES
+) -> Iterator[EncodedViews]:
+    """Encode pictures, `batch` at once."""
+    return (encoded for encoded, _ in encode_batches_with_frames(encode, pictures, batch))
 
 
-def encode_with_frames(
-    encode: Encode, pictures: Iterable[Picture], batch: int = BATCH
+def encode_batches_with_frames(
+    encode: EncodePictures, pictures: Iterable[Picture], batch: int = ENCODE_PICTURES
 ) -> Iterator[tuple[EncodedViews, list[Frame]]]:
-    """Pictures -> Encoded and where they lie, a batch at once."""
-    todo = iter(pictures)
-    while piece := list(islice(todo, batch)):
-        yield encode(piece), [picture.frame for picture in piece]
+    """Encode pictures, `batch` at once, and return their frames with them."""
+    remaining = iter(pictures)
+    while part := list(islice(remaining, batch)):
+        yield encode(part), [picture.frame for picture in part]
 
 
-def join(pieces: Iterable[EncodedViews]) -> EncodedViews:
-    """Encoded of some views each -> one of all."""
-    parts = list(pieces)
+def concatenate(batches: Iterable[EncodedViews]) -> EncodedViews:
+    """Join batches of encoded views into one."""
+    parts = list(batches)
     return EncodedViews(
-        *(np.concatenate([getattr(p, n) for p in parts]) for n in ("pooled", "tokens", "shift", "scale"))
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("pooled", "tokens", "shift", "scale"))
     )

@@ -1,4 +1,4 @@
-"""Measurements -> tables and JSON lines."""
+"""Format measurements as tables and as JSON lines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from flairsearch.evaluate.region_metrics import PAGE, PAGE_LEVEL
+from flairsearch.evaluate.region_metrics import PRECISION_IOU, PRECISION_K
 from flairsearch.evaluate.results import CodecRow, RegionRow, RetrievalRow, SegmentationRow, ShortlistRow
 
-Row = CodecRow | RegionRow | RetrievalRow | SegmentationRow | ShortlistRow
+ResultRow = CodecRow | RegionRow | RetrievalRow | SegmentationRow | ShortlistRow
 
 
 def to_codec_table(rows: Iterable[CodecRow]) -> Table:
-    """What each codec costs and loses."""
+    """Return a table of what each codec costs and loses."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     names = ("codec", "bytes a view", "R@1", "R@5", "R@10", "R@10 less fp16's, 95 %", "top 10", "box IoU", "views/s")
     for name in names:
@@ -31,7 +31,7 @@ def to_codec_table(rows: Iterable[CodecRow]) -> Table:
 
 
 def to_retrieval_table(rows: Iterable[RetrievalRow]) -> Table:
-    """Recall and ranks of each mode, both ways."""
+    """Return a table of recall and ranks, one row per mode and direction."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("mode", "", "R@1", "R@5", "R@10", "mean rank", "median rank"):
         table.add_column(name, justify="left" if name in ("mode", "") else "right")
@@ -42,12 +42,12 @@ def to_retrieval_table(rows: Iterable[RetrievalRow]) -> Table:
 
 
 def to_shortlist_table(rows: Sequence[ShortlistRow]) -> Table:
-    """What shortlists hold of the exhaustive best; shares of the collection with the views that they are."""
+    """Return a table of shortlist recall, one column per length. A length given as a share also shows its views."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("prefilter")
     table.add_column("of the", justify="right")
-    for shortlist in rows[0].lists if rows else ():
-        name = f"{shortlist.name} ({shortlist.views:,})" if "%" in shortlist.name else shortlist.name
+    for size in rows[0].sizes if rows else ():
+        name = f"{size.name} ({size.views:,})" if "%" in size.name else size.name
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(row.prefilter, f"top {row.top}", *(f"{value:.1%}" for value in row.recall))
@@ -55,12 +55,12 @@ def to_shortlist_table(rows: Sequence[ShortlistRow]) -> Table:
 
 
 def to_region_tables(rows: Sequence[RegionRow]) -> Group:
-    """BoxRecall over the gallery below that of the view alone; and what holds given the right view."""
+    """Return three tables: BoxRecall below plain recall, measures given the relevant view, and the first page."""
     recall, given, page = (Table(box=None, pad_edge=False, header_style="dim") for _ in range(3))
     recall.add_column("right view and box, IoU")
     given.add_column("given the right view")
-    page.add_column(f"right views among the first {PAGE}")
-    for name in ("precision", f"IoU {PAGE_LEVEL}", "centre inside"):
+    page.add_column(f"right views among the first {PRECISION_K}")
+    for name in ("precision", f"IoU {PRECISION_IOU}", "centre inside"):
         page.add_column(name, justify="right")
     levels = [level for level in rows[0].recall if level] if rows else []
     for level in levels:
@@ -74,13 +74,13 @@ def to_region_tables(rows: Sequence[RegionRow]) -> Group:
         recall.add_row(row.source, *(f"{value:.1%}" for level in levels for value in row.recall[level].values()))
         shares = ["-" if value is None else f"{value:.1%}" for value in (row.pointing, row.energy)]
         given.add_row(row.source, *shares, f"{row.iou:.3f}", *(f"{value:.1%}" for value in row.reached.values()))
-        first = (row.precision, row.hits_reached, row.hits_centred)
-        page.add_row(row.source, *(f"{share:.1%}" for share in first))
+        first_page = (row.precision, row.hits_reached, row.hits_centred)
+        page.add_row(row.source, *(f"{share:.1%}" for share in first_page))
     return Group(recall, "", given, "", page)
 
 
 def to_segmentation_table(rows: Iterable[SegmentationRow]) -> Table:
-    """IoU by class, and their mean."""
+    """Return a table of the IoU of each class and their mean."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("class")
     table.add_column("IoU", justify="right")
@@ -92,18 +92,18 @@ def to_segmentation_table(rows: Iterable[SegmentationRow]) -> Table:
     return table
 
 
-def to_json_line(row: Row) -> str:
-    """One measured row as one line of JSON; recall as a share, 0 to 1."""
+def to_json_line(row: ResultRow) -> str:
+    """Return a row as one line of JSON. Recalls are shares, 0 to 1."""
     if isinstance(row, ShortlistRow):
         recall = [
-            {"shortlist": shortlist.name, "views": shortlist.views, "recall": round(value, 6)}
-            for shortlist, value in zip(row.lists, row.recall, strict=True)
+            {"shortlist": size.name, "views": size.views, "recall": round(value, 6)}
+            for size, value in zip(row.sizes, row.recall, strict=True)
         ]
         return json.dumps({"prefilter": row.prefilter, "top": row.top, "shortlists": recall})
-    return json.dumps({name: _rounded(value) for name, value in asdict(row).items()})
+    return json.dumps({name: _round_floats(value) for name, value in asdict(row).items()})
 
 
-def _rounded(value: object) -> object:
+def _round_floats(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
+        return {key: _round_floats(item) for key, item in value.items()}
     return round(value, 6) if isinstance(value, float) else value

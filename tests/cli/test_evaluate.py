@@ -1,4 +1,4 @@
-"""`flairsearch eval`, as a user meets it."""
+"""`flairsearch eval` as a user runs it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAPTIONS = [["a dog", "a red ball"], ["two men on a bench"], ["snow", "a dog", "
 
 @pytest.fixture(filter="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four annotated photos twice as wide as high, a small model, and an index of them."""
+    """Make four annotated photos, twice as wide as high, a small model, and an index of the photos."""
     work = tmp_path_factory.mktemp("eval") / "work"
     (work / "images").mkdir(parents=True)
     pictures = random_pictures(8, 48).reshape(4, 2, 48, 48, 3)
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluate(made: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> IndexRun:
-    """`flairsearch eval ARGUMENTS` beside them."""
+    """Return a function that runs `flairsearch eval ARGUMENTS` in the folder of the photos."""
     settle(made, monkeypatch)
     shorten_bank(monkeypatch)
     return lambda *arguments: run("eval", *arguments)
@@ -60,10 +60,10 @@ def test_annotated_photos(evaluate: IndexRun) -> None:
     rows = done.out.splitlines()
     assert rows[0].split() == ["mode", "R@1", "R@5", "R@10", "mean", "rank", "median", "rank"]
     modes = ["full", "global", "rerank 2 views a text", "top 3 texts an image"]
-    named = [(mode, way) for mode in modes for way in ("text to image", "image to text")]
-    for row, (mode, way) in zip(rows[1:9], named, strict=True):
+    expected = [(mode, direction) for mode in modes for direction in ("text to image", "image to text")]
+    for row, (mode, direction) in zip(rows[1:9], expected, strict=True):
         assert row.startswith(f"{mode} ")
-        assert f" {way} " in row
+        assert f" {direction} " in row
     assert "100.0%" in rows[1]
     assert rows[9] == ""
     assert rows[10].split("  ")[0] == "prefilter"
@@ -73,18 +73,18 @@ def test_annotated_photos(evaluate: IndexRun) -> None:
 
 
 def test_the_published_calls_give_the_same_ranks(evaluate: IndexRun, made: Path) -> None:
-    """The centre crop is the default: get_logits over the reference's preprocessing, ranked by a loop."""
+    """The default is the centre crop, so ranks equal those of get_logits over the reference's preprocessing."""
     found = lines(evaluate("val.json", "--model", "small.safetensors", "--json"))
     model = load_model(made / "small.safetensors")
-    texts = [caption for several in CAPTIONS for caption in several]
-    owner = [i for i, several in enumerate(CAPTIONS) for _ in several]
+    texts = [caption for captions in CAPTIONS for caption in captions]
+    owner = [i for i, captions in enumerate(CAPTIONS) for _ in captions]
     image = torch.stack([model.preprocess(Image.open(made / "images" / f"{i}.png")) for i in range(4)])
     with torch.inference_mode():
-        full, near = (
+        full, global_scores = (
             model.get_logits(image, model.tokenize(texts))[0],
             model.get_logits_as_clip(image, model.tokenize(texts))[0],
         )
-    for row, scores in ((found[0], full), (found[2], near)):
+    for row, scores in ((found[0], full), (found[2], global_scores)):
         ranks = [int((scores[:, j] > scores[i, j]).sum()) for j, i in enumerate(owner)]
         assert row["direction"] == "text to image"
         assert row["mean_rank"] == pytest.approx(np.mean(ranks) + 1)
@@ -92,7 +92,7 @@ def test_the_published_calls_give_the_same_ranks(evaluate: IndexRun, made: Path)
 
 
 def test_a_model_that_ranks_by_the_sum(evaluate: IndexRun, made: Path) -> None:
-    """Its mode comes first: the mean of both cosines, ranked by a loop; the others are those of the same weights."""
+    """The sum of both cosines is the first mode; the other modes equal those of a model with the same weights."""
     save_flair(random_flair(replace(SMALL, score="sum")), made / "sum.safetensors")
     found = lines(evaluate("val.json", "--model", "sum.safetensors", "--rerank", 4, "--json"))
     plain = lines(evaluate("val.json", "--model", "small.safetensors", "--json"))
@@ -100,18 +100,20 @@ def test_a_model_that_ranks_by_the_sum(evaluate: IndexRun, made: Path) -> None:
     assert found[2:6] == plain[:4]
     assert [{**row, "mode": ""} for row in found[:2]] == [{**row, "mode": ""} for row in found[6:8]]
     model = load_model(made / "sum.safetensors")
-    texts = [caption for several in CAPTIONS for caption in several]
-    owner = [i for i, several in enumerate(CAPTIONS) for _ in several]
+    texts = [caption for captions in CAPTIONS for caption in captions]
+    owner = [i for i, captions in enumerate(CAPTIONS) for _ in captions]
     image = torch.stack([model.preprocess(Image.open(made / "images" / f"{i}.png")) for i in range(4)])
     with torch.inference_mode():
-        scores = sum(way(image, model.tokenize(texts))[0] for way in (model.get_logits, model.get_logits_as_clip))
+        scores = sum(
+            get_scores(image, model.tokenize(texts))[0] for get_scores in (model.get_logits, model.get_logits_as_clip)
+        )
     ranks = [int((scores[:, j] > scores[i, j]).sum()) for j, i in enumerate(owner)]
     assert found[0]["mean_rank"] == pytest.approx(np.mean(ranks) + 1)
     assert found[0]["recall"]["1"] == pytest.approx(np.mean([rank < 1 for rank in ranks]), abs=1e-6)
 
 
-def test_labels_a_line(evaluate: IndexRun, made: Path) -> None:
-    """All photos of a label are right: the best of them is what counts."""
+def test_one_label_per_line(evaluate: IndexRun, made: Path) -> None:
+    """All photos of a label are relevant, and the best of them counts."""
     labels = ["dog", "boat", "dog", "boat"]
     rows = [{"image": f"images/{i}.png", "label": label} for i, label in enumerate(labels)]
     (made / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -195,7 +197,7 @@ USAGE = {
 }
 
 
-def test_usage_errors_are_one_line(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
+def test_usage_errors_give_one_line(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
     for name, arguments in USAGE.items():
         with subtests.test(name):
             done = evaluate(*arguments)
@@ -203,7 +205,7 @@ def test_usage_errors_are_one_line(evaluate: IndexRun, subtests: pytest.Subtests
             assert " - " in done.message
 
 
-def test_numbers_that_are_too_small(evaluate: IndexRun) -> None:
+def test_numbers_must_be_positive(evaluate: IndexRun) -> None:
     for option in ("--rerank", "--topk-texts-per-image", "--count"):
         assert evaluate("val.json", option, 0).code == 2
 

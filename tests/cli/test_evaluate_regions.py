@@ -1,4 +1,4 @@
-"""`flairsearch eval --regions` and `--segmentation`, as a user meets them."""
+"""`flairsearch eval --regions` and `--segmentation` as a user runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = ("--model", "small.safetensors", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photos of 96 x 48 with captions, boxes in four formats, masks; and a small model."""
+    """Make six photos of 96 x 48 pixels with captions, boxes in four formats and masks, and a small model."""
     work = tmp_path_factory.mktemp("regions") / "work"
     pixels = random_pictures(12, 48).reshape(6, 2, 48, 48, 3)
     images, rows, boxes = [], [], []
@@ -77,7 +77,7 @@ def sources(done: Done) -> list[str]:
 SOURCES_OF_BOXES = [
     (("val.json", "--mosaics", 4), "4 views, 16 texts"),
     (("val.json", "--mosaics", 2, "--side", 3), "2 views, 18 texts"),
-    (("val.json", "--paste", 5), "5 views, 5 texts"),
+    (("val.json", "--pasted", 5), "5 views, 5 texts"),
     (("mdetr.json",), "6 views, 6 texts"),
     (("boxes.jsonl",), "5 views, 2 texts"),
     (("refs.json",), "3 views, 3 texts"),
@@ -87,12 +87,14 @@ SOURCES_OF_BOXES = [
 
 
 def test_every_source_of_boxes(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
-    for arguments, said in SOURCES_OF_BOXES:
+    for arguments, summary in SOURCES_OF_BOXES:
         with subtests.test(" ".join(map(str, arguments))):
             done = evaluate(*arguments, "--regions", "--json", *SMALL)
-            assert done.err == f"small, {said}\n"
-            all_are_right = "18" in said  # a mosaic of nine shows each of six photos
-            assert sources(done) == [source for source in SOURCES if source != "of a wrong text" or not all_are_right]
+            assert done.err == f"small, {summary}\n"
+            no_text_is_wrong = "18" in summary  # A mosaic of nine photos shows all six.
+            assert sources(done) == [
+                source for source in SOURCES if source != "of a wrong text" or not no_text_is_wrong
+            ]
 
 
 def test_instances(evaluate: IndexRun) -> None:
@@ -100,11 +102,11 @@ def test_instances(evaluate: IndexRun) -> None:
     assert done.err == "note: left out: 1 crowds\nsmall, 5 views, 2 texts\n"
     assert sources(done) == SOURCES
     labelled = evaluate("boxes.jsonl", "--regions", "--prompt", "the {}", "--json", *SMALL)
-    assert labelled.out == done.out  # the same boxes of the same photos
+    assert labelled.out == done.out  # Both files have the same boxes of the same photos.
 
 
 def test_tables(evaluate: IndexRun) -> None:
-    done = evaluate("val.json", "--paste", 5, "--regions", *SMALL)
+    done = evaluate("val.json", "--pasted", 5, "--regions", *SMALL)
     lines = done.out.splitlines()
     assert lines[0].startswith("right view and box, IoU")
     assert lines[1].startswith("any box")
@@ -114,14 +116,14 @@ def test_tables(evaluate: IndexRun) -> None:
     assert lines[23].startswith("right views among the first 20")
     assert [line.split("  ")[0] for line in lines[24:33]] == SOURCES
     found = [
-        json.loads(line) for line in evaluate("val.json", "--paste", 5, "--regions", "--json", *SMALL).out.splitlines()
+        json.loads(line) for line in evaluate("val.json", "--pasted", 5, "--regions", "--json", *SMALL).out.splitlines()
     ]
     for line, row in zip(lines[24:33], found, strict=True):
         assert line.split()[-3:] == [f"{row[name]:.1%}" for name in ("precision", "hits_reached", "hits_centred")]
-        assert 1 / 20 <= row["precision"] <= 5 / 20  # of 20 places five are filled, with a right view at least
+        assert 1 / 20 <= row["precision"] <= 5 / 20  # The five views fill 5 of 20 places, and 1 to 5 are relevant.
 
 
-def test_the_same_again(evaluate: IndexRun) -> None:
+def test_results_are_reproducible(evaluate: IndexRun) -> None:
     first, again = (evaluate("val.json", "--mosaics", 4, "--regions", "--json", *SMALL).out for _ in range(2))
     assert first == again
 
@@ -140,9 +142,9 @@ def test_segmentation(evaluate: IndexRun, tmp_path: Path) -> None:
 
 
 USAGE = {
-    "paste without regions": ("val.json", "--paste", 3),
+    "pasted without regions": ("val.json", "--pasted", 3),
     "split without regions": ("val.json", "--split", "val"),
-    "paste and mosaics": ("val.json", "--regions", "--paste", 3, "--mosaics", 3),
+    "pasted and mosaics": ("val.json", "--regions", "--pasted", 3, "--mosaics", 3),
     "regions of an index": ("--regions",),
     "regions and codecs": ("val.json", "--mosaics", 3, "--regions", "--codecs"),
     "regions and segmentation": ("voc", "--regions", "--segmentation"),
@@ -162,7 +164,7 @@ USAGE = {
 }
 
 
-def test_usage_errors_are_one_line(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
+def test_usage_errors_give_one_line(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
     for name, arguments in USAGE.items():
         with subtests.test(name):
             done = evaluate(*arguments, *SMALL)

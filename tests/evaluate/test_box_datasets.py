@@ -1,4 +1,4 @@
-"""Four formats of files with boxes, and files that are none."""
+"""The four formats of files with boxes, and files that have none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flairsearch.core.errors import UsageError
-from flairsearch.evaluate.box_datasets import BOX_FORMATS, BoxAnnotations, Place, read_boxes
+from flairsearch.evaluate.box_datasets import BOX_FORMATS, BoxDataset, LabelledBox, read_box_dataset
 
 IMAGES = [
     {"id": 7, "file_name": "COCO_train2014_7.jpg", "width": 100, "height": 80},
@@ -82,34 +82,34 @@ def write(path: Path, content: object) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Callable[[object], Path]:
-    """A file of annotations beside COCO's photos and its instances."""
+def write_boxes(tmp_path: Path) -> Callable[[object], Path]:
+    """Write a file of annotations beside COCO's photos and instances."""
     for image in IMAGES:
         write(tmp_path / "images" / "train2014" / str(image["file_name"]), "a photo")
     write(tmp_path / "annotations" / "instances.json", INSTANCES)
     return lambda content: write(tmp_path / "annotations" / "boxes.json", content)
 
 
-def test_instances(place: Callable[[object], Path], tmp_path: Path) -> None:
-    """A text for each category; photos and categories as the boxes name them; crowds and empty boxes left out."""
-    notes = read_boxes(place(INSTANCES))
-    assert notes == BoxAnnotations(
+def test_instances(write_boxes: Callable[[object], Path], tmp_path: Path) -> None:
+    """Each category has one text; photos and categories are numbered by first use; crowds are skipped."""
+    dataset = read_box_dataset(write_boxes(INSTANCES))
+    assert dataset == BoxDataset(
         "instances",
         tmp_path / "images" / "train2014",
         ("COCO_train2014_8.jpg", "COCO_train2014_7.jpg"),
         ((60, 60), (100, 80)),
         ("a photo of a dog", "a photo of a person"),
         (
-            Place(0, 0, (10, 20, 40, 45.5)),
-            Place(1, 1, (0, 0, 50.25, 80)),
-            Place(1, 0, (90, 70, 100, 80)),  # clipped
-            Place(1, 0, (1, 2, 4, 6)),
+            LabelledBox(0, 0, (10, 20, 40, 45.5)),
+            LabelledBox(1, 1, (0, 0, 50.25, 80)),
+            LabelledBox(1, 0, (90, 70, 100, 80)),  # This box is clipped to the photo.
+            LabelledBox(1, 0, (1, 2, 4, 6)),
         ),
         (0, 1),
         ((0, 0), (1, 1), (1, 0)),
         ("left out: 1 crowds", "left out: 2 boxes without area inside their photo"),
     )
-    assert read_boxes(place(INSTANCES), prompt="{}").things == ("dog", "person")
+    assert read_box_dataset(write_boxes(INSTANCES), prompt="{}").labels == ("dog", "person")
 
 
 def to_lines(rows: list[Any]) -> str:
@@ -117,59 +117,62 @@ def to_lines(rows: list[Any]) -> str:
 
 
 @pytest.fixture
-def place_lines(place: Callable[[object], Path], tmp_path: Path) -> Callable[[object], Path]:
-    """A file of a line a photo, beside COCO's photos."""
+def write_lines(write_boxes: Callable[[object], Path], tmp_path: Path) -> Callable[[object], Path]:
+    """Write a file with one line per photo beside COCO's photos."""
     return lambda content: write(
         tmp_path / "annotations" / "boxes.jsonl", to_lines(content) if isinstance(content, list) else content
     )
 
 
-def test_labelled(place: Callable[[object], Path], place_lines: Callable[[object], Path]) -> None:
-    """The same as those instances, whose boxes have their size in the place of the far corner."""
-    notes = read_boxes(place_lines(LABELLED))
-    assert notes.format == "labelled"
+def test_labelled(write_boxes: Callable[[object], Path], write_lines: Callable[[object], Path]) -> None:
+    """The lines give the same data set as the instances, whose boxes have a size in place of the far corner."""
+    dataset = read_box_dataset(write_lines(LABELLED))
+    assert dataset.format == "labelled"
     plain = {**INSTANCES, "annotations": [row for row in INSTANCES["annotations"] if not row.get("iscrowd")]}
-    assert replace(notes, format="instances") == read_boxes(place(plain))
-    assert notes.places[0] == Place(0, 0, (10, 20, 40, 45.5))
-    assert notes.notes == ("left out: 2 boxes without area inside their photo",)
-    assert read_boxes(place_lines(LABELLED), prompt="{}").things == ("dog", "person")
-    assert read_boxes(place_lines(LABELLED), prompt="one {} there").things == ("one dog there", "one person there")
+    assert replace(dataset, format="instances") == read_box_dataset(write_boxes(plain))
+    assert dataset.boxes[0] == LabelledBox(0, 0, (10, 20, 40, 45.5))
+    assert dataset.notes == ("left out: 2 boxes without area inside their photo",)
+    assert read_box_dataset(write_lines(LABELLED), prompt="{}").labels == ("dog", "person")
+    assert read_box_dataset(write_lines(LABELLED), prompt="one {} there").labels == (
+        "one dog there",
+        "one person there",
+    )
 
 
-def test_labelled_boxes_of_one_photo_in_two_lines(place_lines: Callable[[object], Path]) -> None:
-    """They are those of one photo; the same box twice is one place; a label has one text, in all photos."""
+def test_labelled_boxes_of_one_photo_in_two_lines(write_lines: Callable[[object], Path]) -> None:
+    """Boxes of both lines are joined; equal boxes count once; a label has one text for all photos."""
     first, last = LABELLED[0], LABELLED[2]
-    notes = read_boxes(place_lines([first, last, first, {**first, "boxes": last["boxes"][:1]}]), prompt="{}")
-    assert notes.photos == (first["image"], last["image"])
-    assert notes.things == ("dog", "person")
-    assert notes.asked == (0, 1)
-    assert notes.given == ((0, 0), (1, 1), (1, 0), (0, 1))
-    assert len(notes.places) == len(set(notes.places)) == 5
+    dataset = read_box_dataset(write_lines([first, last, first, {**first, "boxes": last["boxes"][:1]}]), prompt="{}")
+    assert dataset.photos == (first["image"], last["image"])
+    assert dataset.labels == ("dog", "person")
+    assert dataset.label_of_text == (0, 1)
+    assert dataset.annotated_pairs == ((0, 0), (1, 1), (1, 0), (0, 1))
+    assert len(dataset.boxes) == len(set(dataset.boxes)) == 5
     with pytest.raises(UsageError, match=r"row \d+ .*\(60, 60\) before, \(60, 61\) here"):
-        read_boxes(place_lines([first, {**first, "size": [60, 61]}]))
+        read_box_dataset(write_lines([first, {**first, "size": [60, 61]}]))
 
 
-def test_labelled_is_named_by_its_lines(place_lines: Callable[[object], Path], tmp_path: Path) -> None:
-    file = place_lines(LABELLED)
-    assert read_boxes(file, form="labelled") == read_boxes(file)
+def test_labelled_is_detected_by_its_fields(write_lines: Callable[[object], Path], tmp_path: Path) -> None:
+    file = write_lines(LABELLED)
+    assert read_box_dataset(file, format_name="labelled") == read_box_dataset(file)
     for other in ("instances", "mdetr", "refs"):
         with pytest.raises(UsageError, match=r"--format instances\|mdetr\|refs\|labelled"):
-            read_boxes(file, form=other)
-    listed = write(file.with_name("boxes.json"), LABELLED)  # the same values in one list
-    assert read_boxes(listed) == read_boxes(file)
+            read_box_dataset(file, format_name=other)
+    listed = write(file.with_name("boxes.json"), LABELLED)  # The same values in one list.
+    assert read_box_dataset(listed) == read_box_dataset(file)
     upper = file.rename(file.with_name("BOXES.JSONL"))
-    assert read_boxes(upper) == read_boxes(listed)
+    assert read_box_dataset(upper) == read_box_dataset(listed)
     for options in ({"split": "val"}, {"instances": listed}):
         with pytest.raises(UsageError, match="--instances and --split belong to refs"):
-            read_boxes(upper, **options)
+            read_box_dataset(upper, **options)
 
 
-def with_box(box: object = (1, 2, 3, 4), **more: object) -> list[Any]:
-    """A good line, and one with something changed; `more` of the line, or of its box."""
-    one = {"label": "dog", "box": list(box) if isinstance(box, tuple) else box}
-    one |= {key: value for key, value in more.items() if key == "label"}
-    changed = {key: value for key, value in more.items() if key != "label"}
-    row = {"image": "COCO_train2014_7.jpg", "size": [100, 80], "boxes": [one], **changed}
+def with_box(box: object = (1, 2, 3, 4), **changes: object) -> list[Any]:
+    """Return a valid line and a changed one. changes: fields of the line, or the label of its box."""
+    labelled = {"label": "dog", "box": list(box) if isinstance(box, tuple) else box}
+    labelled |= {key: value for key, value in changes.items() if key == "label"}
+    line_changes = {key: value for key, value in changes.items() if key != "label"}
+    row = {"image": "COCO_train2014_7.jpg", "size": [100, 80], "boxes": [labelled], **line_changes}
     return [LABELLED[0], row]
 
 
@@ -183,20 +186,20 @@ HOSTILE_LINES: dict[str, tuple[object, str]] = {
     "no box at all": ([LABELLED[1]], "holds no box - give"),
     "only empty boxes": (with_box((5, 5, 5, 9))[1:], "holds no box - give"),
     "a line of numbers": ([LABELLED[0], 5], "'image' is missing"),
-    "boxes of text": (with_box(boxes="x"), "'boxes' is no list"),
+    "boxes of text": (with_box(boxes="x"), "'boxes' is not of type list"),
     "boxes that are null": (with_box(boxes=None), "'boxes' is missing"),
     "boxes of lists": (with_box(boxes=[[1, 2, 3, 4]]), "row 4 .*'box' is missing"),
     "no label": (with_box(boxes=[{"box": [1, 2, 3, 4]}]), "row 4 .*'label' is missing"),
-    "a label of numbers": (with_box(label=5), "row 4 .*'label' is no str"),
-    "no Unicode": (with_box(label="\ud800"), "row 4 .*no valid Unicode"),
+    "a label of numbers": (with_box(label=5), "row 4 .*'label' is not of type str"),
+    "no Unicode": (with_box(label="\ud800"), "row 4 .*not valid Unicode"),
     "no box": (with_box(None), "row 4 .*'box' is missing"),
-    "three numbers": (with_box((1, 2, 3)), "row 4 .*'box' is no list of four numbers"),
-    "five numbers": (with_box((1, 2, 3, 4, 5)), "row 4 .*'box' is no list of four numbers"),
-    "text in a box": (with_box((1, 2, "3", 4)), "row 4 .*'3' in 'bbox' is no number"),
-    "truth in a box": (with_box((1, 2, True, 4)), "row 4 .*'True' in 'bbox' is no number"),
-    "NaN": (with_box((1, float("nan"), 3, 4)), "row 4 .*'nan' in 'bbox' is no number"),
-    "endless": (with_box((1, 2, float("inf"), 4)), "row 4 .*'inf' in 'bbox' is no number"),
-    "too large for a float": (with_box((1, 2, 10**400, 4)), "row 4 .*'1000.*' in 'bbox' is no number"),
+    "three numbers": (with_box((1, 2, 3)), "row 4 .*'box' is not a list of four numbers"),
+    "five numbers": (with_box((1, 2, 3, 4, 5)), "row 4 .*'box' is not a list of four numbers"),
+    "text in a box": (with_box((1, 2, "3", 4)), "row 4 .*'3' in 'bbox' is not a number"),
+    "truth in a box": (with_box((1, 2, True, 4)), "row 4 .*'True' in 'bbox' is not a number"),
+    "NaN": (with_box((1, float("nan"), 3, 4)), "row 4 .*'nan' in 'bbox' is not a number"),
+    "endless": (with_box((1, 2, float("inf"), 4)), "row 4 .*'inf' in 'bbox' is not a number"),
+    "too large for a float": (with_box((1, 2, 10**400, 4)), "row 4 .*'1000.*' in 'bbox' is not a number"),
     "corners swapped": (with_box((5, 5, 2, 9)), "row 4 .*a box of -3 x 4 pixels"),
     "no size": (with_box(size=None), "'size' is missing"),
     "a size of one": (with_box(size=[100]), "pixels"),
@@ -209,97 +212,104 @@ HOSTILE_LINES: dict[str, tuple[object, str]] = {
     "a size of truth": (with_box(size=[True, 80]), "pixels"),
     "absolute": (with_box(image="/etc/passwd"), "leads out"),
     "up": (with_box(image="../a.jpg"), "leads out"),
-    "an image of numbers": (with_box(image=5), "'image' is no str"),
+    "an image of numbers": (with_box(image=5), "'image' is not of type str"),
 }
 
 
-def test_hostile_lines_are_one_line(place_lines: Callable[[object], Path], subtests: pytest.Subtests) -> None:
+def test_hostile_lines_give_one_line_errors(write_lines: Callable[[object], Path], subtests: pytest.Subtests) -> None:
     for name, (content, expected) in HOSTILE_LINES.items():
         with subtests.test(name):
-            file = place_lines(content)
+            file = write_lines(content)
             with pytest.raises(UsageError, match=expected) as caught:
-                read_boxes(file)
+                read_box_dataset(file)
             assert len(str(caught.value).splitlines()) == 1
             assert str(caught.value).startswith(str(file))
             assert " - " in str(caught.value)
 
 
-def test_good_lines_are_what_hostile_ones_differ_from(place_lines: Callable[[object], Path]) -> None:
-    assert read_boxes(place_lines(with_box())).places[-1] == Place(1, 0, (1, 2, 3, 4))
+def test_the_line_that_hostile_ones_change_is_valid(write_lines: Callable[[object], Path]) -> None:
+    assert read_box_dataset(write_lines(with_box())).boxes[-1] == LabelledBox(1, 0, (1, 2, 3, 4))
 
 
-def test_expressions_of_mdetr(place: Callable[[object], Path]) -> None:
-    """A text for each row; the same words in two photos are one thing with two places."""
-    notes = read_boxes(place(MDETR))
-    assert notes.photos == ("COCO_train2014_7.jpg", "COCO_train2014_8.jpg")
-    assert notes.things == ("the dog", "left man")
-    assert notes.places == (Place(0, 0, (1, 1, 11, 21)), Place(0, 1, (0, 0, 10, 20)), Place(1, 1, (2, 2, 12, 22)))
-    assert (notes.asked, notes.given) == ((0, 1, 1), ((0, 0), (0, 1), (1, 2)))
-    assert notes.notes == ("left out: 1 empty expressions",)
+def test_expressions_of_mdetr(write_boxes: Callable[[object], Path]) -> None:
+    """Each row has a text; the same text in two photos is one label with two boxes."""
+    dataset = read_box_dataset(write_boxes(MDETR))
+    assert dataset.photos == ("COCO_train2014_7.jpg", "COCO_train2014_8.jpg")
+    assert dataset.labels == ("the dog", "left man")
+    assert dataset.boxes == (
+        LabelledBox(0, 0, (1, 1, 11, 21)),
+        LabelledBox(0, 1, (0, 0, 10, 20)),
+        LabelledBox(1, 1, (2, 2, 12, 22)),
+    )
+    assert (dataset.label_of_text, dataset.annotated_pairs) == ((0, 1, 1), ((0, 0), (0, 1), (1, 2)))
+    assert dataset.notes == ("left out: 1 empty expressions",)
 
 
-def test_refs(place: Callable[[object], Path], tmp_path: Path) -> None:
-    notes = read_boxes(place(REFS))
-    assert notes.photos == ("COCO_train2014_7.jpg", "COCO_train2014_8.jpg")  # the instances' names, not the refs'
-    assert notes.things == ("the man", "Him")
+def test_refs(write_boxes: Callable[[object], Path], tmp_path: Path) -> None:
+    dataset = read_box_dataset(write_boxes(REFS))
+    assert dataset.photos == ("COCO_train2014_7.jpg", "COCO_train2014_8.jpg")  # The names come from the instances.
+    assert dataset.labels == ("the man", "Him")
     man = (0.0, 0.0, 50.25, 80.0)
-    assert notes.places == (Place(0, 0, man), Place(0, 1, man), Place(1, 0, (10, 20, 40, 45.5)))
-    assert (notes.asked, notes.given) == ((0, 1, 0), ((0, 0), (0, 1), (1, 2)))
-    assert read_boxes(place(REFS), split="train").places == (Place(0, 0, (90, 70, 100, 80)),)
+    assert dataset.boxes == (LabelledBox(0, 0, man), LabelledBox(0, 1, man), LabelledBox(1, 0, (10, 20, 40, 45.5)))
+    assert (dataset.label_of_text, dataset.annotated_pairs) == ((0, 1, 0), ((0, 0), (0, 1), (1, 2)))
+    assert read_box_dataset(write_boxes(REFS), split="train").boxes == (LabelledBox(0, 0, (90, 70, 100, 80)),)
     other = write(tmp_path / "other.json", INSTANCES)
     (tmp_path / "annotations" / "instances.json").unlink()
-    assert read_boxes(place(REFS), instances=other) == notes
+    assert read_box_dataset(write_boxes(REFS), instances=other) == dataset
     parts = [{key: value for key, value in ref.items() if key != "split"} for ref in REFS]
-    assert len(read_boxes(place(parts), instances=other).asked) == 4  # without parts, all
+    assert (
+        len(read_box_dataset(write_boxes(parts), instances=other).label_of_text) == 4
+    )  # Without splits, all refs are read.
     with pytest.raises(UsageError, match=r"has no part 'testA' but 'train, val': --split NAME"):
-        read_boxes(place(REFS), instances=other, split="testA")
+        read_box_dataset(write_boxes(REFS), instances=other, split="testA")
     with pytest.raises(UsageError, match=r"its boxes should be in .*gone\.json, but: is not there; .*--instances FILE"):
-        read_boxes(place(REFS), instances=tmp_path / "gone.json")
+        read_box_dataset(write_boxes(REFS), instances=tmp_path / "gone.json")
 
 
 @pytest.mark.parametrize("below", ["images/train2014", "train2014", "."])
-def test_photos_that_are_elsewhere(place: Callable[[object], Path], tmp_path: Path, below: str) -> None:
+def test_photos_in_another_folder(write_boxes: Callable[[object], Path], tmp_path: Path, below: str) -> None:
     root = tmp_path / "root"
     for image in IMAGES[:2]:
         write(root / below / str(image["file_name"]), "a photo")
     for content in SETS.values():
-        assert read_boxes(place(content), root).folder == root / below
+        assert read_box_dataset(write_boxes(content), root).folder == root / below
     (root / below / str(IMAGES[1]["file_name"])).unlink()
     with pytest.raises(
         UsageError, match=r"1 of 2 annotated photos are missing, the first is .*--photos DIR|.*is missing"
     ):
-        read_boxes(place(REFS), root)
+        read_box_dataset(write_boxes(REFS), root)
 
 
-def test_the_split_is_in_the_name_of_the_file(tmp_path: Path) -> None:
+def test_the_split_is_detected_in_the_file_name(tmp_path: Path) -> None:
     content = {**INSTANCES, "images": [{**image, "file_name": f"{image['id']}.jpg"} for image in IMAGES]}
     for name in ("7", "8"):
         write(tmp_path / "val2017" / f"{name}.jpg", "a photo")
     assert (
-        read_boxes(write(tmp_path / "annotations" / "instances_val2017.json", content)).folder == tmp_path / "val2017"
+        read_box_dataset(write(tmp_path / "annotations" / "instances_val2017.json", content)).folder
+        == tmp_path / "val2017"
     )
 
 
-def test_formats_can_be_named(place: Callable[[object], Path]) -> None:
+def test_formats_can_be_named(write_boxes: Callable[[object], Path]) -> None:
     for name, content in SETS.items():
-        file = place(content)
-        assert read_boxes(file, form=name) == read_boxes(file)
+        file = write_boxes(content)
+        assert read_box_dataset(file, format_name=name) == read_box_dataset(file)
         for other in set(BOX_FORMATS) - {name}:
             with pytest.raises(UsageError, match="--format instances"):
-                read_boxes(file, form=other)
+                read_box_dataset(file, format_name=other)
     with pytest.raises(
         UsageError, match="no format of boxes named 'coco' - use one of instances, mdetr, refs, labelled"
     ):
-        read_boxes(file, form="coco")
+        read_box_dataset(file, format_name="coco")
 
 
 def changed(name: str, *path: object, value: object) -> Any:
-    """A set with one value changed."""
+    """Return a data set with one value changed."""
     data = copy.deepcopy(SETS[name])
-    place: Any = data
+    parent: Any = data
     for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
+        parent = parent[step]
+    parent[path[-1]] = value
     return data
 
 
@@ -313,46 +323,58 @@ HOSTILE: dict[str, tuple[object, str]] = {
     "captions": ([{"image": "a.jpg", "caption": ["a"]}], r"no boxes in any known format.*--mosaics N"),
     "captions of COCO": ({"images": IMAGES, "annotations": []}, "no boxes in any known format"),
     "no annotation": (changed("instances", "annotations", value=[]), "holds no box - give"),
-    "annotations of text": (changed("instances", "annotations", value="x"), "'annotations' is no list"),
-    "no box": (changed("instances", *BOX, value=None), "row 2 .*'bbox' is no list of four numbers"),
-    "three numbers": (changed("mdetr", *BOX, value=[1, 2, 3]), "row 2 .*no list of four numbers"),
-    "text in a box": (changed("instances", *BOX, value=[1, 2, "3", 4]), "row 2 .*'3' in 'bbox' is no number"),
-    "truth in a box": (changed("instances", *BOX, value=[1, 2, True, 4]), "'True' in 'bbox' is no number"),
-    "NaN": (changed("instances", *BOX, value=[1, float("nan"), 3, 4]), "row 2 .*'nan' in 'bbox' is no number"),
-    "endless": (changed("instances", *BOX, value=[1, 2, float("inf"), 4]), "'inf' in 'bbox' is no number"),
-    "too large for a float": (changed("instances", *BOX, value=[1, 2, 10**400, 4]), "'1000.*' in 'bbox' is no number"),
+    "annotations of text": (changed("instances", "annotations", value="x"), "'annotations' is not of type list"),
+    "no box": (changed("instances", *BOX, value=None), "row 2 .*'bbox' is not a list of four numbers"),
+    "three numbers": (changed("mdetr", *BOX, value=[1, 2, 3]), "row 2 .*not a list of four numbers"),
+    "text in a box": (changed("instances", *BOX, value=[1, 2, "3", 4]), "row 2 .*'3' in 'bbox' is not a number"),
+    "truth in a box": (changed("instances", *BOX, value=[1, 2, True, 4]), "'True' in 'bbox' is not a number"),
+    "NaN": (changed("instances", *BOX, value=[1, float("nan"), 3, 4]), "row 2 .*'nan' in 'bbox' is not a number"),
+    "endless": (changed("instances", *BOX, value=[1, 2, float("inf"), 4]), "'inf' in 'bbox' is not a number"),
+    "too large for a float": (
+        changed("instances", *BOX, value=[1, 2, 10**400, 4]),
+        "'1000.*' in 'bbox' is not a number",
+    ),
     "negative": (changed("instances", *BOX, value=[5, 5, -3, 4]), "row 2 .*a box of -3 x 4 pixels"),
     "no image": (
         changed("instances", "annotations", 1, "image_id", value=5),
-        "row 2 .*image_id 5 is none of the images",
+        "row 2 .*image_id 5 is not among the images",
     ),
-    "no category": (changed("instances", "annotations", 1, "category_id", value=5), "row 2 .*category_id 5 is none"),
-    "an id of lists": (changed("instances", "annotations", 1, "image_id", value=[]), "row 2 .*'image_id' is no int"),
+    "no category": (
+        changed("instances", "annotations", 1, "category_id", value=5),
+        "row 2 .*category_id 5 is not among",
+    ),
+    "an id of lists": (
+        changed("instances", "annotations", 1, "image_id", value=[]),
+        "row 2 .*'image_id' is not of type int",
+    ),
     "a row of numbers": (changed("instances", "annotations", 1, value=5), "row 2 .*'category_id' is missing"),
     "no width": (changed("instances", "images", 0, "width", value=None), "'width' is missing"),
     "width of 0": (changed("instances", "images", 0, "width", value=0), "of 0 x 80 pixels"),
     "endless width": (changed("instances", "images", 0, "width", value=10**30), "of 10*(0)? x 80 pixels"),
-    "width of text": (changed("instances", "images", 0, "width", value="1"), "'width' is no int"),
+    "width of text": (changed("instances", "images", 0, "width", value="1"), "'width' is not of type int"),
     "absolute": (changed("instances", "images", 0, "file_name", value="/etc/passwd"), "leads out"),
     "up": (changed("mdetr", "images", 0, "file_name", value="../a.jpg"), "leads out"),
-    "no Unicode": (changed("mdetr", "images", 0, "caption", value="\ud800"), "no valid Unicode"),
-    "caption of numbers": (changed("mdetr", "images", 1, "caption", value=5), "'caption' is no str"),
-    "category of numbers": (changed("instances", "categories", 0, "name", value=5), "'name' is no str"),
+    "no Unicode": (changed("mdetr", "images", 0, "caption", value="\ud800"), "not valid Unicode"),
+    "caption of numbers": (changed("mdetr", "images", 1, "caption", value=5), "'caption' is not of type str"),
+    "category of numbers": (changed("instances", "categories", 0, "name", value=5), "'name' is not of type str"),
     "two sizes": (changed("mdetr", "images", 1, "width", value=50), r"row 2 .*\(50, 80\) before, \(100, 80\) here"),
-    "no boxes of a ref": (changed("refs", 2, "ann_id", value=99), "row 3 .*ann_id 99 is none of instances.json's"),
-    "sentences of text": (changed("refs", 2, "sentences", value="x"), "row 3 .*'sentences' is no list"),
+    "no boxes of a ref": (changed("refs", 2, "ann_id", value=99), "row 3 .*ann_id 99 is not among instances.json's"),
+    "sentences of text": (changed("refs", 2, "sentences", value="x"), "row 3 .*'sentences' is not of type list"),
     "a sentence of numbers": (changed("refs", 2, "sentences", value=[5]), "row 3 .*'raw' is missing"),
-    "a sentence without words": (changed("refs", 2, "sentences", value=[{"sent": 5}]), "row 3 .*'sent' is no str"),
-    "a split of numbers": (changed("refs", 2, "split", value=5), "'split' is no str"),
+    "a sentence without words": (
+        changed("refs", 2, "sentences", value=[{"sent": 5}]),
+        "row 3 .*'sent' is not of type str",
+    ),
+    "a split of numbers": (changed("refs", 2, "split", value=5), "'split' is not of type str"),
 }
 
 
-def test_hostile_files_are_one_line(place: Callable[[object], Path], subtests: pytest.Subtests) -> None:
+def test_hostile_files_give_one_line_errors(write_boxes: Callable[[object], Path], subtests: pytest.Subtests) -> None:
     for name, (content, expected) in HOSTILE.items():
         with subtests.test(name):
-            file = place(content)
+            file = write_boxes(content)
             with pytest.raises(UsageError, match=expected) as caught:
-                read_boxes(file)
+                read_box_dataset(file)
             assert len(str(caught.value).splitlines()) == 1
             assert str(caught.value).startswith(str(file))
             assert " - " in str(caught.value)
@@ -360,7 +382,7 @@ def test_hostile_files_are_one_line(place: Callable[[object], Path], subtests: p
 
 @pytest.mark.parametrize("name", ["refs(unc).p", "refs.json"])
 def test_a_pickle_is_refused(tmp_path: Path, name: str) -> None:
-    """RefCOCO's own file; told by its name or its first byte, and never read."""
+    """RefCOCO's own pickle is recognised by its name or first byte, and never loaded."""
     mark = tmp_path / "executed"
 
     class Hidden:
@@ -369,24 +391,24 @@ def test_a_pickle_is_refused(tmp_path: Path, name: str) -> None:
 
     (tmp_path / name).write_bytes(pickle.dumps([Hidden()]))
     with pytest.raises(UsageError, match=r"is a pickle, .* - convert it where you trust it: .* as JSON"):
-        read_boxes(tmp_path / name)
+        read_box_dataset(tmp_path / name)
     assert not mark.exists()
     old = tmp_path / "old.p"
     old.write_bytes(pickle.dumps([Hidden()], protocol=0))
     with pytest.raises(UsageError, match="is a pickle"):
-        read_boxes(old)
+        read_box_dataset(old)
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    for file, reason in ((tmp_path / "gone.json", "is not there"), (tmp_path, "is no file")):
+def test_missing_files(tmp_path: Path) -> None:
+    for file, reason in ((tmp_path / "gone.json", "is not there"), (tmp_path, "is not a file")):
         with pytest.raises(UsageError, match=f"{reason} - give a JSON file of boxes"):
-            read_boxes(file)
+            read_box_dataset(file)
 
 
-def test_options_of_other_formats(place: Callable[[object], Path], tmp_path: Path) -> None:
+def test_options_of_other_formats(write_boxes: Callable[[object], Path], tmp_path: Path) -> None:
     for options in ({"split": "val"}, {"instances": tmp_path / "x.json"}):
         with pytest.raises(UsageError, match="--instances and --split belong to refs"):
-            read_boxes(place(INSTANCES), **options)
+            read_box_dataset(write_boxes(INSTANCES), **options)
     for prompt in ("a photo", "{} and {}"):
         with pytest.raises(UsageError, match="has no place for a name"):
-            read_boxes(place(INSTANCES), prompt=prompt)
+            read_box_dataset(write_boxes(INSTANCES), prompt=prompt)

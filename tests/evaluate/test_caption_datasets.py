@@ -1,4 +1,4 @@
-"""Eight formats of annotation files, and files that are none."""
+"""The eight formats of annotation files, and files that have none of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from flairsearch.core.errors import UsageError
-from flairsearch.evaluate.caption_datasets import FORMATS, Annotations, join_sentences, read_annotations
+from flairsearch.evaluate.caption_datasets import FORMATS, CaptionDataset, join_sentences, read_caption_dataset
 
 LONG = "A dog.  It runs.\n\nGrass </s> sky..\n"
 
-# format -> annotation file, its content, the photos' paths from the folder above everything, captions of each photo
+# For each format: annotation file, its content, paths of the photos from the common root, captions of each photo.
 SETS: dict[str, tuple[str, Any, list[str], list[list[str]]]] = {
     "coco": (
         "coco/annotations/captions_val2017.json",
@@ -104,7 +104,7 @@ def write(path: Path, content: object) -> Path:
 
 
 def make_set(folder: Path, name: str) -> Path:
-    """One of the sets as it is laid out; its annotation file."""
+    """Write a data set in its own layout and return its annotation file."""
     file, content, photos, _ = SETS[name]
     for photo in photos:
         write(folder / photo, "a photo")
@@ -113,52 +113,54 @@ def make_set(folder: Path, name: str) -> Path:
     return write(folder / file, content)
 
 
-def by_photo(notes: Annotations) -> list[list[str]]:
-    found: list[list[str]] = [[] for _ in notes.photos]
-    for caption, number in zip(notes.captions, notes.owner, strict=True):
-        found[number].append(caption)
-    return found
+def captions_by_photo(dataset: CaptionDataset) -> list[list[str]]:
+    captions: list[list[str]] = [[] for _ in dataset.photos]
+    for caption, number in zip(dataset.captions, dataset.photo_of_caption, strict=True):
+        captions[number].append(caption)
+    return captions
 
 
-def test_each_set_as_it_is_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+def test_each_data_set_in_its_own_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
     for number, (name, (_, _, photos, captions)) in enumerate(SETS.items()):
         with subtests.test(name), monkeypatch.context() as patch:
             folder = tmp_path / str(number)
             file = make_set(folder, name)
-            notes = read_annotations(file)
-            assert notes.format == name
-            assert [notes.folder / photo for photo in notes.photos] == [folder / photo for photo in photos]
-            assert by_photo(notes) == captions
-            assert read_annotations(file, form=name) == notes
-            patch.chdir(file.parent)  # by a name without a folder
-            assert read_annotations(Path(file.name)) == notes
+            dataset = read_caption_dataset(file)
+            assert dataset.format == name
+            assert [dataset.folder / photo for photo in dataset.photos] == [folder / photo for photo in photos]
+            assert captions_by_photo(dataset) == captions
+            assert read_caption_dataset(file, format_name=name) == dataset
+            patch.chdir(file.parent)  # The file is given without a folder.
+            assert read_caption_dataset(Path(file.name)) == dataset
 
 
-def test_photos_that_are_elsewhere(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """--photos is the root of the set; or, where they are not below it as in the set, their folder."""
+def test_photos_in_another_folder(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """--photos is either the root of the data set or the folder of the photos themselves."""
     for number, name in enumerate(SETS):
         with subtests.test(name):
             folder = tmp_path / str(number)
             file = make_set(folder / "set", name)
-            notes = read_annotations(file)
+            dataset = read_caption_dataset(file)
             root = folder / "root"
             below = FORMATS[name].photos.format(split="val2017")
-            for photo in notes.photos:
+            for photo in dataset.photos:
                 write(root / below / photo, "a photo")
-            assert read_annotations(file, root).folder == root / below
-            assert read_annotations(file, root / below).folder == root / below
-            (root / below / notes.photos[-1]).unlink()
-            if len(notes.photos) > 1:
+            assert read_caption_dataset(file, root).folder == root / below
+            assert read_caption_dataset(file, root / below).folder == root / below
+            (root / below / dataset.photos[-1]).unlink()
+            if len(dataset.photos) > 1:
                 with pytest.raises(
                     UsageError, match=r"1 of [23] annotated photos are missing, the first is .*--photos DIR"
                 ):
-                    read_annotations(file, root)
+                    read_caption_dataset(file, root)
 
 
 def test_photos_beside_the_file(tmp_path: Path) -> None:
     write(tmp_path / "images" / "x.jpg", "a photo")
     file = write(tmp_path / "val.json", [{"image": "images/x.jpg", "caption": ["a"]}])
-    assert read_annotations(file).folder == tmp_path
+    assert read_caption_dataset(file).folder == tmp_path
 
 
 def test_coco_of_another_split(tmp_path: Path) -> None:
@@ -166,28 +168,33 @@ def test_coco_of_another_split(tmp_path: Path) -> None:
     for name, folder in (("captions_train2017", "train2017"), ("some", "val2017")):
         file = write(tmp_path / name / "annotations" / f"{name}.json", content)
         photo = write(tmp_path / name / "images" / folder / "1.jpg", "a photo")
-        assert read_annotations(file).folder == photo.parent
+        assert read_caption_dataset(file).folder == photo.parent
 
 
-def test_captions_that_say_nothing(tmp_path: Path) -> None:
-    """They are left out and counted; a photo that has no other is no photo of the set."""
+def test_empty_captions(tmp_path: Path) -> None:
+    """Empty captions are skipped and counted, and so are photos without other captions."""
     for name in "abc":
         write(tmp_path / f"{name}.jpg", "a photo")
     rows = [("a", ["", "x", " \n"]), ("b", [" "]), ("c", ["y"])]
     file = write(tmp_path / "v.json", [{"image": f"{name}.jpg", "caption": captions} for name, captions in rows])
-    notes = read_annotations(file, tmp_path)
-    assert (notes.photos, notes.captions, notes.owner, notes.empty) == (("a.jpg", "c.jpg"), ("x", "y"), (0, 1), 3)
+    dataset = read_caption_dataset(file, tmp_path)
+    assert (dataset.photos, dataset.captions, dataset.photo_of_caption, dataset.empty_captions) == (
+        ("a.jpg", "c.jpg"),
+        ("x", "y"),
+        (0, 1),
+        3,
+    )
 
 
 def test_duplicates(tmp_path: Path) -> None:
-    """One photo in two rows is one; the same caption twice is two; two ids of one file are two photos."""
+    """A photo in two rows is one photo; equal captions are kept; two ids of one file are two photos."""
     write(tmp_path / "a.jpg", "a photo")
     file = write(tmp_path / "v.json", [{"image": "a.jpg", "caption": ["x", "x"]}, {"image": "a.jpg", "caption": ["x"]}])
-    notes = read_annotations(file, tmp_path)
-    assert (notes.photos, notes.captions, notes.owner) == (("a.jpg",), ("x", "x", "x"), (0, 0, 0))
+    dataset = read_caption_dataset(file, tmp_path)
+    assert (dataset.photos, dataset.captions, dataset.photo_of_caption) == (("a.jpg",), ("x", "x", "x"), (0, 0, 0))
     rows = [{"image_id": n, "caption_id": 0, "image": "a.jpg", "caption": "x"} for n in (1, 2, 1)]
-    notes = read_annotations(write(tmp_path / "i.json", {"annotations": rows}), tmp_path)
-    assert (notes.photos, notes.owner) == (("a.jpg", "a.jpg"), (0, 1, 0))
+    dataset = read_caption_dataset(write(tmp_path / "i.json", {"annotations": rows}), tmp_path)
+    assert (dataset.photos, dataset.photo_of_caption) == (("a.jpg", "a.jpg"), (0, 1, 0))
 
 
 def lines(*rows: object) -> str:
@@ -208,37 +215,38 @@ LINES = {
 }
 
 
-def test_labels_a_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_one_label_per_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for photo in ("a.jpg", "b.jpg"):
         write(tmp_path / photo, "a photo")
-    expected = Annotations("labelled", tmp_path, ("a.jpg", "b.jpg"), ("dog", "cat"), (0, 1), empty=0)
+    expected = CaptionDataset("labelled", tmp_path, ("a.jpg", "b.jpg"), ("dog", "cat"), (0, 1), empty_captions=0)
     for (name, content), file in itertools.product(LINES.items(), (tmp_path / "v.jsonl", tmp_path / "V.JSONL")):
         with subtests.test(f"{name} in {file.name}"):
             file.write_bytes(content.encode())
-            assert read_annotations(file) == expected
+            assert read_caption_dataset(file) == expected
             file.unlink()
 
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x7f"])
 def test_only_a_newline_ends_a_line(tmp_path: Path, end: str) -> None:
-    """JSON may hold these as they are, and Python's str.splitlines would cut there."""
+    """JSON may contain these characters, at which str.splitlines would split."""
     write(tmp_path / "a.jpg", "a photo")
     file = write(tmp_path / "v.jsonl", lines({"image": "a.jpg", "label": f"a{end}dog"}, DOG))
-    assert read_annotations(file).captions == (f"a{end}dog", "dog")
+    assert read_caption_dataset(file).captions == (f"a{end}dog", "dog")
 
 
-def test_other_formats_a_line(tmp_path: Path) -> None:
-    """A list is a list, whether its values are in one or on a line each; and labels may be in a list."""
+def test_other_formats_with_one_value_per_line(tmp_path: Path) -> None:
+    """A JSON list and one value per line are equivalent, for every format."""
     for photo in ("a.jpg", "b.jpg"):
         write(tmp_path / photo, "a photo")
     rows = [{"image": "b.jpg", "caption": ["x", "y"]}, {"image": "a.jpg", "caption": ["z"]}]
     found = [
-        read_annotations(write(tmp_path / f"v.{end}", made)) for end, made in (("json", rows), ("jsonl", lines(*rows)))
+        read_caption_dataset(write(tmp_path / f"v.{end}", made))
+        for end, made in (("json", rows), ("jsonl", lines(*rows)))
     ]
     assert found[0] == found[1]
     assert found[0].format == "flickr30k"
     labels = [
-        read_annotations(write(tmp_path / f"w.{end}", made))
+        read_caption_dataset(write(tmp_path / f"w.{end}", made))
         for end, made in (("json", [DOG, CAT]), ("jsonl", lines(DOG, CAT)))
     ]
     assert labels[0] == labels[1]
@@ -255,24 +263,24 @@ HOSTILE_LINES = {
     "deep": (f"{lines(DOG)}\n{'[' * 100_000}", "cannot be read as JSON"),
     "a number": (lines(DOG, 5), "row 2 .*'image' is missing"),
     "no label": (lines(DOG, {"image": "a.jpg"}), "row 2 .*'label' is missing"),
-    "a label of numbers": (lines(DOG, {"image": "a.jpg", "label": 5}), "row 2 .*'label' is no str"),
-    "several labels": (lines(DOG, {"image": "a.jpg", "label": ["a"]}), "row 2 .*'label' is no str"),
+    "a label of numbers": (lines(DOG, {"image": "a.jpg", "label": 5}), "row 2 .*'label' is not of type str"),
+    "several labels": (lines(DOG, {"image": "a.jpg", "label": ["a"]}), "row 2 .*'label' is not of type str"),
     "no photo": (lines(DOG, {"label": "cat"}), "row 2 .*'image' is missing"),
     "up": (lines(DOG, {"image": "../a.jpg", "label": "cat"}), "row 2 .*leads out"),
     "absolute": (lines(DOG, {"image": "/etc/passwd", "label": "cat"}), "row 2 .*leads out"),
-    "no Unicode": (json.dumps({"image": "a.jpg", "label": "\ud800"}), "row 1 .*no valid Unicode"),
+    "no Unicode": (json.dumps({"image": "a.jpg", "label": "\ud800"}), "row 1 .*not valid Unicode"),
     "only empty labels": (lines({"image": "a.jpg", "label": " "}), "holds no caption"),
     "a photo that is not there": (lines({"image": "gone.jpg", "label": "cat"}), "1 of 1 annotated photos are missing"),
 }
 
 
-def test_hostile_lines_are_one_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_hostile_lines_give_one_line_errors(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for photo in ("a.jpg", "b.jpg"):
         write(tmp_path / photo, "a photo")
     for name, (content, expected) in HOSTILE_LINES.items():
         with subtests.test(name):
             with pytest.raises(UsageError, match=expected) as caught:
-                read_annotations(write(tmp_path / "hostile.jsonl", content))
+                read_caption_dataset(write(tmp_path / "hostile.jsonl", content))
             assert len(str(caught.value).splitlines()) == 1
             assert " - " in str(caught.value)
 
@@ -288,8 +296,8 @@ def flickr(image: object = "a.jpg", caption: object = ("a",)) -> list[dict[str, 
 
 HOSTILE: dict[str, tuple[object, str]] = {
     "no JSON": ("{", "cannot be read as JSON"),
-    "no Unicode": ('[{"image": "\\ud800.jpg", "caption": ["a"]}]', "no valid Unicode"),
-    "no Unicode in a caption": (flickr(caption=["\ud800"]), "row 2 .*no valid Unicode"),
+    "no Unicode": ('[{"image": "\\ud800.jpg", "caption": ["a"]}]', "not valid Unicode"),
+    "no Unicode in a caption": (flickr(caption=["\ud800"]), "row 2 .*not valid Unicode"),
     "nested": ("[" * 100_000 + "]" * 100_000, "cannot be read as JSON"),
     "a number": ("1" * 10_000, "cannot be read as JSON"),
     "nothing": ("", "cannot be read as JSON"),
@@ -300,25 +308,28 @@ HOSTILE: dict[str, tuple[object, str]] = {
     "absolute": (flickr("/etc/passwd"), "row 2 .*'/etc/passwd' leads out of the photos' folder"),
     "up": (flickr("../a.jpg"), "leads out"),
     "up inside": (flickr("x/../../a.jpg"), "leads out"),
-    "NUL": (flickr("a\0.jpg"), "is no path of a photo"),
-    "no name": (flickr(""), "is no path of a photo"),
-    "no name but a place": (flickr("."), "is no path of a photo"),
-    "path of numbers": (flickr(5), "row 2 .*'image' is no str"),
+    "NUL": (flickr("a\0.jpg"), "is not a photo's path"),
+    "no name": (flickr(""), "is not a photo's path"),
+    "no name but a place": (flickr("."), "is not a photo's path"),
+    "path of numbers": (flickr(5), "row 2 .*'image' is not of type str"),
     "no path": ([{"caption": ["a"]}], "row 1 .*'image' is missing"),
-    "one caption alone": (flickr(caption="a dog"), "row 2 .*'caption' is no list"),
-    "caption of numbers": (flickr(caption=[5]), "row 2 .*no text but int"),
+    "one caption alone": (flickr(caption="a dog"), "row 2 .*'caption' is not of type list"),
+    "caption of numbers": (flickr(caption=[5]), "row 2 .*not a text but int"),
     "row of numbers": ([*flickr(), 5], "row 3 .*'image' is missing"),
     "only empty captions": ([{"image": "a.jpg", "caption": [""]}], "holds no caption"),
     "COCO without its image": (
         {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 2, "caption": "a"}]},
-        "row 1 .*image_id 2 is none of the images",
+        "row 1 .*image_id 2 is not among the images",
     ),
     "COCO up": (
         {"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": [{"image_id": 1, "caption": "a"}]},
         "leads out",
     ),
-    "COCO with a list as an id": ({"images": [{"id": [], "file_name": "a.jpg"}], "annotations": []}, "'id' is no int"),
-    "COCO's images": ({"images": {}, "annotations": []}, "'images' is no list"),
+    "COCO with a list as an id": (
+        {"images": [{"id": [], "file_name": "a.jpg"}], "annotations": []},
+        "'id' is not of type int",
+    ),
+    "COCO's images": ({"images": {}, "annotations": []}, "'images' is not of type list"),
     "one id, two photos": (
         {"annotations": [{"image_id": 1, "image": name, "caption": "a"} for name in ("a.jpg", "b.jpg")]},
         "row 2 .*1 is 'a.jpg' before, 'b.jpg' here",
@@ -328,13 +339,13 @@ HOSTILE: dict[str, tuple[object, str]] = {
         [{"image": "./images./images/passwd", "conversations": [{}, {"value": "a"}]}],
         "leads out",
     ),
-    "splits of numbers": ({"train": [1]}, "row 1 .*no text but int"),
+    "splits of numbers": ({"train": [1]}, "row 1 .*not a text but int"),
     "splits that lead out": ({"train": ["../../secret.json"]}, "leads out"),
     "splits of nothing": ({"train": ["gone.json"]}, "annotations/gone.json: is not there"),
 }
 
 
-def test_hostile_files_are_one_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_hostile_files_give_one_line_errors(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for number, (name, (content, expected)) in enumerate(HOSTILE.items()):
         with subtests.test(name):
             folder = tmp_path / str(number)
@@ -342,46 +353,46 @@ def test_hostile_files_are_one_line(tmp_path: Path, subtests: pytest.Subtests) -
             write(tmp_path / "secret.json", {"image": "a.jpg", "short_caption": "a", "extra_caption": "b"})
             file = write(folder / "hostile.json", content)
             with pytest.raises(UsageError, match=expected) as caught:
-                read_annotations(file, folder)
+                read_caption_dataset(file, folder)
             assert len(str(caught.value).splitlines()) == 1
             assert str(caught.value).startswith(str(file))
             assert " - " in str(caught.value)
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not there"):
-        read_annotations(tmp_path / "gone.json")
-    with pytest.raises(UsageError, match="is no file"):
-        read_annotations(tmp_path)
+        read_caption_dataset(tmp_path / "gone.json")
+    with pytest.raises(UsageError, match="is not a file"):
+        read_caption_dataset(tmp_path)
     (tmp_path / "latin.json").write_bytes(b'[{"image": "\xe9.jpg", "caption": ["a"]}]')
     with pytest.raises(UsageError, match="cannot be read as JSON"):
-        read_annotations(tmp_path / "latin.json")
+        read_caption_dataset(tmp_path / "latin.json")
 
 
-def test_a_format_that_the_content_is_not(tmp_path: Path) -> None:
+def test_a_format_that_does_not_fit_the_content(tmp_path: Path) -> None:
     file = write(tmp_path / "v.json", flickr())
     write(tmp_path / "a.jpg", "a photo")
     for form in set(FORMATS) - {"flickr30k"}:
         with pytest.raises(UsageError, match="--format"):
-            read_annotations(file, tmp_path, form)
+            read_caption_dataset(file, tmp_path, form)
     with pytest.raises(UsageError, match="no annotation format named 'xml' - use one of coco, "):
-        read_annotations(file, tmp_path, "xml")
+        read_caption_dataset(file, tmp_path, "xml")
 
 
-def test_what_the_content_cannot_tell_is_told(tmp_path: Path) -> None:
-    """IIW without its caption ids looks like the others."""
+def test_a_format_that_cannot_be_detected_can_be_named(tmp_path: Path) -> None:
+    """IIW without its caption ids looks like Urban1k."""
     file = write(tmp_path / "t.json", {"annotations": [{"image_id": 1, "image": "x.jpg", "caption": "a"}]})
     write(tmp_path / "x.jpg", "a photo")
     write(tmp_path / "images" / "x.jpg", "another")
-    assert read_annotations(file, tmp_path).folder == tmp_path / "images"
-    assert read_annotations(file, tmp_path, "iiw").folder == tmp_path
+    assert read_caption_dataset(file, tmp_path).folder == tmp_path / "images"
+    assert read_caption_dataset(file, tmp_path, "iiw").folder == tmp_path
 
 
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
-    """A pickle is no JSON."""
+    """A pickle is not JSON."""
     mark = tmp_path / "executed"
     file = tmp_path / "v.json"
     file.write_bytes(b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
     with pytest.raises(UsageError, match="cannot be read as JSON"):
-        read_annotations(file)
+        read_caption_dataset(file)
     assert not mark.exists()

@@ -1,4 +1,4 @@
-"""Codecs compared with fp16."""
+"""The comparison of codecs with fp16."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_codecs_are_compared_with_fp16(tmp_path: Path, score: str) -> None:
     encoded = encoder.encode_pictures([Picture(pixels, FRAME) for pixels in random_pictures(40, 48)])
     texts = [*TEXTS[:4], *(f"{number} things" for number in range(20))]
     queries = encoder.encode_texts(texts)
-    right = np.arange(40)[:, None] == np.random.default_rng(1).integers(40, size=24)
-    rows = list(compare_codecs(encoded, queries, right, encoder.pool_weights, encoder.token_metric))
+    relevant = np.arange(40)[:, None] == np.random.default_rng(1).integers(40, size=24)
+    rows = list(compare_codecs(encoded, queries, relevant, encoder.pool_weights, encoder.token_metric))
     assert [row.codec for row in rows] == list(CODECS)
     assert [row.bytes for row in rows] == sorted((row.bytes for row in rows), reverse=True)
     first = rows[0]
@@ -43,10 +43,10 @@ def test_codecs_are_compared_with_fp16(tmp_path: Path, score: str) -> None:
     weights = encoder.pool_weights
     exact = PairScores(40, texts, [queries], weights, "cpu", FittedVectors(queries, weights, "cpu", 40))
     exact.add(encoded)
-    ranks = [best_ranks(scores, right) for scores in (exact.exact, 2 * exact.exact - exact.prefilters[GLOBAL])]
-    recalls = [{k: float((some < k).mean()) for k in (1, 5, 10)} for some in ranks]
+    ranks = [best_ranks(scores, relevant) for scores in (exact.exact, 2 * exact.exact - exact.prefilters[GLOBAL])]
+    recalls = [{k: float((part < k).mean()) for k in (1, 5, 10)} for part in ranks]
     assert first.recall == recalls[0]
-    assert recalls[0] != recalls[1]  # of a sum, the conditioned cosine alone ranks otherwise
+    assert recalls[0] != recalls[1]  # The sum ranks differently from the conditioned cosine alone.
     assert rows[1].overlap > 0.9
-    nobody_knows = next(iter(compare_codecs(encoded, queries, None, encoder.pool_weights, np.eye(32, dtype="f4"))))
-    assert (nobody_knows.recall, nobody_knows.difference) == (None, None)
+    unknown = next(iter(compare_codecs(encoded, queries, None, encoder.pool_weights, np.eye(32, dtype="f4"))))
+    assert (unknown.recall, unknown.difference) == (None, None)

@@ -1,4 +1,4 @@
-"""Masks in VOC's layout; labels of pixels against a loop; mean IoU by hand."""
+"""Masks in VOC's layout, labels of pixels against a loop, and mean IoU by hand."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from PIL import Image
 from flairsearch.core.errors import UsageError
 from flairsearch.core.types import Frame
 from flairsearch.evaluate import galleries, segmentation
-from flairsearch.evaluate.segmentation import VOC, Confusion, label, read_mask, read_voc
-from flairsearch.evaluate.segmentation import segmentation as evaluate
+from flairsearch.evaluate.segmentation import (
+    VOC_CLASSES,
+    ConfusionMatrix,
+    evaluate_segmentation,
+    label_pixels,
+    read_mask,
+    read_voc,
+)
 from tests.support.fake import COLOURS, GRID, SIZE, FakeEncoder
 
 CLASSES = ("red", "green", "blue")
@@ -22,7 +28,7 @@ FRAME = Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)
 
 
 def save_mask(path: Path, mask: np.ndarray, palette: bool = True) -> Path:
-    """As VOC's: one byte a pixel, with a palette."""
+    """Write a mask as VOC does: one byte per pixel, with a palette."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(mask.astype(np.uint8), "L")
     if palette:
@@ -42,16 +48,16 @@ def add_photo(folder: Path, name: str, pixels: np.ndarray, mask: np.ndarray) -> 
 
 
 def stripes(numbers: list[int], width: int = SIZE, height: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Stripes of classes from 1 -> pixels in their colours, mask. Straight edges stay straight between patches."""
+    """Return pixels and mask with one stripe per class number. Stripes end between patches, so edges stay sharp."""
     mask = np.tile(np.repeat(numbers, width // len(numbers)), (height, 1))
     return np.array([COLOURS["black"], *(COLOURS[name] for name in CLASSES)])[mask], mask
 
 
 def make_voc(folder: Path) -> Path:
-    """Two photos. The second one's mask says other than its pixels show, and of some blue ones nothing."""
+    """Write two photos. The second mask contradicts the pixels in one stripe and ignores some blue pixels."""
     add_photo(folder, "2007_1", *stripes([1, 2, 1, 1]))
     pixels, mask = stripes([2, 3, 3, 3])
-    mask[:, :16] = 1  # a green stripe of class red
+    mask[:, :16] = 1  # This stripe is green in the photo but red in the mask.
     mask[:, 16:32], mask[:, 32:40] = 0, 255
     add_photo(folder, "2007_2", pixels, mask)
     (folder / "names.txt").write_text("red\ngreen\n blue \n")
@@ -67,12 +73,12 @@ def evaluate_folder(folder: Path, views: str = "squash", **options: object):
     masked = read_voc(folder, classes=folder / "names.txt", **options)
     encoder = FakeEncoder()
     pictures = galleries.load_pictures(masked.folder, masked.photos, views, SIZE)
-    pieces = galleries.encode_with_frames(encoder.encode_pictures, pictures)
-    return evaluate(pieces, encoder.encode_texts(masked.classes), masked)
+    pieces = galleries.encode_batches_with_frames(encoder.encode_pictures, pictures)
+    return evaluate_segmentation(pieces, encoder.encode_texts(masked.classes), masked)
 
 
 def test_mean_iou_by_hand(voc: Path) -> None:
-    """In stripes: three red ones right and one missed; a green one right, another taken for it; blue right."""
+    """In stripes: red has three correct and one missed, green one correct and one false, blue all correct."""
     row = evaluate_folder(voc)
     assert row.iou == {"red": 3 / 4, "green": 1 / 2, "blue": 1.0}
     assert row.mean_iou == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
@@ -80,16 +86,16 @@ def test_mean_iou_by_hand(voc: Path) -> None:
 
 
 def test_photos_of_any_shape(tmp_path: Path) -> None:
-    """A squashed view is stretched back, so stripes of a wide photo stay where they are; a crop hides the margins."""
+    """A squashed view is stretched back to the photo's shape; a centre crop hides the margins."""
     pixels, mask = stripes([1, 2, 3, 1], 256, 64)
     add_photo(tmp_path, "wide", pixels, mask)
     (tmp_path / "names.txt").write_text("red\ngreen\nblue")
     assert evaluate_folder(tmp_path).mean_iou == 1
-    cropped = evaluate_folder(tmp_path, "center")  # pixels 96 to 160: green and blue go on to both edges
+    cropped = evaluate_folder(tmp_path, "center")  # The crop shows pixels 96 to 160, and its edge values continue.
     assert cropped.iou == {"red": 0.0, "green": 0.5, "blue": 0.5}
 
 
-def test_a_class_that_is_nowhere_does_not_count(tmp_path: Path) -> None:
+def test_a_class_that_never_occurs_does_not_count(tmp_path: Path) -> None:
     add_photo(tmp_path, "one", *stripes([1, 1, 2, 2]))
     (tmp_path / "names.txt").write_text("red\ngreen\nblue")
     row = evaluate_folder(tmp_path)
@@ -97,7 +103,7 @@ def test_a_class_that_is_nowhere_does_not_count(tmp_path: Path) -> None:
     assert (row.mean_iou, row.accuracy) == (1.0, 1.0)
 
 
-def test_masks_of_nothing(tmp_path: Path) -> None:
+def test_masks_without_classes(tmp_path: Path) -> None:
     pixels, mask = stripes([1, 2])
     add_photo(tmp_path, "one", pixels, mask * 0)
     (tmp_path / "names.txt").write_text("red\ngreen\nblue")
@@ -105,11 +111,11 @@ def test_masks_of_nothing(tmp_path: Path) -> None:
         evaluate_folder(tmp_path)
 
 
-def test_confusion_is_a_loop() -> None:
+def test_confusion_matrix_equals_a_loop() -> None:
     rng = np.random.default_rng(0)
     mask = rng.choice([0, 1, 2, 3, 4, 255], size=(40, 30)).astype(np.uint8)
-    found = rng.integers(0, 3, size=(40, 30)).astype(np.uint8)  # nothing is taken for the fourth
-    confusion = Confusion(("a", "b", "c", "d"))
+    found = rng.integers(0, 3, size=(40, 30)).astype(np.uint8)  # No pixel is assigned the fourth class.
+    confusion = ConfusionMatrix(("a", "b", "c", "d"))
     for rows in (slice(0, 7), slice(7, 40)):
         confusion.add(mask[rows], found[rows])
     row = confusion.row()
@@ -126,38 +132,38 @@ def test_confusion_is_a_loop() -> None:
 FRAMES = [Frame(7, 5, 0, 0, 7, 5), Frame(20, 9, 5.5, 0, 14.5, 9), Frame(4, 50, 0, 23, 4, 27), Frame(1, 1, 0, 0, 1, 1)]
 
 
-def test_labels_are_a_loop(monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
-    """Bilinear between the patches' middles, pixel by pixel."""
+def test_labels_equal_a_loop(monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+    """Each pixel is interpolated bilinearly between the centres of patches."""
     for frame, grid in itertools.product(FRAMES, (1, 2, 6)):
         with subtests.test(f"{frame}, grid of {grid}"):
             similarity = np.random.default_rng(grid).normal(size=(5, grid, grid)).astype(np.float32)
 
-            def at(values: np.ndarray, place: float, grid: int = grid) -> np.ndarray:
-                """Along the last axis, whose middles are at 0.5, 1.5, ..."""
-                place = min(max(place - 0.5, 0), grid - 1)
-                low = int(place)
-                return values[..., low] * (1 - place + low) + values[..., min(low + 1, grid - 1)] * (place - low)
+            def interpolate(values: np.ndarray, position: float, grid: int = grid) -> np.ndarray:
+                """Interpolate along the last axis, whose centres are at 0.5, 1.5, ..."""
+                position = min(max(position - 0.5, 0), grid - 1)
+                low = int(position)
+                return values[..., low] * (1 - position + low) + values[..., min(low + 1, grid - 1)] * (position - low)
 
             expected = np.empty((frame.height, frame.width), int)
             for y in range(frame.height):
                 for x in range(frame.width):
                     across = (x + 0.5 - frame.left) / (frame.right - frame.left) * grid
                     down = (y + 0.5 - frame.top) / (frame.bottom - frame.top) * grid
-                    expected[y, x] = at(at(similarity, across), down).argmax()
-            whole = np.concatenate([found for _, found in label(similarity, frame)])
+                    expected[y, x] = interpolate(interpolate(similarity, across), down).argmax()
+            whole = np.concatenate([found for _, found in label_pixels(similarity, frame)])
             assert (whole == expected).all()
             with monkeypatch.context() as patch:
-                patch.setattr(segmentation, "_BAND", 1)
-                bands = list(label(similarity, frame))
+                patch.setattr(segmentation, "_BAND_VALUES", 1)
+                bands = list(label_pixels(similarity, frame))
             assert [rows.start for rows, _ in bands] == list(range(frame.height))
             assert (np.concatenate([found for _, found in bands]) == whole).all()
 
 
-def test_vocs_own_classes(voc: Path) -> None:
+def test_default_classes_are_vocs(voc: Path) -> None:
     masked = read_voc(voc)
-    assert masked.classes == VOC
-    assert len(VOC) == len(set(VOC)) == 20
-    assert (VOC[0], VOC[14], VOC[19]) == ("aeroplane", "person", "tv monitor")
+    assert masked.classes == VOC_CLASSES
+    assert len(VOC_CLASSES) == len(set(VOC_CLASSES)) == 20
+    assert (VOC_CLASSES[0], VOC_CLASSES[14], VOC_CLASSES[19]) == ("aeroplane", "person", "tv monitor")
     assert masked.photos == ("JPEGImages/2007_1.jpg", "JPEGImages/2007_2.jpg")
     assert masked.masks[1] == "SegmentationClass/2007_2.png"
     (voc / "ImageSets" / "Segmentation" / "mini.txt").write_text("2007_2\n")
@@ -169,9 +175,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty list": (lambda voc: (voc / "ImageSets/Segmentation/val.txt").write_text(""), "has no line"),
     "an empty line": (lambda voc: (voc / "names.txt").write_text("red\n\nblue"), "has an empty line"),
     "no Unicode": (lambda voc: (voc / "names.txt").write_bytes(b"\xff\xfe\xfa"), "cannot be read"),
-    "names that are many": (lambda voc: (voc / "names.txt").write_text("x\n" * 255), "names 255 classes"),
-    "up": (lambda voc: (voc / "ImageSets/Segmentation/val.txt").write_text("../x"), "is no photo's name"),
-    "a NUL": (lambda voc: (voc / "ImageSets/Segmentation/val.txt").write_text("a\0b"), "is no photo's name"),
+    "too many names": (lambda voc: (voc / "names.txt").write_text("x\n" * 255), "names 255 classes"),
+    "up": (lambda voc: (voc / "ImageSets/Segmentation/val.txt").write_text("../x"), "is not a photo's name"),
+    "a NUL": (lambda voc: (voc / "ImageSets/Segmentation/val.txt").write_text("a\0b"), "is not a photo's name"),
     "no mask": (lambda voc: (voc / "SegmentationClass/2007_2.png").unlink(), "1 photos and masks are missing"),
 }
 
@@ -189,11 +195,11 @@ def test_hostile_folders(tmp_path: Path, subtests: pytest.Subtests) -> None:
 
 def test_split_is_a_name(voc: Path) -> None:
     for split in ("../val", "/val", "a/b"):
-        with pytest.raises(UsageError, match="is no name"):
+        with pytest.raises(UsageError, match="is not a name"):
             read_voc(voc, split)
 
 
-def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_masks(tmp_path: Path) -> None:
     mask = np.zeros((SIZE, SIZE), int)
     whole = save_mask(tmp_path / "whole.png", mask).read_bytes()
     assert (read_mask(tmp_path / "whole.png", FRAME, 3) == 0).all()
@@ -206,11 +212,11 @@ def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
     save_mask(tmp_path / "small.png", mask[:, :-1])
     save_mask(tmp_path / "four.png", mask + 4)
     for name, expected in {
-        "cut": "is no mask",
-        "text": "is no mask",
-        "jpeg": "is no mask",
-        "gone": "is no mask",
-        "colours": "RGB pixels, no numbers of classes",
+        "cut": "is not a usable mask",
+        "text": "is not a usable mask",
+        "jpeg": "is not a usable mask",
+        "gone": "is not a usable mask",
+        "colours": "RGB pixels instead of class numbers",
         "small": "63 x 64 pixels of a photo of 64 x 64",
         "four": "a pixel of class 4, of 3 - name them all: --classes FILE",
     }.items():
@@ -220,5 +226,5 @@ def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
         assert f"{name}.png" in str(caught.value)
 
 
-def test_the_grid_is_the_encoders() -> None:
-    assert (SIZE, GRID) == (64, 8)  # what the stripes above are made for: edges between patches
+def test_the_fake_encoder_has_the_expected_grid() -> None:
+    assert (SIZE, GRID) == (64, 8)  # The stripes above assume this grid, so that their edges lie between patches.

@@ -1,4 +1,4 @@
-"""Views put aside come back as they were."""
+"""Views written to a spill file are read back unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from flairsearch.core.errors import FlairSearchError
 from flairsearch.core.types import EncodedViews, Frame, Picture
-from flairsearch.evaluate.galleries import join
+from flairsearch.evaluate.galleries import concatenate
 from flairsearch.evaluate.spill_file import SpillFile
 from tests.support.fake import FakeEncoder
 from tests.support.random_flair import random_pictures
@@ -19,31 +19,31 @@ from tests.support.random_flair import random_pictures
 FRAME = Frame(64, 64, 0, 0, 64, 64)
 
 
-def test_in_any_order() -> None:
+def test_views_are_read_in_any_order() -> None:
     encoder = FakeEncoder()
     pictures = [Picture(pixels, FRAME) for pixels in random_pictures(7, 64)]
     pieces = [encoder.encode_pictures(pictures[:4]), encoder.encode_pictures(pictures[4:])]
-    whole = join(pieces)
-    with SpillFile() as shelf:
+    whole = concatenate(pieces)
+    with SpillFile() as spill_file:
         for piece in pieces:
-            shelf.add(piece)
-        assert (len(shelf), shelf.patches) == (7, 64)
+            spill_file.add(piece)
+        assert (len(spill_file), spill_file.patches) == (7, 64)
         for views in ([6, 0, 3, 3], [5], list(range(7))):
-            found = shelf.read(np.array(views))
+            found = spill_file.read(np.array(views))
             for name in ("pooled", "tokens", "shift", "scale"):
                 column = getattr(found, name)
                 assert column.dtype == np.float16
                 assert (column == getattr(whole, name)[views]).all()
 
 
-def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with SpillFile() as shelf:
-        shelf.add(FakeEncoder().encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)]))
+    with SpillFile() as spill_file:
+        spill_file.add(FakeEncoder().encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)]))
         assert not list(tmp_path.iterdir())
 
 
-def test_no_folder_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(
         FlairSearchError, match=r"cannot be put aside in .*gone \(No such file or directory\) - make room"
@@ -52,22 +52,21 @@ def test_no_folder_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_full_disk() -> None:
-    """Files of more than 64 KiB are refused to this process, as a full disk would."""
+    """A limit of 64 KiB per file stands for a full disk."""
     code = """
 import resource
 import numpy as np
 from flairsearch.core.errors import FlairSearchError
-from flairsearch.core.types import Encoded
-from flairsearch.evaluate.spill_file import Shelf
+from flairsearch.core.types import EncodedViews
+from flairsearch.evaluate.spill_file import SpillFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
-half = np.float16
-piece = Encoded(np.zeros((3, 8), half), np.zeros((3, 64, 8), half), np.zeros((3, 64), half), np.zeros((3, 64), half))
+piece = EncodedViews(*(np.zeros(shape, np.float16) for shape in ((3, 8), (3, 64, 8), (3, 64), (3, 64))))
 try:
-    with Shelf() as shelf:
+    with SpillFile() as spill_file:
         for _ in range(100):
-            shelf.add(piece)
+            spill_file.add(piece)
 except FlairSearchError as error:
-    print(len(shelf), error)
+    print(len(spill_file), error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, message = done.stdout.split(maxsplit=1)
@@ -76,10 +75,10 @@ except FlairSearchError as error:
     assert "TMPDIR" in message
 
 
-def test_columns_are_those_of_the_record() -> None:
-    """A column that Encoded gains is put aside as well."""
-    with SpillFile() as shelf:
-        shelf.add(FakeEncoder().encode_pictures([Picture(np.full((64, 64, 3), 255, np.uint8), FRAME)]))
-        found = shelf.read(np.array([0]))
+def test_columns_follow_the_record() -> None:
+    """A new column of EncodedViews is written and read without a change here."""
+    with SpillFile() as spill_file:
+        spill_file.add(FakeEncoder().encode_pictures([Picture(np.full((64, 64, 3), 255, np.uint8), FRAME)]))
+        found = spill_file.read(np.array([0]))
     assert isinstance(found, EncodedViews)
     assert (found.tokens[..., :3] == 1).all()

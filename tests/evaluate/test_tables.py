@@ -1,4 +1,4 @@
-"""Measurements as people and programs see them."""
+"""Measurements as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 from rich.console import Console
 
 from flairsearch.evaluate import tables
-from flairsearch.evaluate.results import RegionRow, RetrievalRow, SegmentationRow, Shortlist, ShortlistRow
+from flairsearch.evaluate.results import RegionRow, RetrievalRow, SegmentationRow, ShortlistRow, ShortlistSize
 
 RETRIEVAL = RetrievalRow("full", "text to image", {1: 0.20664, 5: 0.5, 10: 1.0}, 1234.56, 6)
-SHORTLIST = ShortlistRow("global", 10, (Shortlist("1,000", 700), Shortlist("1%", 7)), (1.0, 0.43999))
+SHORTLIST = ShortlistRow("global", 10, (ShortlistSize("1,000", 700), ShortlistSize("1%", 7)), (1.0, 0.43999))
 
 
 def test_measurements_as_tables() -> None:

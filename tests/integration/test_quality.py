@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from flairsearch.evaluate import galleries
-from flairsearch.evaluate.box_datasets import read_boxes
-from flairsearch.evaluate.caption_datasets import read_annotations
-from flairsearch.evaluate.mosaics import Mosaics
-from flairsearch.evaluate.region_run import regions
+from flairsearch.evaluate.box_datasets import read_box_dataset
+from flairsearch.evaluate.caption_datasets import read_caption_dataset
+from flairsearch.evaluate.mosaics import MosaicPlan
+from flairsearch.evaluate.region_run import evaluate_regions
 from flairsearch.evaluate.retrieval_metrics import best_ranks
 from flairsearch.model.encoder import Encoder
 from flairsearch.rerank.many_texts import TextBatchScorer
@@ -50,30 +50,30 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("file", "first", "tenth"), [("flickr8k/val.json", 0.18, 0.55), ("broad/val_words.jsonl", 0.25, 0.5)]
 )
 def test_photos_are_found(encoder: Encoder, photos: Path, file: str, first: float, tenth: float) -> None:
-    notes = read_annotations(DATA / file, photos)
-    found = galleries.of_photos(notes, encoder.encode_pictures, "squash", encoder.config.image_size)
-    encoded = galleries.join(found.encoded)
+    dataset = read_caption_dataset(DATA / file, photos)
+    found = galleries.caption_gallery(dataset, encoder.encode_pictures, "squash", encoder.config.image_size)
+    encoded = galleries.concatenate(found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
-    assert found.right is not None
-    ranks = best_ranks(TextBatchScorer(queries, encoder.pool_weights).score(encoded), found.right)
+    assert found.relevant is not None
+    ranks = best_ranks(TextBatchScorer(queries, encoder.pool_weights).score(encoded), found.relevant)
     assert (ranks < 1).mean() >= first
     assert (ranks < 10).mean() >= tenth
 
 
 def test_places_are_found_in_mosaics(encoder: Encoder, photos: Path) -> None:
-    notes = read_annotations(DATA / "flickr8k" / "val.json", photos)
+    dataset = read_caption_dataset(DATA / "flickr8k" / "val.json", photos)
     size = encoder.config.image_size
-    found = galleries.of_mosaics(notes, encoder.encode_pictures, "squash", size, Mosaics(60, 2))
-    row = next(regions(found, [encoder.encode_texts(list(dict.fromkeys(found.texts)))], encoder.pool_weights))
+    found = galleries.mosaic_gallery(dataset, encoder.encode_pictures, "squash", size, MosaicPlan(60, 2))
+    row = next(evaluate_regions(found, [encoder.encode_texts(list(dict.fromkeys(found.texts)))], encoder.pool_weights))
     assert row.pointing is not None
     assert row.pointing >= 0.7
     assert row.iou >= 0.4
 
 
 def test_classes_are_found_and_boxed(encoder: Encoder, photos: Path) -> None:
-    boxed = read_boxes(DATA / "broad" / "val_boxes.jsonl", photos, prompt="{}")
-    found = galleries.of_boxes(boxed, encoder.encode_pictures, "squash", encoder.config.image_size)
-    row = next(regions(found, [encoder.encode_texts(found.texts)], encoder.pool_weights))
+    boxed = read_box_dataset(DATA / "broad" / "val_boxes.jsonl", photos, prompt="{}")
+    found = galleries.box_gallery(boxed, encoder.encode_pictures, "squash", encoder.config.image_size)
+    row = next(evaluate_regions(found, [encoder.encode_texts(found.texts)], encoder.pool_weights))
     assert row.precision >= 0.75
     assert row.hits_reached >= 0.4
     assert row.hits_centred >= 0.75
