@@ -31,7 +31,7 @@ from flairsearch.evaluate.caption_datasets import read_caption_dataset
 from flairsearch.evaluate.galleries import caption_gallery, concatenate, encode_batches
 from flairsearch.evaluate.mosaics import MosaicPlan, make_mosaics, plan_mosaics
 from flairsearch.model import prompts
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.rerank.torch_backend import TorchPool
 
@@ -57,13 +57,13 @@ class EncodedQuery:
     gone: Bools  # [N, T] what must not be there for the query to be absent
 
 
-def score(encoder: Encoder, encoded: EncodedViews, queries: list[EncodedText]) -> F32:
+def score(encoder: TorchEncoder, encoded: EncodedViews, queries: list[EncodedText]) -> F32:
     """Exact, f32[N, T]."""
     many, count = TextBatchScorer(queries, encoder.pool_weights, encoder.device), len(encoded.tokens)
     return np.concatenate([many.score(encoded.part(slice(i, i + 64))) for i in range(0, count, 64)])
 
 
-def ask(encoder: Encoder, encoded: EncodedViews, texts: list[str], right: Bools, gone: Bools) -> EncodedQuery:
+def ask(encoder: TorchEncoder, encoded: EncodedViews, texts: list[str], right: Bools, gone: Bools) -> EncodedQuery:
     queries = [q for i in range(0, len(texts), 256) for q in encoder.encode_texts(texts[i : i + 256])]
     unit = np.stack([query.vector / np.linalg.norm(query.vector) for query in queries], 1)
     return EncodedQuery(
@@ -72,7 +72,7 @@ def ask(encoder: Encoder, encoded: EncodedViews, texts: list[str], right: Bools,
 
 
 def ask_captions(
-    encoder: Encoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64], said: NDArray[np.int64]
+    encoder: TorchEncoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64], said: NDArray[np.int64]
 ) -> EncodedQuery:
     """Each cell's caption, each once."""
     cells = list(dict.fromkeys(zip(shown.ravel().tolist(), said.ravel().tolist(), strict=True)))
@@ -81,7 +81,9 @@ def ask_captions(
     return ask(encoder, encoded, [notes.captions[photo][number] for photo, number in cells], right, right)
 
 
-def ask_words(encoder: Encoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64]) -> EncodedQuery:
+def ask_words(
+    encoder: TorchEncoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64]
+) -> EncodedQuery:
     """Single words, no background's. Present where two captions of a photo have it; absent: no caption has."""
     every = prompts.texts()
     words = sorted({*WORDS, *(text for text in every if " " not in text)} - set(every[:: len(every) // TEXTS]))
@@ -92,7 +94,7 @@ def ask_words(encoder: Encoder, encoded: EncodedViews, notes: Annotations, shown
     return ask(encoder, encoded, words, np.asarray(right), np.asarray(gone))
 
 
-def shares(encoder: Encoder, encoded: EncodedViews, asked: EncodedQuery, kept: Bools) -> F64:
+def shares(encoder: TorchEncoder, encoded: EncodedViews, asked: EncodedQuery, kept: Bools) -> F64:
     """Of each query's best view among those kept bool[N, T], what the zero key leaves: mean over heads, f64[T]."""
     reranker, best = TorchPool(encoder.pool_weights), np.where(kept, asked.scores, -2).argmax(0)
     left = [reranker.attend([encoded.tokens[i : i + 1]], q).sum() for i, q in zip(best, asked.queries, strict=True)]
@@ -147,7 +149,7 @@ def first(asked: EncodedQuery, views: int) -> EncodedQuery:
     return EncodedQuery(queries, asked.scores[:views, some], asked.near[:views, some], right[:, some], gone[:, some])
 
 
-def separate(encoder: Encoder, encoded: EncodedViews, asked: EncodedQuery) -> dict[str, float]:
+def separate(encoder: TorchEncoder, encoded: EncodedViews, asked: EncodedQuery) -> dict[str, float]:
     """Signal -> AUROC."""
     everything, others = np.ones_like(asked.gone), ~asked.gone
     present, absent = signals(asked, everything), signals(asked, others)
@@ -172,8 +174,8 @@ def calibrate(background: Background, asked: EncodedQuery) -> list[float]:
     ]
 
 
-def measure(encoder: Encoder, encoded: EncodedViews, several: dict[str, EncodedQuery], sizes: list[int]) -> None:
-    chance = score(encoder, encoded, encoder.bank()[:: prompts.BANK_SIZE // TEXTS])
+def measure(encoder: TorchEncoder, encoded: EncodedViews, several: dict[str, EncodedQuery], sizes: list[int]) -> None:
+    chance = score(encoder, encoded, encoder.encode_prompts()[:: prompts.BANK_SIZE // TEXTS])
     for name, asked in several.items():
         cut = {size: first(asked, size) for size in sizes}
         columns = [f"{size:,} views, {len(cut[size].queries):,} queries" for size in sizes]
@@ -191,10 +193,10 @@ def measure(encoder: Encoder, encoded: EncodedViews, several: dict[str, EncodedQ
                 print(f"| {size:,} views, background of {label} | {row} |", flush=True)
 
 
-def measure_words(encoder: Encoder, folder: Path, file: Path) -> None:
+def measure_words(encoder: TorchEncoder, folder: Path, file: Path) -> None:
     """Labels of photos, each asked for alone: present among all photos, absent among those of other labels."""
     found = caption_gallery(
-        read_caption_dataset(file, folder), encoder.encode_pictures, "squash", encoder.config.image_size
+        read_caption_dataset(file, folder), encoder.encode_images, "squash", encoder.config.image_size
     )
     encoded, right = concatenate(found.encoded), found.relevant
     assert right is not None
@@ -218,18 +220,18 @@ def main() -> None:
     parser.add_argument("--model", default="flair-small")
     args = parser.parse_args()
     if args.words:
-        measure_words(Encoder(args.model), args.data, args.words)
+        measure_words(TorchEncoder(args.model), args.data, args.words)
         return
     notes = Annotations.read(args.data / args.part)
     step = max(1, len(notes.names) // args.photos)
     notes = Annotations(notes.names[::step][: args.photos], notes.captions[::step][: args.photos])
     pictures = [Picture(pixels, FRAME) for pixels in read_photos(args.data / "images.tar", notes.names)]
-    encoder = Encoder(args.model)
+    encoder = TorchEncoder(args.model)
     captions = [len(several) for several in notes.captions]
     for side in (1, *args.sides):
         count = len(pictures) if side == 1 else args.mosaics
         shown, said = plan_mosaics(captions, MosaicPlan(count, side))
-        encoded = concatenate(encode_batches(encoder.encode_pictures, make_mosaics(pictures, shown)))
+        encoded = concatenate(encode_batches(encoder.encode_images, make_mosaics(pictures, shown)))
         print(f"\n{args.model}, {args.part}, {len(pictures)} photos, {count:,} mosaics {side}x{side}")
         several = {
             "captions": ask_captions(encoder, encoded, notes, shown, said),

@@ -19,7 +19,7 @@ from PIL import Image
 from flairsearch.core.types import ImageFile
 from flairsearch.images.decoding import decode
 from flairsearch.images.discovery import walk
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 
 
 def enlarge(path: str, megapixels: float = 12) -> bytes:
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--model", default="flair-small")
     parser.add_argument("--count", type=int, default=24)
     args = parser.parse_args()
-    encoder = Encoder(args.model, "cpu", torch.float32)
+    encoder = TorchEncoder(args.model, "cpu", torch.float32)
     found = (f for f in walk(str(args.photos.absolute())) if isinstance(f, ImageFile))
     seconds, encoded = {True: 0.0, False: 0.0}, {}
     data = [enlarge(file.absolute) for file in islice(found, args.count)]
@@ -52,7 +52,7 @@ def main() -> None:
         began = time.perf_counter()
         pictures = [decode(photo, "squash", encoder.config.image_size, draft)[0] for photo in data]
         seconds[draft] = time.perf_counter() - began
-        encoded[draft] = encoder.encode_pictures(pictures)
+        encoded[draft] = encoder.encode_images(pictures)
     pooled = cosine(encoded[True].pooled, encoded[False].pooled)
     tokens = cosine(encoded[True].tokens, encoded[False].tokens)
     milliseconds = {draft: value / len(data) * 1e3 for draft, value in seconds.items()}

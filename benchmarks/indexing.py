@@ -32,7 +32,7 @@ from flairsearch.engine import Engine
 from flairsearch.images import decoding as decoding_module
 from flairsearch.images.discovery import walk
 from flairsearch.model import checkpoints
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.model.flair import FLAIR, ModelConfig, load_model
 
 RANDOM = "random-vit-b-16"
@@ -63,16 +63,16 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def index_once(photos: Path, home: Path, model: str, encoder: Encoder) -> float:
+def index_once(photos: Path, home: Path, model: str, encoder: TorchEncoder) -> float:
     shutil.rmtree(home, ignore_errors=True)
     with Engine.open(home, model) as engine:
         engine.__dict__["encoder"] = encoder
         return timed(lambda: engine.add(photos))
 
 
-def encode_only(encoder: Encoder, pictures: list[Picture]) -> float:
+def encode_only(encoder: TorchEncoder, pictures: list[Picture]) -> float:
     batches = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
-    return timed(lambda: [encoder.encode_pictures(batch) for batch in batches])
+    return timed(lambda: [encoder.encode_images(batch) for batch in batches])
 
 
 def main() -> None:
@@ -98,12 +98,12 @@ def main() -> None:
                 shutil.copy(file.absolute, photos / f"{i:06d}{Path(file.path).suffix}")
         paths = sorted(str(path) for path in photos.iterdir())
         model = load_model(args.model)
-        fp32 = Encoder(args.model, "cpu", torch.float32)
-        bf16 = Encoder(args.model, "cpu", torch.bfloat16)
+        fp32 = TorchEncoder(args.model, "cpu", torch.float32)
+        bf16 = TorchEncoder(args.model, "cpu", torch.bfloat16)
         size = model.config.image_size
         pictures = [decoding_module.decode(Path(path).read_bytes(), "squash", size)[0] for path in paths]
         for encoder in (fp32, bf16):
-            encoder.encode_pictures(pictures[:32])
+            encoder.encode_images(pictures[:32])
         plain_loop(model, paths[:8])
 
         seconds: dict[str, list[float]] = {}
@@ -116,7 +116,7 @@ def main() -> None:
                 seconds.setdefault("rescan, unchanged", []).append(timed(lambda: engine.add(photos)))
         decoding = [timed(lambda: [decoding_module.decode(Path(p).read_bytes(), "squash", size) for p in paths])]
 
-    exact, fast = fp32.encode_pictures(pictures[:64]), bf16.encode_pictures(pictures[:64])
+    exact, fast = fp32.encode_images(pictures[:64]), bf16.encode_images(pictures[:64])
     cosine = (exact.pooled.astype(np.float32) * fast.pooled.astype(np.float32)).sum(-1)
     x, y = exact.tokens.astype(np.float32), fast.tokens.astype(np.float32)
     token_cosine = (x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)

@@ -22,7 +22,7 @@ from flairsearch.evaluate import galleries
 from flairsearch.evaluate.caption_datasets import read_caption_dataset
 from flairsearch.evaluate.mosaics import MosaicPlan
 from flairsearch.evaluate.region_metrics import RECALL_KS
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.regions.boxes import find_boxes, find_heat, patch_mask
 from flairsearch.regions.locator import Locator
 from flairsearch.rerank.many_texts import TextBatchScorer
@@ -58,7 +58,7 @@ def judge(
     queries: list[EncodedText],
     others: list[dict[str, EncodedText]],
     locator: Locator,
-    encoder: Encoder,
+    encoder: TorchEncoder,
 ) -> None:
     """Table: AUROC of what is there against what is elsewhere, judged in the region and over the photo."""
     places = np.repeat(np.arange(len(encoded.tokens)), CELLS)
@@ -95,9 +95,9 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=300)
     parser.add_argument("--queries", type=int, default=800)
     args = parser.parse_args()
-    dataset, encoder = read_caption_dataset(args.annotations, args.photos), Encoder(args.model, "cpu")
+    dataset, encoder = read_caption_dataset(args.annotations, args.photos), TorchEncoder(args.model, "cpu")
     plan = MosaicPlan(args.mosaics, 2)
-    found = galleries.mosaic_gallery(dataset, encoder.encode_pictures, "squash", encoder.config.image_size, plan)
+    found = galleries.mosaic_gallery(dataset, encoder.encode_images, "squash", encoder.config.image_size, plan)
     encoded = galleries.concatenate(piece for piece, _ in found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
     scores = TextBatchScorer(queries, encoder.pool_weights).score(encoded)

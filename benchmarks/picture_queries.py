@@ -26,7 +26,7 @@ from flairsearch.core.types import EncodedViews, Frame, Picture
 from flairsearch.evaluate.galleries import concatenate, encode_batches
 from flairsearch.evaluate.mosaics import make_mosaics
 from flairsearch.model import prompts
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.rerank.torch_backend import TorchPool
 
@@ -57,7 +57,7 @@ def unit(vectors: Array) -> Array:
 
 
 @torch.inference_mode()
-def vectors_of(encoder: Encoder, pictures: list[Picture]) -> dict[str, Array]:
+def vectors_of(encoder: TorchEncoder, pictures: list[Picture]) -> dict[str, Array]:
     """Of each kind, f32[N, D]."""
     parts = [encoder._encode_views(pictures[i : i + 32]) for i in range(0, len(pictures), 32)]
     g, local = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -72,7 +72,7 @@ def vectors_of(encoder: Encoder, pictures: list[Picture]) -> dict[str, Array]:
     examples = [
         query
         for i in range(0, len(pictures), 32)
-        for query in encoder.encode_examples(pictures[i : i + 32], [""] * len(pictures[i : i + 32]))
+        for query in encoder.encode_image_queries(pictures[i : i + 32], [""] * len(pictures[i : i + 32]))
     ]
     moved = g + mean
     kinds = {
@@ -83,7 +83,7 @@ def vectors_of(encoder: Encoder, pictures: list[Picture]) -> dict[str, Array]:
         "pool(g, L)": pool(g),
         "g + mean text": moved,
         "unit(g + m) + pool(g + m, L) + m, m the mean text": F.normalize(moved, dim=-1) + pool(moved) + mean,
-        "g + pool(g, L): encode_examples": torch.from_numpy(np.stack([query.vector for query in examples])),
+        "g + pool(g, L): encode_image_queries": torch.from_numpy(np.stack([query.vector for query in examples])),
     }
     return {name: kind.numpy() for name, kind in kinds.items()}
 
@@ -91,10 +91,10 @@ def vectors_of(encoder: Encoder, pictures: list[Picture]) -> dict[str, Array]:
 class Mosaics:
     """N mosaics of some of the photos."""
 
-    def __init__(self, encoder: Encoder, photos: list[NDArray[np.uint8]], shown: NDArray[np.int64]) -> None:
+    def __init__(self, encoder: TorchEncoder, photos: list[NDArray[np.uint8]], shown: NDArray[np.int64]) -> None:
         self.encoder, self.shown = encoder, shown
         pictures = make_mosaics(map(show, photos), shown)
-        self.encoded: EncodedViews = concatenate(encode_batches(encoder.encode_pictures, pictures))
+        self.encoded: EncodedViews = concatenate(encode_batches(encoder.encode_images, pictures))
 
     def score(self, vectors: Array) -> Array:
         """f32[T, N]"""
@@ -180,7 +180,7 @@ def main() -> None:
         names += [notes.names[i] for i in free]
         captions += [notes.captions[i] for i in free]
     photos = list(read_photos(args.archive, names))
-    encoder, count = Encoder(args.model, "cpu"), min(args.photos, len(photos)) // 2 * 2
+    encoder, count = TorchEncoder(args.model, "cpu"), min(args.photos, len(photos)) // 2 * 2
     altered = [alter(photo, rng) for photo in photos[:count]]
     vectors = vectors_of(encoder, [show(photo) for photo in photos[:count]])
     texts = np.stack([query.vector for query in encoder.encode_texts([several[0] for several in captions[:count]])])
@@ -195,7 +195,7 @@ def main() -> None:
     groups[:, :3, 0], groups[:, 0, 1:2], groups[:, 3:, 1] = first, second, second
     groups = rng.permuted(groups, axis=2).reshape(-1, 4)
     mosaics = Mosaics(encoder, altered[:half] + photos[half:], groups)
-    go_together(mosaics, vectors["g + pool(g, L): encode_examples"][:half], texts[half:])
+    go_together(mosaics, vectors["g + pool(g, L): encode_image_queries"][:half], texts[half:])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from flairsearch.evaluate.box_datasets import read_box_dataset
 from flairsearch.evaluate.caption_datasets import CaptionDataset, read_caption_dataset
 from flairsearch.evaluate.mosaics import MosaicPlan
 from flairsearch.evaluate.region_metrics import best_iou, pointing_game
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.regions import boxes as boxes_module
 from flairsearch.regions.locator import Locator
 
@@ -34,7 +34,7 @@ Threshold = Callable[[Maps], float | None]
 class Set:
     """Right pairs of views and captions, with their maps and true boxes."""
 
-    def __init__(self, name: str, found: galleries.BoxGallery, encoder: Encoder) -> None:
+    def __init__(self, name: str, found: galleries.BoxGallery, encoder: TorchEncoder) -> None:
         self.name, truth = name, found.truth
         pieces = list(found.encoded)
         frames = [frame for _, some in pieces for frame in some]
@@ -88,8 +88,8 @@ def of_maximum(share: float) -> Threshold:
     return lambda values: float(share * values.max())
 
 
-def load(dataset: CaptionDataset, encoder: Encoder, count: int, boxes: Path | None) -> list[Set]:
-    encode, size = encoder.encode_pictures, encoder.config.image_size
+def load(dataset: CaptionDataset, encoder: TorchEncoder, count: int, boxes: Path | None) -> list[Set]:
+    encode, size = encoder.encode_images, encoder.config.image_size
     plans = [("2x2", MosaicPlan(count, 2, seed=5)), ("3x3", MosaicPlan(max(1, count * 4 // 9), 3, seed=5))]
     sets = [Set(name, galleries.mosaic_gallery(dataset, encode, "squash", size, plan), encoder) for name, plan in plans]
     if boxes is not None:
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="2x2 mosaics; as many captions in the other sets")
     args = parser.parse_args()
     dataset = first(read_caption_dataset(args.annotations, args.photos_folder), args.photos)
-    encoder = Encoder(args.model, "cpu")
+    encoder = TorchEncoder(args.model, "cpu")
     sets = load(dataset, encoder, args.count, args.boxes)
     print(
         f"{args.model}, {len(dataset.photos):,} photos; pairs: {', '.join(f'{one.name} {len(one):,}' for one in sets)}"

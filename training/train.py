@@ -116,7 +116,7 @@ class Training:
         paths = [folder / photo.image for photo in self.photos]
         features.extract(self._in.lite, paths, len(self._flickr), self._run / "features", self._in.processes)
 
-    def bank(self) -> None:
+    def encode_prompts(self) -> None:
         """Texts with the teacher's vectors, the space, and each token's vector."""
         if (self._run / "bank.npz").is_file():
             return

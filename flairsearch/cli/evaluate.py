@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flairsearch.core.types import EncodedViews
     from flairsearch.evaluate.caption_datasets import CaptionDataset
     from flairsearch.evaluate.galleries import Gallery
-    from flairsearch.model.encoder import Encoder
+    from flairsearch.model.encoder import TorchEncoder
 
 DEFAULT_CODEC_COUNT = 500  # Number of texts, and of an index's views, for --codecs when --count is not given.
 
@@ -140,7 +140,7 @@ def eval_command(
     _show_retrieval(encoder, gallery, rerank, topk, json)
 
 
-def _print_summary(encoder: Encoder, gallery: Gallery) -> None:
+def _print_summary(encoder: TorchEncoder, gallery: Gallery) -> None:
     """Print to stderr what is measured."""
     for note in gallery.notes:
         typer.echo(f"note: {note}", err=True)
@@ -149,23 +149,23 @@ def _print_summary(encoder: Encoder, gallery: Gallery) -> None:
 
 def _open_photos(
     dataset: CaptionDataset, views: str, model: tuple[str | None, str], mosaics: int, side: int, count: int | None
-) -> tuple[Encoder, Gallery]:
+) -> tuple[TorchEncoder, Gallery]:
     """Load the model (its name and device) and build a gallery of the annotated photos."""
     from flairsearch.core.settings import check_views
     from flairsearch.evaluate import galleries
     from flairsearch.evaluate.mosaics import MosaicPlan
     from flairsearch.model import checkpoints
-    from flairsearch.model.encoder import Encoder
+    from flairsearch.model.encoder import TorchEncoder
 
     policy, plan = check_views(views, tiles=False), MosaicPlan(mosaics, side) if mosaics else None
-    encoder = Encoder(model[0] or checkpoints.default_name(), model[1])
+    encoder = TorchEncoder(model[0] or checkpoints.default_name(), model[1])
     size = encoder.config.image_size
-    return encoder, galleries.caption_gallery(dataset, encoder.encode_pictures, policy, size, plan, count)
+    return encoder, galleries.caption_gallery(dataset, encoder.encode_images, policy, size, plan, count)
 
 
 def _open_index(
     index: str, model: str | None, device: str, max_views: int | None, count: int | None
-) -> tuple[Encoder, Gallery]:
+) -> tuple[TorchEncoder, Gallery]:
     """Load the model of an index and build a gallery of its views."""
     from flairsearch.core.paths import index_folder
     from flairsearch.evaluate import galleries
@@ -185,7 +185,7 @@ def _parse_view_count(views: str | None) -> int | None:
     return None if views is None else int(views)
 
 
-def _show_codecs(encoder: Encoder, gallery: Gallery, json: bool) -> None:
+def _show_codecs(encoder: TorchEncoder, gallery: Gallery, json: bool) -> None:
     from flairsearch.evaluate import galleries, tables
     from flairsearch.evaluate.codec_comparison import compare_codecs
 
@@ -195,14 +195,14 @@ def _show_codecs(encoder: Encoder, gallery: Gallery, json: bool) -> None:
     show(rows, tables.to_codec_table, json)
 
 
-def _show_retrieval(encoder: Encoder, gallery: Gallery, rerank: int | None, topk: int | None, json: bool) -> None:
+def _show_retrieval(encoder: TorchEncoder, gallery: Gallery, rerank: int | None, topk: int | None, json: bool) -> None:
     from flairsearch.evaluate import retrieval_run, tables
     from flairsearch.evaluate.retrieval_metrics import shortlist_recall
 
     groups = retrieval_run.encode_in_groups(encoder.encode_texts, gallery.texts)
     queries = follow(groups, "texts", len(set(gallery.texts)), len)
     weights, device = encoder.pool_weights, encoder.device
-    fitted = retrieval_run.FittedVectors(encoder.bank(), weights, device, gallery.views)
+    fitted = retrieval_run.FittedVectors(encoder.encode_prompts(), weights, device, gallery.views)
     scores = retrieval_run.PairScores(gallery.views, gallery.texts, queries, weights, device, fitted)
     for encoded in follow(gallery.encoded, "views", gallery.views, _count_views):
         scores.add(encoded)

@@ -15,7 +15,7 @@ from flairsearch.evaluate.caption_datasets import read_caption_dataset
 
 if TYPE_CHECKING:
     from flairsearch.evaluate.galleries import BoxGallery
-    from flairsearch.model.encoder import Encoder
+    from flairsearch.model.encoder import TorchEncoder
 
 RegionsOption = Annotated[
     bool,
@@ -87,7 +87,7 @@ def show_regions(options: BoxOptions, model: str | None, device: str, json: bool
     show(rows, tables.to_region_tables, json)
 
 
-def _open_gallery(options: BoxOptions, model: str | None, device: str) -> tuple[Encoder, BoxGallery]:
+def _open_gallery(options: BoxOptions, model: str | None, device: str) -> tuple[TorchEncoder, BoxGallery]:
     """Read the annotations, then load the model: errors in the files appear without waiting for the model."""
     from flairsearch.core.settings import check_views
 
@@ -98,13 +98,13 @@ def _open_gallery(options: BoxOptions, model: str | None, device: str) -> tuple[
         from flairsearch.evaluate import galleries
 
         encoder = _load_encoder(model, device)
-        return encoder, galleries.box_gallery(boxes, encoder.encode_pictures, policy, encoder.config.image_size)
+        return encoder, galleries.box_gallery(boxes, encoder.encode_images, policy, encoder.config.image_size)
     captions = read_caption_dataset(file, photos, format_name)
     from flairsearch.evaluate import galleries
     from flairsearch.evaluate.mosaics import MosaicPlan
 
     encoder = _load_encoder(model, device)
-    encode, size = encoder.encode_pictures, encoder.config.image_size
+    encode, size = encoder.encode_images, encoder.config.image_size
     if options.pasted:
         return encoder, galleries.paste_gallery(captions, encode, policy, size, options.pasted)
     plan = MosaicPlan(options.mosaics, options.side)
@@ -126,13 +126,13 @@ def show_segmentation(options: BoxOptions, model: str | None, device: str, json:
     typer.echo(f"{encoder.name}, {len(dataset.photos):,} photos, {len(dataset.classes):,} classes", err=True)
     texts = encoder.encode_texts([options.prompt.replace("{}", name) for name in dataset.classes])
     pictures = galleries.load_pictures(dataset.folder, dataset.photos, policy, encoder.config.image_size)
-    batches = galleries.encode_batches_with_frames(encoder.encode_pictures, pictures)
+    batches = galleries.encode_batches_with_frames(encoder.encode_images, pictures)
     followed = follow(batches, "photos", len(dataset.photos), lambda batch: len(batch[1]))
     show([evaluate_segmentation(followed, texts, dataset)], tables.to_segmentation_table, json)
 
 
-def _load_encoder(model: str | None, device: str) -> Encoder:
+def _load_encoder(model: str | None, device: str) -> TorchEncoder:
     from flairsearch.model import checkpoints
-    from flairsearch.model.encoder import Encoder
+    from flairsearch.model.encoder import TorchEncoder
 
-    return Encoder(model or checkpoints.default_name(), device)
+    return TorchEncoder(model or checkpoints.default_name(), device)

@@ -30,11 +30,11 @@ class Encoder(Protocol):
         """f32[D, D]: e^T metric e says how much an error e of a stored token matters."""
         ...
 
-    def encode_pictures(self, pictures: Sequence[Picture]) -> EncodedViews:
+    def encode_images(self, pictures: Sequence[Picture]) -> EncodedViews:
         """N views u8[S, S, 3] -> what the index keeps of them."""
         ...
 
-    def encode_examples(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
+    def encode_image_queries(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
         """Images to look for, u8[S, S, 3], and what they are called -> each as a query's phrase."""
         ...
 
@@ -42,7 +42,7 @@ class Encoder(Protocol):
         """Texts -> each as a query's phrase."""
         ...
 
-    def bank(self) -> list[EncodedText]:
+    def encode_prompts(self) -> list[EncodedText]:
         """The texts of model/prompts.py, which the score predictor is fitted to."""
         ...
 

@@ -185,7 +185,7 @@ class _Batch:
 
 def _encode_all(encoder: Encoder, pictures: Sequence[Picture], size: int) -> EncodedViews:
     """Encode views, at most `size` at once."""
-    parts = [encoder.encode_pictures(some) for some in chunks(pictures, size)]
+    parts = [encoder.encode_images(some) for some in chunks(pictures, size)]
     if len(parts) == 1:
         return parts[0]
     return EncodedViews(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(EncodedViews)))

@@ -35,10 +35,10 @@ def repair(
             views.append(one.view)
             pictures.append(picture)
             if len(views) == limits.batch_views:
-                writer.replace_views(views, encoder.encode_pictures(pictures))
+                writer.replace_views(views, encoder.encode_images(pictures))
                 views, pictures = [], []
     if views:
-        writer.replace_views(views, encoder.encode_pictures(pictures))
+        writer.replace_views(views, encoder.encode_images(pictures))
 
 
 def _decode_again(paths: Sequence[str], digest: bytes, settings: IndexSettings) -> dict[Frame, Picture]:

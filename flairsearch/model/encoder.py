@@ -53,7 +53,7 @@ def choose_precision(device: str) -> torch.dtype:
     return torch.float32
 
 
-class Encoder:
+class TorchEncoder:
     """A model on a device: the image tower runs in a fast precision, texts are encoded and folded in float32."""
 
     def __init__(
@@ -101,7 +101,7 @@ class Encoder:
         return metric
 
     @torch.inference_mode()
-    def encode_pictures(self, pictures: Sequence[Picture]) -> EncodedViews:
+    def encode_images(self, pictures: Sequence[Picture]) -> EncodedViews:
         """Encode N views u8[S, S, 3]; the stored token x is the LayerNorm, without gain, of each local token."""
         pooled, local = self._encode_views(pictures)
         mean = local.mean(-1, keepdim=True)
@@ -110,7 +110,7 @@ class Encoder:
         return EncodedViews(*(column.half().cpu().numpy() for column in columns))
 
     @torch.inference_mode()
-    def encode_examples(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
+    def encode_image_queries(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
         """Encode example pictures u8[S, S, 3] as folded queries, float32; names are their texts.
 
         A picture's vector is t = unit(g) + unit(pool(g, L)), where g is its global token and L its local tokens: the
@@ -147,7 +147,7 @@ class Encoder:
     def _fold(self, vectors: torch.Tensor, texts: Sequence[str]) -> list[EncodedText]:
         return self._folded_pool.fold_texts(vectors.float().cpu().numpy(), list(texts))
 
-    def bank(self, texts: Sequence[str] | None = None, batch: int = BANK_BATCH) -> list[EncodedText]:
+    def encode_prompts(self, texts: Sequence[str] | None = None, batch: int = BANK_BATCH) -> list[EncodedText]:
         """Encode a bank of texts in batches; None: the texts of model/prompts.py.
 
         The vectors are kept in the user's cache, since a large text tower takes minutes for them.

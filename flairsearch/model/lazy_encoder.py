@@ -17,7 +17,7 @@ from flairsearch.core.types import EncodedText, EncodedViews, Picture, PoolWeigh
 from flairsearch.model import checkpoints
 
 if TYPE_CHECKING:
-    from flairsearch.model.encoder import Encoder
+    from flairsearch.model.encoder import TorchEncoder
     from flairsearch.model.text_encoder import TextEncoder
 
 
@@ -49,21 +49,21 @@ class LazyEncoder:
         """f32[D, D]: e^T metric e says how much an error e of a stored token matters."""
         return self.in_torch.token_metric
 
-    def encode_pictures(self, pictures: Sequence[Picture]) -> EncodedViews:
+    def encode_images(self, pictures: Sequence[Picture]) -> EncodedViews:
         """N views u8[S, S, 3] -> what the index keeps of them."""
-        return self.in_torch.encode_pictures(pictures)
+        return self.in_torch.encode_images(pictures)
 
-    def encode_examples(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
+    def encode_image_queries(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
         """Images to look for, u8[S, S, 3], and what they are called -> each as a query's phrase."""
-        return self.in_torch.encode_examples(pictures, names)
+        return self.in_torch.encode_image_queries(pictures, names)
 
     def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
         """Texts -> each as a query's phrase, without torch."""
         return self._in_numpy.encode_texts(texts)
 
-    def bank(self) -> list[EncodedText]:
+    def encode_prompts(self) -> list[EncodedText]:
         """The texts of model/prompts.py."""
-        return self.in_torch.bank()
+        return self.in_torch.encode_prompts()
 
     def fold(self, vectors: NDArray[np.float32]) -> list[EncodedText]:
         """Global text tokens f32[T, D], not normalised -> phrases whose texts are not known any more."""
@@ -74,7 +74,7 @@ class LazyEncoder:
         return self._in_numpy.unseen_words(text)
 
     @property
-    def in_torch(self) -> Encoder:
+    def in_torch(self) -> TorchEncoder:
         """The model in torch, which is loaded now if it was not."""
         with self._loading:
             return self._torch_encoder
@@ -85,10 +85,10 @@ class LazyEncoder:
             return self._text_encoder
 
     @cached_property
-    def _torch_encoder(self) -> Encoder:
-        from flairsearch.model.encoder import Encoder
+    def _torch_encoder(self) -> TorchEncoder:
+        from flairsearch.model.encoder import TorchEncoder
 
-        return Encoder(str(self._file), self._device)
+        return TorchEncoder(str(self._file), self._device)
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:

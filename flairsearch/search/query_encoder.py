@@ -28,7 +28,7 @@ def _encode(query: Query, encoded: Iterator[EncodedText], encoder: Encoder, size
     weights = [1.0] * len(phrases)
     if query.images:
         pictures = [_read(image, size) for image in query.images]
-        phrases += encoder.encode_examples(pictures, [image.name for image in query.images])
+        phrases += encoder.encode_image_queries(pictures, [image.name for image in query.images])
         weights += [image.weight for image in query.images]
     return EncodedQuery(tuple(phrases), tuple(weights), exclusions, query.positions, query.min_share)
 

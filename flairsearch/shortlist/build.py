@@ -112,7 +112,7 @@ def _prompt_scorer(encoder: Encoder) -> TextBatchScorer:
     """Scores views for all prompts."""
     from flairsearch.rerank.many_texts import TextBatchScorer  # Most commands do without torch.
 
-    return TextBatchScorer(encoder.bank(), encoder.pool_weights, encoder.device)
+    return TextBatchScorer(encoder.encode_prompts(), encoder.pool_weights, encoder.device)
 
 
 def _anchor_scorer(encoder: Encoder, predictor: ScorePredictor) -> TextBatchScorer:

@@ -110,11 +110,11 @@ def test_a_painted_region_asks_for_its_colour(tmp_path: Path) -> None:
     half, encoder = SIZE // 2, FakeEncoder()
     much = paint(tmp_path / "much.png", [("red", (0, 0, half, SIZE)), ("blue", (half, 0, SIZE, half))])
     little = paint(tmp_path / "little.png", [("red", (0, 0, half, half)), ("blue", (half, 0, SIZE, SIZE))])
-    tokens = encoder.encode_pictures([read_part(str(path), None, SIZE) for path in (much, little)]).tokens
+    tokens = encoder.encode_images([read_part(str(path), None, SIZE) for path in (much, little)]).tokens
     example = str(save_photo(tmp_path / "example.png"))
     boxes = {"red": (10, 10, 120, 50), "blue": (50, 90, 140, 200)}
     parts = [read_part(example, box, SIZE) for box in boxes.values()]
-    queries, texts = encoder.encode_examples(parts, ["one", "two"]), encoder.encode_texts(list(boxes))
+    queries, texts = encoder.encode_image_queries(parts, ["one", "two"]), encoder.encode_texts(list(boxes))
     assert [query.text for query in queries] == ["one", "two"]
     for query, text in zip(queries, texts, strict=True):
         for a, b in ((query.vector, text.vector), (query.u, text.u), (query.c, text.c)):

@@ -13,7 +13,7 @@ from flairsearch.core.types import Frame, Picture
 from flairsearch.evaluate.codec_comparison import CODECS, compare_codecs
 from flairsearch.evaluate.retrieval_metrics import best_ranks
 from flairsearch.evaluate.retrieval_run import GLOBAL, FittedVectors, PairScores
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from tests.support.random_flair import SMALL, random_flair, random_pictures, save_flair
 
 TEXTS = ["a dog", "a red ball", "two men on a bench", "snow", "a dog"]
@@ -30,8 +30,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("score", ["flair", "sum"])
 def test_codecs_are_compared_with_fp16(tmp_path: Path, score: str) -> None:
     model = random_flair(replace(SMALL, score=score))
-    encoder = Encoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
-    encoded = encoder.encode_pictures([Picture(pixels, FRAME) for pixels in random_pictures(40, 48)])
+    encoder = TorchEncoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
+    encoded = encoder.encode_images([Picture(pixels, FRAME) for pixels in random_pictures(40, 48)])
     texts = [*TEXTS[:4], *(f"{number} things" for number in range(20))]
     queries = encoder.encode_texts(texts)
     relevant = np.arange(40)[:, None] == np.random.default_rng(1).integers(40, size=24)

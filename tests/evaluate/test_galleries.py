@@ -35,9 +35,9 @@ def dataset(tmp_path: Path) -> CaptionDataset:
 
 @pytest.mark.parametrize("policy", ["squash", "center"])
 def test_photos_keep_the_order_of_annotations(dataset: CaptionDataset, policy: str) -> None:
-    gallery = galleries.caption_gallery(dataset, FakeEncoder().encode_pictures, policy, SIZE)
+    gallery = galleries.caption_gallery(dataset, FakeEncoder().encode_images, policy, SIZE)
     pictures = [decode((dataset.folder / photo).read_bytes(), policy, SIZE)[0] for photo in dataset.photos]
-    expected = FakeEncoder().encode_pictures(pictures)
+    expected = FakeEncoder().encode_images(pictures)
     joined = galleries.concatenate(gallery.encoded)
     assert (joined.tokens == expected.tokens).all()
     assert (joined.pooled == expected.pooled).all()
@@ -52,16 +52,16 @@ def test_photos_keep_the_order_of_annotations(dataset: CaptionDataset, policy: s
 
 def test_pictures_are_encoded_a_batch_at_once(dataset: CaptionDataset) -> None:
     pictures = list(galleries.load_pictures(dataset.folder, dataset.photos, "squash", SIZE))
-    pieces = list(galleries.encode_batches_with_frames(FakeEncoder().encode_pictures, pictures, batch=2))
+    pieces = list(galleries.encode_batches_with_frames(FakeEncoder().encode_images, pictures, batch=2))
     assert [len(encoded.tokens) for encoded, _ in pieces] == [2, 2, 1]
     assert [frame for _, frames in pieces for frame in frames] == [picture.frame for picture in pictures]
-    joined = galleries.concatenate(galleries.encode_batches(FakeEncoder().encode_pictures, pictures, batch=2))
-    assert (joined.tokens == FakeEncoder().encode_pictures(pictures).tokens).all()
+    joined = galleries.concatenate(galleries.encode_batches(FakeEncoder().encode_images, pictures, batch=2))
+    assert (joined.tokens == FakeEncoder().encode_images(pictures).tokens).all()
 
 
 def test_sampled_captions_are_the_first_of_evenly_chosen_photos(dataset: CaptionDataset) -> None:
     def texts(count: int) -> list[str]:
-        return galleries.caption_gallery(dataset, FakeEncoder().encode_pictures, "squash", SIZE, max_texts=count).texts
+        return galleries.caption_gallery(dataset, FakeEncoder().encode_images, "squash", SIZE, max_texts=count).texts
 
     assert texts(5) == ["red 0", "green 1", "blue 3", "white 6", "yellow 10"]
     assert texts(2) == ["red 0", "blue 3", "yellow 10"]
@@ -80,8 +80,7 @@ def test_sampled_captions_are_the_first_of_evenly_chosen_photos(dataset: Caption
     owner = tuple(i for i in range(509) for _ in range(5))  # The README quotes these numbers.
     many = CaptionDataset("flickr30k", dataset.folder, ("",) * 509, ("",) * 2545, owner, 0)
     assert (
-        len(galleries.caption_gallery(many, FakeEncoder().encode_pictures, "squash", SIZE, max_texts=1500).texts)
-        == 1527
+        len(galleries.caption_gallery(many, FakeEncoder().encode_images, "squash", SIZE, max_texts=1500).texts) == 1527
     )
 
 
@@ -103,7 +102,7 @@ def relevant_photos(dataset: CaptionDataset, label: str) -> set[int]:
 @pytest.mark.parametrize("count", [None, 1, 2, 3, 5, 6])
 def test_all_photos_of_a_label_are_relevant(labelled: CaptionDataset, count: int | None) -> None:
     """Photos are relevant even when their own line is not among the sampled texts."""
-    gallery = galleries.caption_gallery(labelled, FakeEncoder().encode_pictures, "squash", SIZE, max_texts=count)
+    gallery = galleries.caption_gallery(labelled, FakeEncoder().encode_images, "squash", SIZE, max_texts=count)
     assert gallery.relevant is not None
     assert gallery.relevant.dtype == np.bool_
     if count is None:
@@ -115,7 +114,7 @@ def test_all_photos_of_a_label_are_relevant(labelled: CaptionDataset, count: int
 def test_captions_of_other_formats_are_relevant_to_their_own_photo_only(labelled: CaptionDataset) -> None:
     """Two photos may have the same caption, but only the annotated photo is relevant."""
     other = replace(labelled, format="flickr30k")
-    gallery = galleries.caption_gallery(other, FakeEncoder().encode_pictures, "squash", SIZE)
+    gallery = galleries.caption_gallery(other, FakeEncoder().encode_images, "squash", SIZE)
     assert gallery.relevant is not None
     assert [np.flatnonzero(column).tolist() for column in gallery.relevant.T] == [
         [n] for n in labelled.photo_of_caption
@@ -126,7 +125,7 @@ def test_captions_of_other_formats_are_relevant_to_their_own_photo_only(labelled
 def test_mosaics_of_labels(labelled: CaptionDataset, count: int | None) -> None:
     """A mosaic is relevant when it shows any photo of the label."""
     gallery = galleries.caption_gallery(
-        labelled, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=MosaicPlan(9), max_texts=count
+        labelled, FakeEncoder().encode_images, "squash", SIZE, mosaics=MosaicPlan(9), max_texts=count
     )
     cells = galleries.assign_cells(5, 9, seed=0)
     assert gallery.relevant is not None
@@ -136,7 +135,7 @@ def test_mosaics_of_labels(labelled: CaptionDataset, count: int | None) -> None:
 
 
 def test_mosaics_show_four_photos_in_quarters(dataset: CaptionDataset) -> None:
-    gallery = galleries.caption_gallery(dataset, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=MosaicPlan(9))
+    gallery = galleries.caption_gallery(dataset, FakeEncoder().encode_images, "squash", SIZE, mosaics=MosaicPlan(9))
     tokens = galleries.concatenate(gallery.encoded).tokens.reshape(9, 8, 8, -1)[..., :3].astype(int)
     right, cells = gallery.relevant, galleries.assign_cells(5, 9, seed=0)
     assert right is not None
@@ -153,9 +152,7 @@ def test_mosaics_show_four_photos_in_quarters(dataset: CaptionDataset) -> None:
 
 
 def test_mosaics_of_more_photos(dataset: CaptionDataset) -> None:
-    gallery = galleries.caption_gallery(
-        dataset, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=MosaicPlan(3, 4)
-    )
+    gallery = galleries.caption_gallery(dataset, FakeEncoder().encode_images, "squash", SIZE, mosaics=MosaicPlan(3, 4))
     cells = galleries.assign_cells(5, 3, seed=0, side=4)
     assert gallery.relevant is not None
     for mosaic in range(3):
@@ -170,12 +167,12 @@ def test_mosaics_without_relevant_photos(dataset: CaptionDataset) -> None:
     )
     assert alone.photo_of_caption[0] not in galleries.assign_cells(5, 1, seed=0)
     with pytest.raises(UsageError, match="make more: --mosaics"):
-        galleries.caption_gallery(alone, FakeEncoder().encode_pictures, "squash", SIZE, mosaics=MosaicPlan(1))
+        galleries.caption_gallery(alone, FakeEncoder().encode_images, "squash", SIZE, mosaics=MosaicPlan(1))
 
 
 def test_a_photo_that_cannot_be_read(dataset: CaptionDataset) -> None:
     (dataset.folder / "blue.png").write_bytes(b"no picture")
-    gallery = galleries.caption_gallery(dataset, FakeEncoder().encode_pictures, "squash", SIZE)
+    gallery = galleries.caption_gallery(dataset, FakeEncoder().encode_images, "squash", SIZE)
     with pytest.raises(UsageError, match=r"blue\.png cannot be used \(not a picture in a known format\) - "):
         list(gallery.encoded)
 
@@ -231,7 +228,7 @@ def cells_of(dataset: CaptionDataset, plan: MosaicPlan) -> list[tuple[int, int]]
 @pytest.mark.parametrize("plan", [MosaicPlan(5), MosaicPlan(3, side=4), MosaicPlan(4, side=2, factor=2)])
 def test_truth_of_mosaics(dataset: CaptionDataset, plan: MosaicPlan) -> None:
     """Each cell has a caption. Its true boxes are all cells with its photo; it is annotated with its own mosaic."""
-    gallery = galleries.mosaic_gallery(dataset, FakeEncoder().encode_pictures, "squash", SIZE, plan)
+    gallery = galleries.mosaic_gallery(dataset, FakeEncoder().encode_images, "squash", SIZE, plan)
     cells, area = cells_of(dataset, plan), plan.side**2
     assert gallery.views == plan.count
     assert gallery.texts == [dataset.captions[caption] for _, caption in cells]
@@ -250,7 +247,7 @@ def test_truth_of_mosaics(dataset: CaptionDataset, plan: MosaicPlan) -> None:
 
 
 def test_pictures_of_mosaics_show_what_the_truth_says(dataset: CaptionDataset) -> None:
-    gallery = galleries.mosaic_gallery(dataset, FakeEncoder().encode_pictures, "squash", SIZE, MosaicPlan(40, seed=5))
+    gallery = galleries.mosaic_gallery(dataset, FakeEncoder().encode_images, "squash", SIZE, MosaicPlan(40, seed=5))
     (pieces, frames) = zip(*gallery.encoded, strict=True)
     tokens = galleries.concatenate(pieces).tokens.reshape(40, 8, 8, -1)[..., :3].astype(int)
     assert {frame for batch in frames for frame in batch} == {Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)}
@@ -264,7 +261,7 @@ def test_pictures_of_mosaics_show_what_the_truth_says(dataset: CaptionDataset) -
 
 
 def test_truth_of_pastes(dataset: CaptionDataset) -> None:
-    gallery = galleries.paste_gallery(dataset, FakeEncoder().encode_pictures, "squash", SIZE, 30)
+    gallery = galleries.paste_gallery(dataset, FakeEncoder().encode_images, "squash", SIZE, 30)
     plan = plan_pastes([1, 2, 3, 4, 5], 30, SIZE)
     assert (gallery.views, len(gallery.texts)) == (30, 30)
     assert (gallery.truth.box == plan.box).all()
@@ -286,7 +283,7 @@ def test_truth_of_pastes(dataset: CaptionDataset) -> None:
 def test_one_photo_cannot_be_pasted(dataset: CaptionDataset) -> None:
     alone = CaptionDataset("flickr30k", dataset.folder, dataset.photos[:1], ("red",), (0,), 0)
     with pytest.raises(UsageError, match="two photos at least"):
-        galleries.paste_gallery(alone, FakeEncoder().encode_pictures, "squash", SIZE, 3)
+        galleries.paste_gallery(alone, FakeEncoder().encode_images, "squash", SIZE, 3)
 
 
 def boxed(dataset: CaptionDataset, sizes: tuple[tuple[int, int], ...]) -> BoxDataset:
@@ -297,9 +294,7 @@ def boxed(dataset: CaptionDataset, sizes: tuple[tuple[int, int], ...]) -> BoxDat
 
 
 def test_truth_of_boxes(dataset: CaptionDataset) -> None:
-    gallery = galleries.box_gallery(
-        boxed(dataset, ((128, 64), (128, 64))), FakeEncoder().encode_pictures, "squash", SIZE
-    )
+    gallery = galleries.box_gallery(boxed(dataset, ((128, 64), (128, 64))), FakeEncoder().encode_images, "squash", SIZE)
     assert (gallery.views, gallery.notes) == (2, ("a note",))
     assert gallery.texts == ["something green", "the black part of the red", "something green"]
     assert gallery.truth.view.tolist() == [1, 0, 0]
@@ -310,14 +305,12 @@ def test_truth_of_boxes(dataset: CaptionDataset) -> None:
     ((encoded, frames),) = gallery.encoded
     assert frames == [Frame(128, 64, 0, 0, 128, 64)] * 2
     pictures = [decode((dataset.folder / photo).read_bytes(), "squash", SIZE)[0] for photo in dataset.photos[:2]]
-    assert (encoded.tokens == FakeEncoder().encode_pictures(pictures).tokens).all()
+    assert (encoded.tokens == FakeEncoder().encode_images(pictures).tokens).all()
 
 
 def test_boxes_of_other_photos(dataset: CaptionDataset) -> None:
     """Photos that were resized or rotated after they were annotated are refused."""
     for size in ((64, 128), (256, 128)):
-        gallery = galleries.box_gallery(
-            boxed(dataset, ((128, 64), size)), FakeEncoder().encode_pictures, "squash", SIZE
-        )
+        gallery = galleries.box_gallery(boxed(dataset, ((128, 64), size)), FakeEncoder().encode_images, "squash", SIZE)
         with pytest.raises(UsageError, match=r"green\.png has 128 x 64 pixels upright, its boxes are in"):
             list(gallery.encoded)

@@ -57,7 +57,7 @@ class Painted:
         def batches() -> Iterator[tuple[EncodedViews, list[Frame]]]:
             for start in range(0, len(self.pictures), batch):
                 pictures = self.pictures[start : start + batch]
-                yield self.encoder.encode_pictures(pictures), [picture.frame for picture in pictures]
+                yield self.encoder.encode_images(pictures), [picture.frame for picture in pictures]
 
         return BoxGallery(len(self.pictures), batches(), self.texts, self.truth)
 
@@ -95,7 +95,7 @@ def true_boxes(painted: Painted, view: int, text: int) -> np.ndarray:
 def rankings(painted: Painted) -> list[list[int]]:
     """Return each text's views from the best to the worst, ties by number."""
     encoder = painted.encoder
-    encoded = encoder.encode_pictures(painted.pictures)
+    encoded = encoder.encode_images(painted.pictures)
     scores = TextBatchScorer(encoder.encode_texts(painted.texts), encoder.pool_weights).score(encoded)
     views = range(len(scores))
     return [sorted(views, key=lambda view: (-scores[view, text], view)) for text in range(len(painted.texts))]
@@ -152,7 +152,7 @@ def predictor(painted: Painted, source: str) -> Callable[[int, int], tuple[np.nd
             candidates = [(text + count // 2 + step) % count for step in range(count)]
             text = next(other for other in candidates if painted.truth.label_of_text[other] not in present)
         picture = painted.pictures[view]
-        encoded, query = encoder.encode_pictures([picture]), encoder.encode_texts([painted.texts[text]])[0]
+        encoded, query = encoder.encode_images([picture]), encoder.encode_texts([painted.texts[text]])[0]
         if "alone" not in source:
             heat, found = locator.find(encoded, picture.frame, query)
             return np.maximum(heat, 0), np.array(picture.frame.to_view(found[0].box))
@@ -230,7 +230,7 @@ def test_regions_of_painted_squares_are_found() -> None:
         boxes.append((left, top, left + 32, top + 32))
     each = np.arange(len(NAMES))
     truth = GroundTruth(each, each, np.array(boxes, float), each, np.stack([each, each], 1))
-    pieces = [(encoder.encode_pictures(pictures), [picture.frame for picture in pictures])]
+    pieces = [(encoder.encode_images(pictures), [picture.frame for picture in pictures])]
     found = BoxGallery(len(NAMES), iter(pieces), NAMES, truth)
     first = next(evaluate_regions(found, [encoder.encode_texts(NAMES)], encoder.pool_weights))
     assert first.recall[0.5] == {1: 1.0, 5: 1.0, 10: 1.0}

@@ -14,7 +14,7 @@ from flairsearch.core.types import Frame, Picture
 from flairsearch.evaluate import galleries, retrieval_run
 from flairsearch.evaluate.retrieval_metrics import best_ranks
 from flairsearch.evaluate.retrieval_run import GLOBAL, FittedVectors, PairScores, encode_in_groups
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from tests.support.fake import COLOURS, FakeEncoder, fake_engine, paint_red
 from tests.support.random_flair import SMALL, SUM, ModelConfig, oracle_pool, random_flair, random_pictures, save_flair
 
@@ -31,10 +31,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scores_of_all_pairs(tmp_path: Path, config: ModelConfig) -> None:
     """Scores in batches and groups equal FLAIR written out by hand, or its mean with the global cosine."""
     model = random_flair(config)
-    encoder = Encoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
+    encoder = TorchEncoder(str(save_flair(model, tmp_path / "m.safetensors")), "cpu", torch.float32)
     size = config.image_size
     pictures = [Picture(pixels, Frame(size, size, 0, 0, size, size)) for pixels in random_pictures(7, size)]
-    batches = list(galleries.encode_batches(encoder.encode_pictures, pictures))
+    batches = list(galleries.encode_batches(encoder.encode_images, pictures))
     groups = list(encode_in_groups(encoder.encode_texts, TEXTS, group=3, batch=2))
     assert [[query.text for query in group] for group in groups] == [TEXTS[:3], TEXTS[3:4]]
     weights = encoder.pool_weights
@@ -91,13 +91,13 @@ def test_scores_of_an_index_are_the_engines(tmp_path: Path) -> None:
 
 def test_fitted_scores_approximate_the_exact_ones(tmp_path: Path) -> None:
     """The first 50 views are scored for the whole bank of twelve texts, all others for ten anchors."""
-    encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
+    encoder = TorchEncoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
     texts = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dog", "car", "hat", "sky")]
     queries, weights = encoder.encode_texts(texts), encoder.pool_weights
     vectors = FittedVectors(queries, weights, "cpu", 80, sample_views=50, anchor_texts=10)
     scores = PairScores(80, texts, [queries], weights, "cpu", vectors)
     pictures = [Picture(pixels, FRAME) for pixels in random_pictures(80, 48)]
-    for batch in galleries.encode_batches(encoder.encode_pictures, pictures):
+    for batch in galleries.encode_batches(encoder.encode_images, pictures):
         scores.add(batch)
     fitted = scores.prefilters[retrieval_run.FITTED]
     assert fitted.shape == (80, 12)
@@ -106,7 +106,7 @@ def test_fitted_scores_approximate_the_exact_ones(tmp_path: Path) -> None:
 
 def test_scores_that_are_not_finite() -> None:
     encoder = FakeEncoder()
-    encoded = encoder.encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)])
+    encoded = encoder.encode_images([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)])
     encoded.tokens[0, 0, 0] = np.nan
     red, weights = encoder.encode_texts(["red"]), encoder.pool_weights
     scores = PairScores(1, ["red"], [red], weights, "cpu", FittedVectors(red, weights, "cpu", 1))
@@ -121,7 +121,7 @@ def test_modes_in_order() -> None:
     colours = ["red", "blue", "green", "white"]
     queries, weights = encoder.encode_texts(colours), encoder.pool_weights
     scores = PairScores(6, colours, [queries], weights, "cpu", FittedVectors(queries, weights, "cpu", 6))
-    scores.add(encoder.encode_pictures(pictures))
+    scores.add(encoder.encode_images(pictures))
     relevant = np.arange(6)[:, None] == np.array([0, 1, 1, 3])
     assert [row.mode for row in retrieval_run.evaluate_retrieval(scores, relevant)] == [
         "full",

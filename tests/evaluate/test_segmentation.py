@@ -73,7 +73,7 @@ def evaluate_folder(folder: Path, views: str = "squash", **options: object):
     masked = read_voc(folder, classes=folder / "names.txt", **options)
     encoder = FakeEncoder()
     pictures = galleries.load_pictures(masked.folder, masked.photos, views, SIZE)
-    pieces = galleries.encode_batches_with_frames(encoder.encode_pictures, pictures)
+    pieces = galleries.encode_batches_with_frames(encoder.encode_images, pictures)
     return evaluate_segmentation(pieces, encoder.encode_texts(masked.classes), masked)
 
 

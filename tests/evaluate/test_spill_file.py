@@ -22,7 +22,7 @@ FRAME = Frame(64, 64, 0, 0, 64, 64)
 def test_views_are_read_in_any_order() -> None:
     encoder = FakeEncoder()
     pictures = [Picture(pixels, FRAME) for pixels in random_pictures(7, 64)]
-    pieces = [encoder.encode_pictures(pictures[:4]), encoder.encode_pictures(pictures[4:])]
+    pieces = [encoder.encode_images(pictures[:4]), encoder.encode_images(pictures[4:])]
     whole = concatenate(pieces)
     with SpillFile() as spill_file:
         for piece in pieces:
@@ -39,7 +39,7 @@ def test_views_are_read_in_any_order() -> None:
 def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with SpillFile() as spill_file:
-        spill_file.add(FakeEncoder().encode_pictures([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)]))
+        spill_file.add(FakeEncoder().encode_images([Picture(np.zeros((64, 64, 3), np.uint8), FRAME)]))
         assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +78,7 @@ except FlairSearchError as error:
 def test_columns_follow_the_record() -> None:
     """A new column of EncodedViews is written and read without a change here."""
     with SpillFile() as spill_file:
-        spill_file.add(FakeEncoder().encode_pictures([Picture(np.full((64, 64, 3), 255, np.uint8), FRAME)]))
+        spill_file.add(FakeEncoder().encode_images([Picture(np.full((64, 64, 3), 255, np.uint8), FRAME)]))
         found = spill_file.read(np.array([0]))
     assert isinstance(found, EncodedViews)
     assert (found.tokens[..., :3] == 1).all()

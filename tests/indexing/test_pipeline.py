@@ -24,7 +24,7 @@ class Index:
     """An index under test, and what a run of it reads and encodes."""
 
     def __init__(self, folder, monkeypatch):
-        self.folder, self.read, self.encoded, self.encode = folder, [], 0, FakeEncoder().encode_pictures
+        self.folder, self.read, self.encoded, self.encode = folder, [], 0, FakeEncoder().encode_images
         create_index(folder, SETTINGS)
         read_bytes = loading.read_bytes
         monkeypatch.setattr(loading, "read_bytes", lambda path: self.read.append(path) or read_bytes(path))
@@ -344,9 +344,9 @@ class Looking(FakeEncoder):
     def __init__(self):
         self.steps = []
 
-    def encode_pictures(self, pictures):
+    def encode_images(self, pictures):
         self.steps.append(len(pictures))
-        return super().encode_pictures(pictures)
+        return super().encode_images(pictures)
 
 
 SIDE = 160  # of a photo; tiles:4 are 2 x 2 of 96 pixels, at 0 and 64
@@ -392,7 +392,7 @@ def test_the_whole_and_its_tiles_are_stored(tiled, spotted):
     assert (status.images, status.views, status.views_policy) == (4, 20, "tiles:4")
     for name, views in stored(tiled).items():
         decoded = decoding.decode((spotted / f"{name}.png").read_bytes(), "tiles:4", SIZE)
-        tokens = FakeEncoder().encode_pictures(decoded).tokens
+        tokens = FakeEncoder().encode_images(decoded).tokens
         assert [view[0] for view in views] == [picture.frame for picture in decoded]
         for (_, found, _), expected in zip(views, tokens, strict=True):
             np.testing.assert_allclose(
@@ -436,7 +436,7 @@ def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotte
         with fake_engine(
             tmp_path / f"{stop}", "tiles:4", Looking(), ingest_limits=IngestLimits(batch_views=3)
         ) as engine:
-            encode, left = engine.encoder.encode_pictures, [None] * stop
+            encode, left = engine.encoder.encode_images, [None] * stop
 
             def cut(pictures, encode=encode, left=left):
                 if not left:
@@ -444,10 +444,10 @@ def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotte
                 left.pop()
                 return encode(pictures)
 
-            engine.encoder.encode_pictures = cut
+            engine.encoder.encode_images = cut
             with pytest.raises(KeyboardInterrupt):
                 engine.add(spotted)
-            engine.encoder.encode_pictures = encode
+            engine.encoder.encode_images = encode
             done = stop // 2  # two steps a photo
             assert (engine.status().images, engine.status().views) == (done, 5 * done)
             assert engine.add(spotted) == IndexReport(added=4 - done, unchanged=done)

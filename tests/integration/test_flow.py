@@ -253,9 +253,9 @@ INDEXING = """
     from flairsearch.core.limits import IngestLimits
 
     class Slow(FakeEncoder):
-        def encode_pictures(self, pictures):
+        def encode_images(self, pictures):
             time.sleep(0.004)
-            return super().encode_pictures(pictures)
+            return super().encode_images(pictures)
 
     with fake_engine(sys.argv[1], encoder=Slow(), ingest_limits=IngestLimits(batch_views=2, commit_views=4)) as engine:
         sys.stdout.write("open\\n")
@@ -349,11 +349,11 @@ def test_ctrl_c_keeps_what_was_encoded(tmp_path, photos):
     class Impatient(FakeEncoder):
         batches = 0
 
-        def encode_pictures(self, pictures):
+        def encode_images(self, pictures):
             self.batches += 1
             if self.batches == 3:
                 raise KeyboardInterrupt
-            return super().encode_pictures(pictures)
+            return super().encode_images(pictures)
 
     with (
         fake_engine(tmp_path / "index", encoder=Impatient(), ingest_limits=IngestLimits(batch_views=3)) as engine,

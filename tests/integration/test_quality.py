@@ -18,7 +18,7 @@ from flairsearch.evaluate.caption_datasets import read_caption_dataset
 from flairsearch.evaluate.mosaics import MosaicPlan
 from flairsearch.evaluate.region_run import evaluate_regions
 from flairsearch.evaluate.retrieval_metrics import best_ranks
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.rerank.many_texts import TextBatchScorer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -30,9 +30,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
+def encoder() -> TorchEncoder:
     torch.set_num_threads(2)
-    return Encoder(device="cpu")
+    return TorchEncoder(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("file", "first", "tenth"), [("flickr8k/val.json", 0.18, 0.55), ("broad/val_words.jsonl", 0.25, 0.5)]
 )
-def test_photos_are_found(encoder: Encoder, photos: Path, file: str, first: float, tenth: float) -> None:
+def test_photos_are_found(encoder: TorchEncoder, photos: Path, file: str, first: float, tenth: float) -> None:
     dataset = read_caption_dataset(DATA / file, photos)
-    found = galleries.caption_gallery(dataset, encoder.encode_pictures, "squash", encoder.config.image_size)
+    found = galleries.caption_gallery(dataset, encoder.encode_images, "squash", encoder.config.image_size)
     encoded = galleries.concatenate(found.encoded)
     queries = [q for i in range(0, len(found.texts), 256) for q in encoder.encode_texts(found.texts[i : i + 256])]
     assert found.relevant is not None
@@ -60,19 +60,19 @@ def test_photos_are_found(encoder: Encoder, photos: Path, file: str, first: floa
     assert (ranks < 10).mean() >= tenth
 
 
-def test_places_are_found_in_mosaics(encoder: Encoder, photos: Path) -> None:
+def test_places_are_found_in_mosaics(encoder: TorchEncoder, photos: Path) -> None:
     dataset = read_caption_dataset(DATA / "flickr8k" / "val.json", photos)
     size = encoder.config.image_size
-    found = galleries.mosaic_gallery(dataset, encoder.encode_pictures, "squash", size, MosaicPlan(60, 2))
+    found = galleries.mosaic_gallery(dataset, encoder.encode_images, "squash", size, MosaicPlan(60, 2))
     row = next(evaluate_regions(found, [encoder.encode_texts(list(dict.fromkeys(found.texts)))], encoder.pool_weights))
     assert row.pointing is not None
     assert row.pointing >= 0.7
     assert row.iou >= 0.4
 
 
-def test_classes_are_found_and_boxed(encoder: Encoder, photos: Path) -> None:
+def test_classes_are_found_and_boxed(encoder: TorchEncoder, photos: Path) -> None:
     boxed = read_box_dataset(DATA / "broad" / "val_boxes.jsonl", photos, prompt="{}")
-    found = galleries.box_gallery(boxed, encoder.encode_pictures, "squash", encoder.config.image_size)
+    found = galleries.box_gallery(boxed, encoder.encode_images, "squash", encoder.config.image_size)
     row = next(evaluate_regions(found, [encoder.encode_texts(found.texts)], encoder.pool_weights))
     assert row.precision >= 0.75
     assert row.hits_reached >= 0.4

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from flairsearch.core.types import Frame, Picture
 from flairsearch.model import architecture
 from flairsearch.model.conv_tower import ConvTower, InvertedResidual, SameConv, Stage, build_trunk
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.model.flair import FLAIR, LAYER_NORM_EPS, ModelConfig, load_model, run_image_tower
 from tests.support.random_flair import (
     CONV,
@@ -402,13 +402,13 @@ def test_encoder_end_to_end(model: FLAIR, tmp_path: Path, monkeypatch: pytest.Mo
     pixels = random_pictures(3, SIZE)
     frame = Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)
     pictures = [Picture(p, frame) for p in pixels]
-    encoded = Encoder(str(path), "cpu", torch.float32).encode_pictures(pictures)
+    encoded = TorchEncoder(str(path), "cpu", torch.float32).encode_images(pictures)
     shown = torch.stack([model.preprocess(Image.fromarray(p)) for p in pixels])
     pooled, local = oracle_conv_tokens(model, oracle_conv_patches(model, shown))
     assert np.abs(encoded.pooled - F.normalize(pooled, dim=-1).numpy()).max() <= 1e-3
     again = encoded.scale.astype(np.float64)[..., None] * (encoded.tokens + encoded.shift.astype(np.float64)[..., None])
     assert np.abs(again - local.numpy()).max() <= 2e-3 * float(local.abs().max())
-    fast = Encoder(str(path), "cpu", torch.bfloat16).encode_pictures(pictures)
+    fast = TorchEncoder(str(path), "cpu", torch.bfloat16).encode_images(pictures)
     cosine = (fast.pooled.astype(np.float32) * encoded.pooled.astype(np.float32)).sum(-1)
     assert 0.999 <= cosine.min() < 1  # The precisions differ, the model is the same.
 
@@ -419,9 +419,9 @@ def test_pictures_are_encoded_in_batches(
 ) -> None:
     """For any number of pictures, each gets its own tokens, in order."""
     monkeypatch.setenv("FLAIRSEARCH_CACHE", str(tmp_path / "cache"))
-    encoder = Encoder(str(save_flair(model, tmp_path / "conv.safetensors")), "cpu", torch.float32)
+    encoder = TorchEncoder(str(save_flair(model, tmp_path / "conv.safetensors")), "cpu", torch.float32)
     pictures = [Picture(pixels, Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)) for pixels in random_pictures(count, SIZE)]
-    together, alone = encoder.encode_pictures(pictures), [encoder.encode_pictures([picture]) for picture in pictures]
+    together, alone = encoder.encode_images(pictures), [encoder.encode_images([picture]) for picture in pictures]
     for name in ("pooled", "tokens", "shift", "scale"):
         expected = np.concatenate([getattr(encoded, name) for encoded in alone]).astype(np.float32)
         assert np.abs(getattr(together, name) - expected).max() <= 4e-3 * np.abs(expected).max()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from flairsearch.core.errors import UsageError
 from flairsearch.core.types import EncodedText, EncodedViews, Frame, Picture
 from flairsearch.model import checkpoints, prompts
-from flairsearch.model.encoder import Encoder, choose_device, choose_precision
+from flairsearch.model.encoder import TorchEncoder, choose_device, choose_precision
 from flairsearch.model.flair import LAYER_NORM_EPS
 from flairsearch.model.prompts import phrases
 from tests.support.full_disk import file_limit
@@ -38,8 +38,8 @@ def cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def encoder(path: Path) -> Encoder:
-    return Encoder(str(path), "cpu", torch.float32)
+def encoder(path: Path) -> TorchEncoder:
+    return TorchEncoder(str(path), "cpu", torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def tokens_by_oracle(pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tenso
     return oracle_image(model, torch.stack([model.preprocess(Image.fromarray(p.pixels)) for p in pictures]))
 
 
-def test_stored_tokens_restore_the_local_tokens(encoder: Encoder, pictures: list[Picture]) -> None:
+def test_stored_tokens_restore_the_local_tokens(encoder: TorchEncoder, pictures: list[Picture]) -> None:
     """The stored x is the LayerNorm of L without gain, and s (x + r) = L."""
-    encoded = encoder.encode_pictures(pictures)
+    encoded = encoder.encode_images(pictures)
     pooled, local = tokens_by_oracle(pictures)
     x, r, s = (torch.from_numpy(part).double() for part in (encoded.tokens, encoded.shift, encoded.scale))
     dim = local.shape[-1]
@@ -76,18 +76,18 @@ def columns(encoded: EncodedViews) -> list[np.ndarray]:
     return [part.astype(np.float32) for part in (encoded.pooled, encoded.tokens, encoded.shift, encoded.scale)]
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(encoder: Encoder, pictures: list[Picture]) -> None:
-    together = columns(encoder.encode_pictures(pictures))
+def test_a_picture_does_not_depend_on_its_neighbours(encoder: TorchEncoder, pictures: list[Picture]) -> None:
+    together = columns(encoder.encode_images(pictures))
     for i in (0, COUNT - 1):
-        alone = columns(encoder.encode_pictures([pictures[i]]))
+        alone = columns(encoder.encode_images([pictures[i]]))
         for batch, single in zip(together, alone, strict=True):
             assert np.abs(batch[i] - single[0]).max() <= 4e-3  # This is one step of float16.
     assert np.abs(together[1][0] - together[1][1]).max() > 0.1  # The pictures differ.
 
 
-def test_fast_precision_is_close(path: Path, encoder: Encoder, pictures: list[Picture]) -> None:
-    fast = Encoder(str(path), "cpu", torch.bfloat16)
-    stored = (columns(each.encode_pictures(pictures))[:2] for each in (encoder, fast))
+def test_fast_precision_is_close(path: Path, encoder: TorchEncoder, pictures: list[Picture]) -> None:
+    fast = TorchEncoder(str(path), "cpu", torch.bfloat16)
+    stored = (columns(each.encode_images(pictures))[:2] for each in (encoder, fast))
     for a, b in zip(*stored, strict=True):
         cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
         assert cosine.min() >= 0.999
@@ -96,7 +96,7 @@ def test_fast_precision_is_close(path: Path, encoder: Encoder, pictures: list[Pi
     assert np.array_equal(exact_text.vector, fast_text.vector)  # Texts are encoded in float32.
 
 
-def test_queries_are_the_models_text_vectors(encoder: Encoder) -> None:
+def test_queries_are_the_models_text_vectors(encoder: TorchEncoder) -> None:
     texts = ["a red ball", "two dogs run over the grass != sand", "x " * 100]
     model = random_flair()
     queries = encoder.encode_texts(texts)
@@ -107,7 +107,7 @@ def test_queries_are_the_models_text_vectors(encoder: Encoder) -> None:
     assert {(q.u.shape, q.c.shape, q.u.dtype) for q in queries} == {((heads, dim), (heads,), np.dtype(np.float32))}
 
 
-def pool_by_hand(encoder: Encoder, vector: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def pool_by_hand(encoder: TorchEncoder, vector: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """pool(t, L) from tokens x f64[P, D], by the folded form (softmax with a zero key, as in FLAIR's paper)."""
     weights = encoder.pool_weights
     (query,) = encoder.fold(vector[None].astype(np.float32))
@@ -119,10 +119,10 @@ def pool_by_hand(encoder: Encoder, vector: np.ndarray, tokens: np.ndarray) -> np
     return weights.out.astype(np.float64) @ np.concatenate(heads) + weights.out_bias
 
 
-def test_an_example_picture(encoder: Encoder, path: Path, pictures: list[Picture]) -> None:
+def test_an_example_picture(encoder: TorchEncoder, path: Path, pictures: list[Picture]) -> None:
     """t = unit(g) + unit(pool(g, L)) in float64, folded like the vector of a text."""
     names = [f"{i}.jpg" for i in range(COUNT)]
-    queries = encoder.encode_examples(pictures, names)
+    queries = encoder.encode_image_queries(pictures, names)
     pooled, local = tokens_by_oracle(pictures)
     tokens = F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS).numpy()
     units = F.normalize(pooled, dim=-1).numpy()
@@ -132,15 +132,15 @@ def test_an_example_picture(encoder: Encoder, path: Path, pictures: list[Picture
     assert [query.text for query in queries] == names
     assert np.abs(expected[0] - expected[1]).max() > 0.1
     assert_close(encoder.fold(np.stack([query.vector for query in queries])), queries)
-    assert_close(encoder.encode_examples(pictures[3:4], ["alone"]), queries[3:4])
-    fast_queries = Encoder(str(path), "cpu", torch.bfloat16).encode_examples(pictures, names)
+    assert_close(encoder.encode_image_queries(pictures[3:4], ["alone"]), queries[3:4])
+    fast_queries = TorchEncoder(str(path), "cpu", torch.bfloat16).encode_image_queries(pictures, names)
     for exact, fast in zip(queries, fast_queries, strict=True):
         assert fast.vector.dtype == np.float32
         cosine = exact.vector @ fast.vector / np.linalg.norm(exact.vector) / np.linalg.norm(fast.vector)
         assert 0.999 <= cosine < 1  # The image tower runs in another precision.
 
 
-def test_model_is_named(encoder: Encoder, path: Path) -> None:
+def test_model_is_named(encoder: TorchEncoder, path: Path) -> None:
     assert encoder.name == "random"
     assert encoder.weights_hash == checkpoints.describe(path)[1]
     assert encoder.config == SMALL
@@ -157,13 +157,13 @@ def test_devices() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_gpu_equals_cpu(path: Path, encoder: Encoder, pictures: list[Picture]) -> None:
-    gpu = Encoder(str(path), "cuda", torch.float32)
-    for a, b in zip(columns(gpu.encode_pictures(pictures)), columns(encoder.encode_pictures(pictures)), strict=True):
+def test_gpu_equals_cpu(path: Path, encoder: TorchEncoder, pictures: list[Picture]) -> None:
+    gpu = TorchEncoder(str(path), "cuda", torch.float32)
+    for a, b in zip(columns(gpu.encode_images(pictures)), columns(encoder.encode_images(pictures)), strict=True):
         assert np.abs(a - b).max() <= 4e-3
 
 
-def test_token_metric_weights_an_error_by_logits_and_scores(encoder: Encoder) -> None:
+def test_token_metric_weights_an_error_by_logits_and_scores(encoder: TorchEncoder) -> None:
     """The mean of the model's own metric and mean squares over the phrases, text by text and head by head."""
     weights, model = encoder.pool_weights, encoder._model.folded_pool.token_metric().astype(np.float64)
     heads, part, dim = weights.value.shape
@@ -229,29 +229,31 @@ def assert_close(found: list[EncodedText], expected: list[EncodedText]) -> None:
             np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-def test_vectors_are_folded_as_texts_are(encoder: Encoder) -> None:
+def test_vectors_are_folded_as_texts_are(encoder: TorchEncoder) -> None:
     queries = encoder.encode_texts(BANK_TEXTS)
     assert_close(encoder.fold(np.stack([query.vector for query in queries])), queries)
     assert_close(encoder.fold(np.stack([query.vector for query in queries])[[3, 1]]), [queries[3], queries[1]])
 
 
-def test_the_bank_is_encoded_once(banks: Path, encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bank_is_encoded_once(
+    banks: Path, encoder: TorchEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = encoder.encode_texts(BANK_TEXTS)
-    assert_close(encoder.bank(BANK_TEXTS, batch=2), expected)
+    assert_close(encoder.encode_prompts(BANK_TEXTS, batch=2), expected)
     (file,) = banks.iterdir()
     before = file.stat().st_mtime_ns
-    other = Encoder(str(path), "cpu", torch.float32)
+    other = TorchEncoder(str(path), "cpu", torch.float32)
     monkeypatch.setattr(other, "encode_texts", None)
     for _ in range(2):
-        assert_close(other.bank(BANK_TEXTS), expected)
+        assert_close(other.encode_prompts(BANK_TEXTS), expected)
     assert [found.stat().st_mtime_ns for found in banks.iterdir()] == [before]
-    assert_close(encoder.bank(BANK_TEXTS[::-1]), expected[::-1])  # Another release has another bank.
+    assert_close(encoder.encode_prompts(BANK_TEXTS[::-1]), expected[::-1])  # Another release has another bank.
     assert len(list(banks.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "longer", "flipped", "zeros", "no numbers", "an archive"])
-def test_a_damaged_bank_is_made_again(banks: Path, encoder: Encoder, damage: str) -> None:
-    expected = encoder.bank(BANK_TEXTS)
+def test_a_damaged_bank_is_made_again(banks: Path, encoder: TorchEncoder, damage: str) -> None:
+    expected = encoder.encode_prompts(BANK_TEXTS)
     (file,) = banks.iterdir()
     data = file.read_bytes()
     broken = {
@@ -265,33 +267,35 @@ def test_a_damaged_bank_is_made_again(banks: Path, encoder: Encoder, damage: str
     }
     file.write_bytes(broken[damage])
     for _ in range(2):
-        assert_close(encoder.bank(BANK_TEXTS), expected)
+        assert_close(encoder.encode_prompts(BANK_TEXTS), expected)
         assert [found.read_bytes() for found in banks.iterdir()] == [data]
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "nobody may write"])
-def test_a_cache_that_cannot_store_the_bank(banks: Path, encoder: Encoder, obstacle: str) -> None:
+def test_a_cache_that_cannot_store_the_bank(banks: Path, encoder: TorchEncoder, obstacle: str) -> None:
     expected = encoder.encode_texts(BANK_TEXTS)
     if obstacle == "a full disk":
         with file_limit(100):
-            assert_close(encoder.bank(BANK_TEXTS), expected)
+            assert_close(encoder.encode_prompts(BANK_TEXTS), expected)
         assert list(banks.iterdir()) == []
     elif obstacle == "a folder":
-        encoder.bank(BANK_TEXTS)
+        encoder.encode_prompts(BANK_TEXTS)
         (file,) = banks.iterdir()
         file.unlink()
         file.mkdir()
-        assert_close(encoder.bank(BANK_TEXTS), expected)
+        assert_close(encoder.encode_prompts(BANK_TEXTS), expected)
         assert list(banks.iterdir()) == [file]
     else:
         banks.write_bytes(b"") if obstacle == "a file" else banks.symlink_to("/proc/nowhere")
-        assert_close(encoder.bank(BANK_TEXTS), expected)
+        assert_close(encoder.encode_prompts(BANK_TEXTS), expected)
 
 
-def test_each_model_has_its_own_bank(banks: Path, encoder: Encoder, tmp_path: Path) -> None:
-    other = Encoder(str(save_flair(random_flair(seed=1), tmp_path / "other.safetensors")), "cpu", torch.float32)
+def test_each_model_has_its_own_bank(banks: Path, encoder: TorchEncoder, tmp_path: Path) -> None:
+    other = TorchEncoder(str(save_flair(random_flair(seed=1), tmp_path / "other.safetensors")), "cpu", torch.float32)
     for _ in range(2):
         for each in (encoder, other):
-            assert_close(each.bank(BANK_TEXTS), each.encode_texts(BANK_TEXTS))
+            assert_close(each.encode_prompts(BANK_TEXTS), each.encode_texts(BANK_TEXTS))
     assert len(list(banks.iterdir())) == 2
-    assert np.abs(encoder.bank(BANK_TEXTS)[0].vector - other.bank(BANK_TEXTS)[0].vector).max() > 0.01
+    assert (
+        np.abs(encoder.encode_prompts(BANK_TEXTS)[0].vector - other.encode_prompts(BANK_TEXTS)[0].vector).max() > 0.01
+    )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from flairsearch.core.types import EncodedText, EncodedViews, Frame, Picture, PoolWeights
 from flairsearch.images.decoding import decode
-from flairsearch.model.encoder import Encoder
+from flairsearch.model.encoder import TorchEncoder
 from flairsearch.model.flair import FLAIR, LAYER_NORM_EPS
 from flairsearch.regions.boxes import find_boxes, find_heat, patch_mask
 from flairsearch.regions.locator import Locator, patch_cosine
@@ -111,9 +111,9 @@ def test_similarity_is_the_cosine_of_local_tokens(patches: int, dim: int, heads:
 
 def test_patch_cosine_is_that_of_local_tokens(tmp_path: Path) -> None:
     """The model's own local tokens, not those that are stored."""
-    encoder = Encoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
+    encoder = TorchEncoder(str(save_flair(random_flair(), tmp_path / "m.safetensors")), "cpu", torch.float32)
     pixels = np.random.default_rng(0).integers(256, size=(3, 48, 48, 3), dtype=np.uint8)
-    encoded = encoder.encode_pictures([Picture(one, Frame(48, 48, 0, 0, 48, 48)) for one in pixels])
+    encoded = encoder.encode_images([Picture(one, Frame(48, 48, 0, 0, 48, 48)) for one in pixels])
     queries = encoder.encode_texts(["a dog", "snow"])
     with torch.inference_mode():
         _, local = encoder._model.encode_image(encoder._normalise(pixels))
@@ -248,7 +248,7 @@ def test_a_painted_square_in_every_kind_of_view(views: str, box: tuple[int, int,
     whole = 0
     for picture in pictures:
         frame = picture.frame
-        _, regions = locator.find(encoder.encode_pictures([picture]), frame, query)
+        _, regions = locator.find(encoder.encode_images([picture]), frame, query)
         for region in regions:
             assert max(0, frame.left) <= region.box[0] < region.box[2] <= min(wide, frame.right)
             assert max(0, frame.top) <= region.box[1] < region.box[3] <= min(high, frame.bottom)
@@ -263,7 +263,7 @@ def test_a_painted_square_in_every_kind_of_view(views: str, box: tuple[int, int,
 def test_a_painted_square_scores_as_its_patches_alone() -> None:
     encoder = FakeEncoder()
     (picture,) = decode(photo(64, 64, (16, 16, 56, 56)), "squash", SIZE)
-    encoded, (query,) = encoder.encode_pictures([picture]), encoder.encode_texts(["red"])
+    encoded, (query,) = encoder.encode_images([picture]), encoder.encode_texts(["red"])
     _, (region,) = Locator(encoder.pool_weights).find(encoded, picture.frame, query)
     assert region.box == (16, 16, 56, 56)
     assert region.score == pytest.approx(expected_score(25), abs=1e-5)
@@ -275,7 +275,7 @@ def test_where_all_patches_are_alike_it_is_the_whole(colour: str) -> None:
     stream = BytesIO()
     Image.new("RGB", (90, 60), COLOURS[colour]).save(stream, "PNG")
     (picture,) = decode(stream.getvalue(), "squash", SIZE)
-    encoded, (query,) = encoder.encode_pictures([picture]), encoder.encode_texts(["red"])
+    encoded, (query,) = encoder.encode_images([picture]), encoder.encode_texts(["red"])
     heat, (region,) = Locator(encoder.pool_weights).find(encoded, picture.frame, query)
     assert region.box == (0, 0, 90, 60)
     assert not heat.any()

@@ -27,7 +27,7 @@ class Listening(FakeEncoder):
         self.texts.append(list(texts))
         return super().encode_texts(texts)
 
-    def encode_examples(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
+    def encode_image_queries(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
         self.pictures += pictures
         means = [picture.pixels.reshape(-1, 3).mean(0) / 127.5 - 1 for picture in pictures]
         flat = np.zeros((1, 4), np.float32)
@@ -46,7 +46,7 @@ def colours(queries: Sequence[EncodedText]) -> list[str]:
 
 
 def ask(encoder: FakeEncoder, *several: str | Query) -> list[EncodedQuery]:
-    return fold(several, encoder, encoder.encode_examples, SIZE)
+    return fold(several, encoder, encoder.encode_image_queries, SIZE)
 
 
 def test_several_queries_of_every_kind(encoder: Listening, tmp_path: Path) -> None:

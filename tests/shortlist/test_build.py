@@ -46,7 +46,7 @@ def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
     assert fit is not None
     found = codes(index)
     assert list(found) == list(range(1, 62))
-    texts = BankEncoder().bank()
+    texts = BankEncoder().encode_prompts()
     exact = TextBatchScorer(texts, BankEncoder().pool_weights).score(encoded(range(61)))
     predicted = np.array(list(found.values())) @ np.stack([fit.features(text.vector) for text in texts], 1)
     assert (predicted - exact).std() < 0.25 * exact.std()
@@ -60,7 +60,7 @@ def test_codes_predict_what_photos_rank_by(index: Path) -> None:
     fit_all(index, SumCounting())
     fit = PredictorFile(index, DIM).fit()
     assert fit is not None
-    views, texts = encoded(range(61)), SumEncoder().bank()
+    views, texts = encoded(range(61)), SumEncoder().encode_prompts()
     conditioned = np.stack([by_hand.score(views.tokens, text, SumEncoder().pool_weights) for text in texts], 1)
     vectors = np.stack([text.vector for text in texts])
     near = views.pooled.astype(float) @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T

@@ -535,8 +535,8 @@ class Photos(FakeEncoder):
     def __init__(self):
         self.metrics = 0
 
-    def encode_pictures(self, pictures):
-        made = super().encode_pictures(pictures)
+    def encode_images(self, pictures):
+        made = super().encode_images(pictures)
         noise = [
             np.random.default_rng(zlib.crc32(p.pixels.tobytes())).normal(0, 0.05, (PATCHES, DIM)) for p in pictures
         ]

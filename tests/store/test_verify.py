@@ -23,8 +23,8 @@ class Counting(FakeEncoder):
     def __init__(self):
         self.seen = []
 
-    def encode_pictures(self, pictures):
-        made = super().encode_pictures(pictures)
+    def encode_images(self, pictures):
+        made = super().encode_images(pictures)
         self.seen += (made.tokens[..., 0] == 1).sum(1).tolist()
         return made
 

@@ -29,7 +29,7 @@ class BankEncoder(FakeEncoder):
         c = np.asarray([-3 * SOFT - np.log(PATCHES)], np.float32)
         return [EncodedText("", vector, SOFT * vector[None], c) for vector in vectors]
 
-    def bank(self) -> list[EncodedText]:
+    def encode_prompts(self) -> list[EncodedText]:
         return self.fold(self._bank)
 
 

@@ -36,7 +36,7 @@ class FakeEncoder:
 
     device, name, weights_hash = "cpu", "fake", "fake-weights"
 
-    def encode_pictures(self, pictures):
+    def encode_images(self, pictures):
         """Views u8[S, S, 3] -> Encoded; a token is (r, g, b, 0), each colour rounded to -1, 0 or 1."""
         pixels = np.stack([picture.pixels for picture in pictures]).astype(np.float32)
         count, side = len(pixels), pixels.shape[1] // GRID
@@ -57,15 +57,15 @@ class FakeEncoder:
             queries.append(_ask(text, np.asarray(colour, np.float32) / 127.5 - 1))
         return queries
 
-    def encode_examples(self, pictures, names):
+    def encode_image_queries(self, pictures, names):
         """As the text of the colour that most patches of the picture have."""
         queries = []
-        for name, patches in zip(names, self.encode_pictures(pictures).tokens[..., :3], strict=True):
+        for name, patches in zip(names, self.encode_images(pictures).tokens[..., :3], strict=True):
             colours, counts = np.unique(patches, axis=0, return_counts=True)
             queries.append(_ask(name, colours[counts.argmax()].astype(np.float32)))
         return queries
 
-    def bank(self):
+    def encode_prompts(self):
         """Its colours."""
         return self.encode_texts(list(COLOURS))
 

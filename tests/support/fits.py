@@ -43,7 +43,7 @@ class Counting(BankEncoder):
         super().__init__()
         self.views, self.made = 0, 0
 
-    def bank(self) -> list[EncodedText]:
+    def encode_prompts(self) -> list[EncodedText]:
         self.made += 1
         return super().fold(self._bank)
 
