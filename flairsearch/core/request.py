@@ -11,6 +11,7 @@ from flairsearch.core.filters import NO_FILTER, Filter
 from flairsearch.core.hits import Hit
 from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.search_options import Option, option, options_of
+from flairsearch.core.types import GLOBAL_SHARES
 
 MAX_HITS = 200  # One answer over HTTP holds at most this many hits.
 MAX_OFFSET = 1_000_000  # A page over HTTP begins after at most this many hits.
@@ -36,18 +37,31 @@ class SearchRequest:
     )
     shortlist: str | int = option("auto", "How many views to rank exactly: auto, all or a number.", metavar="N")
     min_score: float | None = option(None, "Hide photos that score less.", kind=float, metavar="SCORE")
+    score: str | None = option(
+        None,
+        "Rank by FLAIR's cosine (flair), the global token's (global) or both (sum); by default as the model says.",
+        metavar="KIND",
+        choices=tuple(GLOBAL_SHARES),
+    )
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"{self.k} hits - ask for at least one", "k")
         if self.offset < 0:
             raise UsageError(f"{self.offset} hits - give how many to leave out before the first", "offset")
+        if self.score is not None and self.score not in GLOBAL_SHARES:
+            raise UsageError(f"there is no {self.score!r} - use one of {', '.join(GLOBAL_SHARES)}", "score")
         object.__setattr__(self, "shortlist", _check_shortlist(self.shortlist))
 
     @property
     def besides_query(self) -> tuple[object, ...]:
         """All fields but the query: requests in which they are equal can be answered together."""
-        return self.filter, self.k, self.offset, self.shortlist, self.min_score
+        return self.filter, self.k, self.offset, self.shortlist, self.min_score, self.score
+
+    @property
+    def global_share(self) -> float | None:
+        """The share of the global token's cosine in the score; None: as the model says."""
+        return None if self.score is None else GLOBAL_SHARES[self.score]
 
     @staticmethod
     def of(query: str | Query | SearchRequest, k: int = 10, **options: Any) -> SearchRequest:

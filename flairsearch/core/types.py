@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # A command that asks a server needs these types and no array
 
 Box = tuple[int, int, int, int]
 
+GLOBAL_SHARES = {"flair": 0.0, "global": 1.0, "sum": 0.5}
+"""Kind of score -> the share of the global token's cosine in it; the rest is FLAIR's conditioned cosine."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:

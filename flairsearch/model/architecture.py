@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from flairsearch.core.errors import WeightsError
+from flairsearch.core.types import GLOBAL_SHARES
 
 VOCABULARY_SIZE = 49408  # CLIP's tokenizer has this many token ids.
 MAX_SIZE = 1 << 16  # This bounds every size in a configuration, and token ids.
-GLOBAL_SHARES = {"flair": 0.0, "sum": 0.5}  # Weight of the global cosine in each kind of ranking score.
 _MAX_LAYERS = 1000  # Names are listed for every layer before any tensor is compared.
 STEM_CHANNELS = 32  # Channels of a convolutional tower after its first convolution.
 _CONV_PATCH_SIZE = 32  # Side of a convolutional tower's patch in pixels.

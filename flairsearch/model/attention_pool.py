@@ -11,8 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from flairsearch.core.types import EncodedText, PoolWeights
-from flairsearch.model.architecture import GLOBAL_SHARES
+from flairsearch.core.types import GLOBAL_SHARES, EncodedText, PoolWeights
 
 LAYER_NORM_EPS = 1e-5
 

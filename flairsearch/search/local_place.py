@@ -9,7 +9,7 @@ import numpy as np
 
 from flairsearch.core.errors import StoreError
 from flairsearch.core.filters import Filter
-from flairsearch.core.types import EncodedQuery, EncodedText, PoolWeights
+from flairsearch.core.types import Candidates, EncodedQuery, EncodedText, PoolWeights
 from flairsearch.rerank.backend import Backend
 from flairsearch.search.inspection import Inspector
 from flairsearch.search.places import F32, CandidateViews, ContentMatch, Ids, IndexedImage, RankedContent, ViewScores
@@ -35,31 +35,31 @@ class LocalPlace:
         self._views_in: dict[Filter, Ids] = {}
         self._lock = Lock()  # Of _views_in.
 
-    @property
-    def predicts(self) -> bool:
-        """Whether candidates come with predictions of their exact scores."""
-        return self._shortlist.predicts
-
     def count(self, query_filter: Filter) -> int:
         """How many views the filter lets through. Raises UsageError when its folder holds no indexed photo."""
         among = self._among(query_filter)
         return len(self.snapshot if among is None else among)
 
-    def candidates(self, query: EncodedQuery, size: int, query_filter: Filter) -> CandidateViews:
+    def candidates(
+        self, query: EncodedQuery, size: int, query_filter: Filter, global_share: float | None
+    ) -> CandidateViews:
         """The `size` views within the filter that are most likely to answer the query; all views when that is more."""
         among = self._among(query_filter)
         everything = self.snapshot.views.id if among is None else among
         if size >= len(everything):
-            views, predicted = np.asarray(everything), np.zeros(len(everything), np.float32)
+            found = Candidates(np.asarray(everything), np.zeros(len(everything), np.float32))
+        elif global_share == 1:
+            found = self._shortlist.search_global(query.vectors, size, among, query.shares)
         else:
             found = self._shortlist.search(query.vectors, size, among, query.shares)
-            views, predicted = found.views, found.scores
-        return CandidateViews(views, self.snapshot.contents(views), predicted)
+        has_predictions = global_share == 1 or self._shortlist.predicts
+        return CandidateViews(found.views, self.snapshot.contents(found.views), found.scores, has_predictions)
 
-    def score(self, views: Ids, texts: Sequence[EncodedText]) -> ViewScores:
+    def score(self, views: Ids, texts: Sequence[EncodedText], global_share: float | None) -> ViewScores:
         """The exact scores of views i64[K], and of all other views of the same contents."""
         siblings = self.snapshot.sibling_views(views)
-        return ViewScores(siblings, self.snapshot.contents(siblings), self._scorer.score(siblings, texts))
+        scores = self._scorer.score(siblings, texts, global_share)
+        return ViewScores(siblings, self.snapshot.contents(siblings), scores)
 
     def images(self, contents: Sequence[int], query_filter: Filter) -> dict[int, list[IndexedImage]]:
         """Content ids -> the images within the filter that have the content, by image id."""

@@ -29,6 +29,7 @@ class CandidateViews:
     views: Ids  # [K] View ids.
     contents: Ids  # [K] Ids of their contents.
     predicted: F32  # [K] Predicted scores; infinity where none can be predicted, 0 where all views are candidates.
+    has_predictions: bool  # Whether any score is predicted.
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,20 @@ class ContentMatch:
 class Places(Protocol):
     """The views of one state of an index. Any thread may ask."""
 
-    @property
-    def predicts(self) -> bool:
-        """Whether candidates come with predictions of their exact scores."""
-        ...
-
     def count(self, query_filter: Filter) -> int:
         """How many views the filter lets through. Raises UsageError when its folder holds no indexed photo."""
         ...
 
-    def candidates(self, query: EncodedQuery, size: int, query_filter: Filter) -> CandidateViews:
-        """The `size` views within the filter that are most likely to answer the query; all views when that is more."""
+    def candidates(
+        self, query: EncodedQuery, size: int, query_filter: Filter, global_share: float | None
+    ) -> CandidateViews:
+        """The `size` views within the filter that are most likely to answer the query; all views when that is more.
+
+        global_share: of the global token's cosine in the score; None: as the model says.
+        """
         ...
 
-    def score(self, views: Ids, texts: Sequence[EncodedText]) -> ViewScores:
+    def score(self, views: Ids, texts: Sequence[EncodedText], global_share: float | None) -> ViewScores:
         """The exact scores of views i64[K], and of all other views of the same contents."""
         ...
 

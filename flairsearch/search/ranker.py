@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flairsearch.core.filters import Filter
+from flairsearch.core.request import SearchRequest
 from flairsearch.core.timing import StageTimer
 from flairsearch.core.types import EncodedQuery
 from flairsearch.search.aggregation import ScoredImages
@@ -32,33 +32,34 @@ class Ranker:
     def rank_many(
         self,
         queries: Sequence[EncodedQuery],
-        end: int,
-        shortlist: str | int,
-        query_filter: Filter,
+        request: SearchRequest,
         timer: StageTimer,
     ) -> list[RankedImages]:
-        """Each query's images, the `end` best of them sure; with conditions more, as some may be left out.
+        """Each query's images, those of the page and before sure; with conditions more, as some may be left out.
 
-        shortlist: `auto`, `all`, or the number of views to rank exactly.
+        request: its own query does not matter here.
         """
-        total, is_auto = self._places.count(query_filter), shortlist == "auto"
-        size = self._policy.shortlist_size(shortlist, total)
+        end, share = request.offset + request.k, request.global_share
+        total, is_auto = self._places.count(request.filter), request.shortlist == "auto"
+        size = self._policy.shortlist_size(request.shortlist, total)
         if is_auto:
             size = min(max(size, self._policy.initial_factor * end), total)
         with timer.stage("shortlist"):
             candidates = [
-                self._candidates(query, size, query_filter, total, self._min_images(query, end) if is_auto else 0)
+                self._candidates(query, size, request, total, self._min_images(query, end) if is_auto else 0)
                 for query in queries
             ]
-        grows = is_auto and size < total and self._places.predicts
+        grows = is_auto and size < total and all(found.has_predictions for found in candidates)
         with timer.stage("rank"):
             if grows:
                 ranked = [
-                    self.rank_until_stable(query, found, self._policy.verified(end) if query.has_conditions else end)
+                    self.rank_until_stable(
+                        query, found, self._policy.verified(end) if query.has_conditions else end, share
+                    )
                     for query, found in zip(queries, candidates, strict=True)
                 ]
             else:
-                ranked = self._rank_all(candidates, queries)
+                ranked = self._rank_all(candidates, queries, share)
         return [
             RankedImages(images, found if grows and query.has_conditions else None)
             for query, images, found in zip(queries, ranked, candidates, strict=True)
@@ -69,24 +70,27 @@ class Ranker:
         return self._policy.inspected(end) if query.has_conditions else end
 
     def _candidates(
-        self, query: EncodedQuery, size: int, query_filter: Filter, total: int, min_images: int
+        self, query: EncodedQuery, size: int, request: SearchRequest, total: int, min_images: int
     ) -> CandidateViews:
         """The shortlist of `size` views; a longer one while it holds fewer than `min_images` images."""
         while True:
-            found = self._places.candidates(query, size, query_filter)
+            found = self._places.candidates(query, size, request.filter, request.global_share)
             if size >= total or len(np.unique(found.contents)) >= min_images:
                 return found
             size = min(2 * size, total)
 
-    def _rank_all(self, candidates: Sequence[CandidateViews], queries: Sequence[EncodedQuery]) -> list[ScoredImages]:
+    def _rank_all(
+        self, candidates: Sequence[CandidateViews], queries: Sequence[EncodedQuery], global_share: float | None
+    ) -> list[ScoredImages]:
         """The candidates of each query -> their images with exact scores, from all views of each image."""
         if len(queries) == 1:
-            return [self.rank(candidates[0].views, queries[0])]
+            return [self.rank(candidates[0].views, queries[0], global_share)]
         lists = [found.views for found in candidates]
         union = np.unique(np.concatenate([np.zeros(0, np.int64), *lists]))
         if len(union) * len(lists) > self._policy.shared_scoring_max_waste * sum(map(len, lists)):
-            return [self.rank(views, query) for views, query in zip(lists, queries, strict=True)]
-        scored = self._places.score(union, [phrase for query in queries for phrase in query.phrases])
+            return [self.rank(views, query, global_share) for views, query in zip(lists, queries, strict=True)]
+        phrases = [phrase for query in queries for phrase in query.phrases]
+        scored = self._places.score(union, phrases, global_share)
         ends = np.cumsum([len(query.phrases) for query in queries])
         columns = np.split(scored.scores, ends[:-1], axis=1) if queries else []
         result = []
@@ -97,12 +101,17 @@ class Ranker:
             )
         return result
 
-    def rank(self, views: Ids, query: EncodedQuery) -> ScoredImages:
+    def rank(self, views: Ids, query: EncodedQuery, global_share: float | None = None) -> ScoredImages:
         """View ids i64[K] -> their images with exact scores."""
-        return ScoredImages.of(self._places.score(views, query.phrases), query.shares)
+        return ScoredImages.of(self._places.score(views, query.phrases, global_share), query.shares)
 
     def rank_until_stable(
-        self, query: EncodedQuery, candidates: CandidateViews, k: int, known: ScoredImages | None = None
+        self,
+        query: EncodedQuery,
+        candidates: CandidateViews,
+        k: int,
+        global_share: float | None,
+        known: ScoredImages | None = None,
     ) -> ScoredImages:
         """Candidates with predicted scores, best first -> the images ranked until the k best of them are sure.
 
@@ -120,7 +129,7 @@ class Ranker:
             done = len(known.contents)
             count = max(count, done)
         while True:
-            scored = self._places.score(lead[done:count], query.phrases)
+            scored = self._places.score(lead[done:count], query.phrases, global_share)
             images = ScoredImages.of(_joined(images, scored), query.shares)
             if count == len(lead):
                 return images

@@ -35,9 +35,18 @@ class Scorer:
         # On a GPU one thread at a time: buffers for copying, and the cache of segments, are shared.
         self._turn = nullcontext() if backend.device == "cpu" else Lock()
 
-    def score(self, views: NDArray[np.int64], texts: Sequence[EncodedText]) -> NDArray[np.float32]:
-        """View ids i64[K] -> exact scores f32[K, T], with the global token's share in them."""
-        conditioned, share = self.condition(views, texts), self._weights.global_share
+    def score(
+        self, views: NDArray[np.int64], texts: Sequence[EncodedText], global_share: float | None = None
+    ) -> NDArray[np.float32]:
+        """View ids i64[K] -> exact scores f32[K, T].
+
+        global_share: of the global token's cosine in the score; None: as the model says.
+        """
+        share = self._weights.global_share if global_share is None else global_share
+        if share == 1 or not texts:  # Local tokens do not count.
+            conditioned = np.zeros((len(views), len(texts)), np.float32)
+        else:
+            conditioned = self.condition(views, texts)
         if not share or not texts:
             return conditioned
         vectors = np.stack([text.vector for text in texts])

@@ -37,9 +37,8 @@ class Searcher:
         warnings of the index, no unseen words and no times yet: the engine knows those.
         Raises UsageError when the filter's folder holds no indexed photo.
         """
-        end = request.offset + request.k
         in_filter = self._places.count(request.filter)
-        ranked = self._ranker.rank_many(queries, end, request.shortlist, request.filter, timer)
+        ranked = self._ranker.rank_many(queries, request, timer)
         return [
             self._answer(query, images, request, in_filter, timer)
             for query, images in zip(queries, ranked, strict=True)
@@ -62,7 +61,7 @@ class Searcher:
                 break
             enough = min(policy.verify_growth * enough, most)
             with timer.stage("rank"):
-                images = self._ranker.rank_until_stable(query, ranked.candidates, enough, images)
+                images = self._ranker.rank_until_stable(query, ranked.candidates, enough, request.global_share, images)
         stats = SearchStats(in_filter, len(images.views), not_judged)
         return SearchResult(build_hits(found, request.offset), stats, _warnings(not_judged), complete=not not_judged)
 

@@ -50,7 +50,7 @@ class Shortlist:
         from flairsearch.shortlist.faiss_index import FaissIndex
 
         if self._predictor is None:
-            return _kept_global_index(self._snapshot) or _build_global_index(self._snapshot)
+            return self._whole_global_index
         ids = self._without_codes
         return FaissIndex.build(ids, self._snapshot.dim, (self._snapshot.pooled(some) for some in chunks(ids, _PIECE)))
 
@@ -89,6 +89,22 @@ class Shortlist:
         return Candidates(
             np.concatenate([first, predicted.views[:left]]), np.concatenate([unknown, predicted.scores[:left]])
         )
+
+    def search_global(
+        self, texts: NDArray[np.float32], count: int, among: NDArray[np.int64] | None, shares: NDArray[np.float32]
+    ) -> Candidates:
+        """`search` by the global tokens of all views, whatever codes there are: exact scores, if only these count."""
+        with self._building:
+            index = self._whole_global_index
+        units = texts / np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-12)
+        mean = shares @ units
+        found = index.search(mean, count, among)
+        return Candidates(found.views, found.scores * np.float32(np.linalg.norm(mean)))
+
+    @cached_property
+    def _whole_global_index(self) -> FaissIndex:
+        """Of all views."""
+        return _kept_global_index(self._snapshot) or _build_global_index(self._snapshot)
 
 
 def make_derived_files(snapshot: Snapshot) -> None:
