@@ -37,15 +37,17 @@ def queries(captions: list[str], photos: list[Path]) -> Iterator[tuple[str, Quer
     for area in ("2%", "10%", "30%"):
         yield f"area {area}", Query("a face", min_area=area), {}
     folder = str(photos[0].resolve().parent)
-    one = [{"ext": "jpg"}, {"larger_than": "15kB"}, {"larger_than": "224x224"}, {"under": folder}]
-    for limits in (*one, {"since": "1960"}, {"until": "2020"}, {"under": folder, "ext": "png"}):
-        yield f"filter {limits}", Query(next(text)), {"scope": Filter(**limits)}
+    one = [{"extension": "jpg"}, {"larger_than": "15kB"}, {"larger_than": "224x224"}, {"folder": folder}]
+    for number, limits in enumerate(
+        (*one, {"since": "1960"}, {"until": "2020"}, {"folder": folder, "extension": "png"})
+    ):
+        yield f"filter {number}", Query(next(text)), {"filter": Filter(**limits)}
     for number in range(5):
         yield f"picture {number}", Query(image=str(next(photo))), {}
     for weight in (0.5, 2.0):
         yield (
             f"picture and text {weight}",
-            Query("in the snow", image=ImageExample(next(photo), None, weight)),
+            Query("in the snow", image=ImageExample(next(photo), weight=weight)),
             {},
         )
     yield "part of a picture", Query(image=ImageExample(next(photo), (20, 20, 150, 180))), {}
