@@ -29,7 +29,7 @@ def test_modules_are_small_and_build_no_markup() -> None:
     """The page turns data into text, never into markup, and obeys its own content security policy."""
     for path in STATIC.glob("*.js"):
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) < 400, path.name
+        assert len(text.splitlines()) < 300, path.name
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
         assert "".join(re.findall(r"https?://[^\"'`\s]+", text)) == "http://www.w3.org/2000/svg" or "://" not in text
     page = (STATIC / "index.html").read_text(encoding="utf-8")
