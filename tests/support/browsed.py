@@ -1,4 +1,4 @@
-"""A real server over a small index, and a real browser that complains: fixtures of the tests of the page."""
+"""Fixtures for tests of the page: a real server on a small index, and a real browser that records errors."""
 
 from __future__ import annotations
 
@@ -18,23 +18,19 @@ from PIL import Image
 from flairsearch.cli.samples import copy_samples
 
 CHROMIUM = Path("/usr/bin/chromium")
+HOSTILE = '<img src=x onerror="document.title=`owned`">.png'  # A file name that is markup.
+PAINTED_COUNT = 112
+PHOTO_COUNT = PAINTED_COUNT + 6  # There are six sample photos.
+TIMEOUT_SECONDS = 40  # The first search with an image loads torch.
 
-
-HOSTILE = '<img src=x onerror="document.title=`owned`">.png'
-
-
-PAINTED = 112
-PHOTOS = PAINTED + 6  # with the samples
-
-
-Answer = dict[str, Any]
+Json = dict[str, Any]
 
 
 def paint(folder: Path) -> None:
-    """Photos of many shapes, each of its own colours; a cat that is green, and a cup of coffee that is cyan."""
+    """Paint photos of many shapes and colours; the cat becomes green, the cup of coffee cyan."""
     random = np.random.default_rng(0)
     shapes = [(180, 120), (120, 180), (160, 160), (240, 60), (50, 200), (200, 150)]
-    for number in range(PAINTED):
+    for number in range(PAINTED_COUNT):
         wide, high = shapes[number % len(shapes)]
         pixels = np.empty((high, wide, 3), np.uint8)
         pixels[:] = random.integers(0, 256, 3)
@@ -50,21 +46,22 @@ def paint(folder: Path) -> None:
 
 
 class Site:
-    """A running server, asked without a browser."""
+    """A running server, for requests without a browser."""
 
     def __init__(self, home: str, photos: Path) -> None:
         self.home, self.photos = home, photos
 
-    def ask(self, path: str, picture: bytes | None = None, **parameters: object) -> Answer:
-        address = f"{self.home}/api/v1/{path}?{urlencode(parameters, doseq=True)}"
-        with urllib.request.urlopen(address, picture, timeout=60) as answer:
-            content: Answer = json.load(answer)
+    def request(self, path: str, picture: bytes | None = None, **parameters: object) -> Json:
+        """Send a request, with the file of a picture as its body if one is given."""
+        url = f"{self.home}/api/v1/{path}?{urlencode(parameters, doseq=True)}"
+        with urllib.request.urlopen(url, picture, timeout=60) as answer:
+            content: Json = json.load(answer)
         return content
 
 
 @pytest.fixture(filter="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The fake encoder's: the page shows what the server says, whatever the model."""
+    """A server with the fake encoder: the page shows the answers of the server, whatever the model."""
     pytest.importorskip("fastapi", reason="no fastapi: pip install flairsearch[serve]")
     from tests.support.served import open_index, serving_index
 
@@ -73,7 +70,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     paint(photos)
     with open_index(work / "index") as engine:
         report = engine.add(photos)
-    assert report.added == PHOTOS
+    assert report.added == PHOTO_COUNT
     with serving_index(work / "index") as served:
         yield Site(served.url, photos)
 
@@ -89,70 +86,79 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-WATCH = """
-window.refused = [];
-document.addEventListener("securitypolicyviolation", (event) => refused.push(event.violatedDirective));
+RECORD_VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
 """
 
 
+def is_search(message: Any) -> bool:
+    """Whether a request or response is one of /search."""
+    return "/api/v1/search" in message.url
+
+
 class Tab:
-    """One page and all that it complained of and asked for."""
+    """One page, with its errors and its search requests."""
 
     def __init__(self, page: Any, site: Site) -> None:
         self.page, self.site = page, site
-        self.complaints: list[str] = []
-        self.searches: list[Any] = []
-        self.answered: list[Any] = []  # those of the searches that were not given up for a newer one
-        page.set_default_timeout(40000)  # the first picture that is searched with loads torch
-        page.add_init_script(WATCH)
-        page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: "/api/v1/search" in request.url and self.searches.append(request))
-        page.on("requestfinished", lambda request: "/api/v1/search" in request.url and self.answered.append(request))
+        self.console_errors: list[str] = []
+        self.search_requests: list[Any] = []
+        self.finished_requests: list[Any] = []  # The searches that were not cancelled.
+        page.set_default_timeout(1000 * TIMEOUT_SECONDS)
+        page.add_init_script(RECORD_VIOLATIONS)
+        page.on("console", lambda line: line.type in ("error", "warning") and self.console_errors.append(line.text))
+        page.on("pageerror", lambda error: self.console_errors.append(str(error)))
+        page.on("request", lambda request: is_search(request) and self.search_requests.append(request))
+        page.on("requestfinished", lambda request: is_search(request) and self.finished_requests.append(request))
 
-    def go(self, path: str = "/") -> None:
+    def open(self, path: str = "/") -> None:
         self.page.goto(self.site.home + path)
-        self.until("document.title.includes('·')")
+        self.wait_until("document.title.includes('·')")
 
     def search(self, text: str) -> None:
-        """Type and press Enter. The page asks while one types, and gives that up for what was typed in full."""
-        many = len(self.searches)
+        """Type a text, press Enter and wait for its result; searches that typing started are cancelled."""
+        count = len(self.search_requests)
         self.page.fill("#text", text)
         self.page.press("#text", "Enter")
-        end = time.monotonic() + 40
-        while len(self.searches) == many or self.searches[-1] not in self.answered:
+        end = time.monotonic() + TIMEOUT_SECONDS
+        while len(self.search_requests) == count or self.search_requests[-1] not in self.finished_requests:
             assert time.monotonic() < end, f"no answer to {text!r}"
             self.page.wait_for_timeout(20)
-        first = self.searches[-1].response().json()["hits"][0]["id"]
-        self.until(f"document.querySelector('.card:has(img.loaded)')?.dataset.id === '{first}'")
+        first = self.search_requests[-1].response().json()["hits"][0]["id"]
+        self.wait_until(f"document.querySelector('.card:has(img.loaded)')?.dataset.id === '{first}'")
 
     @property
-    def asked(self) -> dict[str, list[str]]:
-        """Parameters of the latest search."""
-        return parse_qs(urlsplit(self.searches[-1].url).query)
+    def search_parameters(self) -> dict[str, list[str]]:
+        """The parameters of the latest search."""
+        return parse_qs(urlsplit(self.search_requests[-1].url).query)
 
     @property
-    def address(self) -> dict[str, list[str]]:
+    def url_parameters(self) -> dict[str, list[str]]:
+        """The parameters in the URL of the page."""
         return parse_qs(urlsplit(self.page.evaluate("location.href")).query)
 
-    def ids(self) -> list[int]:
-        found: list[int] = self.page.eval_on_selector_all(".card", "all => all.map(one => Number(one.dataset.id))")
+    def shown_ids(self) -> list[int]:
+        """The ids of the photos that have a card."""
+        found: list[int] = self.page.eval_on_selector_all(
+            ".card", "cards => cards.map(card => Number(card.dataset.id))"
+        )
         return found
 
-    def until(self, condition: str) -> None:
-        """Asked again and again: the browser's own way to wait is an eval, which the page's policy forbids."""
-        end = time.monotonic() + 40
+    def wait_until(self, condition: str) -> None:
+        """Poll a condition; wait_for_function would need eval, which the policy of the page forbids."""
+        end = time.monotonic() + TIMEOUT_SECONDS
         while not self.page.evaluate(condition):
             assert time.monotonic() < end, condition
             self.page.wait_for_timeout(20)
 
 
-Open = Callable[..., Tab]
+OpenTab = Callable[..., Tab]
 
 
 @pytest.fixture
-def open_tab(browser: Any, site: Site) -> Iterator[Open]:
-    """Tabs that must not complain of anything."""
+def open_tab(browser: Any, site: Site) -> Iterator[OpenTab]:
+    """Open tabs that must not log errors or violate the content security policy."""
     tabs: list[tuple[Tab, Any]] = []
 
     def open_tab(path: str | None = "/", **options: object) -> Tab:
@@ -160,55 +166,56 @@ def open_tab(browser: Any, site: Site) -> Iterator[Open]:
         tab = Tab(context.new_page(), site)
         tabs.append((tab, context))
         if path is not None:
-            tab.go(path)
+            tab.open(path)
         return tab
 
     yield open_tab
     for tab, context in tabs:
-        refused = tab.page.evaluate("window.refused")
+        violations = tab.page.evaluate("window.violations")
         context.close()
-        assert refused == []
-        assert tab.complaints == []
+        assert violations == []
+        assert tab.console_errors == []
 
 
-ROOM = "element => { const r = element.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; }"
+BOUNDING_BOX = "element => { const r = element.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; }"
 
 
-def check_boxes(tab: Tab, hits: list[Answer], all_places: bool = False) -> None:
-    """The numbers of the boxes are the server's, and on the screen they lie over what they speak of."""
+def check_boxes(tab: Tab, hits: list[Json]) -> None:
+    """Check that the best box of each phrase is drawn where the server says."""
     for hit in hits:
         frame = tab.page.locator(f".card[data-id='{hit['id']}'] .frame")
         for i, phrase in enumerate(hit["phrases"]):
             lines = frame.locator(f"[data-phrase='{i}'] .line")
-            wanted = phrase["regions"] if all_places else phrase["regions"][:1]
+            wanted = phrase["regions"][:1]
             assert lines.count() == len(wanted)
             for region in wanted:
                 left, top, right, bottom = region["box"]
-                photo, drawn = frame.locator("img").evaluate(ROOM), lines.first.evaluate(ROOM)
+                photo, drawn = frame.locator("img").evaluate(BOUNDING_BOX), lines.first.evaluate(BOUNDING_BOX)
                 x, y = (photo[2] - photo[0]) / hit["width_px"], (photo[3] - photo[1]) / hit["height_px"]
                 assert x == pytest.approx(y, rel=0.02), "the photo keeps its shape"
                 where = [photo[0] + left * x, photo[1] + top * y, photo[0] + right * x, photo[1] + bottom * y]
                 assert drawn == pytest.approx(where, abs=0.6)
 
 
-Place = tuple[float, float]  # shares of an element's width and height
+Point = tuple[float, float]  # A point as fractions of an element's width and height.
 
 
-def move_finger(tab: Tab, what: str, *places: Place) -> None:
-    left, top, right, bottom = tab.page.locator(what).evaluate(ROOM)
+def drag_finger(tab: Tab, selector: str, first: Point, last: Point) -> None:
+    """Move a finger over an element from one point to another."""
+    left, top, right, bottom = tab.page.locator(selector).evaluate(BOUNDING_BOX)
     touch = tab.page.context.new_cdp_session(tab.page)
-    first, last = places[0], places[-1]
     middle = [(first[0] + (last[0] - first[0]) * i / 4, first[1] + (last[1] - first[1]) * i / 4) for i in range(1, 5)]
-    for kind, place in [("touchStart", first), *(("touchMove", one) for one in middle), ("touchEnd", None)]:
-        points = [{"x": left + place[0] * (right - left), "y": top + place[1] * (bottom - top)}] if place else []
+    for kind, point in [("touchStart", first), *(("touchMove", point) for point in middle), ("touchEnd", None)]:
+        points = [{"x": left + point[0] * (right - left), "y": top + point[1] * (bottom - top)}] if point else []
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def read_numbers(label: str | None) -> list[int]:
+    """Return the numbers in the label of a box."""
     return [int(number) for number in re.findall(r"\d+", label or "")]
 
 
-DROP = """([name, bytes]) => {
+DROP_FILE = """([name, bytes]) => {
     const transfer = new DataTransfer();
     transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
     const event = (kind) => new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
