@@ -32,9 +32,8 @@ _MAX_LOG_SCALE = 4.6  # The logarithm of the logits' scale is clamped to this.
 _AVERAGE_DECAY = 0.99  # Decay of the moving average of the parameters.
 _RATES = {"features": 2e-3, "classes": 5e-4, "text": 1e-4}  # Learning rates; others have that of `features`.
 
-Means = Callable[
-    [np.random.Generator, NDArray[np.int64]], Tensor
-]  # This maps photos i64[B] to mean features f32[B, WIDTH].
+# This maps photos i64[B] to mean features f32[B, WIDTH].
+Means = Callable[[np.random.Generator, NDArray[np.int64]], Tensor]
 
 
 class Head(nn.Module):

@@ -269,7 +269,7 @@ def test_a_damaged_bank_is_made_again(banks: Path, encoder: Encoder, damage: str
         assert [found.read_bytes() for found in banks.iterdir()] == [data]
 
 
-@pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "nobody may write"])
+@pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "no permission"])
 def test_a_cache_that_cannot_store_the_bank(banks: Path, encoder: Encoder, obstacle: str) -> None:
     expected = encoder.encode_texts(BANK_TEXTS)
     if obstacle == "a full disk":

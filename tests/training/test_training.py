@@ -72,15 +72,10 @@ def test_senses_are_the_common_ones_or_the_only_one(wordnet: Path) -> None:
 
 def test_implied_names(wordnet: Path) -> None:
     nouns, names = read_nouns(wordnet), ["beagle", "dog", "animal", "small hound", "physical entity", "idea"]
-    assert implied_names(names, nouns, {"beagle": ["00000030"]})[0] == [
-        0,
-        1,
-        2,
-        3,
-    ]  # The most general noun is left out.
-    assert implied_names(names, nouns, {"beagle": ["00000030", "00000010"]})[0] == [
-        2
-    ]  # These are implied in both senses.
+    # The most general noun, "physical entity", is left out.
+    assert implied_names(names, nouns, {"beagle": ["00000030"]})[0] == [0, 1, 2, 3]
+    # With two senses, only "animal" is implied in both.
+    assert implied_names(names, nouns, {"beagle": ["00000030", "00000010"]})[0] == [2]
     assert implied_names(names, nouns, {})[0] == []
 
 
@@ -303,9 +298,8 @@ def test_drawn_texts_belong_to_their_photos() -> None:
             else:
                 template = int((examples.named[:, name] == vector).all(1).nonzero())
                 drawn_texts[row].add((name, template))
-    assert {name for name, _ in drawn_texts[0]} == {
-        -1
-    }  # n4 is true of 1/6 of the photos, so it is too general to be drawn.
+    # The name n4 is true of 1/6 of the photos, so it is too general to be drawn.
+    assert {name for name, _ in drawn_texts[0]} == {-1}
     assert {name for name, _ in drawn_texts[3]} == {0, 1}
     assert {name for name, _ in drawn_texts[4]} == {-1, 2}
     assert {template for _, template in drawn_texts[5]} == set(range(len(TEMPLATES)))
@@ -460,13 +454,13 @@ def test_pool_learns_to_attend_to_the_right_cell(tmp_path: Path) -> None:
 
 def test_initial_pool_attends_to_tokens_like_the_text() -> None:
     torch.manual_seed(0)
-    trained_pool = pool.initial_pool(4)
+    new_pool = pool.initial_pool(4)
     text = torch.randn(2, DIM)
     local = 0.3 * torch.randn(1, 196, DIM)
     local[0, 50] += text[0]
     local[0, 120] += text[1]
     with torch.no_grad():
-        pooled, attention = trained_pool(text, local)
+        pooled, attention = new_pool(text, local)
     assert attention[0].argmax(1).tolist() == [50, 120]
     assert (F.cosine_similarity(pooled[0], text) > 0.7).all()
 
