@@ -128,8 +128,8 @@ def compare(
 ) -> Changes:
     """Walk one root and compare it with the index.
 
-    indexed: the indexed files by path relative to the root; this function empties it, since a second copy of a
-    million entries would take too much memory.
+    indexed: the indexed files by path relative to the root. Entries are removed from it as they are found, since it
+    may hold a million files and a copy would take too much memory.
     nested: other roots inside this one; they are walked on their own, so that no file is indexed twice.
     An unreadable or suddenly empty folder removes nothing; it adds one warning.
     """

@@ -37,9 +37,8 @@ _SUB_DIRECTORIES = 0x014A  # The tag SubIFDs.
 _DNG_VERSION = 0xC612  # The tag DNGVersion.
 # PhotometricInterpretation of raw sensor data: colour filter array, LinearRaw.
 _RAW_PHOTOMETRIC = frozenset({32803, 34892})
-_MAX_DIRECTORIES = (
-    64  # At most this many directories of a TIFF are read, since a hostile file may chain them endlessly.
-)
+# At most this many directories of a TIFF are read, since a hostile file may chain them endlessly.
+_MAX_DIRECTORIES = 64
 # This maps LibRaw's flip to the EXIF orientation.
 _ORIENTATION_OF_FLIP = {0: 1, 1: 2, 3: 3, 2: 4, 4: 5, 6: 6, 7: 7, 5: 8}
 
