@@ -1,7 +1,7 @@
-"""Photos and what is known of each: captions, names, boxes; and a table of which name is true of which photo.
+"""Read the captions, names and boxes of photos, and make a table of which name is true of which photo.
 
-Sources: Flickr-style annotations (five captions a photo) and labelled photos, one JSON object a line (label or labels,
-synonyms, is_a, coarse, tags, captions, boxes).
+Sources: Flickr-style annotations (five captions a photo), and labelled photos as JSON lines (label or labels, synonyms,
+is_a, coarse, tags, captions, boxes).
 """
 
 from __future__ import annotations
@@ -17,40 +17,47 @@ from numpy.typing import NDArray
 
 from training.wordnet import PHYSICAL, Noun, ancestors
 
-FALSE, UNKNOWN, TRUE = 0, 1, 2  # of a name and a photo
-CLASSES = 1000
+FALSE, UNKNOWN, TRUE = 0, 1, 2  # Whether a name is true of a photo.
+CLASSES = 1000  # The classifier has ImageNet's classes.
 # Three of ImageNet's classes have no photo in the data: tusker, crane (the bird), maillot (the tank suit).
 _WITHOUT_PHOTO = ("01871265", "02012849", "03710721")
-_SURE, _UNSURE = 0.4, 0.04  # probability by the classifier from which a name is true, and is no longer false
-_ALIKE = 0.75  # cosine of two names from which one may be true of a photo of the other
-_CAPTIONS = 2  # captions that must speak of a name for it to be true; one alone leaves it unknown
-_SPOKEN_OFTEN = 20  # captions that speak of a physical thing from which its noun is a name
-_TOO_WIDE = frozenset(("00001740", "00001930", "00002684", "00003553", "00004258", "00021939"))  # entity ... artifact
+_TRUE_PROBABILITY = 0.4  # Above this probability of the classifier a name is true.
+_UNKNOWN_PROBABILITY = 0.04  # Above this probability of the classifier a name is unknown.
+_SIMILAR_COSINE = 0.75  # Names with a larger cosine may be true of each other's photos.
+_MIN_CAPTIONS = 2  # A name in this many captions of a photo is true; in a single one it is unknown.
+_MIN_MENTIONS = 20  # A noun of a physical thing in this many captions becomes a name.
+# Offsets of the most general nouns, from entity to artifact.
+_TOO_GENERAL = frozenset(("00001740", "00001930", "00002684", "00003553", "00004258", "00021939"))
 
 
 @dataclass(frozen=True)
 class Photo:
-    image: str
+    """A photo with its annotations."""
+
+    image: str  # Path of the photo within the data.
     captions: tuple[str, ...]
-    names: tuple[str, ...]  # lower case, the label first
-    boxes: tuple[tuple[str, tuple[float, ...]], ...] = ()  # name; left, top, right, bottom as shares of the photo
-    labels: int = 1  # how many of `names` are labels; the others are synonyms, kinds and tags
+    names: tuple[str, ...]  # Names in lower case, labels first.
+    boxes: tuple[tuple[str, tuple[float, ...]], ...] = ()  # Name, and (left, top, right, bottom) in [0, 1].
+    labels: int = 1  # Number of labels in `names`; the others are synonyms, hypernyms and tags.
 
 
 def read_flickr(file: Path) -> list[Photo]:
+    """Read Flickr-style annotations."""
     rows = json.loads(file.read_text(encoding="utf-8"))
     return [Photo(row["image"], tuple(row["caption"]), ()) for row in rows]
 
 
 def read_broad(file: Path) -> list[Photo]:
-    return [_broad(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    """Read labelled photos."""
+    return [_parse_photo(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _broad(row: Mapping[str, object]) -> Photo:
+def _parse_photo(row: Mapping[str, object]) -> Photo:
     labels = [_clean(text) for text in _texts(row, "label") + _texts(row, "labels")]
     others = [_clean(text) for key in ("synonyms", "is_a", "coarse", "tags") for text in _texts(row, key)]
     captions = _texts(row, "caption") + _texts(row, "captions")
-    boxes, size = [] if "mask" in row else row.get("boxes", []), row["size"]  # a mask's boxes are extents of a class
+    # Boxes beside a mask enclose all pixels of a class, not one object, so they are dropped.
+    boxes, size = [] if "mask" in row else row.get("boxes", []), row["size"]
     assert isinstance(boxes, list)
     assert isinstance(size, list)
     width, height = size
@@ -71,8 +78,8 @@ def _clean(text: str) -> str:
     return " ".join(text.replace("_", " ").lower().split())
 
 
-def image_net(file: Path) -> list[str]:
-    """The WordNet offsets of the classifier's classes, in its order: that of the offsets."""
+def imagenet_offsets(file: Path) -> list[str]:
+    """Return the WordNet offsets of the classifier's classes, in ascending order as in the classifier."""
     found = set(re.findall(r'"orig": "n(\d{8})_[^"]*", "size": [^}]*"source": "imagenet_samples"', file.read_text()))
     offsets = sorted(found | set(_WITHOUT_PHOTO))
     if len(offsets) != CLASSES:
@@ -81,38 +88,41 @@ def image_net(file: Path) -> list[str]:
 
 
 def class_names(offsets: Sequence[str], nouns: Mapping[str, Noun]) -> list[list[str]]:
-    """Of each class its words and those of its hypernyms, lower case, the nearest first; the widest are left out."""
+    """Return the words of each class and of its hypernyms, in lower case, nearest first, without the most general."""
     result = []
     for offset in offsets:
-        kinds = [kind for kind in ancestors(nouns, offset) if kind not in _TOO_WIDE]
-        words = [word.lower() for one in (offset, *kinds) for word in nouns[one].words]
+        hypernyms = [parent for parent in ancestors(nouns, offset) if parent not in _TOO_GENERAL]
+        words = [word.lower() for synset in (offset, *hypernyms) for word in nouns[synset].words]
         result.append(list(dict.fromkeys(words)))
     return result
 
 
-def spoken_names(captions: Sequence[str], nouns: Mapping[str, Noun], senses: Mapping[str, Sequence[str]]) -> list[str]:
-    """Nouns of physical things that captions often speak of."""
+def mentioned_names(
+    captions: Sequence[str], nouns: Mapping[str, Noun], senses: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return the nouns of physical things that captions mention often."""
     things = [word for word, found in senses.items() if PHYSICAL in ancestors(nouns, found[0])]
-    counts = _Speaker(things).count_each(captions)
-    return [thing for thing, count in zip(things, counts, strict=True) if count >= _SPOKEN_OFTEN]
+    counts = _MentionCounter(things).count_each(captions)
+    return [thing for thing, count in zip(things, counts, strict=True) if count >= _MIN_MENTIONS]
 
 
 def implied_names(
     names: Sequence[str], nouns: Mapping[str, Noun], senses: Mapping[str, Sequence[str]]
 ) -> list[list[int]]:
-    """Of each name the numbers of those that are true with it in all its senses: synonyms, and what it is a kind of."""
+    """Return, for each name, the numbers of names implied in all its senses: synonyms and hypernyms."""
     number = {name: i for i, name in enumerate(names)}
     result = []
     for name in names:
-        words = [_words_above(nouns, offset) for offset in senses.get(name, ())]
+        words = [_implied_words(nouns, offset) for offset in senses.get(name, ())]
         shared = set.intersection(*words) if words else set()
         result.append(sorted(number[word] for word in shared if word in number))
     return result
 
 
-def _words_above(nouns: Mapping[str, Noun], offset: str) -> set[str]:
-    kinds = [kind for kind in (offset, *ancestors(nouns, offset)) if kind not in _TOO_WIDE]
-    return {word.lower() for kind in kinds for word in nouns[kind].words}
+def _implied_words(nouns: Mapping[str, Noun], offset: str) -> set[str]:
+    """Return the words of a synset and of its hypernyms, without the most general."""
+    synsets = [synset for synset in (offset, *ancestors(nouns, offset)) if synset not in _TOO_GENERAL]
+    return {word.lower() for synset in synsets for word in nouns[synset].words}
 
 
 def truth_table(
@@ -120,45 +130,50 @@ def truth_table(
     names: Sequence[str],
     vectors: NDArray[np.float32],
     classes: Sequence[Sequence[str]],
-    chances: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
     implied: Sequence[Sequence[int]],
 ) -> NDArray[np.uint8]:
-    """u8[N, names]: FALSE, UNKNOWN or TRUE.
+    """Return whether each name is FALSE, UNKNOWN or TRUE of each photo, u8[N, names].
 
-    vectors f32[names, 384] of unit length; chances f32[N, 1000] of the photos' classes; implied: of each name those
-    that are true with it. What a label of the data implies stays unknown: its first sense may be another one.
+    vectors: vectors of the names, of unit length, f32[names, 384].
+    classes: the names of each class of the classifier.
+    probabilities: the classifier's probabilities, f32[N, 1000].
+    implied: for each name, the numbers of the names it implies. What a label of the data implies stays UNKNOWN, since
+        the label may have another sense.
     """
     number = {name: i for i, name in enumerate(names)}
     of_class = np.zeros((len(classes), len(names)), np.float32)
     for i, words in enumerate(classes):
         of_class[i, [number[word] for word in words if word in number]] = 1
     table = np.zeros((len(photos), len(names)), np.uint8)
-    alike = [np.flatnonzero(row > _ALIKE) for row in vectors @ vectors.T]
-    spoken = _Speaker(names)
+    similar = [np.flatnonzero(row > _SIMILAR_COSINE) for row in vectors @ vectors.T]
+    mentions = _MentionCounter(names)
     for start in range(0, len(photos), 1024):
-        found = chances[start : start + 1024] @ of_class
-        table[start : start + 1024] = np.where(found > _SURE, TRUE, np.where(found > _UNSURE, UNKNOWN, FALSE))
+        found = probabilities[start : start + 1024] @ of_class
+        table[start : start + 1024] = np.where(
+            found > _TRUE_PROBABILITY, TRUE, np.where(found > _UNKNOWN_PROBABILITY, UNKNOWN, FALSE)
+        )
     for row, photo in zip(table, photos, strict=True):
         own = [number[name] for name in photo.names]
-        counts = spoken.count(photo.captions)
-        needed = min(_CAPTIONS, len(photo.captions))
-        for near in (n for i in own for n in (*alike[i], *implied[i])):
-            row[near] = max(row[near], UNKNOWN)
+        counts = mentions.count(photo.captions)
+        needed = min(_MIN_CAPTIONS, len(photo.captions))
+        for other in (n for i in own for n in (*similar[i], *implied[i])):
+            row[other] = max(row[other], UNKNOWN)
         for name, count in counts.items():
-            for one in (name, *implied[name]):
-                row[one] = max(row[one], TRUE if count >= needed else UNKNOWN)
+            for mentioned in (name, *implied[name]):
+                row[mentioned] = max(row[mentioned], TRUE if count >= needed else UNKNOWN)
         row[own] = TRUE
     return table
 
 
-class _Speaker:
-    """Which names, of up to three words, captions speak of."""
+class _MentionCounter:
+    """Counts the captions that mention each name of up to three words."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._number = {name: i for i, name in enumerate(names)}
 
     def count(self, captions: Sequence[str]) -> dict[int, int]:
-        """Number of a name -> how many of the captions hold it, in the singular or with an s."""
+        """Return the number of captions that mention each name, in the singular or plural, by the name's number."""
         counts: dict[int, int] = {}
         for caption in captions:
             words = re.findall(r"[a-z'-]+", caption.lower())
@@ -171,7 +186,7 @@ class _Speaker:
         return counts
 
     def count_each(self, captions: Sequence[str]) -> list[int]:
-        """How many of the captions speak of each name."""
+        """Return the number of captions that mention each name, in the order of the names."""
         counts = [0] * len(self._number)
         for caption in captions:
             for number in self.count([caption]):

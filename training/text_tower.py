@@ -1,9 +1,9 @@
-"""The text tower learns MiniLM's space: CLIP's tokenizer and causal transformer, 256 numbers a text.
+"""Distil MiniLM into the text tower: CLIP's tokenizer and causal transformer, with 256 dimensions a text.
 
-The teacher's vectors are centred on the bank's mean and turned to its principal axes, of which the first 256 are kept.
-A token starts as the teacher's vector of its letters, and the first block as the mean over a text's tokens: what is
-learned is what a sentence says beyond its words. Loss: 1 - cosine, and SIMILARITY times the mean squared error of the
-similarities within a batch.
+The teacher's vectors are centred on the bank's mean and projected to the first 256 of its principal axes. A token's
+embedding is initialised with the teacher's vector of its letters, and the first block with the mean over a text's
+tokens; training adds what a sentence means beyond its words. The loss is 1 - cosine plus SIMILARITY_WEIGHT times the
+mean squared error of the similarities within a batch.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from torch.nn import functional as F
 
 from flairsearch.model.flair import FLAIR
 
-SIMILARITY = 5.0
-WARMUP = 300
-_BATCHES = 16  # sorted by length together
-_EVERY = 200  # steps between checkpoints, and lines in the log
-_SMALL, _MEAN_GAIN = 0.02, 1.0  # spread of the blocks' weights at the start; gain of the first block's mean
+SIMILARITY_WEIGHT = 5.0  # Weight of the error of the similarities.
+WARMUP = 300  # Steps of the learning rate's warm-up.
+_SORTED_BATCHES = 16  # This many batches are sorted by length together.
+_LOG_STEPS = 200  # Steps between two checkpoints and lines of the log.
+_WEIGHT_DEVIATION = 0.02  # Standard deviation of the blocks' initial weights.
+_MEAN_GAIN = 1.0  # Initial gain of the first block's mean over tokens.
 
 
 @dataclass(frozen=True)
 class Space:
-    """The teacher's vectors m -> the text tower's: (m - mean) @ axes, f32[384] and f32[384, D]."""
+    """The projection of the teacher's vectors m to those of the text tower: (m - mean) @ axes."""
 
-    mean: NDArray[np.float32]
-    axes: NDArray[np.float32]
+    mean: NDArray[np.float32]  # Mean of the teacher's vectors, [384].
+    axes: NDArray[np.float32]  # Principal axes, [384, D].
 
     def __call__(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Project the teacher's vectors [T, 384] to f32[T, D]."""
         return np.asarray((vectors - self.mean) @ self.axes, np.float32)
 
     @staticmethod
     def fit(vectors: NDArray[np.floating], dim: int) -> Space:
+        """Fit the mean and the first `dim` principal axes of the teacher's vectors [T, 384]."""
         mean = vectors.mean(0, dtype=np.float64)
         centred = vectors.astype(np.float32) - mean.astype(np.float32)
         _, axes = np.linalg.eigh(centred.T @ centred)
@@ -49,7 +52,7 @@ class Space:
 
 
 class TextTower(nn.Module):
-    """The text side of a FLAIR under its own parameters, with the blocks written out: faster on a CPU than torch's."""
+    """The text side of a FLAIR, sharing its parameters; written out, the blocks are faster on a CPU than torch's."""
 
     def __init__(self, flair: FLAIR) -> None:
         super().__init__()
@@ -57,7 +60,7 @@ class TextTower(nn.Module):
         self._heads = flair.config.text_heads
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids i64[T, L], zeros behind the end -> global text tokens f32[T, D]."""
+        """Map token ids i64[T, L], padded with zeros, to global text tokens f32[T, D]."""
         towers = self._towers
         x = F.embedding(ids, towers.token_embedding.weight) + towers.positional_embedding[: ids.shape[1]]
         for block in towers.transformer.resblocks:
@@ -71,18 +74,18 @@ class TextTower(nn.Module):
 
 
 @torch.no_grad()
-def start(flair: FLAIR, tokens: NDArray[np.float32]) -> None:
-    """Let a FLAIR's text tower begin as the mean of its tokens' vectors f32[V, D]."""
+def initialise(flair: FLAIR, tokens: NDArray[np.float32]) -> None:
+    """Initialise a FLAIR's text tower as the mean over a text of its tokens' vectors `tokens` f32[V, D]."""
     towers, width = flair.towers, flair.config.text_width
-    spread = tokens.std(0, where=tokens.any(1, keepdims=True))
-    towers.token_embedding.weight.copy_(torch.from_numpy(tokens / spread.mean()))
+    deviation = tokens.std(0, where=tokens.any(1, keepdims=True))
+    towers.token_embedding.weight.copy_(torch.from_numpy(tokens / deviation.mean()))
     towers.positional_embedding.zero_()
     for i, block in enumerate(towers.transformer.resblocks):
         packed, out = block.attn.in_proj_weight, block.attn.out_proj.weight
-        nn.init.normal_(packed, std=_SMALL)
-        nn.init.normal_(out, std=_SMALL / 2)
-        nn.init.normal_(block.mlp.c_fc.weight, std=_SMALL * 2)
-        nn.init.normal_(block.mlp.c_proj.weight, std=_SMALL / 2)
+        nn.init.normal_(packed, std=_WEIGHT_DEVIATION)
+        nn.init.normal_(out, std=_WEIGHT_DEVIATION / 2)
+        nn.init.normal_(block.mlp.c_fc.weight, std=_WEIGHT_DEVIATION * 2)
+        nn.init.normal_(block.mlp.c_proj.weight, std=_WEIGHT_DEVIATION / 2)
         for bias in (block.attn.in_proj_bias, block.attn.out_proj.bias, block.mlp.c_fc.bias, block.mlp.c_proj.bias):
             bias.zero_()
         if i == 0:
@@ -92,7 +95,7 @@ def start(flair: FLAIR, tokens: NDArray[np.float32]) -> None:
 
 
 def token_letters(tokenizer: SimpleTokenizer) -> list[str]:
-    """What each of CLIP's token ids spells, "" for the two marks."""
+    """Return the letters of each of CLIP's token ids; "" for the start and end tokens."""
     letters = []
     for token in range(tokenizer.vocab_size):
         word = tokenizer.decoder[token].replace("</w>", "")
@@ -103,42 +106,43 @@ def token_letters(tokenizer: SimpleTokenizer) -> list[str]:
 
 @dataclass(frozen=True)
 class Bank:
-    """Texts of several sources: token ids i32[N, 77], their lengths, the teacher's vectors, and each source's share."""
+    """N texts of several sources with the teacher's vectors."""
 
-    ids: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    sources: Mapping[str, NDArray[np.int64]]
-    shares: Mapping[str, float]
+    ids: NDArray[np.int32]  # Token ids, [N, 77].
+    lengths: NDArray[np.int64]  # Number of tokens of each text, [N].
+    vectors: NDArray[np.float32]  # Projected vectors of the teacher, [N, D].
+    sources: Mapping[str, NDArray[np.int64]]  # Numbers of the texts of each source.
+    shares: Mapping[str, float]  # Share of each source in a batch.
 
     def batches(self, seed: int, size: int) -> Iterator[NDArray[np.int64]]:
-        """Endless: rows of texts of about the same length."""
+        """Yield batches endlessly: numbers of `size` texts of about the same length."""
         rng = np.random.default_rng(seed)
         names = list(self.shares)
         chances = np.array([self.shares[name] for name in names])
         while True:
-            counts = rng.multinomial(size * _BATCHES, chances / chances.sum())
+            counts = rng.multinomial(size * _SORTED_BATCHES, chances / chances.sum())
             rows = np.concatenate([rng.choice(self.sources[n], c) for n, c in zip(names, counts, strict=True)])
             rows = rows[np.argsort(self.lengths[rows] + rng.random(len(rows)), kind="stable")]
-            yield from rng.permutation(rows.reshape(_BATCHES, size))
+            yield from rng.permutation(rows.reshape(_SORTED_BATCHES, size))
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """f32[T, D] each -> the loss, and the mean cosine."""
+    """Return the loss between vectors f32[T, D] of student and teacher, and their mean cosine."""
     a, b = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
     cosine = (a * b).sum(-1).mean()
-    return 1 - cosine + SIMILARITY * F.mse_loss(a @ a.T, b @ b.T), cosine
+    return 1 - cosine + SIMILARITY_WEIGHT * F.mse_loss(a @ a.T, b @ b.T), cosine
 
 
 def distil(flair: FLAIR, bank: Bank, run: Path, steps: int, size: int, rate: float, seed: int = 0) -> None:
-    """`steps` steps on `size` texts each; goes on from `run`/text.pt where there is one."""
+    """Train for `steps` steps of `size` texts; resume from `run`/text.pt if it exists."""
     tower = TextTower(flair)
     towers = flair.towers
-    used = torch.from_numpy(np.unique(bank.ids).astype(np.int64))
-    place = torch.zeros(len(towers.token_embedding.weight), dtype=torch.int64)
-    place[used] = torch.arange(len(used))
-    everything = towers.token_embedding.weight.detach().clone()
-    towers.token_embedding.weight = nn.Parameter(everything[used].clone())  # the optimizer need not see the others
+    used_ids = torch.from_numpy(np.unique(bank.ids).astype(np.int64))
+    compact_of = torch.zeros(len(towers.token_embedding.weight), dtype=torch.int64)
+    compact_of[used_ids] = torch.arange(len(used_ids))
+    full_embedding = towers.token_embedding.weight.detach().clone()
+    # The optimizer only holds the embeddings of used tokens.
+    towers.token_embedding.weight = nn.Parameter(full_embedding[used_ids].clone())
     trained = [towers.token_embedding.weight, towers.positional_embedding, towers.text_projection]
     trained += [*towers.transformer.parameters(), *towers.ln_final.parameters()]
     for parameter in trained:
@@ -160,8 +164,8 @@ def distil(flair: FLAIR, bank: Bank, run: Path, steps: int, size: int, rate: flo
         length = int(bank.lengths[rows.numpy()].max())
         chosen = ids[rows, :length].long()
         ends = chosen.argmax(-1)
-        compact = place[chosen]
-        # `TextTower` finds a text's end by the largest id, which the compact ids keep: END stays the last of all.
+        compact = compact_of[chosen]
+        # `TextTower` finds the end of a text by the largest id; END has the largest compact id, too.
         compact = torch.where(torch.arange(length) <= ends[:, None], compact, 0)
         with torch.autocast("cpu", torch.bfloat16):
             found = tower(compact)
@@ -174,7 +178,7 @@ def distil(flair: FLAIR, bank: Bank, run: Path, steps: int, size: int, rate: flo
         optimizer.zero_grad(set_to_none=True)
         torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - min(0.998, (1 + step) / (10 + step)))
         cosines.append(float(cosine.detach()))
-        if (step + 1) % _EVERY == 0 or step + 1 == steps:
+        if (step + 1) % _LOG_STEPS == 0 or step + 1 == steps:
             row = {
                 "step": step + 1,
                 "seconds": round(time.time() - began, 1),
@@ -188,5 +192,5 @@ def distil(flair: FLAIR, bank: Bank, run: Path, steps: int, size: int, rate: flo
             state.with_suffix(".part").replace(state)
     with torch.no_grad():
         torch._foreach_copy_(trained, average)
-        everything[used] = towers.token_embedding.weight
-    towers.token_embedding.weight = nn.Parameter(everything)
+        full_embedding[used_ids] = towers.token_embedding.weight
+    towers.token_embedding.weight = nn.Parameter(full_embedding)

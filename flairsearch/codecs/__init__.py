@@ -1,1 +1,1 @@
-"""Tokens to bytes and back."""
+"""Convert tokens to bytes and back."""

@@ -6,7 +6,8 @@ import ctypes
 import sys
 from contextlib import suppress
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # These numbers are from glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1  # This parameter of mallopt is from glibc's malloc.h.
+_M_MMAP_THRESHOLD = -3  # This parameter of mallopt is from glibc's malloc.h.
 
 
 def keep_freed_memory() -> None:

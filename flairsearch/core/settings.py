@@ -15,9 +15,8 @@ from flairsearch.core.errors import StoreError, UsageError
 
 # Format 1 had no version number in the catalogue, format 2 had no dates; store/migrations.py migrates both.
 FORMAT_VERSION = 3
-DEFAULT_CODEC = (
-    "q1"  # The smallest codec that passes the rule of evaluate/codec_comparison.py (flairsearch eval --codecs).
-)
+# The smallest codec that passes the rule of evaluate/codec_comparison.py (flairsearch eval --codecs).
+DEFAULT_CODEC = "q1"
 MAX_EXHAUSTIVE_VIEWS = 2000  # Up to this size, every query scores all views and no score predictor is fitted.
 
 SINGLE_VIEW_POLICIES = ("squash", "center")  # The other view policy is tiles:N.

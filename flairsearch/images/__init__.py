@@ -1,1 +1,1 @@
-"""Folders to files, and files to upright pixels and views."""
+"""Find image files in folders, and decode them into upright views."""

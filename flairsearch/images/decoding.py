@@ -187,12 +187,12 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def _orientation(opened: OpenedImage) -> int:
     """Return the EXIF orientation that is still to be applied; Pillow applies a TIFF's own when loading it."""
     picture = opened.picture
-    if picture.format == "TIFF" or opened.upright:
+    if picture.format == "TIFF" or opened.is_upright:
         return 1
     if picture.format == "PNG":
         picture.load()  # The EXIF may follow the pixels; damaged pixels must raise here.
     found = _read_exif(picture.getexif, _EXIF_ORIENTATION)
-    return found if isinstance(found, int) and found > 1 else opened.turn
+    return found if isinstance(found, int) and found > 1 else opened.orientation
 
 
 def _read_exif(load: Callable[[], Image.Exif], tag: int, in_sub_folder: bool = False) -> object:

@@ -128,8 +128,8 @@ def compare(
 ) -> Changes:
     """Walk one root and compare it with the index.
 
-    indexed: the indexed files by path relative to the root; this function empties it, since a second copy of a
-    million entries would take too much memory.
+    indexed: the indexed files by path relative to the root. Entries are removed from it as they are found, since it
+    may hold a million files and a copy would take too much memory.
     nested: other roots inside this one; they are walked on their own, so that no file is indexed twice.
     An unreadable or suddenly empty folder removes nothing; it adds one warning.
     """
@@ -156,21 +156,32 @@ def compare(
                 unchanged += 1
             else:
                 updated.append((entry, before.image))
-    if was_indexed and not found and not any(b.folder == "" for b in unreadable):
+    if was_indexed and not found and not any(entry.folder == "" for entry in unreadable):
         unreadable.insert(0, UnreadableFolder("", "no image left in it"))
+    warnings = _keep_unreadable(root, missing, unreadable, skipped)
+    removed = [file.image for file in missing.values()]
+    return Changes(added, updated, unchanged, removed, skipped, warnings, videos)
+
+
+def _keep_unreadable(
+    root: str, missing: dict[str, IndexedFile], unreadable: list[UnreadableFolder], skipped: list[Skipped]
+) -> list[str]:
+    """Drop the images of unreadable folders from `missing` and return a warning for each such folder.
+
+    An unreadable folder without indexed images is added to `skipped`.
+    """
     warnings = []
-    for b in unreadable:
-        prefix = f"{b.folder}/" if b.folder else ""
+    for lost in unreadable:
+        prefix = f"{lost.folder}/" if lost.folder else ""
         kept = [path for path in missing if path.startswith(prefix)]
         for path in kept:
             del missing[path]
-        where = os.path.join(root, b.folder) if b.folder else root
+        where = os.path.join(root, lost.folder) if lost.folder else root
         if kept:
             warnings.append(
-                f"{printable(where)}: {b.reason} - its {len(kept)} photos stay in the index; "
+                f"{printable(where)}: {lost.reason} - its {len(kept)} photos stay in the index; "
                 f"to remove them: flairsearch forget {printable(where)}"
             )
-        elif b.reason != "empty":
-            skipped.append(Skipped(printable(where), b.reason))
-    removed = [file.image for file in missing.values()]
-    return Changes(added, updated, unchanged, removed, skipped, warnings, videos)
+        elif lost.reason != "empty":
+            skipped.append(Skipped(printable(where), lost.reason))
+    return warnings

@@ -35,31 +35,21 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*")  # Most other RAW files are TIFF files.
 _PHOTOMETRIC = 0x0106  # The tag PhotometricInterpretation.
 _SUB_DIRECTORIES = 0x014A  # The tag SubIFDs.
 _DNG_VERSION = 0xC612  # The tag DNGVersion.
-_RAW_PHOTOMETRIC = frozenset(
-    {32803, 34892}
-)  # PhotometricInterpretation of raw sensor data: colour filter array, LinearRaw.
-_MAX_DIRECTORIES = (
-    64  # At most this many directories of a TIFF are read, since a hostile file may chain them endlessly.
-)
-_ORIENTATION_OF_FLIP = {
-    0: 1,
-    1: 2,
-    3: 3,
-    2: 4,
-    4: 5,
-    6: 6,
-    7: 7,
-    5: 8,
-}  # This maps LibRaw's flip to the EXIF orientation.
+# PhotometricInterpretation of raw sensor data: colour filter array, LinearRaw.
+_RAW_PHOTOMETRIC = frozenset({32803, 34892})
+# At most this many directories of a TIFF are read, since a hostile file may chain them endlessly.
+_MAX_DIRECTORIES = 64
+# This maps LibRaw's flip to the EXIF orientation.
+_ORIENTATION_OF_FLIP = {0: 1, 1: 2, 3: 3, 2: 4, 4: 5, 6: 6, 7: 7, 5: 8}
 
 
 class OpenedImage(NamedTuple):
     """A picture with metadata of its container; only RAW files have a container whose metadata count."""
 
     picture: Image.Image
-    turn: int = 1  # EXIF orientation in the container, used if the picture's own EXIF has none.
+    orientation: int = 1  # EXIF orientation in the container, used if the picture's own EXIF has none.
     exif: bytes = b""  # EXIF data of the container, as a TIFF.
-    upright: bool = False  # Whether the picture is upright already, whatever any EXIF says.
+    is_upright: bool = False  # Whether the picture is upright already, whatever any EXIF says.
 
 
 def open_photo(data: bytes, max_pixels: int) -> OpenedImage:
@@ -161,13 +151,12 @@ def _open_raw(data: bytes, max_pixels: int) -> OpenedImage:
         raw.open_buffer(BytesIO(data))
         _check_pixels(raw.sizes.raw_width, raw.sizes.raw_height, max_pixels)
         if preview := _open_preview(raw):
-            turn = _ORIENTATION_OF_FLIP.get(raw.sizes.flip, 1)
-            return OpenedImage(
-                preview, turn, _exif_of(data), turn >= 5 and _is_landscape(raw) != (preview.width > preview.height)
-            )
+            orientation = _ORIENTATION_OF_FLIP.get(raw.sizes.flip, 1)
+            is_rotated = _is_landscape(raw) != (preview.width > preview.height)
+            return OpenedImage(preview, orientation, _exif_of(data), orientation >= 5 and is_rotated)
         raw.unpack()
         developed = Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
-        return OpenedImage(developed, exif=_exif_of(data), upright=True)
+        return OpenedImage(developed, exif=_exif_of(data), is_upright=True)
 
 
 def _open_preview(raw: RawPy) -> Image.Image | None:

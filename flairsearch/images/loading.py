@@ -17,9 +17,8 @@ from flairsearch.core.types import Picture
 from flairsearch.images import formats
 from flairsearch.images.decoding import content_hash, decode, read_bytes
 
-_LOOKAHEAD_VIEWS = (
-    64  # At least this many views are decoded ahead of the consumer; eight photos a thread if that is more.
-)
+# At least this many views are decoded ahead of the consumer; eight photos a thread if that is more.
+_LOOKAHEAD_VIEWS = 64
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,8 @@ def check_config(config: object) -> dict[str, Any]:
             for e, k, c, n, stride in stages
         ):
             raise ValueError("conv_stages out of range")
-        if (
-            config["image_size"] % _CONV_PATCH_SIZE or config["image_size"] > 2048
-        ):  # No tensor's shape depends on image_size.
+        # No tensor's shape depends on image_size, so it must be checked here.
+        if config["image_size"] % _CONV_PATCH_SIZE or config["image_size"] > 2048:
             raise ValueError(f"image_size must be a multiple of {_CONV_PATCH_SIZE} up to 2048")
         if config.get("patch_size") != _CONV_PATCH_SIZE or sum(stage[4] == 2 for stage in stages) != 4:
             raise ValueError(f"conv_stages must come down to patches of {_CONV_PATCH_SIZE} pixels")

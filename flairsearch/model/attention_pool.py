@@ -90,9 +90,8 @@ class FoldedPool:
         Values: |W_o,h W_v,h e|^2, summed over heads.
         """
         query, key, value = self._in_weights
-        spread = query * self._tensor(
-            "ln_q.weight"
-        )  # [H, d, D]; the query of a text is spread @ (its normalised vector) + centre.
+        # [H, d, D]; the query of a text is spread @ (its normalised vector) + centre.
+        spread = query * self._tensor("ln_q.weight")
         centre = query @ self._tensor("ln_q.bias") + self._in_biases[0]
         square = spread @ spread.transpose(0, 2, 1) + centre[..., None] * centre[:, None]
         key = key * self._tensor("ln_k.weight")

@@ -31,12 +31,8 @@ if TYPE_CHECKING:
 BUNDLED = "flair-small"
 RETIRED = ("flair-tiny",)  # These models were bundled with earlier versions.
 HUB_REPOSITORY = "xiaorui638/flair"
-PUBLISHED = (
-    "flair-merged30m",
-    "flair-yfcc15m-recap",
-    "flair-cc12m-recap",
-    "flair-cc3m-recap",
-)  # The best model comes first.
+# The best model comes first.
+PUBLISHED = ("flair-merged30m", "flair-yfcc15m-recap", "flair-cc12m-recap", "flair-cc3m-recap")
 _PUBLISHED_CONFIG = "vit-b-16-flair.json"
 _REQUIRED_METADATA = frozenset({"config", "name", "hash"})  # Every weights file of flairsearch has these.
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -18,12 +18,8 @@ from safetensors import SafetensorError, safe_open
 from flairsearch.core.errors import WeightsError
 
 F32 = NDArray[np.float32]
-_NUMPY_TYPES = {
-    "F16": "<f2",
-    "F32": "<f4",
-    "F64": "<f8",
-    "BF16": "<u2",
-}  # A bfloat16 number is the upper half of a float32.
+# A bfloat16 number is the upper half of a float32.
+_NUMPY_TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 _MAX_QUOTED_CHARACTERS = 200  # An error message quotes at most this many characters of the package's own message.
 
 

@@ -62,9 +62,8 @@ class TextEncoder:
     def _tower(self, texts: Sequence[str]) -> F32:
         """Return the global text tokens f32[T, D], not normalised."""
         ids = [self._tokenizer.tokenize(text) for text in texts]
-        ends = np.array(
-            [token_ids.index(self._tokenizer.end) for token_ids in ids]
-        )  # A text may spell the end token itself, so the first one counts.
+        # A text may spell the end token itself, so the first one counts.
+        ends = np.array([token_ids.index(self._tokenizer.end) for token_ids in ids])
         padded = np.zeros((len(ids), ends.max() + 1), np.int64)
         for row, token_ids, end in zip(padded, ids, ends, strict=True):
             row[: end + 1] = token_ids[: end + 1]

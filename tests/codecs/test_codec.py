@@ -135,9 +135,8 @@ def test_int8_equals_a_quantiser_by_hand():
         assert row[P * D + 2 * patch : P * D + 2 * patch + 2] == np.float16(step).tobytes()
         np.testing.assert_allclose(found[view, patch], np.multiply(codes, step), rtol=2**-11, atol=2**-25)
         np.testing.assert_allclose(restored[view, patch], np.multiply(codes, step), rtol=2**-11, atol=2**-25)
-        assert (
-            np.abs(restored[view, patch] - x).max() <= 0.57 * step + np.abs(x).max() * 2**-11
-        )  # The slack is 127 / 2^11 = 0.062 steps.
+        # The slack is 127 / 2^11 = 0.062 steps.
+        assert np.abs(restored[view, patch] - x).max() <= 0.57 * step + np.abs(x).max() * 2**-11
 
 
 # -- q4, q2, q1: 8, 4 and 2 bits in a basis
@@ -247,9 +246,8 @@ def test_codes_in_a_basis_equal_a_quantiser_by_hand(patches, dim, count, seed):
         squares = np.where(widths > 0, np.square(y * basis.step / deviations), 0)
         energy = np.sqrt((squares * deviations).sum(-1) / deviations.sum(-1))
         octaves = np.clip(np.where(np.nan_to_num(energy) > 0, 8 * np.log2(energy) + 128, 0), 0, 255)
-    sure = (
-        np.abs(octaves - np.floor(octaves) - 0.5) > 1e-3
-    )  # Near the edge of two gain codes, float32 may round to either.
+    # Near the edge of two gain codes, float32 may round to either.
+    sure = np.abs(octaves - np.floor(octaves) - 0.5) > 1e-3
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(gains[sure], np.rint(octaves[sure]))
     assert np.abs(gains - octaves).max() < 0.502
@@ -292,14 +290,12 @@ def test_a_row_written_out():
     np.testing.assert_allclose(codec.decode(row)[0, 0], y, rtol=1e-6)
     np.testing.assert_allclose(codec.restore(row)[0, 0], y + 0.5, rtol=1e-3)
     assert [part.tolist() for part in codec.decode_token_stats(row)] == [[[1.0]], [[-2.0]]]
-    # The weighted mean square of the coordinates is 2.931, its root 1.712.
+    # The weighted mean square of the coordinates is 2.931, its root 1.712; the nearest gain is 2^(6/8) = 1.682.
     tokens = np.asarray([[[0.308, -1.676, 1.676, -1.9914, -0.99, 0.99, 2.98]]]) + 0.5
     one = np.ones((1, 1), np.float16)
     np.testing.assert_array_equal(
         codec.encode(EncodedViews(one, tokens.astype(np.float16), one, -2 * one)),
-        [
-            [128 + 5, (8 + 2) << 4 | (8 - 3), 0b11_10_01_00, 128 + 6, 0, 0x3C, 0, 0xC0]
-        ],  # 2^(6/8) = 1.682 is the nearest gain.
+        [[128 + 5, (8 + 2) << 4 | (8 - 3), 0b11_10_01_00, 128 + 6, 0, 0x3C, 0, 0xC0]],
     )
 
 
@@ -367,9 +363,8 @@ def test_constant_views_are_finite():
     tokens[3, 4], tokens[4, :, 2] = 100, -100
     rows = codec.encode(with_token_stats(tokens))
     assert np.isfinite(codec.restore(rows)).all()
-    assert (
-        np.abs(codec.restore(rows)[1] - basis.mean).max() < 0.01
-    )  # This view is the mean itself, so all its coordinates are small.
+    # This view is the mean itself, so all its coordinates are small.
+    assert np.abs(codec.restore(rows)[1] - basis.mean).max() < 0.01
 
 
 # -- The query folded into the basis

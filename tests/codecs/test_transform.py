@@ -170,11 +170,8 @@ def test_bits_of_easy_cases():
     assert allocate_bits(np.asarray([100.0, 1e-6]), 2.0).tolist() == [4, 0]
     assert allocate_bits(np.asarray([1e-6, 1.0, 1e-6, 1e-6]), 2.0).tolist() == [0, 8, 0, 0]
     assert allocate_bits(np.asarray([1.0, 1.0, 1.0]), 8.0).tolist() == [8, 8, 8]
-    assert allocate_bits(np.asarray([1.0, 2.0, 3.0]), 0.5).tolist() == [
-        0,
-        0,
-        0,
-    ]  # The budget of 1.5 bits is below the smallest width.
+    # The budget of 1.5 bits is below the smallest width.
+    assert allocate_bits(np.asarray([1.0, 2.0, 3.0]), 0.5).tolist() == [0, 0, 0]
     assert allocate_bits(np.zeros(3), 2.0).tolist() == [2, 2, 2]
     assert allocate_bits(np.zeros(0), 2.0).tolist() == []
 
@@ -197,9 +194,8 @@ def test_a_fitted_basis_keeps_its_budget_and_its_inverse(name, patches, dim):
     assert not (counts[1:] % [[2], [4]]).any()  # Codes fill whole bytes.
     assert counts.sum(0).max() == channels <= dim
     total = int((counts * [[8], [4], [2]]).sum())
-    assert (
-        abs(total - AVERAGE_BITS[name] * patches * dim) <= 8 * patches
-    )  # Filling whole bytes costs up to 4 bits in each plane.
+    # Filling whole bytes costs up to 4 bits in each plane.
+    assert abs(total - AVERAGE_BITS[name] * patches * dim) <= 8 * patches
     np.testing.assert_allclose(basis.mean, tokens.astype(float).mean((0, 1)), atol=1e-4)
     np.testing.assert_allclose(basis.inverse.astype(float) @ basis.forward.astype(float), np.eye(channels), atol=1e-3)
     again = fit_basis(tokens, metric, AVERAGE_BITS[name])
@@ -461,9 +457,8 @@ WRONG = {
         with_counts(GOOD["counts"], (2, 2, 3)),
         with_counts(GOOD["counts"], (0, 0, 6)),  # The basis has fewer channels than this.
         with_counts(GOOD["counts"], (0, 0, 65535)),
-        with_counts(
-            GOOD["counts"], (0, 0, 65535), (1, 0, 2), (2, 0, 0)
-        ),  # The sum of these counts overflows 16 bits to 1.
+        # The sum of these counts overflows 16 bits to 1.
+        with_counts(GOOD["counts"], (0, 0, 65535), (1, 0, 2), (2, 0, 0)),
         GOOD["counts"] * 0,
         GOOD["counts"].astype(np.int64),
         GOOD["counts"].astype(np.float32),

