@@ -30,3 +30,12 @@ def positions_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[n
     positions = ids.searchsorted(wanted)
     found: NDArray[np.int64] = positions[ids[positions] == wanted]
     return found
+
+
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Return positions i64[min(count, most)] of `count` values, evenly spaced."""
+    import numpy as np
+
+    chosen = min(count, most)
+    positions: NDArray[np.int64] = np.arange(chosen) * count // max(1, chosen)
+    return positions

@@ -7,6 +7,7 @@ from threading import Lock
 
 import numpy as np
 
+from flairsearch.core.arrays import evenly_spaced
 from flairsearch.core.errors import StoreError
 from flairsearch.core.filters import Filter
 from flairsearch.core.types import Candidates, EncodedQuery, EncodedText, PoolWeights
@@ -41,13 +42,13 @@ class LocalPlace:
         return len(self.snapshot if among is None else among)
 
     def candidates(
-        self, query: EncodedQuery, size: int, query_filter: Filter, global_share: float | None
+        self, query: EncodedQuery, size: int | None, query_filter: Filter, global_share: float | None
     ) -> CandidateViews:
-        """The `size` views within the filter that are most likely to answer the query; all views when that is more."""
+        """The `size` views within the filter that are most likely to answer the query; None: all views, unpredicted."""
         among = self._among(query_filter)
-        everything = self.snapshot.views.id if among is None else among
-        if size >= len(everything):
-            found = Candidates(np.asarray(everything), np.zeros(len(everything), np.float32))
+        if size is None:
+            views = np.asarray(self.snapshot.views.id if among is None else among)
+            found = Candidates(views, np.zeros(len(views), np.float32))
         elif global_share == 1:
             found = self._shortlist.search_global(query.vectors, size, among, query.shares)
         else:
@@ -79,9 +80,7 @@ class LocalPlace:
     def sample(self, texts: Sequence[EncodedText], count: int) -> F32:
         """Conditioned scores f32[n, T] of texts over at most `count` views, spread evenly over the index."""
         ids = self.snapshot.views.id
-        chosen = min(count, len(ids))
-        places = np.arange(chosen) * len(ids) // max(1, chosen)
-        return self._scorer.condition(ids[places], texts)
+        return self._scorer.condition(ids[evenly_spaced(len(ids), count)], texts)
 
     def views_at(self, path: str) -> Ids:
         """The views i64[n] of the image at an absolute path; none where it is not in the index.

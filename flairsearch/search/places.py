@@ -81,9 +81,9 @@ class Places(Protocol):
         ...
 
     def candidates(
-        self, query: EncodedQuery, size: int, query_filter: Filter, global_share: float | None
+        self, query: EncodedQuery, size: int | None, query_filter: Filter, global_share: float | None
     ) -> CandidateViews:
-        """The `size` views within the filter that are most likely to answer the query; all views when that is more.
+        """The `size` views within the filter that are most likely to answer the query; None: all views, unpredicted.
 
         global_share: of the global token's cosine in the score; None: as the model says.
         """

@@ -73,6 +73,8 @@ class Ranker:
         self, query: EncodedQuery, size: int, request: SearchRequest, total: int, min_images: int
     ) -> CandidateViews:
         """The shortlist of `size` views; a longer one while it holds fewer than `min_images` images."""
+        if size >= total:
+            return self._places.candidates(query, None, request.filter, request.global_share)
         while True:
             found = self._places.candidates(query, size, request.filter, request.global_share)
             if size >= total or len(np.unique(found.contents)) >= min_images:

@@ -219,7 +219,7 @@ def test_a_result_has_all_that_an_engine_says(tmp_path: Path) -> None:
         ({"position": ["left", "right"]}, "position"),
         ({"min_area": "7x"}, "min_area"),
         ({"since": "May"}, "since"),
-        ({"until": "24-05"}, "until"),
+        ({"until": "24.05"}, "until"),
         ({"since": "2025", "until": "2024"}, "since"),
         ({"larger_than": "big"}, "larger_than"),
         ({"extension": "*.jpg"}, "extension"),

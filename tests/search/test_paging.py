@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from flairsearch.core.errors import UsageError
 from flairsearch.core.filters import Filter
 from flairsearch.core.hits import Hit
 from flairsearch.core.query import Query
+from flairsearch.core.request import SearchResult
 from flairsearch.engine import Engine
-from flairsearch.search.hits import HitBuilder
+from flairsearch.search.inspection import Inspector
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from tests.support.bank_encoder import BankEncoder
 from tests.support.fake import SIZE, fake_engine, mosaic, paint, paint_red
@@ -53,13 +54,13 @@ def pages(engine: Engine, what: Any, k: int, upto: int, **how: Any) -> list[Hit]
         assert len(page) <= k
         hits += page
         if len(page) < k:
-            assert engine.search(what, k, offset=len(hits), **how) == []
-            assert engine.search(what, k, offset=len(hits) + 100, **how) == []
+            assert engine.search(what, k, offset=len(hits), **how).hits == ()
+            assert engine.search(what, k, offset=len(hits) + 100, **how).hits == ()
             break
     return hits
 
 
-def check(hits: list[Hit], whole: list[Hit]) -> None:
+def check(hits: Sequence[Hit] | SearchResult, whole: Sequence[Hit] | SearchResult) -> None:
     assert [(hit.image, hit.path) for hit in hits] == [(hit.image, hit.path) for hit in whole]
     assert [hit.rank for hit in hits] == list(range(1, len(whole) + 1))
     for hit, same in zip(hits, whole, strict=True):
@@ -86,8 +87,8 @@ ASKED: dict[str, Any] = {
 @pytest.mark.parametrize("name", ASKED)
 @pytest.mark.parametrize("shortlist", ["auto", 9])
 def test_pages_are_one_long_answer(engine: Engine, name: str, shortlist: str | int) -> None:
-    whole = engine.search(ASKED[name], 200, shortlist)
-    if shortlist != 9 and not getattr(ASKED[name], "at", ()):
+    whole = engine.search(ASKED[name], 200, shortlist=shortlist)
+    if shortlist != 9 and not getattr(ASKED[name], "position", ()):
         assert len(whole) >= (10 if "not" in name else 32)
     for k in (1, 12, 33) if name == "a text" else (7, 33):
         check(pages(engine, ASKED[name], k, len(whole), shortlist=shortlist), whole)
@@ -139,26 +140,26 @@ def test_several_queries_have_pages_too(engine: Engine) -> None:
 
 @pytest.mark.parametrize("offset", [-1, -200])
 def test_an_offset_below_nothing(engine: Engine, offset: int) -> None:
-    with pytest.raises(UsageError, match=f"the offset is {offset} - "):
+    with pytest.raises(UsageError, match=f"offset: {offset} hits - "):
         engine.search("red", 5, offset=offset)
 
 
 def test_an_offset_far_beyond(engine: Engine, tmp_path: Path) -> None:
     for what in (ASKED["a text"], ASKED["not black"]):
-        assert engine.search(what, 5, offset=10**6) == []
+        assert engine.search(what, 5, offset=10**6).hits == ()
     with fake_engine(tmp_path / "index") as empty:
-        assert empty.search("red", 5, offset=3) == []
+        assert empty.search("red", 5, offset=3).hits == ()
 
 
 def test_later_pages_look_at_what_they_show_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    real = HitBuilder.hits
+    real = Inspector.inspect
 
-    def hits(self: HitBuilder, ranked: Any, *rest: Any) -> Any:
+    def inspect(self: Inspector, ranked: Any, *rest: Any) -> Any:
         looked.append(len(ranked))
         return real(self, ranked, *rest)
 
-    monkeypatch.setattr(HitBuilder, "hits", hits)
+    monkeypatch.setattr(Inspector, "inspect", inspect)
     assert len(engine.search("red", 3, offset=20)) == 3
     assert looked
     assert sum(looked) <= 3
@@ -168,36 +169,41 @@ def test_later_pages_look_at_what_they_show_alone(engine: Engine, monkeypatch: p
 def test_what_was_judged_for_a_page_is_not_judged_for_the_next(
     engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searcher = engine._searcher()
-    monkeypatch.setattr(searcher._answerer, "_judged", {})
     looked: list[int] = []
-    real = searcher._answerer._look_at
+    real = Inspector._inspect_batch
 
-    def look_at(ranked: Any, *rest: Any) -> Any:
+    def inspect_batch(self: Inspector, ranked: Any, *rest: Any) -> Any:
         looked.extend(one.content for one in ranked)
-        return real(ranked, *rest)
+        return real(self, ranked, *rest)
 
-    monkeypatch.setattr(searcher._answerer, "_look_at", look_at)
-    whole = engine.search(ASKED[name], 200)
-    judged = len(looked)
-    check(pages(engine, ASKED[name], 5, len(whole)), whole)
-    assert len(looked) == judged == len(set(looked)) > 5
-    engine.search(Query("red", position="right"), 5)  # another question: of the same photos
-    assert len(looked) > judged
+    monkeypatch.setattr(Inspector, "_inspect_batch", inspect_batch)
+    with fake_engine(engine.folder) as fresh:  # It remembers nothing yet.
+        whole = fresh.search(ASKED[name], 200)
+        judged = len(looked)
+        check(pages(fresh, ASKED[name], 5, len(whole)), whole)
+        assert len(looked) == judged == len(set(looked)) > 5
+        fresh.search(Query("red", position="right"), 5)  # Another query about the same photos.
+        assert len(looked) > judged
 
 
-def test_what_is_remembered_is_bounded(engine: Engine) -> None:
-    judged = engine._searcher()._answerer._judged
-    judged.clear()
+def test_what_is_remembered_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    memos: list[dict[Any, Any]] = []
+    real = Inspector._remember
+
+    def remember(self: Inspector, *rest: Any) -> None:
+        real(self, *rest)
+        memos.append(dict(self._memo))
+
+    monkeypatch.setattr(Inspector, "_remember", remember)
     for text in ("red", "green", "blue", "white", "black", "red"):
         engine.search(Query(text, position="left"), 5)
-    assert len(engine._searcher()._answerer._judged) == DEFAULT_POLICY.max_memo_queries
+    assert len(memos[-1]) == DEFAULT_POLICY.max_memo_queries
     engine.search(Query("red", position="left"), 5)
-    engine.search(Query("a red thing", position="left"), 5)  # "red" was asked for later than others, and stays
-    assert any(key[0][0][0] == "red" for key in engine._searcher()._answerer._judged)
+    engine.search(Query("a red thing", position="left"), 5)  # "red" was asked for later than others, and stays.
+    assert any(key[0][0][0] == "red" for key in memos[-1])
     with fake_engine(engine.folder, policy=SearchPolicy(max_memo_hits=4)) as forgetful:
         assert len(forgetful.search(Query("red", position="left"), 5)) == 5
-        assert not forgetful._searcher()._answerer._judged
+        assert not memos[-1]
 
 
 def test_hits_that_are_remembered_cannot_be_written_into(engine: Engine) -> None:
@@ -223,14 +229,14 @@ def test_pages_of_a_fitted_index(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
         for text in ("red", "blue", "white"):
-            whole = engine.search(text, 200, "all")
+            whole = engine.search(text, 200, shortlist="all")
             assert len(whole) == 121
             for k in (1, 4):
-                found = [hit for page in range(5) for hit in engine.search(text, k, offset=k * page)]
-                check(found, whole[: 5 * k])
-                assert engine.reranked[0] < 121
+                found = [engine.search(text, k, offset=k * page) for page in range(5)]
+                check([hit for page in found for hit in page], whole[: 5 * k])
+                assert found[-1].stats.views_ranked < 121
             assert len(engine.search(text, 21, offset=100)) == 21
-            assert engine.search(text, 5, offset=121) == []
+            assert engine.search(text, 5, offset=121).hits == ()
 
 
 def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path) -> None:
@@ -241,20 +247,24 @@ def test_what_conditions_leave_out_is_made_up_for(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
         for asked in (Query("red", position=["left", "top"]), Query("blue", exclude="white", position="right")):
-            whole = engine.search(asked, 200, "all")
+            whole = engine.search(asked, 200, shortlist="all")
             some = engine.search(asked, 4)
             assert 12 < len(whole) < 90
             check(some, whole[:4])
-            assert engine.reranked[0] < 110
+            assert some.stats.views_ranked < 110
             for k in (1, 4):
-                check([hit for page in range(12 // k) for hit in engine.search(asked, k, offset=k * page)], whole[:12])
-                assert engine.passed_over == [0]
+                found = [engine.search(asked, k, offset=k * page) for page in range(12 // k)]
+                check([hit for page in found for hit in page], whole[:12])
+                assert [page.stats.images_not_judged for page in found] == [0] * len(found)
+                assert all(page.complete and not page.warnings for page in found)
     at_most_20 = replace(policy, max_inspected_images=20)
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=at_most_20) as engine:
         hits = engine.search(Query("red", position=["left", "top"], min_area="20%"), 15)
         assert len(hits) < 15
-        assert engine.passed_over == [100]
-        assert 20 <= engine.reranked[0] < 110
+        assert hits.stats.images_not_judged == 100
+        assert not hits.complete
+        assert "100 others were not looked at" in hits.warnings[0]
+        assert 20 <= hits.stats.views_ranked < 110
 
 
 def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path) -> None:
@@ -264,13 +274,15 @@ def test_tiles_of_few_photos_are_not_enough_for_conditions(tmp_path: Path) -> No
     asked = Query("red", position=["left", "top"], min_area="5%")
     with fake_engine(tmp_path / "index", "tiles:4", encoder=BankEncoder(), policy=policy) as engine:
         engine.add(tmp_path / "photos")
-        whole = engine.search(asked, 100, "all")
+        whole = engine.search(asked, 100, shortlist="all")
         assert len(whole) > 12
         hits = engine.search(asked, 12)
         check(hits, whole[:12])
-        assert engine.passed_over == [0]
-        for least in (None, -1.0):  # one that hides nothing says nothing of those that were not ranked
-            assert len(engine.search(asked, 12, 20, least)) < 12
-            assert engine.passed_over[0] > 0
-        assert len(engine.search(asked, 12, 20, 2.0)) == 0
-        assert engine.passed_over == [0]
+        assert hits.stats.images_not_judged == 0
+        for least in (None, -1.0):  # A score that hides nothing says nothing of the photos that were not ranked.
+            found = engine.search(asked, 12, shortlist=20, min_score=least)
+            assert len(found) < 12
+            assert found.stats.images_not_judged > 0
+        found = engine.search(asked, 12, shortlist=20, min_score=2.0)
+        assert len(found) == 0
+        assert found.stats.images_not_judged == 0

@@ -12,7 +12,7 @@ import pytest
 from flairsearch.core.errors import PictureError, UsageError
 from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.types import EncodedQuery, EncodedText, Picture
-from flairsearch.search.query_encoder import fold
+from flairsearch.search.query_encoder import encode_queries
 from tests.support.fake import COLOURS, SIZE, FakeEncoder, paint
 
 
@@ -46,7 +46,8 @@ def colours(queries: Sequence[EncodedText]) -> list[str]:
 
 
 def ask(encoder: FakeEncoder, *several: str | Query) -> list[EncodedQuery]:
-    return fold(several, encoder, encoder.encode_image_queries, SIZE)
+    queries = [Query(one) if isinstance(one, str) else one for one in several]
+    return encode_queries(queries, encoder, SIZE)
 
 
 def test_several_queries_of_every_kind(encoder: Listening, tmp_path: Path) -> None:
@@ -76,10 +77,10 @@ def test_several_queries_of_every_kind(encoder: Listening, tmp_path: Path) -> No
         ["magenta one", "red one", "white.png"],
         ["a white dog"],
     ]
-    assert [colours(one.without) for one in asked] == [[], ["yellow", "black"], [], ["green"], []]
+    assert [colours(one.exclusions) for one in asked] == [[], ["yellow", "black"], [], ["green"], []]
     assert [one.weights for one in asked] == [(1,), (1, 1), (3,), (1, 1, 0.25), (1,)]
     assert np.allclose(asked[3].shares, np.array([1, 1, 0.25]) / 2.25)
-    assert [one.at for one in asked] == [(), ("left", "top"), (), (), ()]
+    assert [one.positions for one in asked] == [(), ("left", "top"), (), (), ()]
     assert [one.min_area for one in asked] == [0, 0.05, 0, 0, 0]
     assert len(encoder.texts) == 1  # all together
     assert len(encoder.texts[0]) == 9
@@ -98,8 +99,10 @@ def test_any_mixture_keeps_its_order(encoder: Listening) -> None:
     for together, terms in zip(ask(encoder, *several), several, strict=True):
         (alone,) = ask(encoder, terms)
         assert [phrase.text for phrase in together.phrases] == list(terms.texts)
-        assert [text.text for text in together.without] == list(terms.without)
-        for one, same in zip((*together.phrases, *together.without), (*alone.phrases, *alone.without), strict=True):
+        assert [text.text for text in together.exclusions] == list(terms.excluded)
+        for one, same in zip(
+            (*together.phrases, *together.exclusions), (*alone.phrases, *alone.exclusions), strict=True
+        ):
             assert np.array_equal(one.vector, same.vector)
             assert np.array_equal(one.u, same.u)
             assert np.array_equal(one.c, same.c)
@@ -181,7 +184,8 @@ def test_bytes_that_are_no_picture(encoder: Listening, tmp_path: Path) -> None:
     whole = paint(tmp_path / "whole.png").read_bytes()
     for data in (b"", b"no picture\n at all", whole[:60], b"\x00" * 1000, b"\xff\xd8\xff"):
         message = refusal(PictureError, encoder, ImageExample(data))
-        assert message.endswith(" - give a picture to look for: --image FILE")
+        assert message.startswith("image: ")
+        assert message.endswith(" - give an image to look for")
         assert "no picture\\n" not in message
         assert "b'" not in message
         assert "0x" not in message

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations, product
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,17 +13,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flairsearch.core.errors import UsageError
+from flairsearch.core.filters import Filter
 from flairsearch.core.hits import Hit
 from flairsearch.core.query import Query
+from flairsearch.core.request import SearchRequest
 from flairsearch.core.settings import MAX_EXHAUSTIVE_VIEWS
 from flairsearch.core.timing import StageTimer
-from flairsearch.core.types import Candidates, EncodedQuery, EncodedText
+from flairsearch.core.types import EncodedQuery, EncodedText
 from flairsearch.engine import Engine
 from flairsearch.search import aggregation
 from flairsearch.search.aggregation import ScoredImages
+from flairsearch.search.places import CandidateViews, Places, ViewScores
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.search.ranker import Ranker
-from flairsearch.search.searcher import evenly_spaced
 from flairsearch.store.snapshot import Snapshot
 from tests.support import by_hand
 from tests.support.bank_encoder import BankEncoder, SumEncoder
@@ -233,8 +234,8 @@ def test_many_texts_are_answered_as_one_by_one(tmp_path: Path, shortlist: str | 
     texts = ["red", "blue", "white", "red", "cyan"]
     with fake_engine(tmp_path / "index", policy=SearchPolicy(shared_scoring_max_waste=waste)) as engine:
         engine.add(tmp_path / "photos")
-        found = engine.search_many(texts, 3, shortlist)
-        alone = [engine.search(text, 3, shortlist) for text in texts]
+        found = engine.search_many(texts, 3, shortlist=shortlist)
+        alone = [engine.search(text, 3, shortlist=shortlist) for text in texts]
         assert engine.search_many([], 3) == []
     assert [[hit.path for hit in hits] for hits in found] == [[hit.path for hit in hits] for hits in alone]
     for hits, others in zip(found, alone, strict=True):
@@ -248,7 +249,7 @@ def test_many_texts_are_answered_as_one_by_one(tmp_path: Path, shortlist: str | 
 
 def rank_by_hand(engine: Engine, text: str, share: float) -> dict[str, float]:
     """What each photo scores, from what is stored of all of its views; share: of the global cosine."""
-    (query,), reader = engine.texts.encode_texts([text]), Snapshot(engine.folder, engine.settings, engine._catalog)
+    (query,), reader = engine.encoder.encode_texts([text]), Snapshot(engine.folder, engine.settings, engine._catalog)
     ids = reader.views.id
     stored = reader.encoded(ids)
     near = stored.pooled.astype(float) @ query.vector / np.linalg.norm(query.vector.astype(float))
@@ -276,7 +277,7 @@ def test_photos_rank_by_the_sum_where_the_model_says_so(tmp_path: Path, views: s
             best = sorted(expected, key=lambda path: -expected[path])
             moved += best[:5] != sorted(conditioned, key=lambda path: -conditioned[path])[:5]
             for k, shortlist in ((26, "all"), (5, "auto"), (3, 26)):
-                hits = engine.search(text, k, shortlist)
+                hits = engine.search(text, k, shortlist=shortlist)
                 assert [hit.path for hit in hits] == best[:k]
                 for hit in hits:
                     assert hit.score == pytest.approx(expected[hit.path], abs=near)
@@ -302,7 +303,7 @@ def test_what_is_not_wanted_is_judged_by_the_place_alone(tmp_path: Path) -> None
         with fake_engine(tmp_path / encoder.__name__, encoder=encoder()) as engine:
             engine.add(tmp_path / "photos")
             pairs = [Query(wanted, exclude=unwanted) for wanted, unwanted in permutations(sorted(COLOURS)[:5], 2)]
-            found.append([sorted(numbers(hits)) for hits in engine.search_many(pairs, 30, "all")])
+            found.append([sorted(numbers(hits)) for hits in engine.search_many(pairs, 30, shortlist="all")])
     assert found[0] == found[1]
     assert len({tuple(some) for some in found[0]}) > 5
 
@@ -314,31 +315,35 @@ class Predicted:
     """A ranker of N views with exact and predicted scores f32[Q, N]; infinity: unknown. Query i is the vector [i]."""
 
     def __init__(self, exact: Any, predicted: Any, each: int = 1) -> None:
-        """each: views of a content; those of a content are neighbours."""
+        """each: views of a content; the views of a content are neighbours."""
         self.exact, self.scored, self._each = exact.astype(np.float32), 0, each
-        self.contents = np.arange(exact.shape[1]) // each
+        self.contents, self._predicted = np.arange(exact.shape[1]) // each, predicted
+        self._ranker = Ranker(cast("Places", self), DEFAULT_POLICY)
 
-        class Views:
-            views = SimpleNamespace(id=np.arange(exact.shape[1]))
-            contents = staticmethod(lambda views: self.contents[views])
+    # -- as search/places.Places has it
 
-            def __len__(self) -> int:
-                return int(exact.shape[1])
+    def count(self, query_filter: Filter) -> int:
+        return int(self.exact.shape[1])
 
-            @staticmethod
-            def beside(views: Any) -> Any:
-                return (np.unique(self.contents[views])[:, None] * each + np.arange(each)).ravel()
+    def candidates(
+        self, query: EncodedQuery, size: int | None, query_filter: Filter, global_share: float | None
+    ) -> CandidateViews:
+        numbers = query.vectors[:, 0].astype(int)
+        scores = (query.shares @ self._predicted[numbers]).astype(np.float32)
+        if size is None:
+            views, scores = np.arange(len(scores)), np.zeros(len(scores), np.float32)
+        else:
+            views = np.argsort(-scores, kind="stable")[:size]
+            scores = scores[views]
+        return CandidateViews(views, self.contents[views], scores, True)
 
-        def shortlist(vectors: Any, count: int, among: object, shares: Any) -> Candidates:
-            scores = (shares @ predicted[vectors[:, 0].astype(int)]).astype(np.float32)
-            return Candidates(order := np.argsort(-scores, kind="stable")[:count], scores[order])
+    def score(self, views: Any, texts: Sequence[EncodedText], global_share: float | None) -> ViewScores:
+        views = (np.unique(self.contents[views])[:, None] * self._each + np.arange(self._each)).ravel()
+        self.scored += len(views)
+        exact = self.exact[[int(text.vector[0]) for text in texts]][:, views].T
+        return ViewScores(views, self.contents[views], exact)
 
-        def score(views: Any, queries: Sequence[EncodedText]) -> Any:
-            self.scored += len(views)
-            return self.exact[[int(text.vector[0]) for text in queries]][:, views].T
-
-        parts: Any = Views(), SimpleNamespace(search=shortlist, predicts=True), SimpleNamespace(score=score)
-        self._ranker = Ranker(*parts, DEFAULT_POLICY)
+    # -- what is asked of it
 
     def search(self, k: int, shortlist: str | int = "auto", text: Any = 0) -> list[tuple[int, float]]:
         """text: a query's number, or those of its phrases."""
@@ -348,15 +353,16 @@ class Predicted:
         """The best contents and their scores, best first."""
         self.scored = 0
         asked = [EncodedQuery(tuple(map(number, np.atleast_1d(text).tolist()))) for text in texts]
-        ranked = self._ranker.rank_many(asked, k, shortlist, None, StageTimer())
-        assert all(one.more is None for one in ranked)  # Without conditions the k best are enough.
+        request = SearchRequest(Query("any"), k=k, shortlist=shortlist)
+        ranked = self._ranker.rank_many(asked, request, StageTimer())
+        assert all(one.candidates is None for one in ranked)  # Without conditions the k best are enough.
         found = [one.images for one in ranked]
         self.reranked = [len(images.views) for images in found]
         assert not any(np.isnan(images.scores).any() for images in found)
         assert all(
             (images.contents[:, None] * self._each == images.views[images.starts[:-1, None]]).all() for images in found
         )
-        best = [images.best(k)[:k] for images in found]
+        best = [images.top_k(k)[:k] for images in found]
         return [
             list(zip(images.contents[some].tolist(), images.scores[some].tolist(), strict=True))
             for images, some in zip(found, best, strict=True)
@@ -517,15 +523,17 @@ def test_k_photos_of_a_fitted_index_of_tiles(tmp_path: Path, encoder: type[BankE
     with fake_engine(tmp_path / "index", "tiles:4", encoder(), policy=few) as engine:
         engine.add(tmp_path / "photos")
         assert engine.status().views == 200
-        everything = engine.search_many(asked, 40, "all")
+        everything = engine.search_many(asked, 40, shortlist="all")
         for k in (1, 5, 39, 60):
-            for hits, all_of_them in zip(engine.search_many(asked, k), everything, strict=True):
+            found = engine.search_many(asked, k)
+            for hits, all_of_them in zip(found, everything, strict=True):
                 scores = {hit.path: hit.score for hit in all_of_them}
                 assert len({hit.path for hit in hits}) == len(hits) == min(k, len(all_of_them))
                 assert [hit.score for hit in hits] == pytest.approx([scores[hit.path] for hit in hits], abs=1e-5)
                 assert hits[0].score >= sorted(scores.values())[-4] - 1e-5
-            assert all(ranked % 5 == 0 for ranked in engine.reranked)
-            assert min(engine.reranked) < 200 or k > 1
+            ranked = [result.stats.views_ranked for result in found]
+            assert all(views % 5 == 0 for views in ranked)
+            assert min(ranked) < 200 or k > 1
         hits = engine.search("red", 5)
         assert numbers(engine.search("red", 5, min_score=hits[2].score)) == numbers(hits[:3])
 
@@ -538,17 +546,18 @@ def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path) -> None:
     def check(engine: Engine, count: int) -> None:
         assert engine.status().views == count
         for k in (1, 3):
-            everything = engine.search_many(texts, k, "all")
+            everything = engine.search_many(texts, k, shortlist="all")
             found: Any = engine.search_many(texts, k)
-            ranked = list(engine.reranked)
+            ranked = [result.stats.views_ranked for result in found]
             assert [[(hit.path, hit.score) for hit in hits] for hits in found] == [
                 [(hit.path, pytest.approx(hit.score, abs=1e-5)) for hit in hits] for hits in everything
             ]
             assert max(ranked) <= max(45, 4 * k)
             assert min(ranked) < count or count <= 20
             for text, hits, number in zip(texts, found, ranked, strict=True):
-                assert [hit.path for hit in engine.search(text, k)] == [hit.path for hit in hits]
-                assert engine.reranked == [number]
+                alone = engine.search(text, k)
+                assert [hit.path for hit in alone] == [hit.path for hit in hits]
+                assert alone.stats.views_ranked == number
         assert len(engine.search("red", count + 5)) == count
 
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=few) as engine:
@@ -581,13 +590,3 @@ def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path) -> None:
         list(engine.refit())
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=few) as engine:
         check(engine, 120)
-
-
-def test_views_that_say_what_a_text_usually_scores_are_spread_evenly() -> None:
-    assert evenly_spaced(0, 1000).tolist() == []
-    assert evenly_spaced(3, 1000).tolist() == [0, 1, 2]
-    places = evenly_spaced(10_007, 1000)
-    assert len(places) == 1000 == len(np.unique(places))
-    assert places[0] == 0
-    assert places[-1] < 10_007
-    assert set(np.diff(places).tolist()) <= {10, 11}
