@@ -1,10 +1,10 @@
-"""Do two states of the code give the same answers? Sixty queries of every kind, kept by one, compared with the other.
+"""Compare the answers of two states of the code to sixty queries of every kind.
 
     python -m benchmarks.answers keep INDEX val.json PHOTOS --out before.json
     python -m benchmarks.answers compare before.json after.json
 
 The queries are made of captions (Flickr30k's annotation format) and of photos of the folder: single texts, phrases,
-exclusions, positions, least areas, filters, pictures, parts of pictures, further pages, and whole shortlists.
+exclusions, positions, minimum areas, filters, pictures, parts of pictures, further pages, and whole shortlists.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 from flairsearch import Engine, Filter, ImageExample, Query
 
-TOLERANCE = 1e-6  # Scores may differ by this much.
+TOLERANCE = 1e-6  # Scores that differ by more count as changed.
 
 
 def queries(captions: list[str], photos: list[Path]) -> Iterator[tuple[str, Query, dict[str, Any]]]:
-    """Name, what is asked for, and the other arguments of a search."""
+    """Yield the name of each query, the query, and the other arguments of the search."""
     text, photo = iter(captions), iter(photos)
     for number in range(12):
         yield f"text {number}", Query(next(text)), {}
@@ -60,9 +60,10 @@ def queries(captions: list[str], photos: list[Path]) -> Iterator[tuple[str, Quer
 
 
 def keep(args: argparse.Namespace) -> None:
+    """Run the queries and write their answers to a file."""
     annotations = json.loads(args.annotations.read_bytes())
-    captions = [one["caption"][0] for one in annotations[:: max(1, len(annotations) // 40)]]
-    photos = [args.photos / one["image"] for one in annotations[3 :: max(1, len(annotations) // 12)]]
+    captions = [row["caption"][0] for row in annotations[:: max(1, len(annotations) // 40)]]
+    photos = [args.photos / row["image"] for row in annotations[3 :: max(1, len(annotations) // 12)]]
     answers = {}
     with Engine.open(args.index, device="cpu", create=False) as engine:
         for name, terms, rest in queries(captions, photos):
@@ -82,37 +83,39 @@ def keep(args: argparse.Namespace) -> None:
     print(f"{len(answers)} queries, {sum(map(len, answers.values()))} hits, {empty} without any")
 
 
-def numbers(hit: dict[str, Any]) -> list[float]:
-    """All scores of a hit."""
+def scores_of(hit: dict[str, Any]) -> list[float]:
+    """Return all scores of a hit."""
     scores = [score for _, score in hit["phrases"]] + [region[4] for region in hit["regions"]]
     return [hit["score"], hit["score_global"], *scores]
 
 
-def words(hit: dict[str, Any]) -> list[Any]:
-    """What of a hit must be the same to the letter: its path, phrases and boxes."""
+def exact_parts(hit: dict[str, Any]) -> list[Any]:
+    """Return the parts of a hit that must be exactly equal: its path, phrases and boxes."""
     return [hit["path"], [text for text, _ in hit["phrases"]], [region[:4] for region in hit["regions"]]]
 
 
 def compare(args: argparse.Namespace) -> None:
+    """Print the differences between two files of answers. Exits with 1 when there are any."""
     before, after = (json.loads(file.read_bytes()) for file in (args.before, args.after))
-    differ, furthest = [], 0.0
+    differ, largest = [], 0.0
     for name in before.keys() | after.keys():
-        one, other = before.get(name, []), after.get(name, [])
-        if [*map(words, one)] != [*map(words, other)] or (name in before) != (name in after):
+        old_hits, new_hits = before.get(name, []), after.get(name, [])
+        if [*map(exact_parts, old_hits)] != [*map(exact_parts, new_hits)] or (name in before) != (name in after):
             differ.append(name)
-        for hit, like in zip(one, other, strict=False):
-            furthest = max([furthest, *(abs(x - y) for x, y in zip(numbers(hit), numbers(like), strict=False))])
+        for old, new in zip(old_hits, new_hits, strict=False):
+            differences = (abs(x - y) for x, y in zip(scores_of(old), scores_of(new), strict=False))
+            largest = max([largest, *differences])
     hits = sum(map(len, before.values()))
     print(f"{len(before)} queries, {hits} hits: paths, phrases and boxes differ in {len(differ)} {differ or ''}")
-    print(f"scores differ by {furthest:.2g} at most")
-    if differ or furthest > TOLERANCE:
+    print(f"scores differ by {largest:.2g} at most")
+    if differ or largest > TOLERANCE:
         raise SystemExit(1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Answers of two states of the code, compared.")
+    parser = argparse.ArgumentParser(description="Compare the answers of two states of the code.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("keep", help="Ask an index and keep the answers.")
+    verb = verbs.add_parser("keep", help="Run the queries and write the answers to a file.")
     verb.add_argument("index")
     verb.add_argument("annotations", type=Path)
     verb.add_argument("photos", type=Path)

@@ -1,17 +1,17 @@
-"""How often the best hit of a query that nothing answers scores as high: a false alarm, for benchmarks/absent.py.
+"""Estimate how likely a score at least this high is when no photo matches the query, for benchmarks/absent.py.
 
-What nothing answers is stood for by a bank of texts that nobody asked: t_b is the best score of text b among the views
-that were searched, and with B texts
+The null distribution comes from a bank of B unrelated texts: t_b is the best score of text b over the searched views.
 
-    false alarm(s) = (1 + number of t_b >= s) / (1 + B)
+    p(s) = (1 + number of t_b >= s) / (1 + B)
 
-the p-value of a Monte Carlo test (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2): at
-most this share of texts like the bank's has a hit that scores s. That some of them do describe photos of the index only
-makes the alarm more careful.
+is the p-value of a Monte Carlo test (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2):
+at most this share of texts like the bank's has a hit that scores s. Some bank texts do describe photos of the index,
+which only makes the p-value larger.
 
-Views that were not looked at: the best of n views grows by less with every doubling of n, as cosines are bounded;
-by a constant ratio for maxima of the reverse Weibull kind (Coles, An Introduction to Statistical Modeling of Extreme
-Values, 2001, section 3.1). Ratio and last step are measured inside the sample; all t_b are moved by what is to come.
+When the bank was scored on a sample of the views, the best of n views is extrapolated. Cosines are bounded, so each
+doubling of n adds less than the one before, by a constant ratio for maxima of the reverse Weibull type (Coles, An
+Introduction to Statistical Modeling of Extreme Values, 2001, section 3.1). The ratio and the last step are measured
+inside the sample, and the predicted growth is added to all t_b.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_ODD = 0.05  # of the texts at either end
-_LEAST, _LARGEST = 0.5, 1.0  # ratio of what one doubling adds to what the one before added
+_TRIMMED_SHARE = 0.05  # Share of texts left out at either end of the growth of the maximum.
+_MIN_RATIO = 0.5  # Smallest ratio of the growth of one doubling to that of the doubling before.
+_MAX_RATIO = 1.0  # Largest such ratio: growth that does not slow down.
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -30,47 +31,47 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Background:
-    """Best scores of texts that nobody asked."""
+    """The null distribution: best scores of unrelated texts."""
 
-    best: F64  # ascending
+    best: F64  # In ascending order.
 
     @staticmethod
     def of(scores: F32, views: int) -> Background:
-        """scores f32[M, B]: of M views, spread evenly over the `views` that were searched, for B texts."""
+        """Make it from scores f32[M, B] of M views, spread evenly over the `views` searched ones, for B texts."""
         texts = scores.astype(np.float64)
         best = texts.max(0)
         if views > len(texts):
             best += _growth(texts, views)
         return Background(np.sort(best))
 
-    def false_alarm(self, scores: F32) -> F64:
-        """Scores of hits f32[K] -> f64[K], more than 0, at most 1; never larger for a higher score."""
+    def p_value(self, scores: F32) -> F64:
+        """Return the p-values f64[K], in (0, 1], of the scores of hits f32[K]; higher scores never have larger ones."""
         higher = len(self.best) - np.searchsorted(self.best, scores.astype(np.float64), side="left")
-        alarm: F64 = (1 + higher) / (1 + len(self.best))
-        return alarm
+        p_value: F64 = (1 + higher) / (1 + len(self.best))
+        return p_value
 
 
 def _growth(texts: F64, views: int) -> float:
-    """Scores f64[M, B], M at least 16 -> how much higher the best of so many views is than that of M.
+    """Return how much higher the best score of `views` views is than that of the M >= 16 views of scores f64[M, B].
 
-    The doubling up to M adds g and each one adds `ratio` times the one before: x of them g (ratio + ... + ratio^x).
-    Texts for which it adds most and least are left out: some are answered by one view.
+    The doubling up to M adds g, and each further one adds `ratio` times the one before, so x doublings add
+    g (ratio + ... + ratio^x). Texts with the largest and smallest growth are left out, because one view may match them.
     """
     ranked = np.sort(texts, axis=0)[::-1]
-    best = np.stack([_chances(len(texts), len(texts) // parts) @ ranked for parts in (8, 4, 2, 1)])
-    added, odd = np.sort(np.diff(best, axis=0), axis=1), int(_ODD * texts.shape[1])
-    first, _, last = added[:, odd:-odd].mean(1)
-    ratio = float(np.clip(np.sqrt(last / first), _LEAST, _LARGEST)) if first > 0 else _LARGEST
+    best = np.stack([_maximum_probabilities(len(texts), len(texts) // parts) @ ranked for parts in (8, 4, 2, 1)])
+    added, trimmed = np.sort(np.diff(best, axis=0), axis=1), int(_TRIMMED_SHARE * texts.shape[1])
+    first, _, last = added[:, trimmed:-trimmed].mean(1)
+    ratio = float(np.clip(np.sqrt(last / first), _MIN_RATIO, _MAX_RATIO)) if first > 0 else _MAX_RATIO
     doublings = float(np.log2(views / len(texts)))
     steps = doublings if ratio > 1 - 1e-6 else ratio * (1 - ratio**doublings) / (1 - ratio)
     return float(last) * steps
 
 
-def _chances(count: int, some: int) -> F64:
-    """Of `some` of so many numbers, picked at random: how likely the k-th largest of all is the largest, f64[count]."""
-    chances = np.zeros(count)
-    left = 1.0
-    for k in range(count - some + 1):
-        chances[k] = left * some / (count - k)
-        left -= chances[k]
-    return chances
+def _maximum_probabilities(count: int, sample: int) -> F64:
+    """Return how likely the k-th largest of `count` numbers is the largest of a random sample, f64[count]."""
+    probabilities = np.zeros(count)
+    remaining = 1.0
+    for k in range(count - sample + 1):
+        probabilities[k] = remaining * sample / (count - k)
+        remaining -= probabilities[k]
+    return probabilities

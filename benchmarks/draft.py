@@ -1,4 +1,4 @@
-"""What JPEG draft mode saves and changes: photos enlarged to 12 megapixels, decoded with and without it.
+"""Measure what JPEG draft mode saves and changes: photos enlarged to 12 megapixels are decoded with and without it.
 
 python -m benchmarks.draft PHOTOS [--model NAME] [--count 24]
 """
@@ -23,7 +23,7 @@ from flairsearch.model.encoder import TorchEncoder
 
 
 def enlarge(path: str, megapixels: float = 12) -> bytes:
-    """A photo as a JPEG of so many megapixels, as a phone makes it."""
+    """Return a photo as a JPEG file of `megapixels`, as a phone makes it."""
     with Image.open(path) as picture:
         factor = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5
         large = picture.convert("RGB").resize((round(picture.width * factor), round(picture.height * factor)))
@@ -33,6 +33,7 @@ def enlarge(path: str, megapixels: float = 12) -> bytes:
 
 
 def cosine(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Return the cosine of each pair of vectors."""
     x, y = a.astype(np.float32), b.astype(np.float32)
     values: NDArray[np.float32] = (x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
     return values

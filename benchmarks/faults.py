@@ -1,17 +1,17 @@
-"""Faults on purpose: what an index keeps when a command is killed, the disk is full, or a file is damaged.
+"""Inject faults, and check what an index keeps when a command is killed, the disk is full or a file is damaged.
 
     python -m benchmarks.faults [--points 200] [--seed 0] [--work DIR]
 
-Each command (add, rescan, forget, compact, two conversions, growing into a basis, repair) runs in a process of its own
-with the tests' fake encoder. There every write, rename, removal and fsync counts as an event, SQLite's own writes
-too, and the process kills itself with SIGKILL at event number n, drawn by the seed over the whole run; half of the
-writes it dies in are left torn. Then the index must open, verify clean, answer right and hold all that was reported as
-committed, and the same command, run again, must come to the state of a run that nobody disturbed. The other faults
-have their own lines in the second table. Sizes are set so small that a dozen photos make merges of merges, and every
-command that adds photos writes the caches of its last state.
+Each command (add, rescan, forget, compact, two conversions, growing into a basis, repair) runs in its own process with
+the tests' fake encoder. There every write, rename, removal and fsync counts as an event, including those of SQLite, and
+the process kills itself with SIGKILL at a random event of the whole run; half of the writes it dies in are left torn.
+Then the index must open, verify clean, answer correctly and contain everything that was reported as committed; and the
+same command, run again, must reach the state of an undisturbed run. The other faults have their own lines in the second
+table. Limits are so small that a dozen photos make merges of merges, and every command that adds photos writes the
+derived files of its last state.
 
-A kill is not a power cut: what a process has written survives it, synced or not. For that, every rename is looked at:
-the file must be synced before it and the folder before the transaction that speaks of the file.
+A kill is not a power cut: data that a process has written survives a kill, synced or not. Therefore every rename is
+checked: the file must be synced before it, and the folder before the transaction that names the file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from functools import partialmethod, wraps
 from itertools import cycle
 from pathlib import Path
 
-import filelock  # noqa: F401 - before a child becomes somebody who may not read it
+import filelock  # noqa: F401 - it is imported before a child becomes a user that may not read it
 import numpy as np
 
 from flairsearch.core.errors import FlairSearchError, StoreError, UsageError
@@ -49,7 +49,7 @@ from flairsearch.core.limits import STORE_LIMITS, WRITE_LIMITS, IngestLimits, St
 from flairsearch.core.settings import FORMAT_VERSION, IndexSettings
 from flairsearch.engine import Engine
 from flairsearch.images.decoding import content_hash
-from flairsearch.indexing import pipeline, repair  # noqa: F401 - Engine imports them late
+from flairsearch.indexing import pipeline, repair  # noqa: F401 - Engine would import them in each child
 from flairsearch.indexing.lifecycle import create_index, open_settings
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.database import Database
@@ -59,61 +59,62 @@ from flairsearch.store.writer import Writer
 from tests.support.fake import PATCHES, FakeEncoder, expected_score, fake_settings, paint_red
 
 ROOT = Path(__file__).resolve().parents[1]
-NOBODY = 65534
-SOFT = 5.0
-LITTER = "left over"
-NEAR = {"fp16": 0.01, "int8": 0.03, "q2": 0.1}  # how far a score may be from that of the formula
-# Limits that make several commits, pieces and segments of a dozen photos.
-SMALL = WriteLimits(
-    StoreLimits(read_views=2, max_segment_views=5, size_tiers=(4, 8), merge_fan_in=2, min_basis_views=8),
-    IngestLimits(batch_views=2, commit_views=2),
+NOBODY_UID = 65534
+ATTENTION_SCALE = 5.0  # Scale of the encoder's logits: a soft attention hides rounding errors of 2-bit codecs.
+LEFT_OVER = "left over"
+SCORE_TOLERANCE = {"fp16": 0.01, "int8": 0.03, "q2": 0.1}  # Largest relative error of a score by codec.
+# These limits make several commits, pieces and segments of a dozen photos.
+SMALL_LIMITS = WriteLimits(
+    StoreLimits(piece_views=2, segment_views=5, levels=(4, 8), merge_segments=2, basis_views=8),
+    IngestLimits(batch=2, commit_views=2),
 )
-
-
-# -- the child: every change on disk is an event
 
 
 @dataclass
 class Watch:
-    """What this process does at which event, and what it has seen."""
+    """Counts the events of this process, and sends it a signal at one of them."""
 
-    armed: bool = False
+    armed: bool = False  # Whether events are counted.
     count: int = 0
-    at: int = 0  # the event at which
-    signal: int = signal.SIGKILL  # this is sent to itself,
-    torn: bool = False  # after half of the write
-    journal: int = -1
-    synced: set[int] = field(default_factory=set)  # inodes
-    unsynced_folders: dict[int, str] = field(default_factory=dict)
-    unsynced: list[str] = field(default_factory=list)
+    at: int = 0  # Number of the event at which the signal is sent.
+    signal: int = signal.SIGKILL
+    torn: bool = False  # Whether half of the write is made before the signal.
+    journal: int = -1  # File descriptor to which committed states are written.
+    synced: set[int] = field(default_factory=set)  # Inodes of synced files.
+    unsynced_folders: dict[int, str] = field(default_factory=dict)  # Renamed file by the inode of its folder.
+    unsynced: list[str] = field(default_factory=list)  # Messages about missing syncs.
 
 
 WATCH = Watch()
 
 
-def event(half: Callable[[], object] | None = None, locked: bool = False) -> None:
-    """Something is about to change on disk; `locked`: SQLite may hold what a reader waits for, no place to stand."""
+def event(write_half: Callable[[], object] | None = None, locked: bool = False) -> None:
+    """Count a change on disk that is about to happen, and send the signal if it is the chosen one.
+
+    write_half: makes half of the write. locked: SQLite may hold a lock that a reader waits for, so a process that is
+    to be stopped runs on to the next event.
+    """
     if not WATCH.armed:
         return
     WATCH.count += 1
     if WATCH.signal == signal.SIGSTOP and WATCH.count == WATCH.at and locked:
         WATCH.at += 1
     elif WATCH.count == WATCH.at:
-        if half is not None and WATCH.torn:
-            half()
+        if write_half is not None and WATCH.torn:
+            write_half()
         os.kill(os.getpid(), WATCH.signal)
 
 
-def in_short() -> str:
-    """The exception at hand: where and what."""
+def describe_exception() -> str:
+    """Return the place and message of the current exception in one line."""
     _, error, trace = sys.exc_info()
-    at = traceback.extract_tb(trace)
-    ours = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in at if "site-packages" not in frame.filename]
+    frames = traceback.extract_tb(trace)
+    ours = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "site-packages" not in frame.filename]
     return f"{type(error).__name__} at {' '.join(ours[-4:])}: {error}"
 
 
 class WatchedFile(io.FileIO):
-    """A file of Python's whose writes are events."""
+    """A file whose writes are events."""
 
     def write(self, data):
         event(lambda: os.write(self.fileno(), bytes(data)[: len(bytes(data)) // 2]))
@@ -127,7 +128,7 @@ class WatchedFile(io.FileIO):
 
 
 def watched_open(file, mode="r", buffering=-1, encoding=None, *args, **options):
-    """io.open, which is Path.open too; reading and appending stay as they are."""
+    """Replace io.open, which Path.open calls as well. Only files opened for writing are watched."""
     if "w" not in mode:
         return PLAIN_OPEN(file, mode, buffering, encoding, *args, **options)
     binary = io.BufferedWriter(WatchedFile(file, "w"))
@@ -135,6 +136,7 @@ def watched_open(file, mode="r", buffering=-1, encoding=None, *args, **options):
 
 
 def watched_fsync(descriptor):
+    """Replace os.fsync."""
     event()
     PLAIN_FSYNC(descriptor)
     inode = os.fstat(descriptor).st_ino
@@ -143,14 +145,14 @@ def watched_fsync(descriptor):
 
 
 def on_audit(name: str, args: tuple) -> None:
-    """Renames, removals and files that are made; Python speaks of them just before."""
+    """Count renames, removals and new files, which Python audits just before they happen."""
     if not WATCH.armed:
         return
     if name == "os.rename" and isinstance(args[1], str | os.PathLike):
         target = Path(args[1])
         if os.stat(args[0]).st_ino not in WATCH.synced:
             WATCH.unsynced.append(f"{target.name} is renamed before it is synced")
-        if target.parent.name in ("segments", "codecs"):  # of what transactions speak of
+        if target.parent.name in ("segments", "codecs"):  # Transactions name files of these folders.
             WATCH.unsynced_folders[target.parent.stat().st_ino] = target.name
         event()
     elif name in ("os.remove", "os.mkdir", "os.rmdir", "os.truncate") or (
@@ -164,12 +166,14 @@ PLAIN_WRITE = Database.write
 
 @contextmanager
 def watched_write(database: Database) -> Iterator[sqlite3.Connection]:
+    """Replace Database.write."""
     with PLAIN_WRITE(database) as connection:
         yield connection
         before_commit()
 
 
 def before_commit() -> None:
+    """Record the folders that are not synced before a transaction commits."""
     for name in WATCH.unsynced_folders.values():
         WATCH.unsynced.append(f"the folder of {name} is not synced before the transaction")
     WATCH.unsynced_folders.clear()
@@ -177,7 +181,7 @@ def before_commit() -> None:
 
 
 class Vfs(ctypes.Structure):
-    """The head of sqlite3_vfs, up to the door to its system calls."""
+    """The head of SQLite's struct sqlite3_vfs, up to the functions that replace its system calls."""
 
     _fields_ = (
         *((name, ctypes.c_int) for name in ("version", "size", "path")),
@@ -187,7 +191,7 @@ class Vfs(ctypes.Structure):
 
 
 def watch_sqlite() -> bool:
-    """SQLite's own writes are events too, where its library lets itself be found: the middle of a commit."""
+    """Make SQLite's own writes events, so that the middle of a commit is one. Returns False without its library."""
     import _sqlite3
 
     word, pointer, text = ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p
@@ -200,27 +204,29 @@ def watch_sqlite() -> bool:
     set_call = ctypes.CFUNCTYPE(word, pointer, text, pointer)(vfs.contents.set_call)
     get_call = ctypes.CFUNCTYPE(pointer, pointer, text)(vfs.contents.get_call)
     size, offset = ctypes.c_size_t, ctypes.c_int64
-    kinds = {
+    signatures = {
         "pwrite64": (ctypes.c_ssize_t, word, pointer, size, offset),
         "pwrite": (ctypes.c_ssize_t, word, pointer, size, offset),
         "write": (ctypes.c_ssize_t, word, pointer, size),
         "ftruncate": (word, word, offset),
         "unlink": (word, text),
     }
-    for name, kind in kinds.items():
-        found = get_call(vfs, name.encode())
-        if found:
-            prototype = ctypes.CFUNCTYPE(*kind, use_errno=True)
-            callback = prototype(watched_call(name, prototype(found)))
-            KEPT.append(callback)
+    for name, signature in signatures.items():
+        address = get_call(vfs, name.encode())
+        if address:
+            prototype = ctypes.CFUNCTYPE(*signature, use_errno=True)
+            callback = prototype(watched_call(name, prototype(address)))
+            CALLBACKS.append(callback)
             set_call(vfs, name.encode(), ctypes.cast(callback, pointer))
     return True
 
 
-KEPT: list[object] = []  # callbacks that SQLite holds
+CALLBACKS: list[object] = []  # SQLite points to these callbacks, so they must not be freed.
 
 
 def watched_call(name: str, call: Callable[..., int]) -> Callable[..., int]:
+    """Return a system call of SQLite that is an event."""
+
     def watched(*args):
         if "write" in name:
             event(lambda: call(*args[:2], args[2] // 2, *args[3:]), locked=True)
@@ -235,8 +241,8 @@ PLAIN_OPEN, PLAIN_FSYNC = io.open, os.fsync
 
 
 def watch() -> None:
-    """From here on this process counts."""
-    Snapshot.rows = partialmethod(Snapshot.rows, piece_views=2)  # Readers read in small pieces, too.
+    """Replace the functions whose calls are events."""
+    Snapshot.rows = partialmethod(Snapshot.rows, piece_views=2)  # Readers read in small pieces as well.
     io.open, os.fsync = watched_open, watched_fsync
     sys.addaudithook(on_audit)
     watch_sqlite()
@@ -246,7 +252,7 @@ def watch() -> None:
 
 
 def journalled(method: Callable[..., None]) -> Callable[..., None]:
-    """A change of the catalogue that is written down as soon as it is known to be committed."""
+    """Wrap a change of the catalogue: the new listing is written to the journal right after the commit."""
 
     @wraps(method)
     def wrapper(catalog, *args):
@@ -262,7 +268,7 @@ def journalled(method: Callable[..., None]) -> Callable[..., None]:
 
 
 def listing(catalog: Catalog) -> dict[str, str]:
-    """Every image: path -> content hash."""
+    """Return the content hash of every image by its path."""
     query = "SELECT r.path || '/' || i.path, hex(hash) FROM images i JOIN roots r ON r.id = root"
     with catalog._database.read() as connection:
         rows = connection.execute(f"{query} JOIN contents c ON c.id = content ORDER BY 1").fetchall()
@@ -270,50 +276,51 @@ def listing(catalog: Catalog) -> dict[str, str]:
 
 
 class Encoder(FakeEncoder):
-    """Less sharp: 256 steps of red, all that 2 bits a number can give here, must not change an order."""
+    """A fake encoder with softer attention, so that rounding to 2 bits per number does not change an order."""
 
-    token_metric = np.diag(np.asarray([1, 1e-3, 1e-3, 1e-3], np.float32))  # red is what is asked for
+    token_metric = np.diag(np.asarray([1, 1e-3, 1e-3, 1e-3], np.float32))  # The queries ask for red.
 
     def encode_texts(self, texts):
-        """The attention of FakeEncoder, with other colours' weights of e^-2 SOFT instead of nothing."""
-        soft = np.asarray([-3 * SOFT - np.log(PATCHES)], np.float32)
-        return [replace(query, u=SOFT * query.vector[None], c=soft) for query in super().encode_texts(texts)]
+        """Encode as FakeEncoder does, with weights of e^(-2 ATTENTION_SCALE) for other colours instead of 0."""
+        soft = np.asarray([-3 * ATTENTION_SCALE - np.log(PATCHES)], np.float32)
+        return [replace(query, u=ATTENTION_SCALE * query.vector[None], c=soft) for query in super().encode_texts(texts)]
 
 
 def open_engine(index: Path, codec: str = "fp16", limits: WriteLimits = WRITE_LIMITS) -> Engine:
+    """Open or make an index with the fake encoder."""
     if not (index / "index.json").exists():
         try:
             create_index(index, replace(fake_settings(), codec=codec))
-        except OSError as error:  # as Engine.open has it
+        except OSError as error:  # Engine.open does the same.
             raise StoreError(f"{index} cannot be made ({error.strerror})") from None
     engine = Engine(index, open_settings(index), Path("fake"), "cpu", limits=limits)
     engine.__dict__["encoder"] = engine.__dict__["texts"] = Encoder()
     return engine
 
 
-def obey(job: dict) -> None:
-    """One command, as a job names it."""
-    with open_engine(Path(job["index"]), job.get("made", "fp16"), SMALL) as engine:
+def run_command(job: dict) -> None:
+    """Run the command that a job names."""
+    with open_engine(Path(job["index"]), job.get("made", "fp16"), SMALL_LIMITS) as engine:
         match job["do"]:
             case "open":
                 engine.search("red")
-                engine.search("red", 1, shortlist=2)  # which asks the prefilter
+                engine.search("red", 1, shortlist=2)  # This search uses the prefilter.
             case "add":
                 engine.add(job.get("folders", ()))
             case "forget":
-                with suppress(UsageError):  # forgotten already, by the run that was killed
+                with suppress(UsageError):  # The killed run may have forgotten it already.
                     engine.forget(job["path"])
             case "compact":
                 for _ in engine.compact(job.get("codec")):
                     pass
             case "repair":
-                engine.repair([one for _, _, some in engine.verify() for one in some])
+                engine.repair([damage for _, _, damages in engine.verify() for damage in damages])
             case "churn":
                 churn(engine, job)
 
 
 def churn(engine: Engine, job: dict) -> None:
-    """Photos come, change, move and go, for as long as asked."""
+    """Add, replace and remove photos for a number of cycles."""
     pool, photos = Path(job["pool"]), Path(job["photos"])
     names = sorted(path.name for path in pool.iterdir())
     rng = random.Random(job["seed"])
@@ -329,24 +336,24 @@ def churn(engine: Engine, job: dict) -> None:
             pass
 
 
-def child(job: dict) -> None:
-    """Never returns: the process ends as the job says, or well."""
+def run_child(job: dict) -> None:
+    """Run a job and end the process: by the signal of the job, or with exit code 0."""
     report: dict[str, object] = {"error": None, "crash": None}
     with PLAIN_OPEN(job["report"], "w") as out:
         WATCH.journal = os.open(job["journal"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         WATCH.at, WATCH.torn = job.get("at", 0), job.get("torn", False)
         WATCH.signal = signal.SIGSTOP if job.get("stop") else signal.SIGKILL
         if job.get("user"):
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY_UID, NOBODY_UID, NOBODY_UID)
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.get("limit", hard), hard))
         WATCH.armed = True
         try:
-            obey(job)
+            run_command(job)
         except FlairSearchError as error:
             report["error"] = str(error)
         except BaseException:
-            report["crash"] = in_short()
+            report["crash"] = describe_exception()
         WATCH.armed = False
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         out.write(json.dumps(report | {"events": WATCH.count, "unsynced": WATCH.unsynced}))
@@ -354,7 +361,7 @@ def child(job: dict) -> None:
 
 
 def serve() -> None:
-    """Read jobs, fork a child for each (nothing is imported twice), answer how it ended."""
+    """Read jobs from stdin, fork a child for each, and print how it ended. Forking saves repeated imports."""
     warnings.simplefilter("error", RuntimeWarning)
     watch()
     assert "torch" not in sys.modules, "the writer needs no torch; a child of a process with its threads may hang"
@@ -366,23 +373,20 @@ def serve() -> None:
         else:
             pid = os.fork()
             if pid == 0:
-                child(job)
+                run_child(job)
         _, status = os.waitpid(pid, os.WUNTRACED)
         signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         print(json.dumps({"stopped": pid if os.WIFSTOPPED(status) else 0, "signal": signalled}), flush=True)
 
 
-# -- the parent: a small world of photos, and what is asked of an index in it
-
-
 @dataclass
 class World:
-    """Photos whose answers are known, and the process that works on them."""
+    """Photos with known answers, and the process that runs commands on them."""
 
     work: Path
     server: subprocess.Popen[str]
-    painted: dict[str, int] = field(default_factory=dict)  # content hash -> red patches
-    bases: dict[str, Base] = field(default_factory=dict)
+    painted: dict[str, int] = field(default_factory=dict)  # Number of red patches by content hash.
+    baselines: dict[str, Baseline] = field(default_factory=dict)
 
     @property
     def index(self) -> Path:
@@ -397,58 +401,60 @@ class World:
         return self.work / "more"
 
     def paint(self, path: Path, patches: int) -> None:
+        """Write a photo with a number of red patches."""
         self.painted[content_hash(paint_red(path, patches).read_bytes()).hex()] = patches
 
 
 @dataclass
-class Base:
-    """Where a command begins, and how it ends when nobody disturbs it."""
+class Baseline:
+    """The undisturbed run of a command."""
 
     job: dict
-    photos: Path  # as they are while it runs
-    index: Path | None  # none: the command makes it
-    before: Seen
-    after: Seen
-    events: int
-    states: list[dict[str, str]]  # listings, commit by commit
+    photos: Path  # Folder with the photos that it runs on.
+    index: Path | None  # Index that it starts from; None when it makes a new one.
+    before: Observation
+    after: Observation
+    events: int  # Number of events of the run.
+    states: list[dict[str, str]]  # Listings after each commit.
     unsynced: list[str]
-    left: list[str]  # what it leaves to compaction
+    left_over: list[str]  # Files that it leaves to compaction.
 
 
 @dataclass
-class Seen:
-    """What an index shows."""
+class Observation:
+    """The visible state of an index."""
 
     codec: str
     listing: dict[str, str]
     ranking: list[str]
     codecs: set[str]
-    empty_rows: int  # of photos that are gone or have moved, in segments that compaction is for
+    empty_rows: int  # Rows without a photo, in segments that compaction should rewrite.
     skipped: list[str]
-    wrong: list[str] = field(default_factory=list, compare=False)  # what should not be, in words
-    damaged: list[str] = field(default_factory=list, compare=False)  # paths
+    wrong: list[str] = field(default_factory=list, compare=False)  # Messages about errors.
+    damaged: list[str] = field(default_factory=list, compare=False)  # Paths of damaged photos.
 
 
-def look(world: World, index: Path | None = None) -> Seen:
-    """Open an index, verify it, search it, and compare every photo's tokens with what was painted."""
+def observe(world: World, index: Path | None = None) -> Observation:
+    """Open, verify and search an index, and compare every photo's tokens with the painted patches."""
     index = index or world.index
-    seen = Seen("", {}, [], set(), 0, [])
+    seen = Observation("", {}, [], set(), 0, [])
     if not (index / "index.json").exists():
         return seen
     try:
         with open_engine(index) as engine:
-            fill(seen, world, engine)
-    except Exception:  # whatever it is, the index does not answer
-        seen.wrong.append(in_short())
+            inspect(seen, world, engine)
+    except Exception:  # Whatever the exception is, the index does not answer.
+        seen.wrong.append(describe_exception())
     return seen
 
 
-def fill(seen: Seen, world: World, engine: Engine) -> None:
+def inspect(seen: Observation, world: World, engine: Engine) -> None:
+    """Fill in the observation of an open index."""
     catalog, seen.codec = engine._catalog, engine.settings.codec
-    damage = [one for _, _, some in engine.verify() for one in some]
-    seen.damaged = sorted(path for one in damage for path in one.paths)
+    damage = [damage for _, _, damages in engine.verify() for damage in damages]
+    seen.damaged = sorted(path for view in damage for path in view.paths)
     seen.listing = listing(catalog)
-    seen.skipped = sorted(one.path for one in catalog.statistics.skipped())
+    seen.skipped = sorted(file.path for file in catalog.census.skipped())
     reader, state = Snapshot(engine.folder, engine.settings, catalog), catalog.state()
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
     for number, count, _ in state.segments:
@@ -465,8 +471,8 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
             readable[path] = world.painted[digest]
             if stored.get(digest) != [readable[path]]:
                 seen.wrong.append(f"{path}: {stored.get(digest)} red patches stored, {readable[path]} painted")
-    near = max((NEAR[name] for name in seen.codecs), default=0)
-    engine.search("red", 1, shortlist=2)  # which asks the prefilter
+    tolerance = max((SCORE_TOLERANCE[name] for name in seen.codecs), default=0)
+    engine.search("red", 1, shortlist=2)  # This search uses the prefilter.
     hits = engine.search("red", k=1000, shortlist="all")
     seen.ranking = [hit.path for hit in hits if hit.path in readable]
     seen.wrong += [f"{path} is not found" for path in sorted(readable.keys() - set(seen.ranking))]
@@ -475,12 +481,12 @@ def fill(seen: Seen, world: World, engine: Engine) -> None:
         seen.wrong.append(f"ranked by patches: {counts}")
     for hit in hits:
         patches = readable.get(hit.path)
-        if patches and abs(hit.score - expected_score(patches)) > near * expected_score(patches):
+        if patches and abs(hit.score - expected_score(patches)) > tolerance * expected_score(patches):
             seen.wrong.append(f"{hit.path}: score {hit.score}, by the formula {expected_score(patches)}")
 
 
-def left_over(index: Path) -> list[str]:
-    """Files of an index that nothing speaks of, and segments without a view."""
+def find_left_over(index: Path) -> list[str]:
+    """Return the files that an index does not refer to, and its segments without a view."""
     catalog = Catalog(index)
     state = catalog.state()
     segments = [n for n, _, _ in state.segments]
@@ -491,31 +497,33 @@ def left_over(index: Path) -> list[str]:
     expected |= {f"segments/{n:06d}.{kind}" for n in segments for kind in ("tokens", "pooled")}
     expected |= {f"codecs/{label.partition(':')[2]}.npz" for _, _, label in state.segments if ":" in label}
     kinds = ("faiss", "views")
-    caches = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in kinds]
-    expected |= {f"prefilter/{file.name}" for file in caches if file and checksum_matches(file)}
+    derived = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in kinds]
+    expected |= {f"prefilter/{file.name}" for file in derived if file and is_whole(file)}
     found = {str(file.relative_to(index)) for file in index.rglob("*") if file.is_file()}
     return sorted(found - expected) + [f"segment {n} has no view" for n, count in rows.items() if not count]
 
 
 def send(world: World, **job: object) -> None:
-    """A job for the other process; `wait` for its answer."""
+    """Send a job to the other process. `wait` returns its answer."""
     for name in ("journal", "report"):
         (world.work / name).unlink(missing_ok=True)
-    places = {name: str(world.work / name) for name in ("index", "journal", "report")}
-    tell(world, places | job)
+    paths = {name: str(world.work / name) for name in ("index", "journal", "report")}
+    send_message(world, paths | job)
 
 
-def tell(world: World, message: dict) -> None:
+def send_message(world: World, message: dict) -> None:
+    """Write a message to the other process."""
     world.server.stdin.write(json.dumps(message) + "\n")
     world.server.stdin.flush()
 
 
-def answered(world: World) -> bool:
+def has_answer(world: World) -> bool:
+    """Return whether the other process has answered."""
     return bool(select.select([world.server.stdout], [], [], 0)[0])
 
 
 def wait(world: World) -> dict:
-    """How the child ended: its signal, what it reported, and the states it knew to be committed."""
+    """Return how the child ended: its signal, its report, and the listings that it knew to be committed."""
     line = world.server.stdout.readline()
     if not line:
         raise RuntimeError(f"the process that runs the commands ended with {world.server.wait()}")
@@ -528,26 +536,27 @@ def wait(world: World) -> dict:
 
 
 def run(world: World, **job: object) -> dict:
+    """Run a job and return how it ended."""
     send(world, **job)
     return wait(world)
 
 
-def put(source: Path | None, target: Path) -> None:
-    """A copy of a folder in the place of another."""
+def replace_folder(source: Path | None, target: Path) -> None:
+    """Replace a folder by a copy of another one, or remove it when the source is None."""
     shutil.rmtree(target, ignore_errors=True)
     if source is not None:
         shutil.copytree(source, target)
 
 
 @contextmanager
-def a_world(work: Path) -> Iterator[World]:
-    """Photos, the commands on them, and their undisturbed runs."""
+def make_world(work: Path) -> Iterator[World]:
+    """Start the process, and make the photos and the undisturbed runs of the commands."""
     command = [sys.executable, "-c", "from benchmarks.faults import serve; serve()"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     world = World(work, server)
     try:
-        make_bases(world)
+        make_baselines(world)
         yield world
     finally:
         server.stdin.close()
@@ -555,8 +564,8 @@ def a_world(work: Path) -> Iterator[World]:
         server.stdout.close()
 
 
-def make_bases(world: World) -> None:
-    """One command after the other, each on what the last one left."""
+def make_baselines(world: World) -> None:
+    """Run the commands in order, each on the state that the last one left."""
     photos, more = world.photos, world.more
     for patches in (1, 3, 5, 8, 12, 18, 27):
         world.paint(photos / f"{patches}.png", patches)
@@ -564,74 +573,75 @@ def make_bases(world: World) -> None:
     (photos / "text.png").write_text("no picture")
     for patches in (2, 40, 60):
         world.paint(more / f"{patches}.png", patches)
-    add_base(world, "grow", {"do": "add", "folders": [str(photos), str(more)], "made": "q2"}, fresh=True)
-    add_base(world, "add", {"do": "add", "folders": [str(photos), str(more)]}, fresh=True)
-    world.paint(photos / "5.png", 33)  # changed,
+    add_baseline(world, "grow", {"do": "add", "folders": [str(photos), str(more)], "made": "q2"}, fresh=True)
+    add_baseline(world, "add", {"do": "add", "folders": [str(photos), str(more)]}, fresh=True)
+    # One photo changes, one moves, one goes and three are new.
+    world.paint(photos / "5.png", 33)
     (photos / "sub").mkdir()
-    (photos / "3.png").rename(photos / "sub" / "three.png")  # moved,
-    (photos / "18.png").unlink()  # gone
-    for patches in (22, 50, 64):  # and new
+    (photos / "3.png").rename(photos / "sub" / "three.png")
+    (photos / "18.png").unlink()
+    for patches in (22, 50, 64):
         world.paint(photos / f"{patches}.png", patches)
-    add_base(world, "rescan", {"do": "add"})
-    add_base(world, "forget", {"do": "forget", "path": str(more)})
-    add_base(world, "compact", {"do": "compact"})
-    add_base(world, "to int8", {"do": "compact", "codec": "int8"})
-    add_base(world, "to q2", {"do": "compact", "codec": "q2"})
+    add_baseline(world, "rescan", {"do": "add"})
+    add_baseline(world, "forget", {"do": "forget", "path": str(more)})
+    add_baseline(world, "compact", {"do": "compact"})
+    add_baseline(world, "to int8", {"do": "compact", "codec": "int8"})
+    add_baseline(world, "to q2", {"do": "compact", "codec": "q2"})
     for file in sorted((world.index / "segments").glob("*.tokens"))[:2]:
-        flip(file, file.stat().st_size // 2)
-    add_base(world, "repair", {"do": "repair"})
+        flip_bit(file, file.stat().st_size // 2)
+    add_baseline(world, "repair", {"do": "repair"})
 
 
-def add_base(world: World, name: str, job: dict, fresh: bool = False) -> None:
+def add_baseline(world: World, name: str, job: dict, fresh: bool = False) -> None:
+    """Run a command undisturbed and record its baseline. fresh: it starts without an index."""
     if fresh:
-        put(None, world.index)
+        replace_folder(None, world.index)
     kept = None if fresh else world.work / f"{name} before"
     if kept is not None:
-        put(world.index, kept)
-    put(world.photos, world.work / f"{name} photos")
-    before = look(world)
+        replace_folder(world.index, kept)
+    replace_folder(world.photos, world.work / f"{name} photos")
+    before = observe(world)
     ended = run(world, **job)
     if ended["error"] or ended["crash"]:
         raise RuntimeError(f"{name}: {ended['crash'] or ended['error']}")
-    after = look(world)
-    put(world.index, world.work / f"{name} after")
+    after = observe(world)
+    replace_folder(world.index, world.work / f"{name} after")
     states = [before.listing, *ended["states"]]
-    photos, left = world.work / f"{name} photos", left_over(world.index)
-    world.bases[name] = Base(job, photos, kept, before, after, ended["events"], states, ended["unsynced"], left)
+    photos, left_over = world.work / f"{name} photos", find_left_over(world.index)
+    world.baselines[name] = Baseline(
+        job, photos, kept, before, after, ended["events"], states, ended["unsynced"], left_over
+    )
 
 
-def begin(world: World, name: str, after: bool = False) -> Base:
-    """Everything as it is before a command, or after it."""
-    base = world.bases[name]
-    put(world.work / f"{name} after" if after else base.index, world.index)
+def begin(world: World, name: str, after: bool = False) -> Baseline:
+    """Restore the photos and the index to the state before a command, or after it."""
+    base = world.baselines[name]
+    replace_folder(world.work / f"{name} after" if after else base.index, world.index)
     if not same_files(base.photos, world.photos):
-        put(base.photos, world.photos)
+        replace_folder(base.photos, world.photos)
     return base
 
 
-def same_files(one: Path, other: Path) -> bool:
-    """By name, size and time: copies keep their times."""
+def same_files(first: Path, second: Path) -> bool:
+    """Return whether two folders have files of the same names, sizes and times, which copies keep."""
     facts = [
-        {p.relative_to(at): (p.stat().st_size, p.stat().st_mtime_ns) for p in at.rglob("*") if p.is_file()}
-        for at in (one, other)
+        {p.relative_to(root): (p.stat().st_size, p.stat().st_mtime_ns) for p in root.rglob("*") if p.is_file()}
+        for root in (first, second)
     ]
     return facts[0] == facts[1]
 
 
-def flip(file: Path, offset: int) -> None:
-    """One bit."""
+def flip_bit(file: Path, offset: int) -> None:
+    """Flip the lowest bit of a byte."""
     data = bytearray(file.read_bytes())
     data[offset] ^= 1
     file.write_bytes(data)
 
 
-# -- kills
-
-
 def kill_points(world: World, count: int, seed: int) -> Iterator[tuple[str, bool, bool, list[str]]]:
-    """(command, whether it was killed there, whether it was the run after a kill, what is wrong) for every point."""
+    """Kill commands at random events. Yields (command, was killed, is a run after a kill, messages) for every point."""
     rng, done = random.Random(seed), 0
-    for name in cycle(world.bases):
+    for name in cycle(world.baselines):
         if done >= count:
             return
         base = begin(world, name)
@@ -640,21 +650,23 @@ def kill_points(world: World, count: int, seed: int) -> Iterator[tuple[str, bool
             at, torn = rng.randint(1, base.events), rng.random() < 0.5
             ended = run(world, **base.job, at=at, torn=torn)
             known = ended["states"][-1] if ended["states"] else known
-            wrong = after_kill(base, look(world), known, ended["states"] if exact else None)
+            wrong = after_kill(base, observe(world), known, ended["states"] if exact else None)
             if not ended["signal"]:
-                wrong += not_ended_well(world, base, ended)
+                wrong += check_end(world, base, ended)
             done += 1
             more = ended["signal"] and rng.random() < 0.25 and done < count
             if not more and ended["signal"]:
-                wrong += not_ended_well(world, base, run(world, **base.job))
+                wrong += check_end(world, base, run(world, **base.job))
             yield name, bool(ended["signal"]), again, [f"{name}, event {at}{' torn' * torn}: {w}" for w in wrong]
             if not more:
                 break
             exact, again = False, True
 
 
-def after_kill(base: Base, seen: Seen, known: dict[str, str], states: list[dict[str, str]] | None = None) -> list[str]:
-    """What is wrong with an index after a kill; `known`: the last listing that was reported as committed."""
+def after_kill(
+    base: Baseline, seen: Observation, known: dict[str, str], states: list[dict[str, str]] | None = None
+) -> list[str]:
+    """Return what is wrong with an index after a kill. known: the last listing that was reported as committed."""
     wrong = list(seen.wrong)
     extra = set(seen.damaged) - set(base.before.damaged)
     wrong += [f"damaged: {path}" for path in sorted(extra)]
@@ -663,68 +675,68 @@ def after_kill(base: Base, seen: Seen, known: dict[str, str], states: list[dict[
         wrong.append(f"lost: {path}")
     for path, digest in seen.listing.items():
         if digest not in (known.get(path), final.get(path)):
-            wrong.append(f"{path} is neither as it was nor as it is")
-    if states is not None:  # it went the way of the undisturbed run, up to some commit or the one after it
+            wrong.append(f"{path} has neither its old nor its new content")
+    if states is not None:  # The state must be that of the undisturbed run after this commit or the next.
         at = len(states)
         if seen.listing not in base.states[at : at + 2]:
             wrong.append(f"between two states, after commit {at} of {len(base.states) - 1}")
     return wrong
 
 
-def not_ended_well(world: World, base: Base, ended: dict) -> list[str]:
-    """What is wrong after the command has been let come to its end."""
+def check_end(world: World, base: Baseline, ended: dict) -> list[str]:
+    """Return what is wrong after a command has run to its end."""
     if ended["signal"] or ended["error"] or ended["crash"]:
         return [f"the next run: {ended['signal'] or ended['error'] or ended['crash']}"]
-    seen = look(world)
+    seen = observe(world)
     wrong = seen.wrong + [f"damaged at the end: {path}" for path in seen.damaged]
-    if base.job["do"] == "compact" and seen.empty_rows:  # else merges have left out some of them, or not
-        wrong.append(f"ends with {seen.empty_rows} rows of nobody")
+    if base.job["do"] == "compact" and seen.empty_rows:  # Other commands may leave empty rows.
+        wrong.append(f"ends with {seen.empty_rows} rows without a photo")
     for name in ("codec", "listing", "ranking", "codecs", "skipped"):
         if getattr(seen, name) != getattr(base.after, name):
             wrong.append(f"ends with {name} {getattr(seen, name)}, undisturbed {getattr(base.after, name)}")
-    return wrong + [f"{LITTER}: {name}" for name in left_over(world.index) if name not in base.left]
+    return wrong + [f"{LEFT_OVER}: {name}" for name in find_left_over(world.index) if name not in base.left_over]
 
 
-# -- other faults: each yields one list of what is wrong for every try
+# Each of the following faults yields one list of messages for every try.
 
 
-def one_line(ended: dict, words: str) -> list[str]:
-    """A command must have been refused, in one line that says what to do."""
+def check_error(ended: dict, words: str) -> list[str]:
+    """Check that a command was refused with one line that contains `words`."""
     error = ended["error"]
     if error is None or words not in error or "\n" in error or ended["crash"]:
         return [f"expected one line with {words!r}, found {error or ended['crash'] or 'no error'}"]
     return []
 
 
-def refused(action: Callable[[], object], words: str) -> list[str]:
-    """The same, of something done in this process."""
+def check_refused(action: Callable[[], object], words: str) -> list[str]:
+    """Check the same of an action in this process."""
     try:
         action()
     except StoreError as error:
-        return one_line({"error": str(error), "crash": None}, words)
+        return check_error({"error": str(error), "crash": None}, words)
     except Exception:
-        return [in_short()]
+        return [describe_exception()]
     return [f"expected one line with {words!r}, found no error"]
 
 
 def full_disk(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """A limit on the size of files, at random: the write that passes it fails."""
+    """Limit the size of files at random, so that the write that exceeds it fails."""
     for name in ("add", "to q2", "rescan", "forget", "compact", "to int8", "grow", "repair") * 3:
         base = begin(world, name)
         sizes = [file.stat().st_size for file in (world.work / f"{name} after").rglob("*") if file.is_file()]
         ended = run(world, **base.job, limit=rng.randrange(max(sizes)))
         known = ended["states"][-1] if ended["states"] else base.before.listing
-        wrong = after_kill(base, look(world), known)
+        wrong = after_kill(base, observe(world), known)
         if ended["error"] or ended["crash"]:
-            wrong += one_line(ended, "cannot be")
-        yield wrong + not_ended_well(world, base, run(world, **base.job))
+            wrong += check_error(ended, "cannot be")
+        yield wrong + check_end(world, base, run(world, **base.job))
 
 
 @contextmanager
-def small_disk(place: Path, size: int) -> Iterator[bool]:
-    """A tmpfs of so many bytes; False where none may be mounted."""
-    place.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """Mount a tmpfs of `size` bytes; yields False where mounting is not allowed."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except OSError:
@@ -733,33 +745,33 @@ def small_disk(place: Path, size: int) -> Iterator[bool]:
         yield mounted
     finally:
         if mounted:
-            subprocess.run(["umount", str(place)], check=True)
+            subprocess.run(["umount", str(folder)], check=True)
 
 
 def small_tmpfs(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """A disk with room for part of the run; then the rest of its room comes free."""
+    """Run on a disk with room for a part of the run, then free the rest of the disk."""
     for name in ("add", "compact", "to q2") * 3:
         base = begin(world, name)
         with small_disk(world.work / "disk", 4 << 20) as mounted:
             if not mounted:
                 return
             index, filler = world.work / "disk" / "index", world.work / "disk" / "filler"
-            put(base.index, index)
+            replace_folder(base.index, index)
             with filler.open("wb", buffering=0) as stream, suppress(OSError):
                 while True:
                     stream.write(bytes(4096))
             os.truncate(filler, max(0, filler.stat().st_size - 4096 * rng.randrange(0, 40)))
             ended = run(world, **base.job, index=str(index))
             known = ended["states"][-1] if ended["states"] else base.before.listing
-            wrong = one_line(ended, "cannot be") if ended["error"] or ended["crash"] else []
+            wrong = check_error(ended, "cannot be") if ended["error"] or ended["crash"] else []
             filler.unlink()
-            wrong += after_kill(base, look(world, index), known)
-            put(index, world.index)
-        yield wrong + not_ended_well(world, base, run(world, **base.job))
+            wrong += after_kill(base, observe(world, index), known)
+            replace_folder(index, world.index)
+        yield wrong + check_end(world, base, run(world, **base.job))
 
 
 def read_only_folder(world: World, _rng: random.Random) -> Iterator[list[str]]:
-    """An index that may be read only: writing is refused, reading goes on. Root is somebody else for a while."""
+    """Make an index read-only: writing is refused, reading works. Root runs as another user meanwhile."""
     if os.geteuid() == 0 and not may_become_nobody(world.work):
         return
     for name in ("rescan", "compact"):
@@ -768,24 +780,24 @@ def read_only_folder(world: World, _rng: random.Random) -> Iterator[list[str]]:
         for path in files:
             path.chmod(0o555 if path.is_dir() else 0o444)
         ended = run(world, **base.job, user=os.geteuid() == 0)
-        wrong = one_line(ended, "cannot be")
-        with nobody():
-            seen = look(world)
+        wrong = check_error(ended, "cannot be")
+        with as_nobody():
+            seen = observe(world)
         wrong += [f"read-only: {w}" for w in seen.wrong]
-        wrong += ["reads otherwise when read-only"] * (seen != base.before)
+        wrong += ["reads differently when read-only"] * (seen != base.before)
         for path in files:
-            with suppress(FileNotFoundError):  # of the catalogue, gone with its last reader
+            with suppress(FileNotFoundError):  # SQLite removes its own files with the last reader.
                 path.chmod(0o755 if path.is_dir() else 0o644)
-        yield wrong + not_ended_well(world, base, run(world, **base.job))
+        yield wrong + check_end(world, base, run(world, **base.job))
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
-    """Permissions mean nothing to root."""
+def as_nobody() -> Iterator[None]:
+    """Run as another user, because permissions do not restrict root."""
     if os.geteuid() != 0:
         yield
         return
-    os.setresuid(NOBODY, NOBODY, 0)
+    os.setresuid(NOBODY_UID, NOBODY_UID, 0)
     try:
         yield
     finally:
@@ -793,27 +805,27 @@ def nobody() -> Iterator[None]:
 
 
 def may_become_nobody(work: Path) -> bool:
-    """Whether permissions can be tried here, and somebody else may enter the folder."""
+    """Return whether the process may change its user, and that user may enter the folder."""
     try:
-        with nobody():
+        with as_nobody():
             return os.access(work, os.X_OK, effective_ids=True)
     except OSError:
         return False
 
 
 def flipped_bits(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """verify names the photo of the row that was hit and no other; repair brings it back."""
+    """Flip a bit of a segment: verify names the photo of that row only, and repair restores it."""
     for name, kind in (("add", "tokens"), ("add", "pooled"), ("to q2", "tokens"), ("to q2", "pooled")) * 3:
         base = begin(world, name, after=True)
         file = rng.choice(sorted((world.index / "segments").glob(f"*.{kind}")))
         offset = rng.randrange(file.stat().st_size)
-        hit = at_row(world.index, int(file.stem), offset / file.stat().st_size)
-        flip(file, offset)
-        yield damaged_exactly(world, hit) + repaired(world, base)
+        hit = photos_of_row(world.index, int(file.stem), offset / file.stat().st_size)
+        flip_bit(file, offset)
+        yield check_damaged(world, hit) + check_repair(world, base)
 
 
-def at_row(index: Path, segment: int, share: float | None = None) -> list[str]:
-    """The photos of a segment, or of the row that a share of its bytes lies in."""
+def photos_of_row(index: Path, segment: int, share: float | None = None) -> list[str]:
+    """Return the photos of a segment, or of its row at a share of its bytes."""
     catalog = Catalog(index)
     (count,) = (n for number, n, _ in catalog.state().segments if number == segment)
     views = catalog.segment_views(segment)
@@ -825,89 +837,90 @@ def at_row(index: Path, segment: int, share: float | None = None) -> list[str]:
     return paths
 
 
-def damaged_exactly(world: World, expected: list[str]) -> list[str]:
-    seen = look(world)
+def check_damaged(world: World, expected: list[str]) -> list[str]:
+    """Check that verify names exactly the expected photos."""
+    seen = observe(world)
     wrong = list(seen.wrong)
     if seen.damaged != expected:
         wrong.append(f"verify names {seen.damaged}, damaged is {expected}")
     return wrong
 
 
-def repaired(world: World, base: Base) -> list[str]:
-    """Repair all whose photo is there, then compact: nothing is damaged, lost or left over."""
+def check_repair(world: World, base: Baseline) -> list[str]:
+    """Repair and compact the index, and check that nothing is damaged, lost or left over."""
     for job in ({"do": "repair"}, {"do": "compact"}):
         ended = run(world, **job)
         if ended["error"] or ended["crash"]:
             return [f"{job['do']}: {ended['error'] or ended['crash']}"]
-    seen = look(world)
+    seen = observe(world)
     wrong = seen.wrong + [f"damaged after repair: {path}" for path in seen.damaged]
     if (seen.listing, seen.ranking) != (base.after.listing, base.after.ranking):
         wrong.append("not as before the damage")
-    return wrong + [f"{LITTER}: {name}" for name in left_over(world.index)]
+    return wrong + [f"{LEFT_OVER}: {name}" for name in find_left_over(world.index)]
 
 
 def cut_segment(world: World, rng: random.Random, remove: bool = False) -> Iterator[list[str]]:
-    """The views of that segment are named, the others answer; repair brings them back."""
+    """Cut or remove a segment: verify names its views, the others answer, and repair restores them."""
     for name in ("add", "to q2"):
         for kind in ("tokens", "pooled"):
             base = begin(world, name, after=True)
             file = rng.choice(sorted((world.index / "segments").glob(f"*.{kind}")))
-            expected = at_row(world.index, int(file.stem))
+            expected = photos_of_row(world.index, int(file.stem))
             if remove:
                 file.unlink()
             else:
                 os.truncate(file, rng.randrange(file.stat().st_size))
-            yield damaged_exactly(world, expected) + repaired(world, base)
+            yield check_damaged(world, expected) + check_repair(world, base)
 
 
 def lost_segment(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """The same with a file that is not there."""
+    """Remove a segment."""
     yield from cut_segment(world, rng, remove=True)
 
 
 def lost_basis(world: World, _rng: random.Random) -> Iterator[list[str]]:
-    """All views written in it are named, a new one cannot be fitted to nothing; the file back, all is well."""
+    """Remove the basis: verify names all its views, and no new basis is fitted. Putting it back restores everything."""
     base = begin(world, "to q2", after=True)
     (file,) = (world.index / "codecs").glob("*.npz")
     file.rename(world.work / "basis")
-    wrong = damaged_exactly(world, sorted(base.after.listing))
-    wrong += one_line(run(world, do="add"), "no view that is whole - run flairsearch verify --repair")
+    wrong = check_damaged(world, sorted(base.after.listing))
+    wrong += check_error(run(world, do="add"), "no view that is whole - run flairsearch verify --repair")
     (world.work / "basis").rename(file)
-    yield wrong + damaged_exactly(world, [])
+    yield wrong + check_damaged(world, [])
 
 
 def damage_basis(world: World, rng: random.Random, how: str) -> None:
-    """Its file is gone, cut or has a flipped bit that matters."""
+    """Remove or cut the file of the basis, or flip a bit in it that matters."""
     (file,) = (world.index / "codecs").glob("*.npz")
     whole = file.read_bytes()
     file.unlink() if how == "missing" else file.write_bytes(whole[: rng.randrange(len(whole))])
     if how == "flipped":
         file.write_bytes(whole)
-        flip(file, whole.index(b"NUMPY") + 40)  # in the first array, which has a checksum
+        flip_bit(file, whole.index(b"NUMPY") + 40)  # This byte is in the first array, which has a checksum.
 
 
 def repaired_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """Repair takes the photos, the next run fits a new basis; a kill on the way is made up for by the next run."""
+    """Damage the basis: repair encodes the photos anew, the next run fits a new basis, and kills do no harm."""
     for number, how in enumerate(("missing", "cut", "flipped") * 4):
         base = begin(world, "to q2", after=True)
         damage_basis(world, rng, how)
-        wrong = damaged_exactly(world, sorted(base.after.listing))
+        wrong = check_damaged(world, sorted(base.after.listing))
         for job in ({"do": "repair"}, {"do": "add"}):
-            for _ in range(number % 4):  # kills
+            for _ in range(number % 4):  # Each round kills the command once.
                 run(world, **job, at=rng.randint(1, 80), torn=rng.random() < 0.5)
-                seen = look(world)
+                seen = observe(world)
                 wrong += seen.wrong + ["a photo is lost"] * (seen.listing != base.after.listing)
             ended = run(world, **job)
             wrong += [f"{job['do']}: {ended['error'] or ended['crash']}"] * bool(ended["error"] or ended["crash"])
-            seen = look(world)
+            seen = observe(world)
             wrong += seen.wrong + [f"damaged after {job['do']}: {path}" for path in seen.damaged]
         if (seen.listing, seen.ranking, seen.codecs) != (base.after.listing, base.after.ranking, {"q2"}):
             wrong.append(f"not as before the damage: {seen.ranking} in {seen.codecs}")
-        yield [f"basis {how}: {w}" for w in wrong + [f"{LITTER}: {name}" for name in left_over(world.index)]]
+        yield [f"basis {how}: {w}" for w in wrong + [f"{LEFT_OVER}: {name}" for name in find_left_over(world.index)]]
 
 
 def photos_beside_a_damaged_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """More photos come before anybody repairs it: what was written in it is named until it is, and nothing else."""
+    """Add photos beside a damaged basis: verify names exactly its views until they are repaired."""
     for how in ("missing", "cut", "flipped"):
         base = begin(world, "to q2", after=True)
         old = sorted(base.after.listing)
@@ -916,41 +929,38 @@ def photos_beside_a_damaged_basis(world: World, rng: random.Random) -> Iterator[
             world.paint(world.photos / "later" / f"{patches}.png", patches)
         ended = run(world, do="add")
         wrong = [ended["error"] or ended["crash"]] if ended["error"] or ended["crash"] else []
-        wrong += damaged_exactly(world, old)
+        wrong += check_damaged(world, old)
         for job in ({"do": "repair"}, {"do": "add"}):
             ended = run(world, **job)
             wrong += [f"{job['do']}: {ended['error'] or ended['crash']}"] * bool(ended["error"] or ended["crash"])
-        wrong += damaged_exactly(world, [])
-        yield [f"basis {how}: {w}" for w in wrong + [f"{LITTER}: {name}" for name in left_over(world.index)]]
+        wrong += check_damaged(world, [])
+        yield [f"basis {how}: {w}" for w in wrong + [f"{LEFT_OVER}: {name}" for name in find_left_over(world.index)]]
     shutil.rmtree(world.photos / "later")
 
 
 def flipped_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """A bit of the basis: either it means nothing, or it is one line, never a wrong answer."""
+    """Flip a bit of the basis: it has no effect or gives one line of error, but never a wrong answer."""
     base = begin(world, "to q2", after=True)
     (file,) = (world.index / "codecs").glob("*.npz")
     whole = file.read_bytes()
     for offset in [0, len(whole) - 10, *(rng.randrange(len(whole)) for _ in range(14))]:
-        flip(file, offset)
-        seen = look(world)
+        flip_bit(file, offset)
+        seen = observe(world)
         wrong = [f"byte {offset}: {w}" for w in seen.wrong]
         if seen.damaged not in ([], sorted(base.after.listing)):
             wrong.append(f"byte {offset}: verify names {seen.damaged}")
         ended = run(world, do="add", folders=[str(world.photos)])
-        wrong += one_line(ended, "no view that is whole") if seen.damaged or ended["crash"] else []
+        wrong += check_error(ended, "no view that is whole") if seen.damaged or ended["crash"] else []
         file.write_bytes(whole)
-        yield wrong + damaged_exactly(world, [])
-
-
-# -- caches: files that can be made again
+        yield wrong + check_damaged(world, [])
 
 
 def damaged_cache(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """Deleted, cut, flipped, or half of one left by a power cut: no photo is missed, and none of it is left."""
+    """Delete, cut or flip derived files, or leave half of one: no photo is missed, and no bad file stays."""
     for name in ("add", "to q2", "forget"):
-        for how in ("deleted", "cut", "flipped", "flipped in its head", "left by a power cut") * 2:
+        for how in ("deleted", "cut", "flipped", "flipped in its header", "left by a power cut") * 2:
             base = begin(world, name, after=True)
-            look(world)  # makes them
+            observe(world)  # This makes the derived files.
             for kind in ("faiss", "views"):
                 (file,) = (world.index / "prefilter").glob(f"*.{kind}")
                 size = file.stat().st_size
@@ -960,87 +970,84 @@ def damaged_cache(world: World, rng: random.Random) -> Iterator[list[str]]:
                     case "cut":
                         os.truncate(file, rng.randrange(size))
                     case "flipped":
-                        flip(file, rng.randrange(80 if kind == "faiss" else 0, size))
-                    case "flipped in its head":
-                        flip(file, rng.randrange(min(size, 81)))
+                        flip_bit(file, rng.randrange(80 if kind == "faiss" else 0, size))
+                    case "flipped in its header":
+                        flip_bit(file, rng.randrange(min(size, 81)))
                     case _:
                         shutil.copy(file, file.with_name(f"{rng.randrange(1, 99999)}.{kind}.part"))
             wrong = search_only(world, base)
-            seen = look(world)
+            seen = observe(world)
             wrong += seen.wrong + ["the index changed"] * (seen != base.after)
             for job in ({"do": "open"}, {"do": "add"}):
                 ended = run(world, **job)
                 wrong += [f"{job['do']}: {ended['error'] or ended['crash']}"] * bool(ended["error"] or ended["crash"])
-            wrong += [f"{LITTER}: {name}" for name in left_over(world.index) if name.startswith("prefilter")]
+            wrong += [f"{LEFT_OVER}: {name}" for name in find_left_over(world.index) if name.startswith("prefilter")]
             yield [f"{name}, {how}: {w}" for w in wrong]
 
 
-def search_only(world: World, base: Base) -> list[str]:
-    """What is wrong with the answers of an index that nobody has verified."""
+def search_only(world: World, base: Baseline) -> list[str]:
+    """Return what is wrong with the answers of an index that is searched without verifying it."""
     try:
         with open_engine(world.index) as engine:
-            engine.search("red", 1, shortlist=2)  # which asks the prefilter
+            engine.search("red", 1, shortlist=2)  # This search uses the prefilter.
             found = [hit.path for hit in engine.search("red", k=1000, shortlist="all")]
     except Exception:
-        return [in_short()]
+        return [describe_exception()]
     return [] if found == base.after.ranking else [f"finds {found}"]
 
 
-# -- formats
-
-
 def newer_catalogue(world: World, _rng: random.Random) -> Iterator[list[str]]:
-    """A catalogue of a later flairsearch beside settings of today: refused, and nothing is touched."""
+    """A catalogue of a newer format beside current settings is refused, and nothing is changed."""
     base = begin(world, "rescan")
     for version in (FORMAT_VERSION + 1, 99):
-        numbered(world.index, version)
+        set_catalogue_format(world.index, version)
         before = (world.index / "catalog.sqlite").read_bytes()
-        wrong = one_line(run(world, **base.job), "update flairsearch")
-        wrong += refused(lambda: open_engine(world.index), "update flairsearch")
+        wrong = check_error(run(world, **base.job), "update flairsearch")
+        wrong += check_refused(lambda: open_engine(world.index), "update flairsearch")
         wrong += ["the catalogue changed"] * ((world.index / "catalog.sqlite").read_bytes() != before)
-        numbered(world.index, FORMAT_VERSION)
-        yield wrong + (["something was touched"] if look(world) != base.before else [])
-    yield not_ended_well(world, base, run(world, **base.job))
+        set_catalogue_format(world.index, FORMAT_VERSION)
+        yield wrong + (["something was changed"] if observe(world) != base.before else [])
+    yield check_end(world, base, run(world, **base.job))
 
 
-def numbered(index: Path, version: int) -> None:
-    """Another number in the catalogue; the log is written into it."""
+def set_catalogue_format(index: Path, version: int) -> None:
+    """Write another format number into the catalogue, and merge its log."""
     connection = sqlite3.connect(index / "catalog.sqlite")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
 
 
-def as_format_1(index: Path) -> None:
-    """The same index, as the first format had it: no number in the catalogue and no dates, no caches."""
+def make_format_1(index: Path) -> None:
+    """Turn an index into format 1: no number and no dates in the catalogue, and no derived files."""
     connection = sqlite3.connect(index / "catalog.sqlite")
     connection.execute("ALTER TABLE contents DROP COLUMN taken")
     connection.close()
-    numbered(index, 0)
+    set_catalogue_format(index, 0)
     values = json.loads((index / "index.json").read_text())
     (index / "index.json").write_text(json.dumps(values | {"format": 1}, indent=2) + "\n")
     shutil.rmtree(index / "prefilter", ignore_errors=True)
 
 
 def migration(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """An index of format 1, opened or written to, killed anywhere: what is half done is done by whoever comes next."""
+    """Kill the migration of an index of format 1 at any event: the next command completes it."""
     for name, job in (("rescan", {"do": "open"}), ("to q2", {"do": "open"}), ("rescan", {"do": "add"})) * 5:
         base = begin(world, name)
-        as_format_1(world.index)
+        make_format_1(world.index)
         ended = run(world, **job, at=rng.randint(1, 24), torn=rng.random() < 0.5)
         found = formats(world.index)
         wrong = [f"index.json has format {found[0]}, the catalogue {found[1]}"] * (
             found not in ((1, 0), (FORMAT_VERSION, 0), (FORMAT_VERSION, FORMAT_VERSION))
         )
         known = ended["states"][-1] if ended["states"] else base.before.listing
-        wrong += after_kill(base, look(world), known)
+        wrong += after_kill(base, observe(world), known)
         if formats(world.index) != (FORMAT_VERSION, FORMAT_VERSION):
             wrong.append(f"opened, index.json and the catalogue have the formats {formats(world.index)}")
-        yield wrong + not_ended_well(world, base, run(world, **base.job))
+        yield wrong + check_end(world, base, run(world, **base.job))
 
 
 def formats(index: Path) -> tuple[int, int]:
-    """Of index.json and of the catalogue."""
+    """Return the format numbers of index.json and of the catalogue."""
     connection = sqlite3.connect(index / "catalog.sqlite")
     (number,) = connection.execute("PRAGMA user_version").fetchone()
     connection.close()
@@ -1048,22 +1055,22 @@ def formats(index: Path) -> tuple[int, int]:
 
 
 def newer_format(world: World, _rng: random.Random) -> Iterator[list[str]]:
-    """An index of a later flairsearch is refused before anything is touched."""
+    """An index of a newer format is refused before anything is changed."""
     base = begin(world, "rescan")
     file = world.index / "index.json"
     old = file.read_text()
     values = json.loads(old)
     for newer in ({"format": values["format"] + 1}, {"format": values["format"] + 1, "unheard_of": [1]}):
         file.write_text(json.dumps(values | newer))
-        wrong = one_line(run(world, **base.job), "update flairsearch")
-        wrong += refused(lambda: open_engine(world.index), "update flairsearch")
+        wrong = check_error(run(world, **base.job), "update flairsearch")
+        wrong += check_refused(lambda: open_engine(world.index), "update flairsearch")
         file.write_text(old)
-        yield wrong + (["something was touched"] if look(world) != base.before else [])
-    yield not_ended_well(world, base, run(world, **base.job))
+        yield wrong + (["something was changed"] if observe(world) != base.before else [])
+    yield check_end(world, base, run(world, **base.job))
 
 
 def no_catalogue(world: World, _rng: random.Random) -> Iterator[list[str]]:
-    """A catalogue that is missing, empty of sense or cut is one line."""
+    """A catalogue that is missing, meaningless or cut gives one line of error."""
     base = begin(world, "rescan")
     file = world.index / "catalog.sqlite"
     whole = file.read_bytes()
@@ -1071,16 +1078,18 @@ def no_catalogue(world: World, _rng: random.Random) -> Iterator[list[str]]:
         file.unlink()
         if data is not None:
             file.write_bytes(data)
-        wrong = one_line(run(world, **base.job), words) + refused(lambda: open_engine(world.index).search("red"), words)
+        wrong = check_error(run(world, **base.job), words) + check_refused(
+            lambda: open_engine(world.index).search("red"), words
+        )
         for name in ("catalog.sqlite-wal", "catalog.sqlite-shm"):
             (world.index / name).unlink(missing_ok=True)
         file.write_bytes(whole)
-        yield wrong + (["something was touched"] if look(world) != base.before else [])
-    yield not_ended_well(world, base, run(world, **base.job))
+        yield wrong + (["something was changed"] if observe(world) != base.before else [])
+    yield check_end(world, base, run(world, **base.job))
 
 
 def two_writers(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """The second is refused in one line wherever the first stands still; killed there, the first is no obstacle."""
+    """Stop a writer at any event: a second writer is refused with one line, until the first is killed."""
     for name in ("rescan", "compact", "forget", "grow"):
         base = begin(world, name)
         for ending in (signal.SIGCONT, signal.SIGKILL):
@@ -1090,44 +1099,44 @@ def two_writers(world: World, rng: random.Random) -> Iterator[list[str]]:
                 raise RuntimeError(f"{name} did not stop")
             words = "is being written by another process"
             settings = IndexSettings.load(world.index)
-            wrong = refused(lambda settings=settings: Writer(world.index, settings).close(), words)
-            tell(world, {"go_on": ended["stopped"], "signal": ending})
+            wrong = check_refused(lambda settings=settings: Writer(world.index, settings).close(), words)
+            send_message(world, {"go_on": ended["stopped"], "signal": ending})
             ended = wait(world)
             if ending == signal.SIGKILL:
                 ended = run(world, **base.job)
-            yield wrong + not_ended_well(world, base, ended)
+            yield wrong + check_end(world, base, ended)
 
 
 def stopped_writers(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """A writer that stands still in the middle of something: who reads then sees the last state or the next."""
-    for name, base in [*world.bases.items()] * 3:
+    """Stop a writer at any event: a reader sees the last state or the next one."""
+    for name, base in [*world.baselines.items()] * 3:
         begin(world, name)
         ended = run(world, **base.job, at=rng.randint(1, base.events), stop=True)
         known = ended["states"][-1] if ended["states"] else base.before.listing
-        wrong = after_kill(base, look(world), known, ended["states"])
+        wrong = after_kill(base, observe(world), known, ended["states"])
         if ended["stopped"]:
-            tell(world, {"go_on": ended["stopped"], "signal": signal.SIGCONT})
+            send_message(world, {"go_on": ended["stopped"], "signal": signal.SIGCONT})
             ended = wait(world)
-        yield wrong + not_ended_well(world, base, ended)
+        yield wrong + check_end(world, base, ended)
 
 
 def busy_reader(world: World, rng: random.Random, cycles: int = 12) -> Iterator[list[str]]:
-    """This process searches without a break while the other adds, forgets and compacts: whole states, in order."""
+    """Search while the other process adds, forgets and compacts: the reader sees whole states in order."""
     pool, photos = world.work / "pool", world.work / "churned"
     for patches in range(1, 33, 2):
         world.paint(pool / f"{patches}.png", patches)
-    put(pool, photos)
-    put(None, world.index)
+    replace_folder(pool, photos)
+    replace_folder(None, world.index)
     with open_engine(world.index) as engine:
-        places = {"pool": str(pool), "photos": str(photos)}
-        send(world, do="churn", **places, cycles=cycles, seed=rng.random())
+        folders = {"pool": str(pool), "photos": str(photos)}
+        send(world, do="churn", **folders, cycles=cycles, seed=rng.random())
         seen: list[dict[str, int]] = [{}]
         wrong = []
-        while not answered(world):
+        while not has_answer(world):
             try:
                 found = {hit.path: patches_of(hit.score) for hit in engine.search("red", k=1000, shortlist="all")}
             except Exception:
-                wrong.append(in_short())
+                wrong.append(describe_exception())
                 continue
             if found != seen[-1]:
                 seen.append(found)
@@ -1138,36 +1147,36 @@ def busy_reader(world: World, rng: random.Random, cycles: int = 12) -> Iterator[
         if found in states[at:]:
             at = states.index(found, at)
         elif found in states:
-            wrong.append(f"state {number} of {len(seen)} the reader saw came before one it saw already")
+            wrong.append(f"state {number} of {len(seen)} the reader saw is older than one it saw before")
         else:
             wrong.append(f"state {number} of {len(seen)} the reader saw was never committed")
     if ended["error"] or ended["crash"]:
         wrong.append(ended["error"] or ended["crash"])
     if len(seen) < min(cycles, 3):
         wrong.append(f"it saw {len(seen)} states only")
-    yield wrong + look(world).wrong + [f"{LITTER}: {name}" for name in left_over(world.index)]
+    yield wrong + observe(world).wrong + [f"{LEFT_OVER}: {name}" for name in find_left_over(world.index)]
 
 
 def swapped_photos(world: World, rng: random.Random) -> Iterator[list[str]]:
-    """Photos that take each other's places, while small segments merge: each of them is found after each run."""
+    """Swap the paths of photos while small segments merge: every photo is found after each run."""
     pool, photos = world.work / "pool", world.work / "churned"
     for patches in range(1, 33, 2):
         world.paint(pool / f"{patches}.png", patches)
-    put(pool, photos)
-    put(None, world.index)
+    replace_folder(pool, photos)
+    replace_folder(None, world.index)
     for _ in range(30):
         ended = run(world, do="churn", pool=str(pool), photos=str(photos), cycles=2, seed=rng.random())
-        yield look(world).wrong + [ended["error"] or ended["crash"]] * bool(ended["error"] or ended["crash"])
+        yield observe(world).wrong + [ended["error"] or ended["crash"]] * bool(ended["error"] or ended["crash"])
 
 
 def patches_of(score: float) -> int:
-    """The formula the other way round."""
+    """Return the number of red patches that gives this score."""
     return min(range(1, 65), key=lambda patches: abs(expected_score(patches) - score))
 
 
 def order_of_syncs(world: World, _rng: random.Random) -> Iterator[list[str]]:
-    """What a kill cannot show and a power cut would: files synced before their rename, folders before the commit."""
-    for name, base in world.bases.items():
+    """Check that files are synced before their rename and folders before the commit, which a power cut needs."""
+    for name, base in world.baselines.items():
         yield [f"{name}: {line}" for line in sorted(set(base.unsynced))]
 
 
@@ -1196,39 +1205,39 @@ FAULTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What an index keeps when things go wrong.")
+    parser = argparse.ArgumentParser(description="Check what an index keeps when things go wrong.")
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help="an empty folder on the disk to try; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="empty folder on the disk to test (default: a temporary folder)")
     args = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=args.work) as work:
         Path(work).chmod(0o755)
-        with a_world(Path(work)) as world:
+        with make_world(Path(work)) as world:
             tally: Counter[tuple[str, str]] = Counter()
             problems = []
             for name, killed, again, wrong in kill_points(world, args.points, args.seed):
                 tally[name, "points"] += 1
                 tally[name, "kills"] += killed
                 tally[name, "again"] += again
-                litter = [w for w in wrong if LITTER in w]
+                litter = [w for w in wrong if LEFT_OVER in w]
                 tally[name, "left over"] += bool(litter)
                 tally[name, "losses"] += len(wrong) > len(litter)
                 problems += wrong
-            print(f"{args.points} kill points, seed {args.seed}; a loss: anything not as it should be after the kill\n")
-            print("| command | events | points | of them in a run after a kill | kills | losses | files left over |")
+            print(f"{args.points} kill points, seed {args.seed}; a loss is anything that is wrong after the kill\n")
+            print("| command | events | points | points in a run after a kill | kills | losses | files left over |")
             print("|---|---|---|---|---|---|---|")
             columns = ("points", "again", "kills", "losses", "left over")
-            for name, base in world.bases.items():
+            for name, base in world.baselines.items():
                 print(f"| {name} | {base.events} | {' | '.join(str(tally[name, c]) for c in columns)} |")
             sums = [sum(n for (_, c), n in tally.items() if c == column) for column in columns]
             print(f"| all | | {' | '.join(map(str, sums))} |")
-            print("\n| other fault | tried | of them not as it should be |\n|---|---|---|")
+            print("\n| other fault | tries | tries with an error |\n|---|---|---|")
             for fault in FAULTS:
                 tries = list(fault(world, random.Random(args.seed)))
                 name = fault.__name__.replace("_", " ")
-                print(f"| {name} | {len(tries) or 'cannot be tried here'} | {sum(map(bool, tries))} |", flush=True)
-                problems += [f"{name}: {w}" for some in tries for w in some]
+                print(f"| {name} | {len(tries) or 'not possible here'} | {sum(map(bool, tries))} |", flush=True)
+                problems += [f"{name}: {w}" for messages in tries for w in messages]
     print(f"\n{time.monotonic() - began:.0f} s")
     for problem, times in Counter(problems).items():
         print(f"{times} x {problem}")

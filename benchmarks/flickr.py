@@ -1,4 +1,4 @@
-"""Flickr8k as the benchmarks read it: names and captions of its photos, and the photos as squares."""
+"""Read Flickr8k for the benchmarks: names and captions of its photos, and the photos as squares."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from PIL import Image
 
 from flairsearch.core.types import Frame
 
-SIZE = 448  # pixels along a photo's side: what flair-small reads
+SIZE = 448  # Side of a photo in pixels, as flair-small reads it.
 FRAME = Frame(SIZE, SIZE, 0, 0, SIZE, SIZE)
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Image file names and, in the same order, the captions of each."""
+    """Image file names and, in the same order, the captions of each image."""
 
     names: list[str]
     captions: list[list[str]]
 
     @staticmethod
     def read(path: Path) -> Annotations:
+        """Read a Flickr30k-style JSON file."""
         rows = json.loads(path.read_text(encoding="utf-8"))
         return Annotations([row["image"] for row in rows], [row["caption"] for row in rows])
 
 
 def read_photos(source: Path, names: list[str]) -> NDArray[np.uint8]:
-    """Decode the named photos of a folder, or of a tar: u8[N, SIZE, SIZE, 3]. Exits when some are not there."""
+    """Decode the named photos of a folder or a tar file, u8[N, SIZE, SIZE, 3]. Exits when a photo is missing."""
     photos = np.zeros((len(names), SIZE, SIZE, 3), np.uint8)
 
     def put(i: int, stream: BytesIO | Path) -> None:

@@ -1,10 +1,10 @@
-"""Indexing speed: flairsearch in float32 and bfloat16 against a plain one-by-one float32 loop, same model, same run.
+"""Compare the indexing speed in float32 and bfloat16 with a plain float32 loop over single photos, with one model.
 
     python -m benchmarks.indexing PHOTOS [--model NAME] [--count N] [--rounds 3] [--megapixels 12]
 
-`--model random-vit-b-16` takes the big model's configuration with random weights (speed only, never quality).
-Also measured: the model alone on decoded pictures (what is left of decoding is what it does not hide), a rescan of
-the unchanged folder, and how far bfloat16 moves the vectors.
+`--model random-vit-b-16` uses the big model's configuration with random weights, to measure speed only.
+It also measures the model alone on decoded pictures (the difference is the decoding time that is not hidden), a rescan
+of the unchanged folder, and how much bfloat16 changes the vectors.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from flairsearch.model import checkpoints
 from flairsearch.model.encoder import TorchEncoder
 from flairsearch.model.flair import FLAIR, ModelConfig, load_model
 
-RANDOM = "random-vit-b-16"
+RANDOM_MODEL = "random-vit-b-16"
 
 
-def random_model() -> None:
-    """Random weights of the big configuration, in the cache."""
+def save_random_model() -> None:
+    """Save random weights of the big configuration in the cache."""
     torch.manual_seed(0)
     config = ModelConfig.from_json(checkpoints.published_config())
     cache_folder().mkdir(parents=True, exist_ok=True)
-    target = cache_folder() / f"{RANDOM}.safetensors"
-    checkpoints.save(FLAIR(config).flair_state(), config.to_json(), RANDOM, target)
+    target = cache_folder() / f"{RANDOM_MODEL}.safetensors"
+    checkpoints.save(FLAIR(config).flair_state(), config.to_json(), RANDOM_MODEL, target)
 
 
 @torch.inference_mode()
 def plain_loop(model: FLAIR, paths: list[str]) -> None:
-    """What one writes first: open, resize, normalise, encode, one photo after the other, float32."""
+    """Open, resize, normalise and encode the photos one by one in float32, as the simplest program would."""
     size = (model.config.image_size, model.config.image_size)
     for path in paths:
         with Image.open(path) as picture:
@@ -58,19 +58,22 @@ def plain_loop(model: FLAIR, paths: list[str]) -> None:
 
 
 def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that the work takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def index_once(photos: Path, home: Path, model: str, encoder: TorchEncoder) -> float:
+def index_once(photos: Path, home: Path, model: str, encoder: Encoder) -> float:
+    """Return the seconds that a new index of the photos takes."""
     shutil.rmtree(home, ignore_errors=True)
     with Engine.open(home, model) as engine:
         engine.__dict__["encoder"] = encoder
         return timed(lambda: engine.add(photos))
 
 
-def encode_only(encoder: TorchEncoder, pictures: list[Picture]) -> float:
+def encode_only(encoder: Encoder, pictures: list[Picture]) -> float:
+    """Return the seconds that the model takes for decoded pictures."""
     batches = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
     return timed(lambda: [encoder.encode_images(batch) for batch in batches])
 
@@ -83,8 +86,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megapixels", type=float, help="enlarge the photos to this size first")
     args = parser.parse_args()
-    if args.model == RANDOM:
-        random_model()
+    if args.model == RANDOM_MODEL:
+        save_random_model()
 
     found = (f for f in walk(str(args.photos.absolute())) if isinstance(f, ImageFile))
     chosen = list(islice(found, args.count))
@@ -124,7 +127,7 @@ def main() -> None:
     median = {name: statistics.median(values) for name, values in seconds.items()}
     base = median["plain loop, fp32"]
     print(f"{args.model}, {len(paths)} photos, median of {args.rounds}; {os.cpu_count()} cores, {platform.processor()}")
-    print("| what | photos/s | against the plain loop |\n|---|---|---|")
+    print("| path | photos/s | against the plain loop |\n|---|---|---|")
     for name, value in median.items():
         print(f"| {name} | {len(paths) / value:.1f} | {base / value:.2f}x |")
     print(f"| decoding alone, one thread | {len(paths) / decoding[0]:.1f} | |")

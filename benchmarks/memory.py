@@ -1,9 +1,9 @@
-"""Peak memory of `flairsearch index`, by the number of photos.
+"""Measure the peak memory of `flairsearch index` by the number of photos.
 
     python -m benchmarks.memory PHOTOS [--counts 1000 7000] [--codec NAME]
 
-PHOTOS is a folder with enough of them. Every count is a command of its own on hard links to the first photos (copies,
-where that does not go), on an index of its own; its memory is looked at every 10 ms.
+PHOTOS is a folder with enough photos. Each count runs as its own command, on its own index and on hard links to the
+first photos (copies where links are not possible). The memory of the command is sampled every 10 ms.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main() -> None:
 
 
 def _link(photos: Path, folder: Path, count: int) -> int:
+    """Link the first photos into a folder and return their number."""
     folder.mkdir()
     files = (seen for seen in walk(str(photos.resolve())) if isinstance(seen, ImageFile))
     done = 0
@@ -54,7 +55,7 @@ def _link(photos: Path, folder: Path, count: int) -> int:
 
 
 def _index(work: Path, codec: str) -> tuple[float, float]:
-    """Largest RssAnon and VmRSS of the command, MiB."""
+    """Run `flairsearch index` and return its largest RssAnon and VmRSS in MiB."""
     command = [sys.executable, "-m", "flairsearch", "index", str(work / "photos")]
     options = ["--index", str(work / "index"), "--model", "flair-small", "--codec", codec]
     with (work / "log").open("w") as log:

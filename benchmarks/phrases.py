@@ -1,11 +1,11 @@
-"""What several phrases find, how their scores are best combined, and where `--not` is best judged: 2x2 mosaics.
+"""Measure queries of several phrases, ways to combine their scores, and where exclusions are best judged, on mosaics.
 
     python -m benchmarks.phrases PHOTOS ANNOTATIONS [--mosaics 300] [--queries 800]
 
-PHOTOS is the folder that the paths of ANNOTATIONS (Flickr30k-style) start from. Phrases: captions of two or three cells
-of a mosaic; right are mosaics that show all their photos. The weakest: one caption of a mosaic and one of no photo in
-it. `--not`: a caption finds its region; what is not wanted is another caption of the same photo (it is there), one of
-another cell of the mosaic, or any other.
+PHOTOS is the folder that the paths of ANNOTATIONS (Flickr30k-style) start from. A query has the captions of two or
+three cells of a 2x2 mosaic as phrases; mosaics that show all these photos are relevant. The weakest phrase is tested
+with one caption of a mosaic and one of a photo that is not in it. For `--exclude`, a caption finds its region; the
+excluded text is another caption of the same photo (present), of another cell of the mosaic, or of any other photo.
 """
 
 from __future__ import annotations
@@ -32,24 +32,28 @@ Scores = NDArray[np.float32]
 CELLS = 4
 
 
-def combine(scores: Scores, right: NDArray[np.bool_]) -> None:
-    """Table: R@k of each way to combine the scores f32[N, Q, M] of M phrases; right bool[N, Q]."""
+def combine(scores: Scores, relevant: NDArray[np.bool_]) -> None:
+    """Print the R@k of each way to combine the scores of M phrases.
+
+    scores: f32[N, Q, M]. relevant: bool[N, Q].
+    """
     deviation = (scores - scores.mean(0)) / scores.std(0)
     ways: dict[str, Callable[[], Scores]] = {
         "the first phrase alone": lambda: scores[..., 0],
         "mean": lambda: scores.mean(2),
-        "least": lambda: scores.min(2),
-        "mean and least": lambda: scores.mean(2) + scores.min(2),
-        "mean, in deviations over the index": lambda: deviation.mean(2),
+        "minimum": lambda: scores.min(2),
+        "mean and minimum": lambda: scores.mean(2) + scores.min(2),
+        "mean of scores standardised over the index": lambda: deviation.mean(2),
     }
     for name, way in ways.items():
         values = way()
-        best = np.where(right, values, -np.inf).max(0)
+        best = np.where(relevant, values, -np.inf).max(0)
         rank = (values > best).sum(0)
         print(f"| {name} | " + " / ".join(f"{(rank < k).mean():.1%}" for k in RECALL_KS) + " |")
 
 
 def auroc(high: list[float], low: list[float]) -> float:
+    """Return the probability that a value of `high` is larger than one of `low`."""
     return float((np.array(high)[:, None] > np.array(low)).mean())
 
 
@@ -60,31 +64,38 @@ def judge(
     locator: Locator,
     encoder: TorchEncoder,
 ) -> None:
-    """Table: AUROC of what is there against what is elsewhere, judged in the region and over the photo."""
-    places = np.repeat(np.arange(len(encoded.tokens)), CELLS)
-    found: dict[str, list[tuple[float, float]]] = {"there": [], "in another cell": [], "anywhere": []}
-    left_out: dict[str, list[bool]] = {name: [] for name in found}
+    """Print the AUROC of present against absent texts, judged in the region and over the whole photo.
+
+    others: for each query, the excluded texts by where they are present.
+    """
+    views = np.repeat(np.arange(len(encoded.tokens)), CELLS)
+    found: dict[str, list[tuple[float, float]]] = {"present": [], "in another cell": [], "anywhere": []}
+    excluded: dict[str, list[bool]] = {name: [] for name in found}
     sample = encoded.part(slice(None, None, max(1, len(encoded.tokens) // 100)))
-    for place, query, other in zip(places.tolist(), queries, others, strict=True):
+    for view, query, other in zip(views.tolist(), queries, others, strict=True):
         if not other:
             continue
-        one = encoded.only(place)
-        heat = find_heat(locator.attend(one, query)[0], locator.patch_similarity(one, query)[0])
-        parts = np.stack([patch_mask(box, len(heat)) for box in find_boxes(heat)])
-        part = parts[locator.score_parts(one.tokens[0], query, parts).argmax()]
+        encoded_view = encoded.only(view)
+        heat = find_heat(locator.attend(encoded_view, query)[0], locator.compare(encoded_view, query)[0])
+        parts = np.stack([inside(box, len(heat)) for box in find_boxes(heat)])
+        part = parts[locator.score_parts(encoded_view.tokens[0], query, parts).argmax()]
         for name, text in other.items():
-            here, whole = locator.score_parts(one.tokens[0], text, np.stack([part, np.ones_like(part)]))
-            chance = TextBatchScorer([text], encoder.pool_weights).score(sample)[:, 0]
-            found[name].append((float(here), float(whole)))
-            left_out[name].append(bool(here >= np.quantile(chance, UNWANTED)))
+            in_region, in_photo = locator.score_parts(
+                encoded_view.tokens[0], text, np.stack([part, np.ones_like(part)])
+            )
+            null_scores = TextBatchScorer([text], encoder.pool_weights).score(sample)[:, 0]
+            found[name].append((float(in_region), float(in_photo)))
+            excluded[name].append(bool(in_region >= np.quantile(null_scores, UNWANTED)))
     for column, name in enumerate(("the region", "the whole photo")):
         values = {kind: [row[column] for row in rows] for kind, rows in found.items()}
         print(
-            f"| {name} | {auroc(values['there'], values['in another cell']):.3f} "
-            f"| {auroc(values['there'], values['anywhere']):.3f} |"
+            f"| {name} | {auroc(values['present'], values['in another cell']):.3f} "
+            f"| {auroc(values['present'], values['anywhere']):.3f} |"
         )
-    shares = ", ".join(f"{name} {np.mean(rows):.0%}" for name, rows in left_out.items())
-    print(f"left out by --not (a score above {UNWANTED:.0%} of the photos'), when it is: {shares}")
+    shares = ", ".join(f"{name} {np.mean(rows):.0%}" for name, rows in excluded.items())
+    print(
+        f"excluded by --exclude (a score above {UNWANTED:.0%} of the photos'), by where the text is present: {shares}"
+    )
 
 
 def main() -> None:
@@ -111,11 +122,11 @@ def main() -> None:
         print(f"| {count} phrases, score is | R@1 / 5 / 10 |\n|---|---|")
         combine(scores[:, chosen], shows[:, photo[chosen]].all(2))
     texts = rng.integers(len(queries), size=(args.queries, 2))
-    there = texts[:, 0] // CELLS
-    absent = ~shows[there, photo[texts[:, 1]]]
-    named = (scores[there, texts[:, 0]] > scores[there, texts[:, 1]])[absent].mean()
-    print(f"one phrase is there, one is not: the weakest is the one that is not in {named:.1%} of {absent.sum()}")
-    print("| --not judged in | there, against in another cell | there, against anywhere |\n|---|---|---|")
+    mosaic_of_text = texts[:, 0] // CELLS
+    absent = ~shows[mosaic_of_text, photo[texts[:, 1]]]
+    named = (scores[mosaic_of_text, texts[:, 0]] > scores[mosaic_of_text, texts[:, 1]])[absent].mean()
+    print(f"of one present and one absent phrase the weaker is the absent one in {named:.1%} of {absent.sum()}")
+    print("| exclusions judged in | present against in another cell | present against anywhere |\n|---|---|---|")
     numbers: dict[int, list[int]] = {}
     for caption, owner in enumerate(dataset.photo_of_caption):
         numbers.setdefault(owner, []).append(caption)
@@ -126,7 +137,7 @@ def main() -> None:
         anywhere = int(rng.choice(np.flatnonzero(~shows[text // CELLS, photo])))
         if same:
             others[text] = {
-                "there": encoder.encode_texts(same[:1])[0],
+                "present": encoder.encode_texts(same[:1])[0],
                 "in another cell": queries[cell],
                 "anywhere": queries[anywhere],
             }

@@ -1,11 +1,12 @@
-"""Which vector of a picture finds it again, and how a picture and a text go together: on 2x2 mosaics of photos.
+"""Compare vectors that find a picture again, and ways to combine a picture and a text, on 2x2 mosaics of photos.
 
     python -m benchmarks.picture_queries --archive images.tar --annotations val.json --others train.json [--photos 300]
 
-Each of so many photos is looked for in mosaics of 112-pixel cells, one of which shows it: flipped, cropped to 85-100 %,
-brighter or darker. `alike` is the mean likeness of captions (cosine of word counts, rare words count more) between it
-and the best cell of each of the first 10 others. Then photo and caption: one mosaic shows a photo A so and a photo B,
-two more only A, two only B; the query is A with a caption of B. Choose on training photos.
+Each of the --photos query photos is searched in mosaics of 112-pixel cells, one of which shows it flipped, cropped to
+85-100 %, and brighter or darker. `alike` is the mean similarity of captions (cosine of word counts, rare words weigh
+more) between the query photo and the best cell of each of the first 10 other hits. Photo and caption together: one
+mosaic shows an altered photo A and a photo B, two more show only A and two only B; the query is A with a caption of B.
+Choose on training photos.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ from flairsearch.rerank.many_texts import TextBatchScorer
 from flairsearch.rerank.torch_backend import TorchPool
 
 Array = NDArray[np.float32]
-PER_PHOTO = 4  # other photos in the gallery for each that is looked for
-WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the picture
+DISTRACTORS = 4  # Number of other photos in the gallery for each query photo.
+PICTURE_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
-def show(pixels: NDArray[np.uint8]) -> Picture:
+def to_picture(pixels: NDArray[np.uint8]) -> Picture:
+    """Return a square photo as a picture of its own size."""
     size = len(pixels)
     return Picture(pixels, Frame(size, size, 0, 0, size, size))
 
 
 def alter(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The same photo, as somebody else might have it."""
+    """Return an edited copy of a photo: flipped, cropped and recoloured."""
     size = len(pixels)
     side = round(rng.uniform(0.85, 1) * size)
     left, top = rng.integers(size - side + 1, size=2).tolist()
@@ -53,13 +55,14 @@ def alter(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
 
 
 def unit(vectors: Array) -> Array:
+    """Normalise the vectors."""
     return F.normalize(torch.from_numpy(vectors), dim=-1).numpy()
 
 
 @torch.inference_mode()
-def vectors_of(encoder: TorchEncoder, pictures: list[Picture]) -> dict[str, Array]:
-    """Of each kind, f32[N, D]."""
-    parts = [encoder._encode_views(pictures[i : i + 32]) for i in range(0, len(pictures), 32)]
+def vectors_of(encoder: Encoder, pictures: list[Picture]) -> dict[str, Array]:
+    """Return the vectors of each kind by name, f32[N, D]."""
+    parts = [encoder._look(pictures[i : i + 32]) for i in range(0, len(pictures), 32)]
     g, local = (torch.cat(column) for column in zip(*parts, strict=True))
     mean = torch.from_numpy(unit(np.stack([query.vector for query in encoder.encode_texts(prompts.texts(200))]))).mean(
         0
@@ -74,35 +77,35 @@ def vectors_of(encoder: TorchEncoder, pictures: list[Picture]) -> dict[str, Arra
         for i in range(0, len(pictures), 32)
         for query in encoder.encode_image_queries(pictures[i : i + 32], [""] * len(pictures[i : i + 32]))
     ]
-    moved = g + mean
+    shifted = g + mean
     kinds = {
         "g": g,
         "mean of L": local.mean(1),
         "mean of unit L": F.normalize(local, dim=-1).mean(1),
         "pool(mean text, L)": pool(mean.expand_as(g)),
         "pool(g, L)": pool(g),
-        "g + mean text": moved,
-        "unit(g + m) + pool(g + m, L) + m, m the mean text": F.normalize(moved, dim=-1) + pool(moved) + mean,
+        "g + mean text": shifted,
+        "unit(g + m) + pool(g + m, L) + m, m the mean text": F.normalize(shifted, dim=-1) + pool(shifted) + mean,
         "g + pool(g, L): encode_image_queries": torch.from_numpy(np.stack([query.vector for query in examples])),
     }
     return {name: kind.numpy() for name, kind in kinds.items()}
 
 
-class Mosaics:
-    """N mosaics of some of the photos."""
+class MosaicGallery:
+    """N encoded mosaics, with the photos i64[N, 4] that they show."""
 
     def __init__(self, encoder: TorchEncoder, photos: list[NDArray[np.uint8]], shown: NDArray[np.int64]) -> None:
         self.encoder, self.shown = encoder, shown
-        pictures = make_mosaics(map(show, photos), shown)
+        pictures = make_mosaics(map(to_picture, photos), shown)
         self.encoded: EncodedViews = concatenate(encode_batches(encoder.encode_images, pictures))
 
     def score(self, vectors: Array) -> Array:
-        """f32[T, N]"""
+        """Return the exact scores of T query vectors, f32[T, N]."""
         queries = self.encoder.fold(vectors)
         return TextBatchScorer(queries, self.encoder.pool_weights).score(self.encoded).T
 
     def cell(self, vectors: Array, mosaics: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which cell of a mosaic of its own gets most of each query's attention, i64[T]."""
+        """Return the cell with the most attention in one mosaic per query, i64[T]. mosaics: i64[T]."""
         reranker, cells = TorchPool(self.encoder.pool_weights), []
         for query, mosaic in zip(self.encoder.fold(vectors), mosaics.tolist(), strict=True):
             attention = reranker.attend([self.encoded.tokens[mosaic : mosaic + 1]], query)[0]
@@ -111,9 +114,9 @@ class Mosaics:
         return np.array(cells)
 
 
-def likeness(captions: list[list[str]]) -> Array:
-    """Of the captions of two photos, f32[N, N]."""
-    words = [Counter(re.findall("[a-z]+", " ".join(several).lower())) for several in captions]
+def caption_similarity(captions: list[list[str]]) -> Array:
+    """Return the similarity of the captions of each two photos, f32[N, N]."""
+    words = [Counter(re.findall("[a-z]+", " ".join(texts).lower())) for texts in captions]
     photos = Counter(word for counts in words for word in counts)
     columns = {word: i for i, word in enumerate(photos)}
     table = np.zeros((len(words), len(columns)), np.float32)
@@ -123,49 +126,51 @@ def likeness(captions: list[list[str]]) -> Array:
     return unit(table) @ unit(table).T
 
 
-def recall(scores: Array, right: NDArray[np.int64]) -> str:
-    own = scores[np.arange(len(scores)), right]
+def recall(scores: Array, relevant: NDArray[np.int64]) -> str:
+    """Return R@1 / 5 / 10 of scores f32[T, N] with the relevant mosaics i64[T]."""
+    own = scores[np.arange(len(scores)), relevant]
     rank = (scores > own[:, None]).sum(1)
     return " / ".join(f"{(rank < k).mean():.2f}" for k in (1, 5, 10))
 
 
-def find_again(mosaics: Mosaics, vectors: dict[str, Array], alike: Array) -> None:
+def find_again(mosaics: MosaicGallery, vectors: dict[str, Array], alike: Array) -> None:
+    """Print how well each kind of vector finds the query photos."""
     count = len(next(iter(vectors.values())))
-    right, cell = np.nonzero(mosaics.shown < count)
-    order = np.argsort(mosaics.shown[right, cell])
-    right, cell = right[order], cell[order]
+    relevant, cell = np.nonzero(mosaics.shown < count)
+    order = np.argsort(mosaics.shown[relevant, cell])
+    relevant, cell = relevant[order], cell[order]
     best = alike[:count][:, mosaics.shown].max(2)
-    best[np.arange(count), right] = np.nan
+    best[np.arange(count), relevant] = np.nan
     print("| vector | R@1 / 5 / 10 | right cell | alike | scores: deviation, mean |\n|---|---|---|---|---|")
     for name, kind in vectors.items():
         scores = mosaics.score(kind)
         others = scores.copy()
-        others[np.arange(count), right] = -np.inf
+        others[np.arange(count), relevant] = -np.inf
         first = np.argsort(-others, 1)[:, :10]
-        found = (mosaics.cell(kind, right) == cell).mean()
+        found = (mosaics.cell(kind, relevant) == cell).mean()
         print(
-            f"| {name} | {recall(scores, right)} | {found:.2f} | {np.take_along_axis(best, first, 1).mean():.3f} "
+            f"| {name} | {recall(scores, relevant)} | {found:.2f} | {np.take_along_axis(best, first, 1).mean():.3f} "
             f"| {scores.std(1).mean():.3f}, {scores.mean():+.3f} |",
             flush=True,
         )
     print(f"| by chance | | | {np.nanmean(best):.3f} | |")
 
 
-def go_together(mosaics: Mosaics, pictures: Array, texts: Array) -> None:
-    """Query i's mosaic is number 5 i."""
-    right = 5 * np.arange(len(texts))
+def combine_with_texts(mosaics: MosaicGallery, pictures: Array, texts: Array) -> None:
+    """Print how well pictures and texts are found together. The relevant mosaic of query i is number 5 i."""
+    relevant = 5 * np.arange(len(texts))
     picture, text = mosaics.score(pictures), mosaics.score(texts)
     print("\n| query | R@1 / 5 / 10 |\n|---|---|")
-    print(f"| text alone | {recall(text, right)} |\n| picture alone | {recall(picture, right)} |")
-    for weight in WEIGHTS:
-        print(f"| scores, picture {weight:g} | {recall(text + weight * picture, right)} |")
-    for weight in WEIGHTS:
+    print(f"| text alone | {recall(text, relevant)} |\n| picture alone | {recall(picture, relevant)} |")
+    for weight in PICTURE_WEIGHTS:
+        print(f"| scores, picture {weight:g} | {recall(text + weight * picture, relevant)} |")
+    for weight in PICTURE_WEIGHTS:
         together = mosaics.score(unit(texts) + weight * unit(pictures))
-        print(f"| unit vectors, picture {weight:g} | {recall(together, right)} |")
+        print(f"| unit vectors, picture {weight:g} | {recall(together, relevant)} |")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Which vector of a picture finds it again.")
+    parser = argparse.ArgumentParser(description="Compare vectors that find a picture again.")
     parser.add_argument("--archive", type=Path, required=True)
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--others", type=Path, required=True)
@@ -174,28 +179,28 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     names, captions = [], []
-    for file, most in ((args.annotations, args.photos), (args.others, PER_PHOTO * args.photos)):
+    for file, max_photos in ((args.annotations, args.photos), (args.others, DISTRACTORS * args.photos)):
         notes = Annotations.read(file)
-        free = [i for i in rng.permutation(len(notes.names)).tolist() if notes.names[i] not in names][:most]
-        names += [notes.names[i] for i in free]
-        captions += [notes.captions[i] for i in free]
+        unused = [i for i in rng.permutation(len(notes.names)).tolist() if notes.names[i] not in names][:max_photos]
+        names += [notes.names[i] for i in unused]
+        captions += [notes.captions[i] for i in unused]
     photos = list(read_photos(args.archive, names))
     encoder, count = TorchEncoder(args.model, "cpu"), min(args.photos, len(photos)) // 2 * 2
     altered = [alter(photo, rng) for photo in photos[:count]]
-    vectors = vectors_of(encoder, [show(photo) for photo in photos[:count]])
-    texts = np.stack([query.vector for query in encoder.encode_texts([several[0] for several in captions[:count]])])
+    vectors = vectors_of(encoder, [to_picture(photo) for photo in photos[:count]])
+    texts = np.stack([query.vector for query in encoder.encode_texts([texts[0] for texts in captions[:count]])])
     shown = rng.permutation(len(photos) // 4 * 4).reshape(-1, 4)
     print(f"{args.model}, {count} photos of {args.annotations.name}, {len(shown)} mosaics\n")
-    mosaics = Mosaics(encoder, altered + photos[count:], shown)
-    find_again(mosaics, {"its first caption": texts, **vectors}, likeness(captions))
+    mosaics = MosaicGallery(encoder, altered + photos[count:], shown)
+    find_again(mosaics, {"its first caption": texts, **vectors}, caption_similarity(captions))
 
     half = count // 2
     groups = rng.integers(count, len(photos), (half, 5, 4))
     first, second = np.arange(half)[:, None], np.arange(half, count)[:, None]
     groups[:, :3, 0], groups[:, 0, 1:2], groups[:, 3:, 1] = first, second, second
     groups = rng.permuted(groups, axis=2).reshape(-1, 4)
-    mosaics = Mosaics(encoder, altered[:half] + photos[half:], groups)
-    go_together(mosaics, vectors["g + pool(g, L): encode_image_queries"][:half], texts[half:])
+    mosaics = MosaicGallery(encoder, altered[:half] + photos[half:], groups)
+    combine_with_texts(mosaics, vectors["g + pool(g, L): encode_image_queries"][:half], texts[half:])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Warm queries on an index: time by shortlist, and how much of the exhaustive top 10 each shortlist holds.
+"""Time warm queries on an index by shortlist, and measure how much of the exhaustive top 10 each shortlist contains.
 
     python -m benchmarks.query INDEX val.json [--count 40]
 
-The captions of the annotation file are the queries (the first of each photo).
+The queries are the first captions of the photos in the annotation file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.flickr import Annotations
 from flairsearch import Engine
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.3)
+SHORTLIST_SHARES = (0.01, 0.02, 0.05, 0.1, 0.3)
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         engine.search(texts[0])
         print(f"{views} views, {len(texts)} captions\n| shortlist | ms a query, median | recall@10 |\n|---|---|---|")
         exact: list[set[str]] = []
-        for shortlist in (views, "auto", *(max(10, round(views * share)) for share in SHARES)):
+        for shortlist in (views, "auto", *(max(10, round(views * share)) for share in SHORTLIST_SHARES)):
             seconds, found, ranked = [], [], []
             for text in texts:
                 began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""What the shortlist loses of the exhaustive top 10, and how far `auto` goes: photos and 2x2 mosaics, through an index.
+"""Measure what shortlists lose of the exhaustive top 10, and how many views `auto` ranks, on photos and 2x2 mosaics.
 
     python -m benchmarks.shortlist DATA [--work FOLDER] [--mosaics 4000] [--variants | --cost]
 
-DATA holds images.tar, train.json and val.json. The queries: all captions of val.json, and the single
-words and short phrases below, which are nobody's captions. Truth is the exact score of every stored view. Both indexes
-are made in FOLDER as a user makes them (a run that finds them there goes on from them).
+DATA holds images.tar, train.json and val.json. The queries are all captions of val.json, and the single words and short
+phrases below, which are not captions. The truth is the exact score of every stored view. Both indexes are made in
+FOLDER as a user makes them; a later run uses them again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from flairsearch.shortlist.score_predictor import ANCHOR_TEXTS, fit
 from flairsearch.shortlist.shortlist import Shortlist
 from flairsearch.store.snapshot import Snapshot
 
-# ruff: noqa: SIM905 - words as they are written
-SHARES = (0.005, 0.01, 0.02, 0.05)
-TOP = 10
+# ruff: noqa: SIM905 - a split text is easier to read than a list of words
+SHORTLIST_SHARES = (0.005, 0.01, 0.02, 0.05)
+TOP_VIEWS = 10
 WORDS = (
     "snow sand dog cat horse ball car bicycle beach water grass mountain street night sunset crowd child boy girl man "
     "woman red blue green jumping running swimming climbing surfing skiing bucket wheelchair fountain cigarette "
@@ -58,7 +58,7 @@ Scores = NDArray[np.float32]
 
 
 def make_photos(data: Path, work: Path, mosaics: int) -> tuple[Path, Path]:
-    """Folders of all photos of train.json and val.json, and of mosaics of them."""
+    """Make and return the folders of all photos of train.json and val.json, and of mosaics of them."""
     photos, tiled = work / "photos", work / "mosaics"
     names = [name for part in ("train", "val") for name in Annotations.read(data / f"{part}.json").names]
     if not photos.is_dir():
@@ -74,41 +74,43 @@ def make_photos(data: Path, work: Path, mosaics: int) -> tuple[Path, Path]:
 
 
 def exact_scores(engine: Engine, reader: Snapshot, queries: list[EncodedText]) -> Scores:
-    """Of every view and text, f32[N, T]."""
-    many = TextBatchScorer(queries, engine.encoder.pool_weights)
+    """Return the exact scores of all views and texts, f32[N, T]."""
+    scorer = TextBatchScorer(queries, engine.encoder.pool_weights)
     pieces = (reader.views.id[start : start + 128] for start in range(0, len(reader), 128))
-    return np.concatenate([many.score(reader.encoded(piece)) for piece in pieces])
+    return np.concatenate([scorer.score(reader.encoded(piece)) for piece in pieces])
 
 
-def recall(exact: Scores, predicted: Scores, shares: tuple[float, ...] = SHARES) -> list[float]:
-    """Share of the exact top 10 that lies in the first views by predicted scores, mean over texts."""
+def recall(exact: Scores, predicted: Scores, shares: tuple[float, ...] = SHORTLIST_SHARES) -> list[float]:
+    """Return the mean share of the exact top 10 that each shortlist by predicted scores contains."""
     found = np.zeros(len(shares))
     for j in range(exact.shape[1]):
-        top = np.argsort(-exact[:, j], kind="stable")[:TOP]
-        place = np.empty(len(exact), np.int64)
-        place[np.argsort(-predicted[:, j], kind="stable")] = np.arange(len(exact))
-        found += [np.mean(place[top] < max(TOP, round(share * len(exact)))) for share in shares]
+        top = np.argsort(-exact[:, j], kind="stable")[:TOP_VIEWS]
+        rank = np.empty(len(exact), np.int64)
+        rank[np.argsort(-predicted[:, j], kind="stable")] = np.arange(len(exact))
+        found += [np.mean(rank[top] < max(TOP_VIEWS, round(share * len(exact)))) for share in shares]
     return list(found / exact.shape[1])
 
 
 def row(name: str, numbers: list[float]) -> str:
+    """Return a row of a table."""
     return f"| {name} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |"
 
 
 def head(name: str, columns: list[str]) -> str:
+    """Return the head of a table."""
     return f"| {name} | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1)
 
 
 def measure_auto(engine: Engine, texts: list[str], exact: Scores, paths: list[str]) -> str:
-    """What `auto` finds of the exact top 10, the share of views it ranks, and its time, each text alone."""
+    """Return what `auto` finds of the exact top 10, the share of views it ranks, and its time; one text at a time."""
     found, shares, seconds = [], [], []
     engine.search(texts[0])
     for j, text in enumerate(texts):
-        best = {paths[i] for i in np.argsort(-exact[:, j], kind="stable")[:TOP]}
+        best = {paths[i] for i in np.argsort(-exact[:, j], kind="stable")[:TOP_VIEWS]}
         began = time.perf_counter()
-        hits = engine.search(text, TOP)
+        hits = engine.search(text, TOP_VIEWS)
         seconds.append(time.perf_counter() - began)
-        found.append(len(best & {hit.path for hit in hits}) / TOP)
+        found.append(len(best & {hit.path for hit in hits}) / TOP_VIEWS)
         shares.append(engine.reranked[0] / len(paths))
     return (
         f"{statistics.mean(found):.4f} of the top 10; ranks {statistics.median(shares):.2%} of the views, median "
@@ -117,6 +119,7 @@ def measure_auto(engine: Engine, texts: list[str], exact: Scores, paths: list[st
 
 
 def measure(name: str, folder: Path, work: Path, captions: list[str]) -> None:
+    """Index a folder and print the recall of its shortlists."""
     began = time.perf_counter()
     with Engine.open(work / f"{name}.index") as engine:
         engine.add(folder)
@@ -132,15 +135,17 @@ def measure(name: str, folder: Path, work: Path, captions: list[str]) -> None:
         images = engine._catalog.images_of(list(content))
         paths = [images[c][0][1] for c in reader.views.content.tolist()]
         groups = {"captions": captions, "words, phrases": WORDS + PHRASES}
-        known = {word for text in prompts.texts() for word in text.split()}
-        groups["of these, a word not in the bank"] = [t for t in groups["words, phrases"] if set(t.split()) - known]
-        print(head("queries, vectors", [f"{share:.1%}" for share in SHARES]))
+        bank_words = {word for text in prompts.texts() for word in text.split()}
+        groups["of these, a word not in the bank"] = [
+            t for t in groups["words, phrases"] if set(t.split()) - bank_words
+        ]
+        print(head("queries, vectors", [f"{share:.1%}" for share in SHORTLIST_SHARES]))
         for group, texts in groups.items():
             queries = [q for i in range(0, len(texts), 256) for q in engine.encoder.encode_texts(texts[i : i + 256])]
             exact = exact_scores(engine, reader, queries)
             unit = np.stack([query.vector / np.linalg.norm(query.vector) for query in queries], 1)
-            near = np.concatenate(list(reader.all_pooled())).astype(np.float32) @ unit
-            print(row(f"{len(texts):,} {group}: global token", recall(exact, near)))
+            global_scores = np.concatenate(list(reader.all_pooled())).astype(np.float32) @ unit
+            print(row(f"{len(texts):,} {group}: global token", recall(exact, global_scores)))
             fitted = np.empty_like(exact)
             for j, query in enumerate(queries):
                 found = shortlist.search(query.vector, count)
@@ -150,31 +155,28 @@ def measure(name: str, folder: Path, work: Path, captions: list[str]) -> None:
                 print(f"  auto, {group}: {measure_auto(engine, texts, exact, paths)}", flush=True)
 
 
-# -- what else was tried
-
-
 def relu_features(texts: Scores, width: int) -> Callable[[Scores], Scores]:
-    """relu(16 t R) of unit vectors, centred on the bank's mean; R Gaussian (shared/FLAIR.md section 7)."""
+    """Return the map t -> relu(16 t R), centred on the bank's mean, with Gaussian R (shared/FLAIR.md section 7)."""
     mix = np.random.default_rng(0).normal(size=(texts.shape[1], width)).astype(np.float32) / texts.shape[1] ** 0.5
     mean = np.maximum(16 * texts @ mix, 0).mean(0)
     return lambda t: np.maximum(16 * t @ mix, 0) - mean
 
 
 def ridge(features: Scores, scores: Scores, penalty: float) -> Scores:
-    """Scores f32[n, B] over features f32[B, W] -> weights f32[n, W]."""
+    """Fit scores f32[n, B] to features f32[B, W] by ridge regression; returns weights f32[n, W]."""
     gram = features.T.astype(np.float64) @ features + penalty * np.eye(features.shape[1])
     weights: Scores = (scores @ np.linalg.solve(gram, features.T.astype(np.float64)).T).astype(np.float32)
     return weights
 
 
 def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float], list[float]]]:
-    """(what, recall of captions, of words and phrases) on the mosaics, fitted to 2,000 of them."""
+    """Yield (name, recall of captions, recall of words and phrases) of other predictors, fitted to 2,000 mosaics."""
     with Engine.open(work / "mosaics.index") as engine:
         reader, encoder = Snapshot(engine.folder, engine.settings, engine._catalog), engine.encoder
         asked = [captions[::4], WORDS + PHRASES]
         queries = [[q for t in texts for q in encoder.encode_texts([t])] for texts in asked]
-        exact = [exact_scores(engine, reader, several) for several in queries]
-        raw = [np.stack([query.vector for query in several]) for several in queries]
+        exact = [exact_scores(engine, reader, group) for group in queries]
+        raw = [np.stack([query.vector for query in group]) for group in queries]
         units = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in raw]
         pooled = np.concatenate(list(reader.all_pooled())).astype(np.float32)
         more = [q for t in prompts.texts(4800) for q in encoder.encode_texts([t])]
@@ -187,14 +189,14 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         return first, second
 
     yield ("global token", *both(lambda i: pooled @ units[i].T))
-    texts = vectors[: prompts.BANK_SIZE] / np.linalg.norm(vectors[: prompts.BANK_SIZE], axis=1, keepdims=True)
-    some = scores[:, : prompts.BANK_SIZE]
-    mean = some.mean(1, keepdims=True)
-    linear = ridge(texts - texts.mean(0), some - mean, 1.0)
+    texts = vectors[: prompts.TEXTS] / np.linalg.norm(vectors[: prompts.TEXTS], axis=1, keepdims=True)
+    bank_scores = scores[:, : prompts.TEXTS]
+    mean = bank_scores.mean(1, keepdims=True)
+    linear = ridge(texts - texts.mean(0), bank_scores - mean, 1.0)
     yield ("linear in the text", *both(lambda i: linear @ (units[i] - texts.mean(0)).T + mean))
     for width in (1024, 2048):
         phi = relu_features(texts, width)
-        weights = ridge(phi(texts), some - mean, 30.0)
+        weights = ridge(phi(texts), bank_scores - mean, 30.0)
         yield (f"{width:,} ReLU features", *both(lambda i, phi=phi, w=weights: w @ phi(units[i]).T + mean))
     for texts_, asked_, width in (
         *((2400, 2400, width) for width in (2401, 1024, 512, 256)),
@@ -202,14 +204,14 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         *((count, 900, 512) for count in (1200, 4800)),
     ):
         made = fit(vectors[:texts_], scores[sample, :texts_], width, asked_)
-        codes = made.codes(scores[:, made.anchors]).astype(np.float32)
-        feats = [np.stack([made.features(text) for text in several], 1) for several in raw]
-        what = f"kernel, bank of {texts_:,}, {len(made.anchors):,} asked, {len(made.quant_steps):,} bytes"
-        yield (what, *both(lambda i, codes=codes, feats=feats: codes @ feats[i]))
+        codes = made.codes(scores[:, made.asked]).astype(np.float32)
+        feats = [np.stack([made.features(text) for text in group], 1) for group in raw]
+        name = f"kernel, bank of {texts_:,}, {len(made.asked):,} asked, {len(made.steps):,} bytes"
+        yield (name, *both(lambda i, codes=codes, feats=feats: codes @ feats[i]))
 
 
 def cost(dim: int, heads: int) -> str:
-    """Milliseconds a view to ask it the texts of a fit; random numbers, which take as long as any."""
+    """Return the time to score a view for the anchor texts, on random numbers, which take as long as real ones."""
     rng, width = np.random.default_rng(0), dim // heads
 
     def draw(*shape: int) -> Scores:
@@ -221,39 +223,41 @@ def cost(dim: int, heads: int) -> str:
         for _ in range(ANCHOR_TEXTS)
     ]
     weights = PoolWeights(draw(heads, width, dim), draw(heads, width), draw(dim, dim), draw(dim), 1.0, 0.0)
-    many, tokens = TextBatchScorer(queries, weights), draw(64, 196, dim).astype(np.float16)
-    nothing = np.zeros((64, 196), np.float16)
-    views = EncodedViews(draw(64, dim).astype(np.float16), tokens, nothing, nothing)
-    many.score(views)
+    scorer, tokens = TextBatchScorer(queries, weights), draw(64, 196, dim).astype(np.float16)
+    zeros = np.zeros((64, 196), np.float16)
+    views = EncodedViews(draw(64, dim).astype(np.float16), tokens, zeros, zeros)
+    scorer.score(views)
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        many.score(views)
+        scorer.score(views)
         times.append((time.perf_counter() - began) / len(tokens))
     return f"{ANCHOR_TEXTS} texts, {dim} dimensions, {heads} heads: {statistics.median(times) * 1e3:.1f} ms a view"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What the shortlist loses, and how far auto goes.")
+    parser = argparse.ArgumentParser(description="Measure what shortlists lose, and how many views auto ranks.")
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("shortlist-work"))
     parser.add_argument("--mosaics", type=int, default=4000)
-    parser.add_argument("--cost", action="store_true", help="Only the time to ask a view the texts of a fit.")
-    parser.add_argument("--variants", action="store_true", help="What else was tried, on the mosaics.")
+    parser.add_argument(
+        "--cost", action="store_true", help="Only measure the time to score a view for the anchor texts."
+    )
+    parser.add_argument("--variants", action="store_true", help="Compare other predictors, on the mosaics.")
     args = parser.parse_args()
     if args.cost:
         print(cost(256, 4), cost(512, 8), sep="\n")
         return
     args.work.mkdir(parents=True, exist_ok=True)
     photos, mosaics = make_photos(args.data, args.work, args.mosaics)
-    captions = [caption for several in Annotations.read(args.data / "val.json").captions for caption in several]
+    captions = [caption for texts in Annotations.read(args.data / "val.json").captions for caption in texts]
     if not args.variants:
         measure("photos", photos, args.work, captions)
         measure("mosaics", mosaics, args.work, captions)
         return
     with Engine.open(args.work / "mosaics.index") as engine:
         engine.add(mosaics)
-    columns = [f"{what} {share:.1%}" for what in ("captions", "short") for share in SHARES]
+    columns = [f"{what} {share:.1%}" for what in ("captions", "short") for share in SHORTLIST_SHARES]
     print(head("vectors", columns))
     for name, first, second in variants(args.work, captions):
         print(row(name, first + second), flush=True)

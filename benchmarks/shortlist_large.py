@@ -1,11 +1,12 @@
-"""The shortlist and queries at scale: views recombined from patches of real ones, real captions.
+"""Measure shortlists and queries at scale, on views that are recombined from patches of real views.
 
     python -m benchmarks.shortlist_large INDEX val.json [--views 100000] [--codes 1000000] [--work FOLDER] [--faiss]
 
-INDEX is one of real photos (benchmarks/shortlist.py makes it: FOLDER/photos.index). Each recombined view has the four
-quarters of the grid from four of its views, picked at random, through the store, the codec and the fit as any view.
-The million codes are those of the recombined views, each moved by a third of the difference of two others: scoring a
-million views would take an hour here, and codes drawn at random would mean nothing.
+INDEX is an index of real photos (benchmarks/shortlist.py makes FOLDER/photos.index). Each recombined view has the four
+quarters of the grid from four random views of it, and goes through the store, the codec and the score predictor like
+any view. The million codes are codes of recombined views, each moved by a third of the difference of two others,
+because scoring a million views takes an hour, and random codes would not behave like real ones. The queries are real
+captions.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 
-BATCH = 1024
+BATCH_VIEWS = 1024  # Views that are recombined and committed at once.
 
 
 def recombined(reader: Snapshot, count: int) -> Iterator[EncodedViews]:
-    """Views in batches: quarters of four views each; the global vector is the mean of theirs."""
+    """Yield batches of views made of the quarters of four views; the global vector is the mean of the four."""
     real, rng = reader.encoded(reader.views.id[:: max(1, len(reader) // 4000)]), np.random.default_rng(0)
     grid = round(reader.patches**0.5)
     row, column = np.divmod(np.arange(reader.patches), grid)
     quarter = 2 * (row >= grid // 2) + (column >= grid // 2)
-    for start in range(0, count, BATCH):
-        picked = rng.integers(len(real.tokens), size=(min(BATCH, count - start), 4))
+    for start in range(0, count, BATCH_VIEWS):
+        picked = rng.integers(len(real.tokens), size=(min(BATCH_VIEWS, count - start), 4))
         shape = picked[:, quarter], np.arange(reader.patches)[None]
         pooled = real.pooled[picked].astype(np.float32).mean(1)
         pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -51,7 +52,7 @@ def recombined(reader: Snapshot, count: int) -> Iterator[EncodedViews]:
 
 
 def make_index(engine: Engine, folder: Path, views: int) -> None:
-    """Through the store, as `index` does it."""
+    """Write the recombined views through the store, as `flairsearch index` does."""
     create_index(folder, IndexSettings(**vars(engine.settings)))
     rng, done = np.random.default_rng(1), 0
     reader = Snapshot(engine.folder, engine.settings, engine._catalog)
@@ -74,6 +75,7 @@ def make_index(engine: Engine, folder: Path, views: int) -> None:
 
 
 def milliseconds(work: Callable[[EncodedText], object], queries: list[EncodedText]) -> str:
+    """Return the median and the 95th percentile of the time of a query."""
     work(queries[0])
     times = []
     for query in queries:
@@ -83,17 +85,17 @@ def milliseconds(work: Callable[[EncodedText], object], queries: list[EncodedTex
     return f"p50 {statistics.median(times):.1f} ms, p95 {np.percentile(times, 95):.1f} ms"
 
 
-def recalls(near: CodeScan, codes: NDArray[np.int8], features: list[NDArray[np.float32]], count: int) -> float:
-    """Share of the best `count` by all inner products that the scan finds."""
+def recalls(scan: CodeScan, codes: NDArray[np.int8], features: list[NDArray[np.float32]], count: int) -> float:
+    """Return the mean share of the best `count` views by all inner products that the scan finds."""
     found = []
-    for one in features:
-        exact = np.concatenate([codes[i : i + 65536].astype(np.float32) @ one for i in range(0, len(codes), 65536)])
-        found.append(np.isin(np.argsort(-exact)[:count], near.search(one, count).views).mean())
+    for query in features:
+        exact = np.concatenate([codes[i : i + 65536].astype(np.float32) @ query for i in range(0, len(codes), 65536)])
+        found.append(np.isin(np.argsort(-exact)[:count], scan.search(query, count).views).mean())
     return float(np.mean(found))
 
 
 def compare_faiss(codes: NDArray[np.int8], features: list[NDArray[np.float32]], count: int = 100) -> None:
-    """The same codes in an inverted file of FAISS: lists looked at, time, recall."""
+    """Print time and recall of an inverted file of FAISS with the same codes, by the number of searched lists."""
     import faiss
 
     width = codes.shape[1]
@@ -106,27 +108,27 @@ def compare_faiss(codes: NDArray[np.int8], features: list[NDArray[np.float32]], 
         index.add(codes[start : start + 65536].astype(np.float32))
     print(f"  FAISS IVF4096,SQ8: made in {time.perf_counter() - began:.0f} s")
     best = []
-    for one in features:
-        exact = np.concatenate([codes[i : i + 65536].astype(np.float32) @ one for i in range(0, len(codes), 65536)])
+    for query in features:
+        exact = np.concatenate([codes[i : i + 65536].astype(np.float32) @ query for i in range(0, len(codes), 65536)])
         best.append(np.argsort(-exact)[:count])
     for lists in (4, 16, 64, 256):
         index.nprobe, times, found = lists, [], []
-        for one, top in zip(features, best, strict=True):
+        for query, top in zip(features, best, strict=True):
             began = time.perf_counter()
-            _, places = index.search(one[None], 1000)
+            _, places = index.search(query[None], 1000)
             times.append(1e3 * (time.perf_counter() - began))
             found.append(np.isin(top, places[0]).mean())
         print(f"  {lists} lists: p50 {statistics.median(times):.1f} ms, recall@{count} in 1,000: {np.mean(found):.3f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The shortlist and queries at scale.")
+    parser = argparse.ArgumentParser(description="Measure shortlists and queries at scale.")
     parser.add_argument("index", type=Path)
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--views", type=int, default=100_000)
     parser.add_argument("--codes", type=int, default=1_000_000)
     parser.add_argument("--work", type=Path, default=Path("shortlist-work"))
-    parser.add_argument("--faiss", action="store_true", help="The same codes in FAISS's inverted file.")
+    parser.add_argument("--faiss", action="store_true", help="Also measure FAISS's inverted file with the same codes.")
     args = parser.parse_args()
     texts = [captions[0] for captions in Annotations.read(args.annotations).captions[:100]]
     folder = args.work / f"recombined-{args.views}.index"
@@ -136,7 +138,8 @@ def main() -> None:
             make_index(engine, folder, args.views)
         catalog = Catalog(folder)
         began = time.perf_counter()
-        done = list(fit_views(Snapshot(folder, engine.settings, catalog), engine._make_bank))  # or what is left of it
+        # Views that an earlier run has fitted are skipped.
+        done = list(fit_views(Snapshot(folder, engine.settings, catalog), engine._make_bank))
         if done:
             print(f"fitted vectors of {done[-1] - done[0]:,} views in {time.perf_counter() - began:.0f} s", flush=True)
         reader = Snapshot(folder, engine.settings, catalog)
@@ -165,14 +168,14 @@ def main() -> None:
     for start in range(0, args.codes, 50_000):
         first, second, third = (real[rng.integers(len(real), size=50_000)].astype(np.int16) for _ in range(3))
         codes[start : start + 50_000] = (first + (second - third) // 3).clip(-127, 127)[: args.codes - start]
-    near = CodeScan(np.arange(args.codes), prefix_of(codes), np.arange(args.codes), rows, CODES_OFFSET_BYTES)
+    scan = CodeScan(np.arange(args.codes), prefix_of(codes), np.arange(args.codes), rows, CODES_OFFSET_BYTES)
     features = [fit.features(query.vector) for query in queries]
     print(f"{args.codes:,} codes")
     for count in (100, 1000, 10_000):
-        time_ = milliseconds(lambda q, n=count: near.search(fit.features(q.vector), n), queries)
+        time_ = milliseconds(lambda q, n=count: scan.search(fit.features(q.vector), n), queries)
         print(f"  prefilter, {count:,} views: {time_}")
     for count in (100, 1000):
-        print(f"  recall@{count:,} against all inner products: {recalls(near, codes, features[:40], count):.4f}")
+        print(f"  recall@{count:,} against all inner products: {recalls(scan, codes, features[:40], count):.4f}")
     if args.faiss:
         compare_faiss(codes, features[:40])
 

@@ -1,10 +1,10 @@
-"""The store at scale, with synthetic tokens: appending, opening, memory, reads, an incremental scan.
+"""Measure the store at scale, with synthetic tokens: appending, opening, memory, reads and an incremental scan.
 
     python -m benchmarks.store [--views 1000000] [--dim 256] [--codec NAME] [--work DIR] [--json FILE] [--keep]
 
-The first views go all the way (encoded by the codec, written, committed); the rest are copies of their bytes under new
-checksums and catalogue rows, which is what takes time to open. What opens the index runs in a process of its own, so
-that its memory is its own: anonymous memory above what the imports take, sampled every 2 ms.
+The first views take the whole path (encoded by the codec, written, committed). The rest are copies of their bytes with
+new checksums and catalogue rows, which are what takes time to open. Each step that opens the index runs in its own
+process, so that its memory can be measured: anonymous memory above that of the imports, sampled every 2 ms.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ from flairsearch.store.segments import SegmentWriter, segment_paths
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 
-PATCHES, HEADS = 196, 4
-REAL = 4 * INGEST_LIMITS.commit_views  # views that go all the way
-FOLDER = 1000  # files in one
+PATCHES = 196
+HEADS = 4
+ENCODED_VIEWS = 4 * INGEST_LIMITS.commit_views  # Number of views that the codec encodes; the rest are copies.
+FILES_PER_FOLDER = 1000
 FRAME = Frame(4000, 3000, 0, 0, 4000, 3000)
 MIB = 1 << 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The store at scale.")
+    parser = argparse.ArgumentParser(description="Measure the store at scale.")
     parser.add_argument("--views", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--codec", default=DEFAULT_CODEC)
-    parser.add_argument("--work", type=Path, help="where there is room; the system's temporary folder otherwise")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--keep", action="store_true", help="leave the index and its empty photos there")
+    parser.add_argument("--work", type=Path, help="folder with enough room (default: the system's temporary folder)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--keep", action="store_true", help="do not delete the index and its empty photos")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -82,29 +83,26 @@ def _in_child(name: str) -> Callable[[Path, argparse.Namespace], dict[str, float
     return run
 
 
-# -- making it
-
-
 def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
-    """The photos, empty files; the index of them."""
+    """Make empty files as photos, and an index of them."""
     files = list(_touch(work / "photos", args.views))
     index = work / "index"
     create_index(index, IndexSettings("synthetic", "none", 224, PATCHES, args.dim, codec=args.codec))
     settings, rng = IndexSettings.load(index), np.random.default_rng(0)
-    real, figures = min(REAL, args.views), {}
+    real, figures = min(ENCODED_VIEWS, args.views), {}
     with _writer(index, settings) as writer:
         writer.catalog.add_root(str(work / "photos"))
         encoded = _tokens(rng, INGEST_LIMITS.commit_views, args.dim)
-        if needs_basis(args.codec):  # its first views come in another codec: have the basis first
+        if needs_basis(args.codec):  # The basis is fitted first, because views before it would use another codec.
             _append(writer, rng, files[:512], EncodedViews(*(c[:512] for c in _columns(encoded))))
             writer.fit(np.eye(args.dim, dtype=np.float32))
         began = time.perf_counter()
         done = writer.catalog.counts()[1]
         first = done
         while done < real:
-            some = files[done : min(done + INGEST_LIMITS.commit_views, real)]
-            _append(writer, rng, some, EncodedViews(*(c[: len(some)] for c in _columns(encoded))))
-            done += len(some)
+            batch = files[done : min(done + INGEST_LIMITS.commit_views, real)]
+            _append(writer, rng, batch, EncodedViews(*(c[: len(batch)] for c in _columns(encoded))))
+            done += len(batch)
         figures["append, encoded by the codec: views/s"] = (real - first) / (time.perf_counter() - began)
         for _ in writer.compact():
             pass
@@ -119,10 +117,10 @@ def _columns(encoded: EncodedViews) -> list[np.ndarray]:
 
 
 def _touch(root: Path, count: int) -> Iterator[ImageFile]:
-    """So many empty files in folders of a thousand."""
+    """Make empty files in folders of FILES_PER_FOLDER each."""
     for i in range(count):
-        path = f"{i // FOLDER:05d}/{i:08d}.jpg"
-        if i % FOLDER == 0:
+        path = f"{i // FILES_PER_FOLDER:05d}/{i:08d}.jpg"
+        if i % FILES_PER_FOLDER == 0:
             (root / path).parent.mkdir(parents=True)
         descriptor = os.open(root / path, os.O_CREAT | os.O_WRONLY)
         status = os.fstat(descriptor)
@@ -131,7 +129,7 @@ def _touch(root: Path, count: int) -> Iterator[ImageFile]:
 
 
 def _tokens(rng: np.random.Generator, count: int, dim: int) -> EncodedViews:
-    """LayerNorm-ed tokens with a falling spectrum, neighbours alike; what they say does not matter here."""
+    """Draw LayerNorm-ed tokens with a falling spectrum. Their content does not matter here."""
     spectrum = np.linspace(1, 0.1, dim, dtype=np.float32)
     tokens = rng.standard_normal((count, PATCHES, dim), np.float32) * spectrum
     tokens /= tokens.std(-1, keepdims=True)
@@ -152,29 +150,29 @@ def _append(writer: Writer, rng: np.random.Generator, files: list[ImageFile], en
 def _fill(
     writer: Writer, rng: np.random.Generator, files: list[ImageFile], done: int, settings: IndexSettings
 ) -> dict[str, float]:
-    """Copies of the bytes there are, in segments as compaction makes them; and the same bytes as a plain file."""
-    reader = writer.snapshot()
+    """Append copies of existing rows in segments as compaction makes them, and measure a plain file for comparison."""
+    reader = writer.reader()
     rows = reader.coded(reader.views.id[: INGEST_LIMITS.commit_views])
     ((label, codec),) = reader.codecs.items()
-    seconds, count, folder = 0.0, len(files) - done, writer.catalog
-    segments = writer_folder(writer)
+    seconds, count, catalog = 0.0, len(files) - done, writer.catalog
+    segments = writer.folder / "segments"
     while done < len(files):
-        some = files[done : done + STORE_LIMITS.max_segment_views]
-        hashes = [rng.bytes(32) for _ in some]
-        unit = rng.standard_normal((len(some), codec.dim), np.float32)
+        batch = files[done : done + STORE_LIMITS.segment_views]
+        hashes = [rng.bytes(32) for _ in batch]
+        unit = rng.standard_normal((len(batch), codec.dim), np.float32)
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
         began = time.perf_counter()
         views: list[NewView] = []
-        with SegmentWriter(segments, folder.last_segment() + 1, codec) as segment:
-            for start in range(0, len(some), len(rows)):
+        with SegmentWriter(segments, catalog.last_segment() + 1, codec) as segment:
+            for start in range(0, len(batch), len(rows)):
                 piece = unit[start : start + len(rows)].astype(np.float16)
                 for checksum in segment.append_rows(rows[: len(piece)], piece):
                     views.append(NewView(hashes[len(views)], len(views), checksum, FRAME))
             segment.finish()
-        change = Changeset((segment.number, segment.count, label), views, list(zip(some, hashes, strict=True)))
-        folder.commit(change)
+        change = Changeset((segment.number, segment.count, label), views, list(zip(batch, hashes, strict=True)))
+        catalog.commit(change)
         seconds += time.perf_counter() - began
-        done += len(some)
+        done += len(batch)
     if not count:
         return {}
     plain = segments.parent / "plain"
@@ -192,10 +190,6 @@ def _fill(
     }
 
 
-def writer_folder(writer: Writer) -> Path:
-    return writer.folder / "segments"
-
-
 @contextmanager
 def _writer(index: Path, settings: IndexSettings) -> Iterator[Writer]:
     writer = Writer(index, settings)
@@ -205,11 +199,8 @@ def _writer(index: Path, settings: IndexSettings) -> Iterator[Writer]:
         writer.close()
 
 
-# -- using it; each in a process of its own
-
-
 def changed(work: Path) -> dict[str, float]:
-    """Open as the first process after a change that was not indexing: what can be made again is made again."""
+    """Open the index without its derived files, which are made again."""
     shutil.rmtree(work / "index" / "prefilter", ignore_errors=True)
     with Peak() as peak:
         seconds = _open(work / "index")[0]
@@ -217,7 +208,7 @@ def changed(work: Path) -> dict[str, float]:
 
 
 def opened(work: Path) -> dict[str, float]:
-    """Open as every process after that; then search."""
+    """Open the index as usual, then search."""
     with Peak() as peak:
         opening, searcher = _open(work / "index")
         before, dim = peak.mib, searcher.reader.dim
@@ -237,12 +228,12 @@ def opened(work: Path) -> dict[str, float]:
 
 
 def _open(index: Path) -> tuple[float, Searcher]:
-    """Seconds, and the index ready for queries with a pool of random weights."""
+    """Return the seconds that opening takes, and a searcher with a pool of random weights."""
     settings = IndexSettings.load(index)
     rng, dim = np.random.default_rng(1), settings.dim
     value, zeros = rng.standard_normal((HEADS, dim // HEADS, dim), np.float32), np.zeros(dim, np.float32)
     weights = PoolWeights(value, zeros.reshape(HEADS, -1), np.eye(dim, dtype=np.float32), zeros, 1.0, 0.0)
-    import_module("flairsearch.shortlist.faiss_index")  # its libraries are not what is measured
+    import_module("flairsearch.shortlist.faiss_index")  # Loading its libraries is not measured.
     began = time.perf_counter()
     catalog = Catalog(index)
     searcher = Searcher(Snapshot(index, settings, catalog), catalog, weights, "cpu")
@@ -250,10 +241,10 @@ def _open(index: Path) -> tuple[float, Searcher]:
 
 
 class Peak:
-    """The largest anonymous memory of this process while it is entered, above what it was before; MiB."""
+    """Samples the anonymous memory of this process, and keeps its largest growth in MiB."""
 
     def __init__(self, before: float | None = None) -> None:
-        self.before = anonymous() if before is None else before
+        self.before = anonymous_mib() if before is None else before
         self.mib = 0.0
 
     def __enter__(self) -> Peak:
@@ -264,24 +255,24 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._done.wait(0.002):
-            self.mib = max(self.mib, anonymous() - self.before)
+            self.mib = max(self.mib, anonymous_mib() - self.before)
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        self.mib = max(self.mib, anonymous() - self.before)
+        self.mib = max(self.mib, anonymous_mib() - self.before)
 
 
-def anonymous() -> float:
-    """RssAnon of this process, MiB."""
+def anonymous_mib() -> float:
+    """Return the RssAnon of this process in MiB."""
     with open("/proc/self/status", encoding="ascii") as stream:
         return next(int(line.split()[1]) for line in stream if line.startswith("RssAnon")) / 1024
 
 
 def read(work: Path) -> dict[str, float]:
-    """1,000 views drawn at random against as many bytes in a row, from the page cache and from the disk.
+    """Compare reading 1,000 random views with reading as many bytes in sequence, from the page cache and from the disk.
 
-    Of the two largest segments, so that they fit in memory; other views and another stretch every time.
+    Views come from the two largest segments, which fit in memory; each round reads other views and another stretch.
     """
     index = work / "index"
     settings, catalog = IndexSettings.load(index), Catalog(index)
@@ -290,27 +281,27 @@ def read(work: Path) -> dict[str, float]:
     (number, count, label), *more = sorted(catalog.segments(), key=lambda s: -s[1])[:2]
     numbers = [number, *(n for n, _, other in more if other == label)]
     files = [segment_paths(index / "segments", n)[0] for n in numbers]
-    alike = reader.views.id[np.isin(reader.views.segment, numbers)]
+    same_codec = reader.views.id[np.isin(reader.views.segment, numbers)]
     wanted, stride = min(1000, count), reader.codecs[label].stride
     for warmth in ("cold", "warm"):
         if warmth == "warm":
             for file in files:
-                _plain(file, 0, file.stat().st_size)
-            for _ in reader.rows(alike):  # and mapped: as in a process that has searched for a while
+                _read_sequentially(file, 0, file.stat().st_size)
+            for _ in reader.rows(same_codec):  # This maps the pages, as in a process that has searched for a while.
                 pass
         seconds: dict[str, list[float]] = {"random": [], "in a row": []}
         for _ in range(5 if warmth == "cold" else 21):
-            views = np.sort(rng.choice(alike, wanted, replace=False))
+            views = np.sort(rng.choice(same_codec, wanted, replace=False))
             first = int(rng.integers(count - wanted + 1)) * stride
-            for way, times in seconds.items():
+            for order, times in seconds.items():
                 if warmth == "cold":
-                    _drop(index)
+                    _drop_from_cache(index)
                 began = time.perf_counter()
-                if way == "random":
-                    for _ in reader.rows(views):  # as the re-ranker reads them
+                if order == "random":
+                    for _ in reader.rows(views):  # The re-ranker reads rows in this way.
                         pass
                 else:
-                    _plain(files[0], first, wanted * stride)
+                    _read_sequentially(files[0], first, wanted * stride)
                 times.append(time.perf_counter() - began)
         size = wanted * stride / 1e6
         random, row = (statistics.median(times) for times in seconds.values())
@@ -320,8 +311,8 @@ def read(work: Path) -> dict[str, float]:
     return figures
 
 
-def _plain(file: Path, first: int, size: int) -> None:
-    """As many bytes in a row, a megabyte at once into the same memory."""
+def _read_sequentially(file: Path, first: int, size: int) -> None:
+    """Read `size` bytes in sequence, a MiB at once into the same memory."""
     memory = np.empty(MIB, np.uint8)
     with file.open("rb", buffering=0) as stream:
         stream.seek(first)
@@ -329,8 +320,8 @@ def _plain(file: Path, first: int, size: int) -> None:
             size -= count
 
 
-def _drop(index: Path) -> None:
-    """Out of the page cache with the segments."""
+def _drop_from_cache(index: Path) -> None:
+    """Drop the segments from the page cache."""
     for file in (index / "segments").iterdir():
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
@@ -339,7 +330,7 @@ def _drop(index: Path) -> None:
 
 
 def scan(work: Path) -> dict[str, float]:
-    """`index` when nothing has changed."""
+    """Run `flairsearch index` when nothing has changed."""
     index = work / "index"
     settings = IndexSettings.load(index)
     with Peak() as peak, _writer(index, settings) as writer:
@@ -348,7 +339,7 @@ def scan(work: Path) -> dict[str, float]:
             step for step in ingest(writer, [], EncoderCalls(_never, _never)) if isinstance(step, IndexReport)
         )
         seconds = time.perf_counter() - began
-    assert (report.unchanged, report.added, report.removed) == (writer_count(index), 0, 0), report
+    assert (report.unchanged, report.added, report.removed) == (image_count(index), 0, 0), report
     began = time.perf_counter()
     walked = sum(1 for _ in _walk(work / "photos"))
     return {
@@ -371,7 +362,8 @@ def _walk(folder: Path) -> Iterator[os.stat_result]:
             yield entry.stat()
 
 
-def writer_count(index: Path) -> int:
+def image_count(index: Path) -> int:
+    """Return the number of images in the catalogue."""
     catalog = Catalog(index)
     images, _ = catalog.counts()
     catalog.close()

@@ -37,7 +37,8 @@ DEFAULT_CODEC_COUNT = 500  # Number of texts, and of an index's views, for --cod
 _Annotations = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[ANNOTATIONS]", help="File of photos with captions, in any --format (default: measure an index)."
+        metavar="[ANNOTATIONS]",
+        help="File of photos with captions, in any --format, or with boxes (default: measure an index).",
     ),
 ]
 _Photos = Annotated[

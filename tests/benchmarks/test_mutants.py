@@ -1,4 +1,4 @@
-"""benchmarks/mutants.py on a package of two modules: what is drawn, what is run, and where a moved module is found."""
+"""benchmarks/mutants.py on a package of two modules: drawing mutants, running tests, and finding moved modules."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ FILES = {
     "tests/test_none.py": "def test_none():\n    assert True\n",
     "tests/test_other.py": "import tiny.sums\n\n\ndef test_other(seen):\n    assert tiny.sums.add(1, 1) == 2\n",
 }
-CHANGES = {  # each is kind, before and after
+# Each change has its kind, the code before and the code after.
+CHANGES = {
     ("integer", "3", "4"),
     ("integer", "7", "8"),
     ("integer", "2", "3"),
@@ -80,12 +81,12 @@ Command = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command in a repository of its own; what it has written."""
+    """Return a function that runs the command in its own repository and returns the JSON that it wrote."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take a second each time
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # Loading them takes a second each time.
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> dict[str, Any]:
@@ -104,20 +105,20 @@ def draw(command: Command, out: str = "mutants.json", count: int = 99, seed: int
     return found
 
 
-def test_each_changes_one_place(command: Command) -> None:
+def test_each_mutant_changes_one_place(command: Command) -> None:
     every = draw(command)
-    assert {(one["kind"], one["before"], one["after"]) for one in every} == CHANGES
+    assert {(mutant["kind"], mutant["before"], mutant["after"]) for mutant in every} == CHANGES
     assert len(every) == len(CHANGES)
-    for one in every:
-        source = Path(one["module"]).read_bytes()
-        changed = mutants.changed(source, one)
-        assert changed[: one["offset"]] == source[: one["offset"]]
-        assert source[one["offset"] : one["end"]].decode() == one["before"]
-        assert source.endswith(changed[one["offset"] + len(one["text"].encode()) :])
+    for mutant in every:
+        source = Path(mutant["module"]).read_bytes()
+        changed = mutants.apply_mutant(source, mutant)
+        assert changed[: mutant["offset"]] == source[: mutant["offset"]]
+        assert source[mutant["offset"] : mutant["end"]].decode() == mutant["before"]
+        assert source.endswith(changed[mutant["offset"] + len(mutant["text"].encode()) :])
         assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
-        line = source.decode().splitlines()[one["line"] - 1]
-        assert one["context"].startswith(line)
-        assert line[one["column"] - 1 :].startswith(one["before"])
+        line = source.decode().splitlines()[mutant["line"] - 1]
+        assert mutant["context"].startswith(line)
+        assert line[mutant["column"] - 1 :].startswith(mutant["before"])
 
 
 def test_a_seed_draws_the_same_again_and_fewer_are_the_first(command: Command) -> None:
@@ -125,7 +126,7 @@ def test_a_seed_draws_the_same_again_and_fewer_are_the_first(command: Command) -
     assert draw(command) != draw(command, seed=1)
 
 
-def test_what_tests_notice_and_what_they_do_not(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_caught_and_surviving_mutants(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     ids = {one["before"]: one["id"] for one in draw(command)}
     chosen = {ids["+"]: "caught", ids["7"]: "survived", ids["41"]: "no tests"}
     results = command("run", "mutants.json", "--out", "results.json", "--only", *chosen)["results"]
@@ -143,7 +144,7 @@ def test_what_tests_notice_and_what_they_do_not(command: Command, capsys: pytest
     assert Path("tiny/sums.py").read_text(encoding="utf-8") == SUMS, "the working tree stays as it is"
 
 
-def test_a_run_goes_on_where_it_stopped_and_finds_what_has_moved(command: Command) -> None:
+def test_a_run_continues_and_finds_moved_modules(command: Command) -> None:
     every = draw(command, count=16)
     first, last = (next(one["id"] for one in every if one["before"] == text) for text in ("41", "is not"))
     kept = command("run", "mutants.json", "--out", "results.json", "--only", first)["results"][first]

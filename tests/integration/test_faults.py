@@ -1,4 +1,4 @@
-"""The campaign of benchmarks/faults.py in small: an index loses nothing to a kill or a full disk, and names damage."""
+"""A small run of benchmarks/faults.py: an index loses nothing to a kill or a full disk, and names damage."""
 
 import random
 import shutil
@@ -13,27 +13,27 @@ from benchmarks import faults
 
 @pytest.fixture(scope="module")
 def world():
-    """One for all: starting Python and making the indexes takes most of the time."""
+    """Make one world for all tests, because starting Python and making the indexes takes most of the time."""
     work = Path(tempfile.mkdtemp())
-    work.chmod(0o755)  # pytest's own folders may be entered by their owner only, and one test is somebody else
+    work.chmod(0o755)  # One test runs as another user, who may not enter pytest's own folders.
     try:
-        with faults.a_world(work) as world:
+        with faults.make_world(work) as world:
             yield world
     finally:
         shutil.rmtree(work)
 
 
 def test_undisturbed_runs_are_right(world):
-    """What the tests below compare with."""
-    for name, base in world.bases.items():
+    """The tests below compare with these runs."""
+    for name, base in world.baselines.items():
         assert base.after.wrong == base.after.damaged == [], name
-        assert len(base.states) > 1, name  # it does commit
-        assert base.events > 20, name  # and can be killed in many places
-    assert world.bases["forget"].after.empty_rows > world.bases["compact"].after.empty_rows == 0
-    for name in ("add", "rescan"):  # merges are commits that change no listing
-        states = world.bases[name].states
-        assert any(one == other for one, other in pairwise(states)), name
-    assert world.bases["grow"].after.codecs == world.bases["to q2"].after.codecs == {"q2"}
+        assert len(base.states) > 1, name  # The command commits.
+        assert base.events > 20, name  # The command can be killed in many places.
+    assert world.baselines["forget"].after.empty_rows > world.baselines["compact"].after.empty_rows == 0
+    for name in ("add", "rescan"):  # Merges are commits that do not change the listing.
+        states = world.baselines[name].states
+        assert any(first == second for first, second in pairwise(states)), name
+    assert world.baselines["grow"].after.codecs == world.baselines["to q2"].after.codecs == {"q2"}
 
 
 def test_nothing_is_lost_to_a_kill(world):
@@ -41,7 +41,7 @@ def test_nothing_is_lost_to_a_kill(world):
     assert [problem for *_, wrong in points for problem in wrong] == []
     assert len(points) == 20
     assert sum(killed for _, killed, _, _ in points) >= 15
-    assert {name for name, *_ in points} == set(world.bases)
+    assert {name for name, *_ in points} == set(world.baselines)
 
 
 @pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.__name__)
