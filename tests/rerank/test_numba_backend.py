@@ -34,7 +34,7 @@ def coordinates(codec: Codec, rows: np.ndarray) -> np.ndarray:
 
 
 def by_hand(x: np.ndarray, u: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mixed f64[n, Q, H, C], share f64[n, Q, H] of x f64[n, P, C]: softmax over P + 1 keys, the last value is 0."""
+    """Return mixed f64[n, Q, H, C], share f64[n, Q, H] of x f64[n, P, C]; the last of P + 1 keys has value 0."""
     mixed, share = np.zeros((len(x), *u.shape)), np.zeros((len(x), *c.shape))
     for n, tokens in enumerate(x):
         for q, h in np.ndindex(c.shape):

@@ -1,4 +1,4 @@
-"""Codes of views on disk: whatever happens to the files, a view has the codes it was given, or none."""
+"""Codes of views on disk: whatever happens to the files, a view has the code that was written for it, or none."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.fits import Codes, a_fit
 from tests.support.full_disk import file_limit
 
 WIDTH, DIM = 5, 3
-ROW = 8 + 8 + WIDTH + 4  # bytes
+ROW = 8 + 8 + WIDTH + 4  # The bytes of a row.
 
 
 FIT = a_fit(0, WIDTH, DIM)
 
 
 def codes_of(views: Any, seed: int = 0, width: int = WIDTH) -> Any:
-    """i8[n, W] that a view's id stands for."""
+    """Return codes i8[n, W] that depend on the view ids and the seed."""
     rngs = [np.random.default_rng([int(view), seed]) for view in views]
     return np.array([rng.integers(-127, 128, width) for rng in rngs], np.int8).reshape(-1, width)
 
@@ -37,7 +37,7 @@ def append(fitted: PredictorFile, views: Any, generation: int = 1, seed: int = 0
 
 
 def found(fitted: PredictorFile, generation: int = 99, fit: ScorePredictor = FIT) -> Codes:
-    """View -> its codes: those of its last whole row, one row after the other."""
+    """Return the code of each view: that of its last intact row."""
     rows = fitted.rows(fit, generation)
     intact = fitted.intact(fit, rows)
     return {int(row["view"]): row["codes"].tolist() for row, good in zip(rows, intact, strict=True) if good}
@@ -58,7 +58,7 @@ def names(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "fitted").iterdir())
 
 
-def test_what_was_appended_is_found(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_appended_codes_are_found(fitted: PredictorFile, tmp_path: Path) -> None:
     assert found(fitted) == {}
     append(fitted, [3, 1])
     append(fitted, [])
@@ -73,19 +73,19 @@ def test_what_was_appended_is_found(fitted: PredictorFile, tmp_path: Path) -> No
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_the_last_whole_row_of_a_view_counts(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_the_last_intact_row_of_a_view_counts(fitted: PredictorFile, tmp_path: Path) -> None:
     for seed in range(3):
         append(fitted, [5, 6], seed=seed)
     assert found(fitted) == expected([5, 6], seed=2)
     file = tmp_path / "fitted" / "codes"
     data = bytearray(file.read_bytes())
-    data[4 * ROW + 20] ^= 1  # the last one of 5
+    data[4 * ROW + 20] ^= 1  # This damages the last row of view 5.
     file.write_bytes(data)
     assert found(fitted) == expected([5], seed=1) | expected([6], seed=2)
 
 
-def test_a_kill_while_appending(fitted: PredictorFile, tmp_path: Path) -> None:
-    """At any byte: whole rows are found, and what comes next is not lost behind the part of a row."""
+def test_an_append_may_be_killed_at_any_byte(fitted: PredictorFile, tmp_path: Path) -> None:
+    """Complete rows are found, and rows appended later are not misaligned by the partial row."""
     append(fitted, range(1, 5))
     file = tmp_path / "fitted" / "codes"
     whole = file.read_bytes()
@@ -99,7 +99,7 @@ def test_a_kill_while_appending(fitted: PredictorFile, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_flipped_bit_loses_its_row_and_no_other(fitted: PredictorFile, tmp_path: Path, last: bool) -> None:
+def test_a_flipped_bit_loses_only_its_row(fitted: PredictorFile, tmp_path: Path, last: bool) -> None:
     append(fitted, range(1, 4))
     file = tmp_path / "fitted" / "codes"
     whole, views = file.read_bytes(), [1, 2] if last else [1, 3]
@@ -112,20 +112,20 @@ def test_a_flipped_bit_loses_its_row_and_no_other(fitted: PredictorFile, tmp_pat
         assert found(fitted) == expected([*views, 7]), bit
 
 
-def test_rows_of_another_fit_are_none(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_rows_of_another_predictor_are_ignored(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, range(1, 9))
     data = (tmp_path / "fitted" / "codes").read_bytes()
     for other in (a_fit(1, WIDTH, DIM), a_fit(1, WIDTH + 1, DIM), a_fit(1, WIDTH - 2, DIM)):
         assert found(fitted, fit=other) == {}
         fitted.start(other)
         assert found(fitted, fit=other) == {}
-        (tmp_path / "fitted" / "codes").write_bytes(data)  # somebody copied half a folder
+        (tmp_path / "fitted" / "codes").write_bytes(data)  # Such a file results if only half of the folder is copied.
         assert found(fitted, fit=other) == {}
         append(fitted, [2], fit=other)
         assert found(fitted, fit=other) == {2: codes_of([2], width=len(other.quant_steps)).tolist()[0]}
 
 
-def test_a_new_start_has_no_codes(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_a_new_predictor_has_no_codes(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, range(1, 9))
     fitted.start(FIT)
     assert found(fitted) == {}
@@ -137,10 +137,10 @@ def test_a_new_start_has_no_codes(fitted: PredictorFile, tmp_path: Path) -> None
     assert not (tmp_path / "fitted").exists()
 
 
-# -- a backup of the catalogue put back
+# -- restored backups of the catalogue
 
 
-def test_rows_of_a_later_generation_are_none_and_go(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_rows_of_a_later_generation_are_ignored_and_removed(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, [1, 2], generation=10)
     append(fitted, [3], generation=20)
     append(fitted, [4, 5], generation=30)
@@ -152,15 +152,18 @@ def test_rows_of_a_later_generation_are_none_and_go(fitted: PredictorFile, tmp_p
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_rows_of_views_that_are_not_there_yet_go(fitted: PredictorFile, tmp_path: Path) -> None:
-    """Generations grow by random amounts: the next one may be above those of the future that was lost."""
+def test_rows_of_views_that_do_not_exist_yet_are_removed(fitted: PredictorFile, tmp_path: Path) -> None:
+    """Generations grow by random amounts, so the next one may be above those that were lost."""
     append(fitted, [1, 2], generation=10)
     append(fitted, [3, 4], generation=20)
     append(fitted, [2, 5], generation=30, seed=7)
     file = tmp_path / "fitted" / "codes"
     before = file.stat()
     fitted.drop_after(5, 30)
-    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # nothing to do
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )  # The file was not rewritten.
     fitted.drop_after(3, 25)
     assert found(fitted, 10**18) == expected([1, 2, 3])
     append(fitted, [3, 4], generation=40)
@@ -168,7 +171,7 @@ def test_rows_of_views_that_are_not_there_yet_go(fitted: PredictorFile, tmp_path
     assert found(fitted, 10**18) == expected([1])
     append(fitted, [4, 9, 2], generation=60)
     fitted.drop_after(8, 99)
-    assert fitted.rows(FIT, 99)["view"].tolist() == [1, 0, 0, 0, 0, 0, 4, 0, 2]  # each row where it was
+    assert fitted.rows(FIT, 99)["view"].tolist() == [1, 0, 0, 0, 0, 0, 4, 0, 2]  # Each row keeps its position.
     fitted.drop_after(1, 99)
     fitted.drop_after(0, 99)
     assert found(fitted, 10**18) == {}
@@ -177,18 +180,18 @@ def test_rows_of_views_that_are_not_there_yet_go(fitted: PredictorFile, tmp_path
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_a_future_behind_a_damaged_row_goes_too(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_later_generations_before_a_damaged_row_are_removed(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, [1], generation=10)
     append(fitted, [2, 3], generation=20)
     file = tmp_path / "fitted" / "codes"
     data = bytearray(file.read_bytes())
-    data[2 * ROW + 8] = 0  # the last row says generation 0
+    data[2 * ROW + 8] = 0  # The last row's generation becomes 0.
     file.write_bytes(data)
     fitted.drop_after(1, 10)
     assert found(fitted, 10**18) == expected([1])
 
 
-def test_nothing_to_drop_from(tmp_path: Path) -> None:
+def test_drop_after_without_files(tmp_path: Path) -> None:
     PredictorFile(tmp_path, DIM).drop_after(3, 1)
     assert list(tmp_path.iterdir()) == []
     fitted = PredictorFile(tmp_path, DIM)
@@ -246,7 +249,7 @@ OBSTACLES = (a_file_for_the_folder, a_link, a_broken_link)
 
 
 @pytest.mark.parametrize("damage", DAMAGE + OBSTACLES, ids=lambda damage: damage.__name__)
-def test_without_its_fit_all_is_made_anew(
+def test_without_a_predictor_everything_is_rewritten(
     fitted: PredictorFile, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     append(fitted, [1, 2])
@@ -263,7 +266,7 @@ def test_without_its_fit_all_is_made_anew(
 
 
 @pytest.mark.parametrize("damage", ["deleted", "a folder", "a file for the folder", "empty"])
-def test_codes_that_cannot_be_read_are_none(fitted: PredictorFile, tmp_path: Path, damage: str) -> None:
+def test_unreadable_codes_are_ignored(fitted: PredictorFile, tmp_path: Path, damage: str) -> None:
     append(fitted, [1, 2])
     file = tmp_path / "fitted" / "codes"
     file.unlink()
@@ -279,9 +282,7 @@ def test_codes_that_cannot_be_read_are_none(fitted: PredictorFile, tmp_path: Pat
     assert found(fitted) == {}
 
 
-def test_a_folder_nobody_may_write_or_read(
-    open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]
-) -> None:
+def test_a_folder_without_permissions(open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]) -> None:
     fitted = PredictorFile(open_folder, DIM)
     fitted.start(FIT)
     append(fitted, [1, 2])
@@ -300,7 +301,7 @@ def test_a_folder_nobody_may_write_or_read(
 
 
 @pytest.mark.parametrize("room", [0, 1, ROW - 1, ROW, 2 * ROW + 3])
-def test_a_full_disk_leaves_what_was_there(fitted: PredictorFile, room: int) -> None:
+def test_a_full_disk_keeps_existing_rows(fitted: PredictorFile, room: int) -> None:
     append(fitted, [1, 2])
     with file_limit(2 * ROW + room), pytest.raises(OSError):  # noqa: PT011
         append(fitted, range(3, 9))
@@ -309,7 +310,7 @@ def test_a_full_disk_leaves_what_was_there(fitted: PredictorFile, room: int) -> 
     assert found(fitted) == expected(range(1, 9))
 
 
-def test_a_full_disk_while_a_lost_future_goes(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_a_full_disk_while_rows_are_removed(fitted: PredictorFile, tmp_path: Path) -> None:
     append(fitted, range(1, 6), generation=1)
     append(fitted, range(6, 9), generation=5)
     for change in (lambda: fitted.drop_after(5, 1), lambda: append(fitted, [6], generation=2, seed=3)):
@@ -334,13 +335,13 @@ def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
 # -- readers
 
 
-def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
-    """Whatever the writer does with the files meanwhile; many pages of rows, as a lost page is a SIGBUS."""
+def test_mapped_rows_do_not_change(tmp_path: Path) -> None:
+    """The writer may replace the files meanwhile. There are many pages of rows, because a lost page raises SIGBUS."""
     fitted = PredictorFile(tmp_path, DIM)
     for change in (
         lambda: fitted.start(FIT),
         fitted.remove,
-        lambda: append(fitted, [3], generation=1),  # most of the other rows are of later generations
+        lambda: append(fitted, [3], generation=1),  # Most of the other rows are of later generations.
         lambda: fitted.drop_after(2, 99),
         lambda: append(fitted, [1], generation=99),
     ):
@@ -356,8 +357,8 @@ def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
         assert fitted.intact(FIT, mapped).all()
 
 
-def test_readers_beside_a_writer(tmp_path: Path) -> None:
-    """They see codes that were written, or none; never an error."""
+def test_readers_during_writes(tmp_path: Path) -> None:
+    """Readers see written codes or none, and never get an error."""
     fitted, stop = PredictorFile(tmp_path, DIM), threading.Event()
     allowed = expected(range(1, 40))
     wrong: list[object] = []
