@@ -95,7 +95,7 @@ def drop_lost(reader: Snapshot) -> None:
 
 def _fit_views(reader: Snapshot, catalog: Catalog, make_bank: MakeBank) -> Iterator[int]:
     fitted, ids, policy = PredictorFile(reader.folder, reader.dim), reader.views.id, make_bank.policy
-    known = fitted.fit()
+    known = fitted.load()
     if known is None:
         chosen = ids[np.linspace(0, len(ids) - 1, min(policy.sample_views, len(ids))).astype(np.int64)]
         bank, parts = make_bank(None), []
@@ -107,7 +107,7 @@ def _fit_views(reader: Snapshot, catalog: Catalog, make_bank: MakeBank) -> Itera
             return
         known = fit(bank.vectors, sample, anchors=policy.asked_texts)
         drop_kept(reader, known)
-        fitted.start(known)
+        fitted.save(known)
         fitted.append(known, chosen, known.codes(sample[:, known.anchors]), reader.generation)
     missing = ids[last_places(fitted, known, fitted.rows(known, reader.generation), ids) < 0]
     if len(missing):

@@ -27,7 +27,7 @@ class Shortlist:
 
     def __init__(self, reader: Snapshot) -> None:
         self._reader, fitted = reader, PredictorFile(reader.folder, reader.dim)
-        self._fit = fitted.fit()
+        self._fit = fitted.load()
         self._near: CodeScan | None = None
         self._without = reader.views.id  # views without a fitted vector
         if self._fit is not None:

@@ -42,7 +42,7 @@ def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
     steps = fit_all(index, bank)
     assert steps == [0, 0, 0, 27, 34, 41, 48, 55, 61]
     assert (bank.views, bank.made) == (61, 2)
-    fit = PredictorFile(index, DIM).fit()
+    fit = PredictorFile(index, DIM).load()
     assert fit is not None
     found = codes(index)
     assert list(found) == list(range(1, 62))
@@ -58,7 +58,7 @@ def test_codes_predict_the_ranking_score(index: Path) -> None:
     """With a global share of one half, codes predict the mean of the conditioned and the global cosine."""
     filled(index, range(61))
     fit_all(index, Counting(SumEncoder()))
-    fit = PredictorFile(index, DIM).fit()
+    fit = PredictorFile(index, DIM).load()
     assert fit is not None
     views, texts = encoded(range(61)), SumEncoder().bank()
     conditioned = np.stack([by_hand.score(views.tokens, text, SumEncoder().pool_weights) for text in texts], 1)
@@ -315,7 +315,7 @@ def test_views_never_get_codes_newer_than_a_restored_backup(index: Path, later: 
     assert bank.views == 10
     found = codes(index)
     assert list(found) == list(range(1, 31))
-    fit = PredictorFile(index, DIM).fit()
+    fit = PredictorFile(index, DIM).load()
     assert fit is not None
     exact = Counting()(fit.texts[fit.anchors]).score(encoded(range(100, 110)))
     assert np.abs(fit.codes(exact) - np.array([found[view] for view in range(21, 31)])).max() <= 1
@@ -361,7 +361,7 @@ def test_indexing_makes_codes(tmp_path: Path) -> None:
         assert engine.add(photos).added == 20
         assert len(codes(tmp_path / "index")) == 20
         made = sorted(path.name.split(".")[-1] for path in (tmp_path / "index" / "prefilter").iterdir())
-        fit = PredictorFile(tmp_path / "index", DIM).fit()
+        fit = PredictorFile(tmp_path / "index", DIM).load()
         assert fit is not None
         assert made == sorted(["views", f"{fit.crc:08x}"])
         before = codes(tmp_path / "index")

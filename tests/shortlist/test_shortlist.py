@@ -27,7 +27,7 @@ from tests.support.indexes import SETTINGS, encoded, filled, reading, remove, sa
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N, WIDTH = 60, 70  # Codes are wider than the scan's prefixes.
-FIT = a_fit(0, WIDTH, DIM)
+PREDICTOR = a_fit(0, WIDTH, DIM)
 TEXTS = np.random.default_rng(5).normal(size=(6, DIM)).astype(np.float32) * 3
 
 
@@ -37,10 +37,10 @@ def random_codes(count: int = N, seed: int = 0) -> Any:
     return np.tile(few, (3, 1))[:count]
 
 
-def put(index: Path, views: Any, found: Any, fit: ScorePredictor = FIT) -> None:
+def put(index: Path, views: Any, found: Any, fit: ScorePredictor = PREDICTOR) -> None:
     """Write codes for views into a new folder."""
     fitted = PredictorFile(index, DIM)
-    fitted.start(fit)
+    fitted.save(fit)
     with reading(index) as reader:
         fitted.append(fit, np.asarray(views, np.int64), found, reader.generation)
 
@@ -58,7 +58,7 @@ def best(ids: Any, scores: Any, count: int) -> list[int]:
     return ids[np.lexsort((ids, -scores))][:count].tolist()  # type: ignore[no-any-return]
 
 
-def by_codes(ids: Any, found: Any, text: Any, count: int, fit: ScorePredictor = FIT) -> list[int]:
+def by_codes(ids: Any, found: Any, text: Any, count: int, fit: ScorePredictor = PREDICTOR) -> list[int]:
     """Return views in descending order of their codes' inner products; ties by id."""
     scores = found.astype(np.float64) @ fit.features(text).astype(np.float64)
     return best(ids, np.round(scores / np.abs(scores).max(initial=1e-9), 6), count)
@@ -74,7 +74,7 @@ def files(index: Path) -> list[str]:
     return sorted(path.name.split(".", 1)[1] for path in (index / "prefilter").iterdir())
 
 
-def check(index: Path, found: Any, views: Any = None, fit: ScorePredictor = FIT) -> None:
+def check(index: Path, found: Any, views: Any = None, fit: ScorePredictor = PREDICTOR) -> None:
     """Check all results of a newly opened shortlist; `found`: the codes i8[n, W] of the views that have some."""
     ids = np.arange(1, len(found) + 1) if views is None else np.asarray(views)
     with reading(index) as reader:
@@ -92,7 +92,7 @@ def test_equals_brute_force(full: Path) -> None:
     """There are many ties, broken by view id; rows and derived file give the same results."""
     for _ in range(3):
         check(full, random_codes())
-        assert files(full) == sorted([f"{FIT.crc:08x}", "views"])
+        assert files(full) == sorted([f"{PREDICTOR.crc:08x}", "views"])
 
 
 def test_the_length_of_a_text_does_not_matter(full: Path) -> None:
@@ -114,7 +114,7 @@ def test_several_texts_rank_by_the_mean_prediction(full: Path, subtests: pytest.
 def check_mean(full: Path, weights: list[int]) -> None:
     shares = np.array(weights, np.float32) / sum(weights)
     several, codes_ = TEXTS[: len(weights)], random_codes().astype(np.float64)
-    each = np.stack([codes_ @ FIT.features(text) for text in several], 1)
+    each = np.stack([codes_ @ PREDICTOR.features(text) for text in several], 1)
     mean, ids = each @ shares, np.arange(1, N + 1)
     among = np.flatnonzero(np.random.default_rng(3).random(N) < 0.4) + 1
     with reading(full) as reader:
@@ -158,7 +158,7 @@ def test_without_codes_views_rank_by_the_global_token(index: Path, damage: str) 
     put(index, range(1, N + 1), random_codes(), a_fit(9, WIDTH, DIM))
     file = index / "fitted" / "codes"
     if damage == "of another fit":
-        FIT.save(index / "fitted" / "map.npz")
+        PREDICTOR.save(index / "fitted" / "map.npz")
     elif damage in ("empty", "part of a row"):
         file.write_bytes(file.read_bytes()[: 0 if damage == "empty" else 30])
     else:
@@ -242,7 +242,7 @@ def test_a_missing_segment(full: Path, lost: str) -> None:
     views = np.arange(1, N + 1)[40:] if lost[5] == "1" else np.arange(1, 41)
     for _ in range(2):
         check(full, random_codes()[views - 1], views)
-    PredictorFile(full, DIM).start(a_fit(4, WIDTH, DIM))
+    PredictorFile(full, DIM).save(a_fit(4, WIDTH, DIM))
     with reading(full) as reader:
         near = Shortlist(reader)
         assert near.search(TEXTS[0], 9).views.tolist() == by_global(views, TEXTS[0], 9)
@@ -258,7 +258,7 @@ def test_an_empty_index(index: Path) -> None:
 # -- the derived file
 
 
-def kept(index: Path, fit: ScorePredictor = FIT) -> list[Path]:
+def kept(index: Path, fit: ScorePredictor = PREDICTOR) -> list[Path]:
     return list((index / "prefilter").glob(f"*.{fit.crc:08x}"))
 
 
@@ -369,7 +369,7 @@ def test_rows_rewritten_in_another_order(index: Path, left: int) -> None:
     """Predictor and generation are unchanged, but the derived file is out of date and must not be used."""
     filled(index, range(N))
     fit_all(index)
-    fit, expected = PredictorFile(index, DIM).fit(), codes(index)
+    fit, expected = PredictorFile(index, DIM).load(), codes(index)
     assert fit is not None
     check(index, np.array(list(expected.values()), np.int8), fit=fit)
     file = index / "fitted" / "codes"
@@ -383,7 +383,7 @@ def test_rows_rewritten_in_another_order(index: Path, left: int) -> None:
 def test_a_damaged_row_is_replaced_although_the_file_refers_to_it(index: Path) -> None:
     filled(index, range(N))
     fit_all(index)
-    fit, expected = PredictorFile(index, DIM).fit(), np.array([*codes(index).values()], np.int8)
+    fit, expected = PredictorFile(index, DIM).load(), np.array([*codes(index).values()], np.int8)
     assert fit is not None
     check(index, expected, fit=fit)
     file = index / "fitted" / "codes"
@@ -400,7 +400,7 @@ def test_removing_the_newest_views_moves_no_other_rows(index: Path) -> None:
     """The newest photo is forgotten: its codes are removed, and other rows keep their positions."""
     filled(index, range(N))
     fit_all(index)
-    fit, expected = PredictorFile(index, DIM).fit(), codes(index)
+    fit, expected = PredictorFile(index, DIM).load(), codes(index)
     assert fit is not None
     remove(index, [N])
     del expected[N]
@@ -432,7 +432,7 @@ def test_an_older_snapshot_sees_no_newer_rows(full: Path) -> None:
     with reading(full) as old:
         filled(full, range(N, N + 4))
         with reading(full) as new:
-            PredictorFile(full, DIM).append(FIT, np.arange(3, 9), random_codes(6, seed=8), new.generation)
+            PredictorFile(full, DIM).append(PREDICTOR, np.arange(3, 9), random_codes(6, seed=8), new.generation)
         assert isinstance(old, Snapshot)
         near = Shortlist(old)
         for text in TEXTS:
