@@ -35,8 +35,8 @@ def segment(number: int) -> np.ndarray:
     return rows
 
 
-def cached_numbers(resident: GpuSegmentCache) -> list[int]:
-    return [number for number in range(9) if number in resident]
+def cached_numbers(cache: GpuSegmentCache) -> list[int]:
+    return [number for number in range(9) if number in cache]
 
 
 def unread() -> Iterator[np.ndarray]:
@@ -44,7 +44,7 @@ def unread() -> Iterator[np.ndarray]:
     yield
 
 
-def ask(resident: GpuSegmentCache, number: int, wanted: list[int], streams: bool = False) -> list[torch.Tensor]:
+def ask(cache: GpuSegmentCache, number: int, wanted: list[int], streams: bool = False) -> list[torch.Tensor]:
     """Return the requested pieces, and check their contents and whether they were streamed."""
     rows, read = segment(number), []
 
@@ -53,61 +53,61 @@ def ask(resident: GpuSegmentCache, number: int, wanted: list[int], streams: bool
         yield from (rows[wanted[:3]], rows[wanted[3:]])
 
     places = np.asarray(wanted, np.int64)
-    found = [piece.clone() for piece in resident.rows(number, rows, places, pieces() if streams else unread())]
+    found = [piece.clone() for piece in cache.rows(number, rows, places, pieces() if streams else unread())]
     assert read == [number] * streams
-    assert (number in resident) is not streams
+    assert (number in cache) is not streams
     assert np.array_equal(torch.cat(found).cpu().numpy(), rows[wanted])
-    return list(resident.rows(number, rows, places, pieces()))
+    return list(cache.rows(number, rows, places, pieces()))
 
 
 @both
 @pytest.mark.filterwarnings("error")
 def test_whole_segments(device: str) -> None:
-    resident = GpuSegmentCache(device, 3000, ResidencePolicy(copy_bytes=250))
+    cache = GpuSegmentCache(device, 3000, ResidencePolicy(copy_bytes=250))
     for number in (0, 1, 2):
-        kept = resident.put(number, segment(number))
+        kept = cache.put(number, segment(number))
         assert kept is not None
         assert np.array_equal(kept.cpu().numpy(), segment(number))
-    assert resident.get(0) is not None  # Now segment 1 is the least recently used one.
-    assert resident.put(3, segment(3)) is not None
-    assert cached_numbers(resident) == [0, 2, 3]
-    assert resident.put(1, np.zeros((31, WIDTH), np.uint8)) is None
-    assert cached_numbers(resident) == [0, 2, 3]
-    assert resident.put(2, np.zeros((30, WIDTH), np.uint8)) is not None
-    assert cached_numbers(resident) == [2]
+    assert cache.get(0) is not None  # Now segment 1 is the least recently used one.
+    assert cache.put(3, segment(3)) is not None
+    assert cached_numbers(cache) == [0, 2, 3]
+    assert cache.put(1, np.zeros((31, WIDTH), np.uint8)) is None
+    assert cached_numbers(cache) == [0, 2, 3]
+    assert cache.put(2, np.zeros((30, WIDTH), np.uint8)) is not None
+    assert cached_numbers(cache) == [2]
 
 
 @both
 def test_segments_are_cached_while_there_is_capacity(device: str) -> None:
     """A tenth of a segment must be requested in total; in one request if another segment must be evicted."""
-    resident = GpuSegmentCache(device, capacity=2 * ROWS * WIDTH + 999)
-    ask(resident, 0, [7])
-    ask(resident, 1, [3, 2])
-    assert cached_numbers(resident) == [0, 1]
-    ask(resident, 0, [1, 0])
-    ask(resident, 2, [9])  # A tenth at once evicts segment 1, the least recently used one.
-    assert cached_numbers(resident) == [0, 2]
-    ask(resident, 0, list(range(ROWS)))
-    ask(resident, 1, [5, 4, 3, 2, 8])
-    assert cached_numbers(resident) == [0, 1]
+    cache = GpuSegmentCache(device, capacity=2 * ROWS * WIDTH + 999)
+    ask(cache, 0, [7])
+    ask(cache, 1, [3, 2])
+    assert cached_numbers(cache) == [0, 1]
+    ask(cache, 0, [1, 0])
+    ask(cache, 2, [9])  # A tenth at once evicts segment 1, the least recently used one.
+    assert cached_numbers(cache) == [0, 2]
+    ask(cache, 0, list(range(ROWS)))
+    ask(cache, 1, [5, 4, 3, 2, 8])
+    assert cached_numbers(cache) == [0, 1]
 
 
 @both
 def test_rows_are_streamed_below_the_admitted_fraction(device: str) -> None:
-    resident = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
-    ask(resident, 0, [0], streams=True)  # `ask` requests the rows twice, so two of ten are counted.
-    ask(resident, 0, [1])  # Three of ten rows were requested by now.
-    ask(resident, 1, [4, 2], streams=True)
-    assert cached_numbers(resident) == [0]
-    ask(resident, 1, [4, 2, 0])
-    assert cached_numbers(resident) == [1]
+    cache = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
+    ask(cache, 0, [0], streams=True)  # `ask` requests the rows twice, so two of ten are counted.
+    ask(cache, 0, [1])  # Three of ten rows were requested by now.
+    ask(cache, 1, [4, 2], streams=True)
+    assert cached_numbers(cache) == [0]
+    ask(cache, 1, [4, 2, 0])
+    assert cached_numbers(cache) == [1]
 
 
 @both
 def test_a_segment_larger_than_the_capacity_is_streamed(device: str) -> None:
-    resident = GpuSegmentCache(device, capacity=ROWS * WIDTH - 1)
-    ask(resident, 0, list(range(ROWS)), streams=True)
-    ask(resident, 0, [4, 1, 1, 9], streams=True)
+    cache = GpuSegmentCache(device, capacity=ROWS * WIDTH - 1)
+    ask(cache, 0, list(range(ROWS)), streams=True)
+    ask(cache, 0, [4, 1, 1, 9], streams=True)
 
 
 def test_rows_are_streamed_if_the_device_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,14 +120,14 @@ def test_rows_are_streamed_if_the_device_is_out_of_memory(monkeypatch: pytest.Mo
 
 @both
 def test_consecutive_rows_are_not_copied(device: str) -> None:
-    resident = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
-    (whole,) = ask(resident, 0, list(range(ROWS)))
-    assert resident.get(0) is not None
-    assert whole.data_ptr() == resident.get(0).data_ptr()
-    (part,) = ask(resident, 0, [3, 4, 5])
+    cache = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
+    (whole,) = ask(cache, 0, list(range(ROWS)))
+    assert cache.get(0) is not None
+    assert whole.data_ptr() == cache.get(0).data_ptr()
+    (part,) = ask(cache, 0, [3, 4, 5])
     assert part.data_ptr() == whole[3].data_ptr()
     for wanted in ([5, 4, 3], [1, 3, 2, 4], [1, 2, 4], [1, 1], list(range(ROWS))[::-1]):
-        pieces = ask(resident, 0, wanted)
+        pieces = ask(cache, 0, wanted)
         assert [len(piece) for piece in pieces] == [2] * (len(wanted) // 2) + [1] * (len(wanted) % 2)
         assert all(piece.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr() for piece in pieces)
 
@@ -136,9 +136,9 @@ def test_consecutive_rows_are_not_copied(device: str) -> None:
 @pytest.mark.skipif(not GPU, reason="no CUDA GPU")
 def test_the_capacity_is_a_share_of_the_devices_memory() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
-    resident = GpuSegmentCache("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
-    assert resident.put(0, np.zeros((10, 100), np.uint8)) is not None
-    assert resident.put(1, np.zeros((10, 101), np.uint8)) is None
+    cache = GpuSegmentCache("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
+    assert cache.put(0, np.zeros((10, 100), np.uint8)) is not None
+    assert cache.put(1, np.zeros((10, 101), np.uint8)) is None
 
 
 # -- searches through the cache
@@ -203,8 +203,8 @@ def test_a_search_finds_what_the_cpu_path_finds(
                 for hits, others in zip(found, expected, strict=True):
                     scores = [hit.score for hit in hits]
                     assert scores == pytest.approx([hit.score for hit in others], abs=2e-4)
-            resident = engine._searcher()._scorer.resident
-            assert len(cached_numbers(resident)) == {0: 0, 1: 1, 100: 4}.get(held, len(cached_numbers(resident)))
+            cache = engine._searcher()._scorer.resident
+            assert len(cached_numbers(cache)) == {0: 0, 1: 1, 100: 4}.get(held, len(cached_numbers(cache)))
             photo = index.parent / "photos" / "3.png"
             assert engine.show(photo, "red").score == pytest.approx(plain.show(photo, "red").score, abs=2e-4)
 
@@ -216,10 +216,10 @@ def test_cached_segments_are_read_before_others_evict_them(index: Path, monkeypa
         views = reader.views.id[dict(reader.by_codec(reader.views.id))["int8"]]
         parts = list(reader.by_segment(views))
         assert [len(wanted) for _, _, _, wanted in parts] == [4, 4, 1]
-        resident = GpuSegmentCache("cpu", capacity=2 * parts[0][1].nbytes)
-        own = Scorer(reader, FakeEncoder().pool_weights, "cpu", resident)
-        put = resident.put
-        monkeypatch.setattr(resident, "put", lambda number, rows: copied.append(number) or put(number, rows))
+        cache = GpuSegmentCache("cpu", capacity=2 * parts[0][1].nbytes)
+        own = Scorer(reader, FakeEncoder().pool_weights, "cpu", cache)
+        put = cache.put
+        monkeypatch.setattr(cache, "put", lambda number, rows: copied.append(number) or put(number, rows))
         expected = None
         for copies in (3, 4, 5, 6):
             scores = own.score(views, FakeEncoder().encode_texts(["red"]))
