@@ -159,7 +159,7 @@ def main() -> None:
     print("  bytes a view:", {str(f.relative_to(folder)): round(f.stat().st_size / len(reader)) for f in files})
 
     fitted = PredictorFile(folder, reader.dim)
-    fit = fitted.fit()
+    fit = fitted.load()
     assert fit is not None
     real = fitted.rows(fit, reader.generation)["codes"]
     rng, width = np.random.default_rng(2), len(fit.quant_steps)

@@ -121,7 +121,7 @@ class Training:
         paths = [folder / photo.image for photo in self.photos]
         features.extract(self._in.lite, paths, len(self._flickr), self._run / "features", self._in.processes)
 
-    def bank(self) -> None:
+    def encode_prompts(self) -> None:
         """Make the bank of texts with the teacher's vectors, and a vector for each token."""
         if (self._run / "bank.npz").is_file():
             return

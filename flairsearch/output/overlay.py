@@ -52,12 +52,12 @@ def save_overlay(hit: Hit, photo: Image.Image, path: Path, heat: bool = False) -
     overlay.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise FlairSearchError(f"{path} is no name for an overlay - let it end with {', '.join(SUFFIXES)}")
+        raise FlairSearchError(f"{path} has no supported suffix - use one of {', '.join(SUFFIXES)}")
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
     try:
         if path.exists() and not _is_overlay(path):
-            raise FlairSearchError(f"{path} is there already, and no overlay - give another folder or file")
+            raise FlairSearchError(f"{path} exists and is not an overlay - give another folder or file")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Chroma subsampling would blur thin lines.
         draw_overlay(hit, photo, heat).save(path, quality=92, subsampling=0, exif=exif)

@@ -33,9 +33,7 @@ class Layout(NamedTuple):
     planes: NDArray[np.int64]  # [R, 6]: first byte and number of the codes of 8, of 4 and of 2 bits.
     step: F32  # [R * stride]: the quantisation step of each value; 0 after a row's last coded value.
     gains: F32  # [256]: the factor that each gain code stands for.
-    column_transform: (
-        F32  # [2, G, G]: cosine transform along columns, to patches and back; [2, 0, 0] for rows of patches.
-    )
+    column_transform: F32  # [2, G, G]: cosine transform along columns, to patches and back; empty for rows of patches.
     row_transform: F32  # [2, W, W]: cosine transform along rows, to patches and back.
 
 

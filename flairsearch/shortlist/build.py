@@ -80,7 +80,7 @@ def drop_lost(snapshot: Snapshot) -> None:
 
 def _fit_views(snapshot: Snapshot, catalog: Catalog, encoder: Encoder, policy: PredictorPolicy) -> Iterator[int]:
     file, ids = PredictorFile(snapshot.folder, snapshot.dim), snapshot.views.id
-    predictor = file.fit()
+    predictor = file.load()
     if predictor is None:
         chosen = ids[np.linspace(0, len(ids) - 1, min(policy.sample_views, len(ids))).astype(np.int64)]
         scorer, parts = _prompt_scorer(encoder), []
@@ -92,7 +92,7 @@ def _fit_views(snapshot: Snapshot, catalog: Catalog, encoder: Encoder, policy: P
             return
         predictor = fit(scorer.vectors, sample, anchors=policy.anchor_texts)
         drop_kept(snapshot, predictor)
-        file.start(predictor)
+        file.save(predictor)
         file.append(predictor, chosen, predictor.codes(sample[:, predictor.anchors]), snapshot.generation)
     missing = ids[last_places(file, predictor, file.rows(predictor, snapshot.generation), ids) < 0]
     if len(missing):

@@ -35,17 +35,17 @@ class PredictorFile:
     def _codes_file(self) -> Path:
         return self._folder / "codes"
 
-    def fit(self) -> ScorePredictor | None:
+    def load(self) -> ScorePredictor | None:
         """Return the predictor; None if there is none yet or its file is damaged."""
         return ScorePredictor.load(self._folder / "map.npz", self._dim)
 
-    def rows(self, fit: ScorePredictor, generation: int) -> NDArray[np.void]:
+    def rows(self, predictor: ScorePredictor, generation: int) -> NDArray[np.void]:
         """Return the complete rows (view, generation, codes, crc) up to a generation, memory-mapped.
 
         Rows newer than the catalogue are ignored: after restoring an older backup, their view ids may have been reused.
         The result is empty if the file cannot be read.
         """
-        dtype = _row_dtype(len(fit.quant_steps))
+        dtype = _row_dtype(len(predictor.quant_steps))
         try:
             with self._codes_file.open("rb") as stream:  # Another process may replace the file meanwhile.
                 count = os.fstat(stream.fileno()).st_size // dtype.itemsize
@@ -58,9 +58,9 @@ class PredictorFile:
             count -= 1
         return rows[:count]
 
-    def intact(self, fit: ScorePredictor, rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    def intact(self, predictor: ScorePredictor, rows: NDArray[np.void]) -> NDArray[np.bool_]:
         """Return which rows have the right checksum and belong to this predictor, bool[n]."""
-        matches: NDArray[np.bool_] = rows["crc"] == np.asarray(_checksums(fit, rows), np.uint32)
+        matches: NDArray[np.bool_] = rows["crc"] == np.asarray(_checksums(predictor, rows), np.uint32)
         return matches
 
     def size(self) -> int:
@@ -72,12 +72,12 @@ class PredictorFile:
 
     # -- Only the writer of the index may call the methods below.
 
-    def start(self, fit: ScorePredictor) -> None:
+    def save(self, predictor: ScorePredictor) -> None:
         """Save a new predictor and remove the codes of an older one. Raises OSError."""
         self.remove()
         self._folder.mkdir()
         with atomic_path(self._folder / "map.npz") as part:
-            fit.save(part)
+            predictor.save(part)
 
     def remove(self) -> None:
         """Remove the predictor and all codes. Raises OSError."""
@@ -91,10 +91,10 @@ class PredictorFile:
 
         Other rows keep their positions, because derived files refer to them (shortlist/shortlist.py).
         """
-        fit = self.fit()
-        if fit is None:
+        predictor = self.load()
+        if predictor is None:
             return
-        rows = self.rows(fit, generation)
+        rows = self.rows(predictor, generation)
         is_stale = rows["view"] > last
         if is_stale.any():
             rows = rows.copy()
@@ -103,12 +103,14 @@ class PredictorFile:
         elif self._has_rows_after(rows):
             self._replace(rows)
 
-    def append(self, fit: ScorePredictor, views: NDArray[np.int64], codes: NDArray[np.int8], generation: int) -> None:
+    def append(
+        self, predictor: ScorePredictor, views: NDArray[np.int64], codes: NDArray[np.int8], generation: int
+    ) -> None:
         """Append rows for views i64[n] with codes i8[n, W], and make them durable. Raises OSError."""
-        rows = np.zeros(len(views), _row_dtype(len(fit.quant_steps)))
+        rows = np.zeros(len(views), _row_dtype(len(predictor.quant_steps)))
         rows["view"], rows["generation"], rows["codes"] = views, generation, codes
-        rows["crc"] = _checksums(fit, rows)
-        kept = self.rows(fit, generation)
+        rows["crc"] = _checksums(predictor, rows)
+        kept = self.rows(predictor, generation)
         if self._has_rows_after(kept):  # These rows are of later generations than a restored backup.
             self._replace(kept)
         with self._codes_file.open("ab") as stream:
@@ -131,6 +133,6 @@ def _row_dtype(width: int) -> Any:
     return np.dtype([("view", "<i8"), ("generation", "<i8"), ("codes", "i1", (width,)), ("crc", "<u4")])
 
 
-def _checksums(fit: ScorePredictor, rows: NDArray[np.void]) -> list[int]:
+def _checksums(predictor: ScorePredictor, rows: NDArray[np.void]) -> list[int]:
     """Return the CRC-32 of each row's bytes without the last four, seeded with the predictor's CRC-32."""
-    return [zlib.crc32(row[:-4].data, fit.crc) for row in rows.view(np.uint8).reshape(len(rows), rows.itemsize)]
+    return [zlib.crc32(row[:-4].data, predictor.crc) for row in rows.view(np.uint8).reshape(len(rows), rows.itemsize)]

@@ -32,7 +32,7 @@ class Shortlist:
         """is_compiled: codes are multiplied by loops that numba compiles; else by numpy, which loads at once."""
         self._snapshot = snapshot
         file = PredictorFile(snapshot.folder, snapshot.dim)
-        self._predictor = file.fit()
+        self._predictor = file.load()
         self._scan: CodeScan | None = None
         self._without_codes = snapshot.views.id
         if self._predictor is not None:
@@ -118,7 +118,7 @@ def make_derived_files(snapshot: Snapshot) -> None:
     if snapshot.damage:
         return
     file = PredictorFile(snapshot.folder, snapshot.dim)
-    predictor = file.fit()
+    predictor = file.load()
     with suppress(OSError):
         if predictor is None:
             if snapshot.cache.find(_GLOBAL) is None:

@@ -37,7 +37,7 @@ def test_a_photo_is_no_place_for_an_overlay(home: Path, run: IndexRun) -> None:
     for arguments in (("show", photo, "red", "--out", photo), ("show", photo, "red", "--out", "photos/кот.png")):
         done = run(*arguments)
         assert (done.code, done.out) == (1, "")
-        assert "is there already, and no overlay" in done.message
+        assert "exists and is not an overlay" in done.message
     for rank in (1, 2, 3):
         (home / f"0{rank}-a.jpg").write_text("mine")
     assert run("query", "red", "--overlay", ".").code == 1

@@ -156,7 +156,7 @@ def predictor(painted: Painted, source: str) -> Callable[[int, int], tuple[np.nd
         if "alone" not in source:
             heat, found = locator.find(encoded, picture.frame, query)
             return np.maximum(heat, 0), np.array(picture.frame.to_view(found[0].box))
-        values = (locator.attend if "attention" in source else locator.compare)(encoded, query)[0]
+        values = (locator.attend if "attention" in source else locator.patch_similarity)(encoded, query)[0]
         box = find_boxes(find_heat(values, np.zeros(values.shape, np.float32)))[0]
         return np.maximum(values, 0).reshape(GRID, GRID), np.array(box)
 

@@ -1,4 +1,4 @@
-"""Painted squares come back as boxes, any heat as scipy and a loop over thresholds say, regions as counted pixels."""
+"""Boxes of painted squares; boxes of any heat against scipy and a threshold loop; regions against counted pixels."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from flairsearch.regions.boxes import (
 )
 
 ndimage = pytest.importorskip("scipy.ndimage")
-pytestmark = pytest.mark.filterwarnings("error")  # an overflow, or a division by zero
+pytestmark = pytest.mark.filterwarnings("error")  # Overflows and divisions by zero fail a test.
 
 WHOLE = [(0.0, 0.0, 1.0, 1.0)]
 GRIDS = [1, 2, 7, 14, 24]
 
 
 def paint(grid: int, *squares: tuple[int, int, int, int]) -> np.ndarray:
-    """(left, top, right, bottom) in patches -> f32[P]: 1 there, 0 elsewhere."""
+    """Return f32[P] with 1 inside the squares (left, top, right, bottom) in patches and 0 elsewhere."""
     values = np.zeros((grid, grid), np.float32)
     for left, top, right, bottom in squares:
         values[top:bottom, left:right] = 1
@@ -47,12 +47,12 @@ def find(attention: np.ndarray, similarity: np.ndarray | None = None) -> list[Vi
 
 
 def distance(box: ViewBox, square: tuple[int, int, int, int], grid: int) -> float:
-    """Of the edge that is furthest off, in patches."""
+    """Return the largest distance of an edge of the box from the square's, in patches."""
     return float(np.abs(np.array(box) * grid - square).max())
 
 
 def squares(grid: int, low: int, high: int) -> list[tuple[int, int, int, int]]:
-    """Of sizes from `low` to `high` patches, square or not, in corners, at edges, next to them and in the middle."""
+    """Return rectangles with sides of `low` to `high` patches in corners, at edges, next to edges and in the middle."""
     sides = [*range(low, high, max(1, (high - low) // 6)), high]
     found = [
         (left, top, left + wide, top + tall)
@@ -62,26 +62,26 @@ def squares(grid: int, low: int, high: int) -> list[tuple[int, int, int, int]]:
     return [square for square in found if min(square) >= 0 and max(square) <= grid]
 
 
-# -- painted
+# -- painted squares
 
 
-BACK = [  # grid, the smallest and the largest square, how far off an edge may be
+RECOVERED = [  # Grid, sides of the smallest and the largest square, tolerance of an edge in patches.
     (7, 4, 4, 0),
     (8, 5, 5, 0),
     (14, 7, 10, 0),
-    (24, 8, 19, 0),  # large ones exactly
+    (24, 8, 19, 0),  # Large squares are found exactly.
     (7, 3, 7, 0.5),
     (8, 4, 8, 0.5),
     (14, 4, 14, 0.5),
     (24, 5, 24, 0.5),
     (7, 1, 7, 1),
     (8, 1, 8, 1),
-    (14, 1, 14, 1),  # smaller than the smoothing
+    (14, 1, 14, 1),  # Squares may be smaller than the blur.
 ]
 
 
-def test_a_square_comes_back(subtests: pytest.Subtests) -> None:
-    for grid, low, high, most in BACK:
+def test_a_painted_square_is_found(subtests: pytest.Subtests) -> None:
+    for grid, low, high, most in RECOVERED:
         with subtests.test(grid=grid, low=low, high=high):
             some = squares(grid, low, high)
             assert len(some) >= 9
@@ -91,8 +91,8 @@ def test_a_square_comes_back(subtests: pytest.Subtests) -> None:
 
 
 @pytest.mark.parametrize("grid", [14, 24])
-def test_a_square_in_one_of_the_two_maps_comes_back(grid: int) -> None:
-    """The other says nothing, whatever its value."""
+def test_a_square_in_one_of_the_two_maps_is_found(grid: int) -> None:
+    """The other map is constant; its value does not matter."""
     for square in squares(grid, grid // 2, grid // 2):
         for value in (0, 1, -0.3, 1e-30):
             even = np.full(grid * grid, value, np.float32)
@@ -126,7 +126,7 @@ def test_the_hotter_square_comes_first() -> None:
     assert distance(find(hot)[0], small, 14) <= 0.5 + 1e-9
 
 
-def test_at_most_three_and_no_speck() -> None:
+def test_at_most_three_boxes_and_no_specks() -> None:
     corners = paint(14, *((x, y, x + 4, y + 4) for x in (0, 10) for y in (0, 10)))
     assert len(find(corners)) == MAX_REGIONS == 3
     (box,) = find(paint(24, (0, 0, 24, 12), (20, 20, 22, 22)))
@@ -152,16 +152,16 @@ def test_one_part_of_any_shape_is_one_box() -> None:
 @example(grid=24, value=0.1)
 @example(grid=24, value=1e-38)
 @example(grid=24, value=-3e38)
-def test_where_nothing_stands_out_it_is_the_whole(grid: int, value: float) -> None:
+def test_a_constant_heat_map_gives_the_whole_view(grid: int, value: float) -> None:
     even = np.full(grid * grid, value, np.float32)
     assert not find_heat(even, even).any()
     assert find(even) == WHOLE
     assert find_boxes(even.reshape(grid, grid)) == WHOLE
-    if 1e-30 < abs(value) < 1e30:  # rounding errors
+    if 1e-30 < abs(value) < 1e30:  # Only in this range do rounding errors appear.
         assert find(even * (1 + 1e-7 * np.random.default_rng(0).normal(size=even.size)).astype(np.float32)) == WHOLE
 
 
-# -- against other code
+# -- against other implementations
 
 
 def heat_oracle(attention: np.ndarray, similarity: np.ndarray) -> np.ndarray:
@@ -174,14 +174,14 @@ def heat_oracle(attention: np.ndarray, similarity: np.ndarray) -> np.ndarray:
 
 
 def refined(heat: np.ndarray) -> np.ndarray:
-    """The middle of a fine cell, in patches, read between the middles of four patches."""
+    """Interpolate the heat at the centre of each fine cell between the centres of four patches."""
     place = (np.arange(CELLS_PER_PATCH * len(heat)) + 0.5) / CELLS_PER_PATCH - 0.5
     where = np.meshgrid(place, place, indexing="ij")
     return ndimage.map_coordinates(heat.astype(np.float64), where, order=1, mode="nearest")
 
 
 def otsu_oracle(values: np.ndarray) -> float:
-    """Every threshold between two values that occur."""
+    """Try every threshold between two values that occur."""
     found = np.unique(values)
     variance = {}
     for level in (found[1:] + found[:-1]) / 2:
@@ -239,15 +239,15 @@ def test_boxes_equal_scipy_and_a_loop_over_all_thresholds(grid: int) -> None:
 
 @pytest.mark.parametrize("grid", [7, 14])
 def test_boxes_of_few_values(grid: int) -> None:
-    """Runs of equal values, which no threshold may cut."""
+    """No threshold may separate equal values."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         heat = rng.choice([0, 1, 4, 10], (grid, grid), p=[0.6, 0.2, 0.15, 0.05]).astype(np.float32)
         assert np.abs(np.array(find_boxes(heat)) - boxes_oracle(heat)).max() <= 1e-12
 
 
-def test_four_connected_and_no_row_runs_into_the_next() -> None:
-    """Corners that touch, and the ends of two rows one below the other, are two parts."""
+def test_parts_are_four_connected_and_rows_do_not_wrap() -> None:
+    """Cells that touch at a corner, and the ends of successive rows, are separate parts."""
     touching = np.zeros((14, 14), np.float32)
     touching[2:6, 2:6] = touching[6:10, 6:10] = 1
     assert len(find_boxes(touching)) == len(boxes_oracle(touching)) == 2
@@ -256,17 +256,17 @@ def test_four_connected_and_no_row_runs_into_the_next() -> None:
     assert len(find_boxes(ends)) == 2
 
 
-# -- any numbers
+# -- extreme values
 
 
 @pytest.mark.parametrize("grid", [7, 14, 24])
-def test_scale_and_shift_make_no_difference(grid: int) -> None:
+def test_scale_and_offset_do_not_change_the_boxes(grid: int) -> None:
     rng = np.random.default_rng(grid)
     for _ in range(20):
         attention, similarity = ndimage.gaussian_filter(rng.random((2, grid, grid)), (0, 1, 1)).astype(np.float32)
         attention, similarity = attention.ravel(), similarity.ravel()
         heat = find_heat(attention, similarity)
-        for factor in (2.0**-100, 2.0**120):  # exactly
+        for factor in (2.0**-100, 2.0**120):  # Powers of two scale exactly.
             assert np.array_equal(find_heat(attention * np.float32(factor), similarity), heat)
             assert np.array_equal(find_heat(attention, similarity * np.float32(factor)), heat)
             assert find_boxes(heat * np.float32(factor)) == find_boxes(heat)
@@ -288,10 +288,12 @@ def test_scale_and_shift_make_no_difference(grid: int) -> None:
 @example(factor=3e38)
 @example(factor=-1e-44)
 @example(factor=-3e38)
-def test_squares_do_not_overflow_or_vanish(factor: float) -> None:
-    """Of a float32 above 2e19 or below 1e-23 the square is none."""
+def test_squared_values_do_not_overflow_or_underflow(factor: float) -> None:
+    """The square of a float32 above 2e19 or below 1e-23 is not a finite positive float32."""
     square = (3, 4, 10, 11)
-    painted = paint(14, square) if factor > 0 else 1 - paint(14, square)  # the square is more than what is around
+    painted = (
+        paint(14, square) if factor > 0 else 1 - paint(14, square)
+    )  # The square stays hotter than its surroundings.
     values = painted * np.float32(factor)
     (box,) = find(values)
     assert distance(box, square, 14) == 0
@@ -305,7 +307,7 @@ def test_squares_do_not_overflow_or_vanish(factor: float) -> None:
 @example(grid=7, seed=0)
 @example(grid=14, seed=0)
 @example(grid=24, seed=0)
-def test_boxes_of_anything_lie_in_the_view(grid: int, seed: int) -> None:
+def test_boxes_of_any_heat_lie_in_the_view(grid: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     kinds = [
         rng.normal(size=grid * grid),
@@ -324,7 +326,7 @@ def test_boxes_of_anything_lie_in_the_view(grid: int, seed: int) -> None:
                 left, top, right, bottom = box
                 assert 0 <= left < right <= 1
                 assert 0 <= top < bottom <= 1
-                pixels = frame.to_pixels(*box)  # of a photo smaller than the grid
+                pixels = frame.to_pixels(*box)  # The photo is smaller than the grid.
                 assert area(pixels) >= 1
                 assert 0 <= pixels[0] < pixels[2] <= 3
                 assert 0 <= pixels[1] < pixels[3] <= 2
@@ -350,8 +352,8 @@ def test_mirrored_heat_has_mirrored_boxes(grid: int) -> None:
 @example(grid=7, seed=7)
 @example(grid=14, seed=14)
 @example(grid=24, seed=24)
-def test_patches_inside(grid: int, seed: int) -> None:
-    """Patch by patch; and where a box holds no centre, the row or column next to its middle."""
+def test_patch_mask_equals_a_loop(grid: int, seed: int) -> None:
+    """Also for boxes that contain no patch centre: then the row or column nearest to the box's centre is marked."""
     rng = np.random.default_rng(seed)
     centres = [(i + 0.5) / grid for i in range(grid)]
     for _ in range(100):
@@ -367,7 +369,7 @@ def test_patches_inside(grid: int, seed: int) -> None:
 
 
 def test_edges_on_centres() -> None:
-    """Boxes are of half patches: an edge often falls on a centre, which is in the box on its right, and only there."""
+    """An edge often falls on a patch's centre; the patch then belongs to the box on the right of the edge only."""
     for grid in range(1, 65):
         for cut in range(1, CELLS_PER_PATCH * grid):
             edge = cut / (CELLS_PER_PATCH * grid)
@@ -376,7 +378,7 @@ def test_edges_on_centres() -> None:
             if 1 < cut < CELLS_PER_PATCH * grid - 1:
                 assert np.array_equal(left, ~right), (grid, cut)
         assert patch_mask(WHOLE[0], grid).all()
-        # What lies outside of the view is next to its last or its first patch.
+        # Boxes outside of the view mark its last or its first patch.
         assert patch_mask((2, 2, 3, 3), grid).nonzero()[0].tolist() == [grid * grid - 1], grid
         assert patch_mask((-1, -1, 0, 0), grid).nonzero()[0].tolist() == [0], grid
 
@@ -385,7 +387,7 @@ def test_edges_on_centres() -> None:
 
 
 def merge_oracle(regions: list[Region]) -> list[Region]:
-    """Take the best; drop it, what is the same thing, and what is weak; again. Boxes as pixels that are counted."""
+    """Repeatedly take the best region and drop overlapping and weak ones; boxes are sets of pixels."""
 
     def pixels(box: Box) -> set[tuple[int, int]]:
         return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
@@ -419,12 +421,15 @@ def test_merge_equals_counting_pixels() -> None:
     assert sizes == {0, 1, 2, 3}
 
 
-def test_merge_at_its_limits() -> None:
-    half = [Region((0, 0, 10, 10), 0.4), Region((5, 0, 15, 10), 0.3)]  # half of each is no more than half
+def test_merge_at_the_thresholds() -> None:
+    half = [Region((0, 0, 10, 10), 0.4), Region((5, 0, 15, 10), 0.3)]  # An overlap of exactly one half is allowed.
     assert merge_regions(half) == tuple(half)
     more = [Region((0, 0, 10, 10), 0.4), Region((4, 0, 14, 10), 0.3)]
     assert merge_regions(more) == tuple(more[:1])
-    nested = [Region((0, 0, 100, 100), 0.3), Region((1, 1, 2, 2), 0.4)]  # the smaller box counts, whichever is better
+    nested = [
+        Region((0, 0, 100, 100), 0.3),
+        Region((1, 1, 2, 2), 0.4),
+    ]  # The overlap refers to the smaller box, even if it is the better one.
     assert merge_regions(nested) == (nested[1],)
     weak = [Region((0, 0, 1, 1), 0.4), Region((5, 5, 6, 6), 0.2), Region((8, 8, 9, 9), 0.1999)]
     assert merge_regions(weak) == tuple(weak[:2])

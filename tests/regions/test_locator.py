@@ -1,4 +1,4 @@
-"""Maps and scores of parts against FLAIR's own pool and its local tokens in float64; painted squares through it all."""
+"""Maps and part scores against FLAIR's own pool in float64; painted squares through the whole Locator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.random_flair import SMALL, oracle_image, oracle_text, pool_fl
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("error")
 
-SHAPES = [(1, 16, 4), (9, 32, 1), (49, 64, 8), (196, 64, 4)]  # patches, dimensions, heads
+SHAPES = [(1, 16, 4), (9, 32, 1), (49, 64, 8), (196, 64, 4)]  # Each shape has patches, dimensions and heads.
 
 
 def fold(model: FLAIR, text: torch.Tensor) -> EncodedText:
@@ -34,7 +34,7 @@ def fold(model: FLAIR, text: torch.Tensor) -> EncodedText:
 
 
 def keep(local: torch.Tensor) -> EncodedViews:
-    """Local tokens f64[N, P, D] as model/encoder.Encoder keeps them."""
+    """Convert local tokens f64[N, P, D] to the form that model/encoder.Encoder stores."""
     mean, scale = local.mean(-1), (local.var(-1, correction=0) + LAYER_NORM_EPS).sqrt()
     x = F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS)
     pooled = F.normalize(local.mean(1), dim=-1)
@@ -42,14 +42,14 @@ def keep(local: torch.Tensor) -> EncodedViews:
 
 
 def draw(views: int, patches: int, dim: int, heads: int) -> tuple[FLAIR, torch.Tensor, torch.Tensor]:
-    """A random model, text f[D], local tokens f64[N, P, D] with a mean and a scale of their own."""
+    """Draw a model, a text f[D] and local tokens f64[N, P, D], each token with its own mean and scale."""
     model = pool_flair(dim, heads, seed=patches)
     local = torch.randn(views, patches, dim, dtype=torch.float64) * (torch.rand(views, patches, 1) * 3 + 0.5)
     return model, torch.randn(dim) * 2, local + torch.randn(views, patches, 1)
 
 
 def pool_oracle(model: FLAIR, text: torch.Tensor) -> Callable[[np.ndarray], float]:
-    """Tokens as stored, x [n, D] -> cos(pool(t, x), t), by PyTorch's attention in float64."""
+    """Return a function from stored tokens x [n, D] to cos(pool(t, x), t), by PyTorch's attention in float64."""
     state = {k.removeprefix("visual_proj."): v.double() for k, v in model.flair_state().items() if "visual_proj" in k}
     dim = len(text)
     attention = torch.nn.MultiheadAttention(dim, model.config.pool_heads, batch_first=True, add_zero_attn=True).double()
@@ -70,7 +70,7 @@ def pool_oracle(model: FLAIR, text: torch.Tensor) -> Callable[[np.ndarray], floa
 
 
 @pytest.mark.parametrize(("patches", "dim", "heads"), SHAPES)
-def test_parts_score_what_the_pool_makes_of_their_tokens_alone(patches: int, dim: int, heads: int) -> None:
+def test_a_part_scores_as_a_pool_over_its_tokens_alone(patches: int, dim: int, heads: int) -> None:
     model, text, local = draw(1, patches, dim, heads)
     x, rng = keep(local).tokens[0], np.random.default_rng(patches)
     parts = rng.random((12, patches)) < rng.random((12, 1))
@@ -80,13 +80,13 @@ def test_parts_score_what_the_pool_makes_of_their_tokens_alone(patches: int, dim
     expected = [oracle(x[part]) for part in parts if part.any()]
     assert found.dtype == np.float32
     assert np.abs(found[parts.any(1)] - expected).max() <= 1e-5
-    assert np.ptp(expected) > 0.01 or patches == 1  # parts differ
+    assert np.ptp(expected) > 0.01 or patches == 1  # The parts must have different scores.
     nothing = F.cosine_similarity(model.flair_state()["visual_proj.attn.out_proj.bias"], text, dim=0)
     assert np.abs(found[~parts.any(1)] - float(nothing)).max() <= 1e-5
 
 
 @pytest.mark.parametrize(("patches", "dim", "heads"), SHAPES)
-def test_the_whole_scores_as_the_ranking_does(patches: int, dim: int, heads: int) -> None:
+def test_the_whole_view_scores_as_in_the_ranking(patches: int, dim: int, heads: int) -> None:
     model, text, local = draw(5, patches, dim, heads)
     encoded, query, weights = keep(local), fold(model, text), model.folded_pool.weights
     locator, reranker = Locator(weights), TorchPool(weights)
@@ -96,7 +96,7 @@ def test_the_whole_scores_as_the_ranking_does(patches: int, dim: int, heads: int
     attention = locator.attend(encoded, query)
     assert attention.dtype == np.float32
     assert np.abs(attention - reranker.attend([encoded.tokens], query)).max() <= 1e-6
-    for i in range(5):  # a view does not depend on its neighbours
+    for i in range(5):  # The result for a view does not depend on other views.
         assert np.abs(locator.attend(encoded.only(i), query)[0] - attention[i]).max() <= 1e-6
 
 
@@ -106,7 +106,7 @@ def test_similarity_is_the_cosine_of_local_tokens(patches: int, dim: int, heads:
     found = Locator(model.folding.weights).patch_similarity(keep(local), fold(model, text))
     expected = F.cosine_similarity(local, text.double(), dim=-1).numpy()
     assert found.dtype == np.float32
-    assert np.abs(found - expected).max() <= 1e-3  # half a step of fp16 at 4, over so many dimensions
+    assert np.abs(found - expected).max() <= 1e-3  # The error is half a step of fp16 at 4, in each dimension.
 
 
 def test_patch_cosine_is_that_of_local_tokens(tmp_path: Path) -> None:
@@ -120,17 +120,17 @@ def test_patch_cosine_is_that_of_local_tokens(tmp_path: Path) -> None:
     texts = torch.from_numpy(np.stack([query.vector for query in queries]))
     expected = torch.nn.functional.cosine_similarity(local[:, None], texts[None, :, None], dim=-1).numpy()
     found = patch_cosine(encoded.tokens, encoded.shift, texts.numpy())
-    assert found == pytest.approx(expected, abs=2e-3)  # tokens are float16
+    assert found == pytest.approx(expected, abs=2e-3)  # Stored tokens are float16.
 
 
-def test_patch_cosine_of_nothing() -> None:
+def test_patch_cosine_of_zero_vectors() -> None:
     nothing = EncodedViews(*(np.zeros(shape, np.float16) for shape in ((1, 4), (1, 9, 4), (1, 9), (1, 9))))
     assert (patch_cosine(nothing.tokens, nothing.shift, np.ones((2, 4), np.float32)) == 0).all()
     assert (patch_cosine(nothing.tokens, nothing.shift, np.zeros((2, 4), np.float32)) == 0).all()
 
 
 def test_similarity_of_a_models_own_tokens() -> None:
-    """From pixels and words, through towers with random weights."""
+    """The tokens come from pixels and words through towers with random weights."""
     model = random_flair()
     images = torch.randn(2, 3, SMALL.image_size, SMALL.image_size)
     _, local = oracle_image(model, images)
@@ -141,13 +141,13 @@ def test_similarity_of_a_models_own_tokens() -> None:
     assert np.ptp(expected) > 0.1
 
 
-# -- at the ends
+# -- extreme values
 
 
 @pytest.mark.parametrize("shift", [-1e4, 1e4])
 @pytest.mark.parametrize("steep", [0, 1, 3000])
 def test_extreme_logits(shift: float, steep: float) -> None:
-    """The zero key takes everything, or nothing; and one patch takes all of the rest, or an even share."""
+    """The zero key takes all of the attention or none; one patch takes the rest, or all patches share it evenly."""
     model, text, local = draw(1, 49, 64, 4)
     query = fold(model, text)
     far = EncodedText("", query.vector, query.u * np.float32(steep), query.c * 0 + np.float32(shift))
@@ -163,14 +163,14 @@ def test_extreme_logits(shift: float, steep: float) -> None:
     x = encoded.tokens[0].astype(np.float64)
     logits = x @ far.u.T.astype(np.float64) + far.c
     expected = [softmax_oracle(x[part], logits[part], weights, far) for part in parts]
-    if steep != 1 or shift < 0:  # a logit of 1e4 is rounded to a thousandth
+    if steep != 1 or shift < 0:  # A float32 logit of 1e4 has an error of a thousandth.
         assert np.abs(found - expected).max() <= 1e-5
     if steep == 0:
         assert np.abs(attention - (1 / 49 if shift > 0 else 0)).max() <= 1e-6
 
 
 def softmax_oracle(x: np.ndarray, logits: np.ndarray, weights: PoolWeights, query: EncodedText) -> float:
-    """x f64[n, D], logits f64[n, H]: softmax with the zero key's 0, in float64."""
+    """Score tokens x f64[n, D] with logits f64[n, H] in float64; the zero key's logit is 0."""
     padded = np.concatenate([logits, np.zeros((1, logits.shape[1]))])
     share = np.exp(padded - padded.max(0))
     share = (share / share.sum(0))[:-1]
@@ -182,8 +182,8 @@ def softmax_oracle(x: np.ndarray, logits: np.ndarray, weights: PoolWeights, quer
     return float(pooled @ query.vector / np.linalg.norm(pooled) / np.linalg.norm(query.vector.astype(np.float64)))
 
 
-def test_nothing_at_all_scores_nothing() -> None:
-    """Vectors without a length have no direction: 0, and no division by it."""
+def test_zero_vectors_score_zero() -> None:
+    """A zero vector has no direction; its cosine is 0, without a division by zero."""
     zero = np.zeros((1, 4, 8), np.float16)
     encoded = EncodedViews(zero[:, 0], zero, zero[..., 0], zero[..., 0])
     empty = EncodedText("", np.zeros(8, np.float32), np.zeros((2, 8), np.float32), np.zeros(2, np.float32))
@@ -194,10 +194,10 @@ def test_nothing_at_all_scores_nothing() -> None:
     assert (region.box, region.score) == ((0, 0, 20, 10), 0)
 
 
-# -- all of it
+# -- Locator.find
 
 
-def test_what_is_found_is_what_its_stages_say() -> None:
+def test_find_equals_its_stages() -> None:
     model, _, local = draw(8, 196, 64, 4)
     locator, encoded, several = Locator(model.folded_pool.weights), keep(local), 0
     for i, frame in enumerate([Frame(640, 480, 0, 0, 640, 480), Frame(640, 480, 80, 0, 560, 480)] * 4):
@@ -216,7 +216,7 @@ def test_what_is_found_is_what_its_stages_say() -> None:
     assert several
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_modified() -> None:
     model, text, local = draw(1, 49, 64, 4)
     encoded, query = keep(local), fold(model, text)
     columns = [encoded.pooled, encoded.tokens, encoded.shift, encoded.scale, query.vector, query.u, query.c]
@@ -240,7 +240,7 @@ def photo(wide: int, high: int, box: tuple[int, int, int, int]) -> bytes:
 @pytest.mark.parametrize("views", ["squash", "center", "tiles:4"])
 @pytest.mark.parametrize("box", [(96, 32, 160, 96), (64, 0, 128, 64), (128, 64, 192, 128), (64, 0, 192, 128)])
 def test_a_painted_square_in_every_kind_of_view(views: str, box: tuple[int, int, int, int]) -> None:
-    """On the photo, to half a patch where the view shows it whole; and in the photo and the view always."""
+    """The box is exact to half a patch if the view shows the square whole; it always lies in the photo and the view."""
     encoder, wide, high = FakeEncoder(), 256, 128
     locator, (query,) = Locator(encoder.pool_weights), encoder.encode_texts(["red"])
     pictures = decode(photo(wide, high, box), views, SIZE)
@@ -255,7 +255,10 @@ def test_a_painted_square_in_every_kind_of_view(views: str, box: tuple[int, int,
         edges = np.array(frame.to_view(box))
         if edges.min() >= 0 and edges.max() <= 1:
             error = np.abs(np.array(frame.to_view(regions[0].box)) - edges).max() * GRID
-            assert error <= (1.01 if views.startswith("tiles") else 0.51), (regions, frame)  # tiles cut patches
+            assert error <= (1.01 if views.startswith("tiles") else 0.51), (
+                regions,
+                frame,
+            )  # Tiles may cut the square's patches.
             whole += 1
     assert whole
 
@@ -270,7 +273,7 @@ def test_a_painted_square_scores_as_its_patches_alone() -> None:
 
 
 @pytest.mark.parametrize("colour", ["red", "blue"])
-def test_where_all_patches_are_alike_it_is_the_whole(colour: str) -> None:
+def test_equal_patches_give_the_whole_view(colour: str) -> None:
     encoder = FakeEncoder()
     stream = BytesIO()
     Image.new("RGB", (90, 60), COLOURS[colour]).save(stream, "PNG")

@@ -1,4 +1,4 @@
-"""One contract for all that scores stored rows: float64 written out, with the zero key as a token of its own."""
+"""One contract for all backends that score stored rows: float64 oracles with an explicit zero key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flairsearch.rerank.torch_backend import TorchPool
 from tests.support.backends import CODECS, Rows, ask, in_float64, make, pool, stacked
 from tests.support.random_flair import oracle_pool, pool_flair
 
-ONE_CODEC = st.sampled_from(CODECS).map(lambda name: (name,))  # Examples with a name try all of them.
+ONE_CODEC = st.sampled_from(CODECS).map(lambda name: (name,))  # Explicit examples try all codecs.
 
 
 def in_numpy(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
@@ -49,11 +49,11 @@ def in_triton(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Enco
 
 @dataclass(frozen=True)
 class Backend:
-    """A way to score, and how exact it is."""
+    """A scoring backend and its accuracy."""
 
     score: Callable[[Codec, Rows, PoolWeights, list[EncodedText]], np.ndarray]
-    exact: float  # the largest error of a cosine
-    steepest: float  # the largest factor of logits after which all is still finite
+    exact: float  # The largest allowed error of a cosine.
+    steepest: float  # The largest factor of the logits with finite results.
     slow: bool = False
 
 
@@ -76,11 +76,11 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return BACKENDS[request.param]
 
 
-# -- what is scored
+# -- queries
 
 
 def steeper(queries: list[EncodedText], factor: float, bias: float) -> list[EncodedText]:
-    """Logits times the factor, and moved."""
+    """Return queries whose logits are multiplied by a factor and shifted by a bias."""
     return [EncodedText("", q.vector, np.float32(factor) * q.u, q.c + np.float32(bias)) for q in queries]
 
 
@@ -96,18 +96,18 @@ SHAPES = {
     "queries": st.integers(1, 5),
     "seed": st.integers(0, 2**32 - 1),
 }
-EDGES = [  # views, patches, heads, size, queries
+EDGES = [  # Each case has views, patches, heads, dimensions of a head, queries.
     (0, 49, 8, 8, 1),
     (1, 196, 8, 32, 1),
     (3, 196, 4, 16, 16),
-    (33, 14, 5, 20, 3),  # no square, no whole vectors
+    (33, 14, 5, 20, 3),  # The patches are not a square, the dimensions no multiple of a vector.
     (64, 4, 1, 8, 1),
     (31, 1, 4, 16, 2),
     (127, 9, 1, 4, 1),
-    (3, 9, 2, 2, 64),  # more queries than a thread takes views
+    (3, 9, 2, 2, 64),  # There are more queries than a thread takes views.
     (3, 9, 1, 13, 1),
     (70, 9, 16, 1, 2),
-    (3, 49, 8, 8, 5),  # 40 columns: a block of the GPU that is not full
+    (3, 49, 8, 8, 5),  # 40 columns do not fill a block of the GPU kernel.
 ]
 
 
@@ -140,8 +140,8 @@ def test_edges_equal_float64(backend: Backend, subtests: pytest.Subtests) -> Non
 
 
 @pytest.mark.parametrize(("patches", "dim", "heads"), [(49, 64, 8), (9, 48, 3)])
-def test_fp16_scores_as_the_description_says(backend: Backend, patches: int, dim: int, heads: int) -> None:
-    """Nothing folded, the zero key written out: what is between is the rounding of the tokens alone."""
+def test_fp16_equals_the_published_formula(backend: Backend, patches: int, dim: int, heads: int) -> None:
+    """The oracle folds nothing; the only difference is the rounding of the tokens."""
     model = pool_flair(dim, heads, seed=7)
     local = torch.randn(5, patches, dim).double() * 3 + 1
     tokens = F.layer_norm(local, (dim,), eps=LAYER_NORM_EPS).numpy().astype(np.float16)
@@ -161,7 +161,7 @@ def test_fp16_scores_as_the_description_says(backend: Backend, patches: int, dim
 @example(names=CODECS, bias=0.0)
 @example(names=CODECS, bias=200.0)
 def test_extreme_logits(backend: Backend, names: Sequence[str], bias: float) -> None:
-    """The zero key has all, or nothing; no number is too large, and no warning comes."""
+    """The zero key takes all of the attention or none, without overflow or warning."""
     weights, queries = pool(4, 16), ask(2, 4, 64)
     for name in names:
         note(name)
@@ -178,14 +178,14 @@ def test_extreme_logits(backend: Backend, names: Sequence[str], bias: float) -> 
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_pool_that_gives_nothing_scores_nothing(backend: Backend) -> None:
+def test_a_pool_with_zero_output_scores_zero(backend: Backend) -> None:
     codec, rows = make("fp16", 3, 9, 16)
     nothing = PoolWeights(*(np.zeros(s, np.float32) for s in ((2, 8, 16), (2, 8), (16, 16), (16,))), 1.0, 0.0)
     np.testing.assert_array_equal(backend.score(codec, rows, nothing, ask(2, 2, 16)), np.zeros((3, 2)))
 
 
-def kinds_of(rows: Rows, file: Path) -> Iterator[Rows]:
-    """The same rows memory-mapped, read-only, every second one, by columns, and in the middle of wider ones."""
+def layouts_of(rows: Rows, file: Path) -> Iterator[Rows]:
+    """Yield the same rows memory-mapped, read-only, strided, in column order, and as a part of wider rows."""
     rows.tofile(file)
     yield np.memmap(file, np.uint8, "r", shape=rows.shape)
     frozen = rows.copy()
@@ -199,12 +199,12 @@ def kinds_of(rows: Rows, file: Path) -> Iterator[Rows]:
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
-def test_rows_of_any_kind(backend: Backend, tmp_path: Path) -> None:
+def test_rows_of_any_memory_layout(backend: Backend, tmp_path: Path) -> None:
     for name in CODECS:
         codec, rows = make(name, 6, 9, 64)
         weights, queries = pool(4, 16), ask(1, 4, 64)
         expected = backend.score(codec, rows, weights, queries)
-        for kind in kinds_of(rows, tmp_path / name):
+        for kind in layouts_of(rows, tmp_path / name):
             found = backend.score(codec, kind, weights, queries)
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
         alone = [backend.score(codec, rows[i : i + 1], weights, queries) for i in range(len(rows))]

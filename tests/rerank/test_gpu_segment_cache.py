@@ -1,4 +1,4 @@
-"""Rows that stay on the device, or go through; and that a search over them finds what the CPU path finds."""
+"""Cached and streamed rows on a device; a search through the cache finds what the CPU path finds."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="no CUDA GPU")]
 both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
-ROWS, WIDTH = 10, 100  # of a segment here: 1000 bytes
+ROWS, WIDTH = 10, 100  # A segment of these tests has 10 rows of 100 bytes.
 
 
 def segment(number: int) -> np.ndarray:
     rows = np.random.default_rng(number).integers(0, 256, (ROWS, WIDTH), dtype=np.uint8)
-    rows.flags.writeable = False  # as a memory-mapped segment is
+    rows.flags.writeable = False  # A memory-mapped segment is read-only, too.
     return rows
 
 
-def there(resident: GpuSegmentCache) -> list[int]:
-    return [number for number in range(9) if number in resident]
+def cached_numbers(cache: GpuSegmentCache) -> list[int]:
+    return [number for number in range(9) if number in cache]
 
 
 def unread() -> Iterator[np.ndarray]:
@@ -44,8 +44,8 @@ def unread() -> Iterator[np.ndarray]:
     yield
 
 
-def ask(resident: GpuSegmentCache, number: int, wanted: list[int], streams: bool = False) -> list[torch.Tensor]:
-    """The pieces, after a look at what is in them and where they come from."""
+def ask(cache: GpuSegmentCache, number: int, wanted: list[int], streams: bool = False) -> list[torch.Tensor]:
+    """Return the requested pieces, and check their contents and whether they were streamed."""
     rows, read = segment(number), []
 
     def pieces() -> Iterator[np.ndarray]:
@@ -53,64 +53,64 @@ def ask(resident: GpuSegmentCache, number: int, wanted: list[int], streams: bool
         yield from (rows[wanted[:3]], rows[wanted[3:]])
 
     places = np.asarray(wanted, np.int64)
-    found = [piece.clone() for piece in resident.rows(number, rows, places, pieces() if streams else unread())]
+    found = [piece.clone() for piece in cache.rows(number, rows, places, pieces() if streams else unread())]
     assert read == [number] * streams
-    assert (number in resident) is not streams
+    assert (number in cache) is not streams
     assert np.array_equal(torch.cat(found).cpu().numpy(), rows[wanted])
-    return list(resident.rows(number, rows, places, pieces()))
+    return list(cache.rows(number, rows, places, pieces()))
 
 
 @both
 @pytest.mark.filterwarnings("error")
 def test_whole_segments(device: str) -> None:
-    resident = GpuSegmentCache(device, 3000, ResidencePolicy(copy_bytes=250))
+    cache = GpuSegmentCache(device, 3000, ResidencePolicy(copy_bytes=250))
     for number in (0, 1, 2):
-        kept = resident.put(number, segment(number))
+        kept = cache.put(number, segment(number))
         assert kept is not None
         assert np.array_equal(kept.cpu().numpy(), segment(number))
-    assert resident.get(0) is not None  # so that 1 was asked for longest ago
-    assert resident.put(3, segment(3)) is not None
-    assert there(resident) == [0, 2, 3]
-    assert resident.put(1, np.zeros((31, WIDTH), np.uint8)) is None
-    assert there(resident) == [0, 2, 3]
-    assert resident.put(2, np.zeros((30, WIDTH), np.uint8)) is not None
-    assert there(resident) == [2]
+    assert cache.get(0) is not None  # Now segment 1 is the least recently used one.
+    assert cache.put(3, segment(3)) is not None
+    assert cached_numbers(cache) == [0, 2, 3]
+    assert cache.put(1, np.zeros((31, WIDTH), np.uint8)) is None
+    assert cached_numbers(cache) == [0, 2, 3]
+    assert cache.put(2, np.zeros((30, WIDTH), np.uint8)) is not None
+    assert cached_numbers(cache) == [2]
 
 
 @both
-def test_room_is_taken_while_there_is_some(device: str) -> None:
-    """By a tenth of a segment, asked for in all; once room is scarce, at once."""
-    resident = GpuSegmentCache(device, capacity=2 * ROWS * WIDTH + 999)
-    ask(resident, 0, [7])
-    ask(resident, 1, [3, 2])
-    assert there(resident) == [0, 1]
-    ask(resident, 0, [1, 0])
-    ask(resident, 2, [9])  # a tenth: in the place of 1, not asked for longest
-    assert there(resident) == [0, 2]
-    ask(resident, 0, list(range(ROWS)))
-    ask(resident, 1, [5, 4, 3, 2, 8])
-    assert there(resident) == [0, 1]
+def test_segments_are_cached_while_there_is_capacity(device: str) -> None:
+    """A tenth of a segment must be requested in total; in one request if another segment must be evicted."""
+    cache = GpuSegmentCache(device, capacity=2 * ROWS * WIDTH + 999)
+    ask(cache, 0, [7])
+    ask(cache, 1, [3, 2])
+    assert cached_numbers(cache) == [0, 1]
+    ask(cache, 0, [1, 0])
+    ask(cache, 2, [9])  # A tenth at once evicts segment 1, the least recently used one.
+    assert cached_numbers(cache) == [0, 2]
+    ask(cache, 0, list(range(ROWS)))
+    ask(cache, 1, [5, 4, 3, 2, 8])
+    assert cached_numbers(cache) == [0, 1]
 
 
 @both
-def test_less_than_the_share_is_streamed(device: str) -> None:
-    resident = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
-    ask(resident, 0, [0], streams=True)  # and once more: asks twice
-    ask(resident, 0, [1])  # three of ten by now
-    ask(resident, 1, [4, 2], streams=True)
-    assert there(resident) == [0]
-    ask(resident, 1, [4, 2, 0])
-    assert there(resident) == [1]
+def test_rows_are_streamed_below_the_admitted_fraction(device: str) -> None:
+    cache = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(admit_fraction=0.3))
+    ask(cache, 0, [0], streams=True)  # `ask` requests the rows twice, so two of ten are counted.
+    ask(cache, 0, [1])  # Three of ten rows were requested by now.
+    ask(cache, 1, [4, 2], streams=True)
+    assert cached_numbers(cache) == [0]
+    ask(cache, 1, [4, 2, 0])
+    assert cached_numbers(cache) == [1]
 
 
 @both
-def test_a_segment_larger_than_the_room_is_streamed(device: str) -> None:
-    resident = GpuSegmentCache(device, capacity=ROWS * WIDTH - 1)
-    ask(resident, 0, list(range(ROWS)), streams=True)
-    ask(resident, 0, [4, 1, 1, 9], streams=True)
+def test_a_segment_larger_than_the_capacity_is_streamed(device: str) -> None:
+    cache = GpuSegmentCache(device, capacity=ROWS * WIDTH - 1)
+    ask(cache, 0, list(range(ROWS)), streams=True)
+    ask(cache, 0, [4, 1, 1, 9], streams=True)
 
 
-def test_where_memory_is_out_rows_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_streamed_if_the_device_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
@@ -119,36 +119,36 @@ def test_where_memory_is_out_rows_are_streamed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @both
-def test_what_lies_in_a_row_is_not_copied(device: str) -> None:
-    resident = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
-    (whole,) = ask(resident, 0, list(range(ROWS)))
-    assert resident.get(0) is not None
-    assert whole.data_ptr() == resident.get(0).data_ptr()
-    (part,) = ask(resident, 0, [3, 4, 5])
+def test_consecutive_rows_are_not_copied(device: str) -> None:
+    cache = GpuSegmentCache(device, ROWS * WIDTH, ResidencePolicy(gather_bytes=2 * WIDTH))
+    (whole,) = ask(cache, 0, list(range(ROWS)))
+    assert cache.get(0) is not None
+    assert whole.data_ptr() == cache.get(0).data_ptr()
+    (part,) = ask(cache, 0, [3, 4, 5])
     assert part.data_ptr() == whole[3].data_ptr()
     for wanted in ([5, 4, 3], [1, 3, 2, 4], [1, 2, 4], [1, 1], list(range(ROWS))[::-1]):
-        pieces = ask(resident, 0, wanted)
+        pieces = ask(cache, 0, wanted)
         assert [len(piece) for piece in pieces] == [2] * (len(wanted) // 2) + [1] * (len(wanted) % 2)
         assert all(piece.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr() for piece in pieces)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPU, reason="no CUDA GPU")
-def test_a_share_of_the_devices_memory() -> None:
+def test_the_capacity_is_a_share_of_the_devices_memory() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
-    resident = GpuSegmentCache("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
-    assert resident.put(0, np.zeros((10, 100), np.uint8)) is not None
-    assert resident.put(1, np.zeros((10, 101), np.uint8)) is None
+    cache = GpuSegmentCache("cuda", policy=ResidencePolicy(memory_share=1000.5 / total))
+    assert cache.put(0, np.zeros((10, 100), np.uint8)) is not None
+    assert cache.put(1, np.zeros((10, 101), np.uint8)) is None
 
 
-# -- a search over them
+# -- searches through the cache
 
 AREAS = [5, 40, 1, 23, 64, 12, 44, 31, 55, 9, 17, 60]
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """Four segments, one of them fp16 and three int8; the first image has its view in the last."""
+    """Make an index of one fp16 and three int8 segments; the first image's view is in the last segment."""
     with fake_engine(tmp_path / "index") as engine:
         for i, area in enumerate(AREAS):
             if i and i % 4 == 0:
@@ -161,8 +161,8 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def on(device: str, index: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """An engine whose rows go through Resident. Where the kernels cannot run, rerank_cpu stands in for them."""
+def on(device: str, index: Path, capacity: int, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Open an engine with a GpuSegmentCache; numba_backend stands in for kernels that cannot run here."""
     if device == "cpu" and not INTERPRETED:
 
         def attend(codec, rows, u, c):
@@ -172,7 +172,7 @@ def on(device: str, index: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> 
     encoder = FakeEncoder()
     encoder.device = device
     engine = fake_engine(index, encoder=encoder)
-    engine._searcher()._scorer.__dict__["resident"] = GpuSegmentCache(device, capacity=room)
+    engine._searcher()._scorer.__dict__["resident"] = GpuSegmentCache(device, capacity=capacity)
     return engine
 
 
@@ -181,7 +181,7 @@ def on(device: str, index: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_search_finds_what_the_cpu_path_finds(
     device: str, held: float, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All rows streamed; segments that push each other out; some of both; all of them there to stay."""
+    """The capacities: all rows are streamed, segments evict each other, a mixture of both, all segments stay cached."""
     with fake_engine(index) as plain:
         reader = plain._searcher().reader
         sizes = [rows.nbytes for _, rows, _, _ in reader.by_segment(reader.views.id)]
@@ -203,25 +203,23 @@ def test_a_search_finds_what_the_cpu_path_finds(
                 for hits, others in zip(found, expected, strict=True):
                     scores = [hit.score for hit in hits]
                     assert scores == pytest.approx([hit.score for hit in others], abs=2e-4)
-            resident = engine._searcher()._scorer.resident
-            assert len(there(resident)) == {0: 0, 1: 1, 100: 4}.get(held, len(there(resident)))
+            cache = engine._searcher()._scorer.resident
+            assert len(cached_numbers(cache)) == {0: 0, 1: 1, 100: 4}.get(held, len(cached_numbers(cache)))
             photo = index.parent / "photos" / "3.png"
             assert engine.show(photo, "red").score == pytest.approx(plain.show(photo, "red").score, abs=2e-4)
 
 
-def test_segments_that_are_there_come_before_others_take_their_room(
-    index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Room for two segments of three that are asked for, whichever: each search copies one."""
+def test_cached_segments_are_read_before_others_evict_them(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With capacity for two of the three requested segments, each search copies only one."""
     with on("cpu", index, 0, monkeypatch) as engine:
         reader, copied = Snapshot(index, engine.settings, engine._catalog), []
         views = reader.views.id[dict(reader.by_codec(reader.views.id))["int8"]]
         parts = list(reader.by_segment(views))
         assert [len(wanted) for _, _, _, wanted in parts] == [4, 4, 1]
-        resident = GpuSegmentCache("cpu", capacity=2 * parts[0][1].nbytes)
-        own = Scorer(reader, FakeEncoder().pool_weights, "cpu", resident)
-        put = resident.put
-        monkeypatch.setattr(resident, "put", lambda number, rows: copied.append(number) or put(number, rows))
+        cache = GpuSegmentCache("cpu", capacity=2 * parts[0][1].nbytes)
+        own = Scorer(reader, FakeEncoder().pool_weights, "cpu", cache)
+        put = cache.put
+        monkeypatch.setattr(cache, "put", lambda number, rows: copied.append(number) or put(number, rows))
         expected = None
         for copies in (3, 4, 5, 6):
             scores = own.score(views, FakeEncoder().encode_texts(["red"]))
@@ -230,7 +228,7 @@ def test_segments_that_are_there_come_before_others_take_their_room(
             assert np.array_equal(scores, expected)
 
 
-def test_there_is_no_room_on_a_cpu_and_none_is_made_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_cache_on_a_cpu_and_it_is_made_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     no_codecs, weights, made = SimpleNamespace(codecs={}), FakeEncoder().pool_weights, []
     assert Scorer(no_codecs, weights, "cpu").resident is None
     monkeypatch.setattr(scorer, "fused_on_gpu", lambda device: device == "cuda:7")

@@ -1,4 +1,4 @@
-"""Many texts at once: the same scores as the reference path in float64, and as loops where the global token counts."""
+"""TextBatchScorer against the reference backend in float64, and against loops with the global token's share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import by_hand
 def _case(
     texts: int, heads: int, dim: int, patches: int, views: int
 ) -> tuple[EncodedViews, list[EncodedText], PoolWeights]:
-    """Keys of a real pool: u_h = W_k,h^T q_h, so d dimensions a head."""
+    """Draw a case with the keys of a real pool: u_h = W_k,h^T q_h spans d dimensions per head."""
     rng = np.random.default_rng(texts + heads + dim)
     width = dim // heads
 
@@ -56,8 +56,8 @@ def test_equals_the_reference_in_float64(texts: int, heads: int, dim: int, patch
     assert np.abs(found - exact).max() <= 2e-5
 
 
-def test_texts_that_no_patch_answers_and_texts_of_one_patch() -> None:
-    """All the zero key's; nothing the zero key's."""
+def test_extreme_attention() -> None:
+    """The zero key takes all of the attention, or one patch does."""
     encoded, queries, weights = _case(6, 2, 16, 9, 4)
     far = [
         EncodedText("", q.vector, q.u * 30, q.c + shift)
@@ -81,7 +81,7 @@ def test_no_views() -> None:
 def test_the_global_token_has_its_share(
     texts: int, heads: int, dim: int, patches: int, views: int, share: float
 ) -> None:
-    """Pair by pair: the conditioned cosine, and that of the global token with the text, whatever the text's length."""
+    """Each score blends the conditioned cosine with the global token's; a text vector's length does not matter."""
     encoded, queries, weights = _case(texts, heads, dim, patches, views)
     queries = [replace(query, vector=query.vector * np.float32(3 * i + 1)) for i, query in enumerate(queries)]
     found = TextBatchScorer(queries, replace(weights, global_share=share)).score(encoded)
@@ -91,11 +91,11 @@ def test_the_global_token_has_its_share(
         for i in range(views):
             near = encoded.pooled[i].astype(float) @ query.vector.astype(float) / np.linalg.norm(query.vector)
             assert found[i, j] == pytest.approx((1 - share) * conditioned[i] + share * near, abs=2e-5)
-            assert abs(conditioned[i] - near) > 1e-3  # the two are not the same here
+            assert abs(conditioned[i] - near) > 1e-3  # The two cosines differ in this case.
 
 
-def test_views_are_scored_as_they_come() -> None:
-    """Some views alone, or in another order, score what they score among all."""
+def test_a_views_score_does_not_depend_on_other_views() -> None:
+    """Views alone or in another order have the same scores as among all views."""
     encoded, queries, weights = _case(5, 2, 16, 9, 11)
     many = TextBatchScorer(queries, replace(weights, global_share=0.5))
     whole = many.score(encoded)
@@ -104,8 +104,8 @@ def test_views_are_scored_as_they_come() -> None:
     assert many.score(encoded.only(4)) == pytest.approx(whole[4:5], abs=1e-6)
 
 
-def test_with_global_of_texts_without_length() -> None:
-    """A text of zeros is like no photo; it is no number's division by zero either."""
+def test_with_global_of_zero_texts() -> None:
+    """A zero text vector has cosine 0 with every photo, without a division by zero."""
     pooled, cosines = np.eye(3, dtype=np.float16), np.full((3, 2), 0.4, np.float32)
     vectors = np.array([[0, 0, 0], [0, 5, 0]], np.float32)
     expected = np.array([[0.2, 0.2], [0.2, 0.7], [0.2, 0.2]])

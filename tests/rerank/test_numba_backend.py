@@ -1,4 +1,4 @@
-"""Attention in numba, beyond the contract of test_backends.py: ragged bases, threads, the zero key, e^x."""
+"""Numba's attention beyond the contract of test_backends.py: irregular bases, threads, the zero key, e^x."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from flairsearch.core.types import EncodedText, EncodedViews
 from flairsearch.rerank.numba_backend import attend
 from tests.support.backends import CODECS, make
 
-EXACT = 1e-5  # of the largest value: all that float32 sums leave
+EXACT = 1e-5  # The tolerance as a share of the largest value: the rounding of float32 sums.
 
 
 def ask(codec: Codec, queries: int, heads: int, seed: int = 1, size: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Folded queries u f32[Q, H, C], c f32[Q, H]."""
+    """Draw folded queries u f32[Q, H, C], c f32[Q, H]."""
     rng = np.random.default_rng(seed)
     shapes = ((heads, codec.dim), (heads,))
     parts = [[(size * rng.normal(size=s)).astype(np.float32) for s in shapes] for _ in range(queries)]
@@ -28,13 +28,13 @@ def ask(codec: Codec, queries: int, heads: int, seed: int = 1, size: float = 1.0
 
 
 def coordinates(codec: Codec, rows: np.ndarray) -> np.ndarray:
-    """Tokens over patches in the codec's coordinates, f64[n, P, C]."""
+    """Decode rows to tokens over patches in the codec's coordinates, f64[n, P, C]."""
     y = codec.decode(rows).astype(np.float64)
     return y if codec.spatial is None else np.einsum("fp,nfc->npc", cosine_transform(codec.patches).astype(float), y)
 
 
 def by_hand(x: np.ndarray, u: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x f64[n, P, C] -> mixed f64[n, Q, H, C], share f64[n, Q, H]: softmax over P + 1 keys, the last value nothing."""
+    """Return mixed f64[n, Q, H, C], share f64[n, Q, H] of x f64[n, P, C]; the last of P + 1 keys has value 0."""
     mixed, share = np.zeros((len(x), *u.shape)), np.zeros((len(x), *c.shape))
     for n, tokens in enumerate(x):
         for q, h in np.ndindex(c.shape):
@@ -57,8 +57,8 @@ def check(codec: Codec, rows: np.ndarray, u: np.ndarray, c: np.ndarray, exact: f
 @given(seed=st.integers(0, 2**32 - 1))
 @example(seed=0)
 @example(seed=1)
-def test_a_ragged_basis_equals_float64(seed: int) -> None:
-    """Any numbers of 8-, 4- and 2-bit codes at each frequency, none too; numbers of bits in no order."""
+def test_an_irregular_basis_equals_float64(seed: int) -> None:
+    """Each frequency has any number of 8-, 4- and 2-bit codes, even none, in no particular order."""
     rng = np.random.default_rng(seed)
     patches, dim = (49, 60) if seed % 2 else (15, 93)
     counts = np.stack([rng.integers(0, 20, patches), 2 * rng.integers(0, 9, patches), 4 * rng.integers(0, 6, patches)])
@@ -82,8 +82,8 @@ def test_the_zero_keys_share() -> None:
     np.testing.assert_allclose(share, np.broadcast_to([0.9, 1.0, 0.0], share.shape), atol=1e-6)
 
 
-def test_exp_is_exact_to_the_last_places() -> None:
-    """Two patches, one of them with a logit of x below the other's: their share is e^x."""
+def test_exp_is_exact_to_the_last_digits() -> None:
+    """Of two patches, one has a logit lower by x; the ratio of their shares is e^x."""
     codec = make_codec("fp16", 2, 16)
     differences = np.linspace(-80, 0, 4001).astype(np.float32)
     tokens = np.zeros((1, 2, 16), np.float16)
@@ -94,11 +94,11 @@ def test_exp_is_exact_to_the_last_places() -> None:
     rows = codec.encode(EncodedViews(ones, tokens, ones, ones))
     mixed, _ = attend(codec, rows, u, np.zeros((len(u), 1), np.float32))
     ratio = mixed[0, :, 0, 0].astype(float) / mixed[0, :, 0, 1] / np.exp(differences.astype(float)) - 1
-    assert np.abs(ratio).max() <= 1e-5  # x log2 e rounded: a unit in the last place of 115
+    assert np.abs(ratio).max() <= 1e-5  # The error is the rounding of x log2 e: one unit in the last place of 115.
     assert np.abs(ratio[differences > -1]).max() <= 4e-7
 
 
-def test_threads_and_runs_make_no_difference(subtests: pytest.Subtests) -> None:
+def test_threads_and_repetition_do_not_change_results(subtests: pytest.Subtests) -> None:
     for name in CODECS:
         with subtests.test(name):
             codec, rows = make(name, 127, 49, 64)
@@ -113,7 +113,7 @@ def test_threads_and_runs_make_no_difference(subtests: pytest.Subtests) -> None:
             np.testing.assert_array_equal(single, first[0])
 
 
-def test_two_codecs_of_one_size_are_kept_apart() -> None:
+def test_codecs_of_equal_size_have_separate_layouts() -> None:
     codec, rows = make("q2", 3, 9, 16)
     other = replace(codec, basis=replace(codec.basis, step=2 * codec.basis.step))  # type: ignore[attr-defined]
     u, c = ask(codec, 1, 2)

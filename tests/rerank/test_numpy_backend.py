@@ -1,4 +1,4 @@
-"""When numpy scores and when numba does; that both score right is the contract of test_backends.py."""
+"""When numpy scores and when numba does; test_backends.py checks that both are right."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ EXACT = 1e-5
 
 
 class Counted:
-    """Which path scored how many views."""
+    """Counts the views that each backend scored."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.numpy: list[int] = []
         self.compiled: list[int] = []
         for module, calls in ((numpy_backend, self.numpy), (numba_backend, self.compiled)):
-            self._listen(module, calls, patch)
+            self._count_calls(module, calls, patch)
 
-    def _listen(self, module: object, calls: list[int], patch: pytest.MonkeyPatch) -> None:
+    def _count_calls(self, module: object, calls: list[int], patch: pytest.MonkeyPatch) -> None:
         real = module.score  # type: ignore[attr-defined]
 
         def score(codec: Codec, rows: np.ndarray, *rest: object) -> np.ndarray:
@@ -38,8 +38,8 @@ class Counted:
 
 
 @pytest.mark.parametrize("name", ["fp16", "q4"])
-def test_numpy_scores_the_first_few_and_no_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Views times queries, over all calls; whichever path it is, scores are alike."""
+def test_numpy_scores_only_the_first_pairs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit counts views times queries over all calls; scores of both backends are equal."""
     codec, rows = make(name, 60, 9, 32)
     weights, asked = pool(4, 8), ask(2, 4, 32)
     expected = in_float64(codec, rows, weights, asked)
@@ -51,7 +51,7 @@ def test_numpy_scores_the_first_few_and_no_more(name: str, monkeypatch: pytest.M
 
     counted = Counted(monkeypatch)
     with_numba = Reranker(codec, weights).score(pieces(), asked)
-    assert (counted.numpy, counted.compiled) == ([], [10, 0, 50])  # numba is there: it is never worse
+    assert (counted.numpy, counted.compiled) == ([], [10, 0, 50])  # Once numba is loaded, it scores everything.
     monkeypatch.delitem(sys.modules, "numba")
     reranker = Reranker(codec, weights)
     np.testing.assert_allclose(reranker.score(pieces(), asked), expected, rtol=0, atol=EXACT)
@@ -59,15 +59,18 @@ def test_numpy_scores_the_first_few_and_no_more(name: str, monkeypatch: pytest.M
     counted.numpy.clear()
     counted.compiled.clear()
     found = [reranker.score([rows[:5]], asked), reranker.score([rows[5:]], asked)]
-    assert (counted.numpy, counted.compiled) == ([5], [55])  # 120 + 10 are few, another 110 are not
+    assert (counted.numpy, counted.compiled) == (
+        [5],
+        [55],
+    )  # 120 + 10 pairs are below the limit, another 110 exceed it.
     np.testing.assert_allclose(np.concatenate(found), with_numba, rtol=0, atol=EXACT)
     np.testing.assert_allclose(with_numba, expected, rtol=0, atol=EXACT)
     assert reranker.score([rows], []).shape == (60, 0)
     assert reranker.score([], asked).shape == (0, 2)
 
 
-def test_a_fresh_process_loads_numba_for_many_only() -> None:
-    """And torch for none; the first scores and the last are the same."""
+def test_a_fresh_process_loads_numba_for_many_pairs_only() -> None:
+    """It never loads torch; both backends give the same scores."""
     code = (
         "import sys; import numpy as np\n"
         "from flairsearch.codecs.codec import make_codec\n"

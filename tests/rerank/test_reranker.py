@@ -1,4 +1,4 @@
-"""The folded form against FLAIR written out in float64, with its zero key and nothing folded."""
+"""TorchPool against FLAIR's published formula in float64, with an explicit zero key and nothing folded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ torch.set_num_threads(2)
 
 
 def make(views: int, patches: int, dim: int, heads: int) -> tuple[FLAIR, torch.Tensor, torch.Tensor]:
-    """Model, text f[D], local tokens f64[N, P, D] with a mean and a scale of their own."""
+    """Draw a model, a text f[D] and local tokens f64[N, P, D], each token with its own mean and scale."""
     model = pool_flair(dim, heads, seed=views)
     scale = torch.rand(views, patches, 1, dtype=torch.float64) * 3 + 0.5
     local = scale * torch.randn(views, patches, dim, dtype=torch.float64) + torch.randn(views, patches, 1).double()
@@ -32,7 +32,7 @@ def fold(model: FLAIR, text: torch.Tensor) -> EncodedText:
 
 
 def stored(local: torch.Tensor) -> np.ndarray:
-    """x f64[N, P, D]: LayerNorm without gain."""
+    """Return x f64[N, P, D], the LayerNorm without gain of local tokens."""
     return F.layer_norm(local, local.shape[-1:], eps=LAYER_NORM_EPS).numpy()
 
 
@@ -48,7 +48,7 @@ def test_equals_flair_in_float64(views: int, patches: int, dim: int, heads: int)
     assert np.abs(exact.score([x], query) - expected).max() <= 1e-5
     attention = exact.attend([x], query)
     assert np.abs(attention - share).max() <= 1e-5
-    assert np.allclose(1 - attention.sum(1), 1 - share.sum(1), atol=1e-5)  # the zero key's share
+    assert np.allclose(1 - attention.sum(1), 1 - share.sum(1), atol=1e-5)  # The rest is the zero key's share.
     assert (attention.sum(1) < 1).all()
 
     half = x.astype(np.float16)
@@ -66,7 +66,7 @@ def test_equals_the_models_own_scores() -> None:
 
 
 def test_float64_fold_is_exact() -> None:
-    """In double precision only the rounding of the folded weights to float32 is left."""
+    """In double precision, the only error is the rounding of the folded weights to float32."""
     model, text, local = make(3, 49, 128, 8)
     expected, share = oracle_pool(model, text, local)
     pool = TorchPool(model.folding.weights, dtype=torch.float64)
@@ -74,8 +74,8 @@ def test_float64_fold_is_exact() -> None:
     assert np.abs(pool.attend([stored(local)], fold(model, text)) - share).max() <= 1e-6
 
 
-def test_zero_key_takes_an_equal_share_of_nothing() -> None:
-    """No logits at all: every patch and the zero key have the same weight."""
+def test_zero_logits_share_attention_evenly() -> None:
+    """If all logits are 0, every patch and the zero key have the same share."""
     eye = np.eye(4, dtype=np.float32)
     weights = PoolWeights(eye[None], np.zeros((1, 4), np.float32), eye, np.zeros(4, np.float32), 1.0, 0.0)
     query = EncodedText("", eye[0], np.zeros((1, 4), np.float32), np.zeros(1, np.float32))
@@ -87,7 +87,7 @@ def test_zero_key_takes_an_equal_share_of_nothing() -> None:
     assert np.allclose(TorchPool(weights).attend([np.ones((2, 9, 4), np.float16)], weak), 0)
 
 
-def test_pieces_make_no_difference() -> None:
+def test_the_division_into_pieces_does_not_change_scores() -> None:
     model, text, local = make(CHUNK_VIEWS + 5, 9, 64, 4)
     pool, query, x = TorchPool(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
 
@@ -100,15 +100,15 @@ def test_pieces_make_no_difference() -> None:
     assert len(pool.attend([], query)) == 0
 
 
-def turned(patches: int) -> np.ndarray:
-    """An orthonormal f64[F, P] that is no cosine transform, not symmetric, and of both signs."""
+def random_rotation(patches: int) -> np.ndarray:
+    """Return an orthonormal f64[F, P] that is neither a cosine transform nor symmetric, with values of both signs."""
     return np.linalg.qr(np.random.default_rng(patches).normal(size=(patches, patches)))[0]
 
 
 @pytest.mark.parametrize("views", [1, CHUNK_VIEWS + 3])
 @pytest.mark.parametrize(("patches", "dim", "heads"), [(1, 64, 2), (48, 64, 4), (49, 64, 8)])
 def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches: int, dim: int, heads: int) -> None:
-    """Tokens given as spatial @ x, and x found nowhere: the logits alone go back to patches."""
+    """Tokens are given as spatial @ x; only the logits are transformed back to patches."""
     model, text, local = make(views, patches, dim, heads)
     expected, share = oracle_pool(model, text, local)
     query, weights, spatial = fold(model, text), model.folded_pool.weights, turned(patches)
@@ -119,12 +119,12 @@ def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches
         assert np.abs(pool.score([y[:1], y[1:]], query) - expected).max() <= exact
         assert np.abs(attention - share).max() <= exact
         assert (attention > 0).all()
-        assert (attention.sum(1) < 1).all()  # over patches; the zero key has the rest
-    if patches > 1:  # frequencies are no patches: without the transform all is another
+        assert (attention.sum(1) < 1).all()  # The zero key has the rest.
+    if patches > 1:  # Without the transform, the attention differs.
         assert np.abs(TorchPool(weights).attend([y], query) - share).max() > 1e-3
 
 
-def test_a_spatial_identity_makes_no_difference() -> None:
+def test_the_identity_as_spatial_transform_changes_nothing() -> None:
     model, text, local = make(5, 49, 64, 4)
     query, weights, x = fold(model, text), model.folding.weights, stored(local).astype(np.float16)
     plain, same = TorchPool(weights), TorchPool(weights, spatial=np.eye(49, dtype=np.float32))
@@ -132,12 +132,12 @@ def test_a_spatial_identity_makes_no_difference() -> None:
     assert np.abs(plain.attend([x], query) - same.attend([x], query)).max() <= 1e-6
 
 
-def test_a_constant_view_is_frequency_zero_alone() -> None:
-    """All patches alike: one coordinate, and attention shared evenly, whatever the text."""
+def test_a_constant_view_has_frequency_zero_only() -> None:
+    """Equal patches have one nonzero frequency and share the attention evenly for any text."""
     model, text, local = make(2, 49, 64, 4)
     one = stored(local)[:, :1]
     y = np.zeros((2, 49, 64))
-    y[:, 0] = one[:, 0] * 7  # orthonormal: sqrt(49) times the mean
+    y[:, 0] = one[:, 0] * 7  # The transform is orthonormal: the coordinate is sqrt(49) times the mean.
     pool = TorchPool(model.folding.weights, spatial=cosine_transform(49))
     query = fold(model, text)
     expected = TorchPool(model.folding.weights).score([one.repeat(49, axis=1)], query)
@@ -147,11 +147,11 @@ def test_a_constant_view_is_frequency_zero_alone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_modified() -> None:
     model, text, local = make(3, 9, 64, 4)
     pool, query, x = TorchPool(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
     before = x.copy()
-    x.flags.writeable = False  # as a memory-mapped segment is
+    x.flags.writeable = False  # A memory-mapped segment is read-only, too.
     first = pool.score([x], query)
     assert np.array_equal(pool.score([x], query), first)
     assert np.array_equal(x, before)

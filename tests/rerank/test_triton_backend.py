@@ -1,4 +1,4 @@
-"""The fused kernels against FLAIR written out in float64 and never folded; in triton's interpreter, or on a GPU."""
+"""The triton kernels against FLAIR's published formula in float64, in triton's interpreter or on a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from flairsearch.rerank.triton_backend import attend, stream
 
 pytestmark = pytest.mark.interpreter
 GPU = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # triton must see it before anything imports triton
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # The variable must be set before triton is imported.
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="no CUDA GPU")]
 here = [pytest.mark.skipif(GPU and not INTERPRETED, reason="the kernels are compiled for the GPU in this process")]
 both = pytest.mark.parametrize("device", [pytest.param("cpu", marks=here), pytest.param("cuda", marks=on_gpu)])
@@ -39,7 +39,7 @@ def pool(dim: int, heads: int) -> FLAIR:
 
 
 def local_tokens(views: int, patches: int, dim: int) -> torch.Tensor:
-    """f64[N, P, D] with a mean and a scale of their own; neighbours alike, some channels louder than others."""
+    """Draw tokens f64[N, P, D], each with its own mean and scale; neighbours are similar, variances differ."""
     torch.manual_seed(views + patches)
     tokens = torch.randn(views, patches, dim, dtype=torch.float64).cumsum(1) / patches**0.5
     tokens = tokens * torch.linspace(3, 0.1, dim) + 0.3 * torch.randn(views, patches, dim)
@@ -54,7 +54,9 @@ def encoded(local: torch.Tensor) -> EncodedViews:
 
 @cache
 def basis_of(patches: int, dim: int, average: float) -> TransformBasis:
-    root = np.random.default_rng(dim).normal(size=(dim, dim)).astype(np.float32) * 30  # y of a scale far from 1
+    root = (
+        np.random.default_rng(dim).normal(size=(dim, dim)).astype(np.float32) * 30
+    )  # The metric gives y a scale far from 1.
     return fit_basis(encoded(local_tokens(24, patches, dim)).tokens, root @ root.T / dim, average)
 
 
@@ -73,7 +75,7 @@ def queries_of(model: FLAIR, count: int) -> list[EncodedText]:
 def run(
     codec: Codec, rows: np.ndarray | torch.Tensor, queries: list[EncodedText], device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `attend` gives for queries not yet folded into the codec's coordinates."""
+    """Fold queries into the codec's coordinates and run `attend`."""
     folded = [codec.fold(query) for query in queries]
     u, c = (np.stack([getattr(query, name) for query in folded]).astype(np.float32) for name in ("u", "c"))
     rows = torch.from_numpy(rows).to(device) if isinstance(rows, np.ndarray) else rows
@@ -85,7 +87,7 @@ def run(
 
 
 def plain(codec: Codec, rows: np.ndarray, queries: list[EncodedText]) -> tuple[np.ndarray, np.ndarray]:
-    """Over patches and plain channels, the zero key written out: mixed f64[n, Q, H, D], share f64[n, Q, H]."""
+    """Return mixed f64[n, Q, H, D] and share f64[n, Q, H] over decoded tokens, with an explicit zero key."""
     x = codec.decode(rows).astype(np.float64)
     if codec.spatial is not None:
         x = codec.spatial.T.astype(np.float64) @ x @ codec.basis.inverse.astype(np.float64) + codec.basis.mean
@@ -98,14 +100,14 @@ def plain(codec: Codec, rows: np.ndarray, queries: list[EncodedText]) -> tuple[n
 
 
 def unfolded(codec: Codec, mixed: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """sum_p a_p y_p in the codec's coordinates -> sum_p a_p x_p."""
+    """Convert sum_p a_p y_p in the codec's coordinates to sum_p a_p x_p."""
     if codec.spatial is None:
         return mixed
     return mixed @ codec.basis.inverse.astype(np.float64) + share[..., None] * codec.basis.mean
 
 
 def scores_of(weights: PoolWeights, queries: list[EncodedText], mixed: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """The projections, f64[n, Q]."""
+    """Project mixed tokens and return the scores f64[n, Q]."""
     pooled = np.einsum("nqhd,hed->nqhe", mixed, weights.value.astype(np.float64), optimize=True)
     pooled = (pooled + share[..., None] * weights.value_bias).reshape(*share.shape[:2], -1)
     pooled = pooled @ weights.out.T.astype(np.float64) + weights.out_bias
@@ -124,12 +126,12 @@ def check(name: str, views: int, patches: int, dim: int, queries: int, heads: in
 
     weights, folded = model.folded_pool.weights, codec.fold_weights(model.folded_pool.weights)
     found, right = scores_of(folded, asked, mixed, share), scores_of(weights, asked, expected, whole)
-    least = 0.5 * dim**-0.5  # half a cosine of random vectors: one score alone can be near 0
-    assert np.abs(found - right).max() <= 1e-3 * max(least, np.abs(right).max())
-    if name in ("fp16", "int8"):  # what the codec itself costs is in this one too: more, where one patch has it all
+    typical = 0.5 * dim**-0.5  # Half the typical cosine of random vectors; a single score can be near 0.
+    assert np.abs(found - right).max() <= 1e-3 * max(typical, np.abs(right).max())
+    if name in ("fp16", "int8"):  # This error includes the codec's; it is larger if one patch has all attention.
         exact = np.stack([oracle_pool(model, torch.from_numpy(q.vector), local)[0] for q in asked], 1)
         codecs = {"fp16": 1e-3, "int8": 1e-2}[name] * (2 if patches == 1 else 1)
-        assert np.abs(found - exact).max() <= codecs * max(least, np.abs(exact).max())
+        assert np.abs(found - exact).max() <= codecs * max(typical, np.abs(exact).max())
 
 
 GRID = list(product((1, 3, 127), (1, 49, 196), (64, 512), (1, 2, 5), (8,)))
@@ -137,7 +139,7 @@ HUGE = [(127, 196, 512, 5, 8), (127, 196, 512, 1, 8), (3, 196, 512, 64, 8), (100
 
 
 def with_logits(query: EncodedText, x: np.ndarray, spread: float, middle: float) -> EncodedText:
-    """The query with each head's logits over x f64[n, P, D] stretched and moved to that spread and middle."""
+    """Scale and shift a query so that each head's logits over x f64[n, P, D] have a given spread and middle."""
     u = query.u.astype(np.float64)
     logits = np.einsum("npd,hd->nph", x, u, optimize=True).reshape(-1, len(u))
     factor = spread / np.maximum(logits.std(0), 1e-9)
@@ -146,7 +148,7 @@ def with_logits(query: EncodedText, x: np.ndarray, spread: float, middle: float)
 
 
 def interpret(*arguments: str, timeout: int) -> None:
-    """pytest in a process of its own: triton takes the interpreter when it is first imported, and for good."""
+    """Run pytest in a separate process, because triton chooses the interpreter when it is first imported."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -170,7 +172,7 @@ def test_the_contract_in_the_interpreter() -> None:
 @elsewhere
 @pytest.mark.grid
 def test_the_whole_grid_in_the_interpreter() -> None:
-    """It takes minutes: `make test-all` asks for it, `make test` and `.ci/run` do not."""
+    """This takes minutes, so only `make test-all` runs it."""
     interpret("-m", "grid", f"{__file__}::TestGrid", timeout=3000)
 
 
@@ -203,7 +205,7 @@ class TestKernels:
         ("spread", "middle"), [(0, 0), (0, 60), (1, 300), (1, -12), (1, -30), (1, -60), (40, 0), (200, 0), (20, -60)]
     )
     def test_extreme_logits(self, name: str, spread: float, middle: float, device: str) -> None:
-        """All the zero key's, nothing the zero key's, one patch alone, and weights far too small for float16."""
+        """The zero key takes all attention or none, one patch takes all, and weights are too small for float16."""
         patches, dim = 49, 64
         codec, model = codec_of(name, patches, dim), pool(dim, 4)
         rows = codec.encode(encoded(local_tokens(3, patches, dim)))
@@ -212,15 +214,17 @@ class TestKernels:
         mixed, share = run(codec, rows, asked, device)
         expected, whole = plain(codec, rows, asked)
         loudest = max(np.abs(x @ query.u.T).max() for query in asked)
-        tolerance = 1e-3 + 5e-4 * loudest * (codec.spatial is not None)  # there y is rounded to 11 bits, once more
+        tolerance = 1e-3 + 5e-4 * loudest * (
+            codec.spatial is not None
+        )  # In frequencies, y is rounded to 11 bits a second time.
         assert np.isfinite(mixed).all()
         assert np.abs(share / whole - 1).max() <= tolerance + 1e-5 * (abs(middle) + loudest)
         found, right = unfolded(codec, mixed, share) / share[..., None], expected / whole[..., None]
         assert np.abs(found - right).max() <= 2 * tolerance * np.abs(right).max()
 
     @both
-    def test_flat_and_silent_views(self, device: str) -> None:
-        """Tokens that are all alike, and all zero: every step and gain at the end of its range."""
+    def test_constant_and_zero_views(self, device: str) -> None:
+        """With equal tokens and with zero tokens, every step and gain is at the end of its range."""
         for name in CODECS:
             codec, asked = codec_of(name, 49, 64), queries_of(pool(64, 4), 1)
             x = encoded(local_tokens(3, 49, 64)).tokens
@@ -234,7 +238,7 @@ class TestKernels:
     @both
     @pytest.mark.parametrize("name", CODECS)
     def test_rows_at_any_address(self, name: str, device: str) -> None:
-        """Rows that are a part of others; rows of an odd length; none at all."""
+        """Rows are parts of wider rows, have odd lengths, or are empty."""
         patches, dim = (7, 9) if name in ("fp16", "int8") else (49, 64)
         codec = codec_of(name, patches, dim)
         model = pool(9, 3) if dim == 9 else pool(64, 4)
@@ -252,20 +256,22 @@ class TestKernels:
             run(codec, there[:, 1:], asked, device)
 
     @both
-    def test_pieces_make_no_difference(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A quantised codec's scratch memory holds few views: the same again."""
+    def test_the_division_into_chunks_does_not_change_results(
+        self, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A quantised codec with scratch memory for few views gives the same results."""
         codec, asked = codec_of("q2", 49, 64), queries_of(pool(64, 4), 1)
         rows = codec.encode(encoded(local_tokens(21, 49, 64)))
         mixed, share = run(codec, rows, asked, device)
         monkeypatch.setattr(triton_backend, "_SCRATCH_VALUES", 9 * 64 * 4)
         again = run(codec, rows, asked, device)
-        close = 1e-6 * float(np.abs(mixed).max())  # sums of large numbers that leave small ones, in another order
+        close = 1e-6 * float(np.abs(mixed).max())  # Large numbers cancel, and are summed in another order.
         assert np.allclose(again[0], mixed, rtol=1e-5, atol=close)
         assert np.allclose(again[1], share, rtol=1e-5)
 
 
 def overwritten(pieces: list[np.ndarray]):
-    """As a reader gives them: each in the memory of the one before."""
+    """Yield pieces as a reader does: each overwrites the one before."""
     memory = np.empty(max(piece.size for piece in pieces), np.uint8)
     for piece in pieces:
         memory[: piece.size] = piece.reshape(-1)
@@ -275,7 +281,7 @@ def overwritten(pieces: list[np.ndarray]):
 
 @both
 def test_stream(device: str) -> None:
-    """Sums taken on the device while the next piece is on its way, looked at in the end."""
+    """Sums are computed on the device while the next piece is copied, and compared at the end."""
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 256, (n, 1001), dtype=np.uint8) for n in (3, 1, 700, 0, 2, 900, 900, 900, 5)]
     sums = [piece.sum(1, dtype=torch.int64) for piece in stream(overwritten(pieces), device)]
@@ -310,8 +316,8 @@ for kernel, rows, fixed in (
 """
 
 
-def test_compiles_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
-    """What the interpreter takes the compiler may not: all the way to machine code for compute capability 9.0."""
+def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
+    """The compiler may reject what the interpreter accepts; compile to machine code for compute capability 9.0."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-W", "ignore", "-c", COMPILE]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """One thread: work so small is slower in several."""
+    """Use one thread, because several are slower for so little work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

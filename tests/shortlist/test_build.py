@@ -1,4 +1,4 @@
-"""Fitted vectors from stored tokens: each view once, whatever interrupts it, and never of bytes that are damaged."""
+"""Codes from stored tokens: each view is encoded once despite interruptions, and never from damaged bytes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = SearchPolicy(exhaustive_views=10)
 
 
-def alike(found: Codes, other: Codes) -> bool:
-    """The same views, and codes but for a last bit: products of other sizes round otherwise."""
+def nearly_equal(found: Codes, other: Codes) -> bool:
+    """Whether views are equal, and codes equal up to one step: products of other sizes round differently."""
     return found.keys() == other.keys() and all(
         np.abs(np.subtract(found[view], other[view])).max() <= 1 for view in found
     )
@@ -42,7 +42,7 @@ def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
     steps = fit_all(index, bank)
     assert steps == [0, 0, 0, 27, 34, 41, 48, 55, 61]
     assert (bank.views, bank.made) == (61, 2)
-    fit = PredictorFile(index, DIM).fit()
+    fit = PredictorFile(index, DIM).load()
     assert fit is not None
     found = codes(index)
     assert list(found) == list(range(1, 62))
@@ -50,12 +50,12 @@ def test_codes_predict_the_scores_of_each_view(index: Path) -> None:
     exact = TextBatchScorer(texts, BankEncoder().pool_weights).score(encoded(range(61)))
     predicted = np.array(list(found.values())) @ np.stack([fit.features(text.vector) for text in texts], 1)
     assert (predicted - exact).std() < 0.25 * exact.std()
-    for view in range(61):  # of this view and of no other
+    for view in range(61):  # The scores are those of this view.
         assert np.argmin(np.abs(exact - predicted[view]).mean(1)) == view
 
 
-def test_codes_predict_what_photos_rank_by(index: Path) -> None:
-    """Of a model that ranks by the sum, the sum: text by text, the mean of the conditioned and the global cosine."""
+def test_codes_predict_the_ranking_score(index: Path) -> None:
+    """With a global share of one half, codes predict the mean of the conditioned and the global cosine."""
     filled(index, range(61))
     fit_all(index, SumCounting())
     fit = PredictorFile(index, DIM).fit()
@@ -70,18 +70,18 @@ def test_codes_predict_what_photos_rank_by(index: Path) -> None:
     assert (predicted - conditioned).std() > conditioned.std()
 
 
-def test_few_views_have_none(index: Path) -> None:
+def test_few_views_get_no_codes(index: Path) -> None:
     bank = Counting()
     assert fit_all(index, bank) == []
     filled(index, range(10))
     assert fit_all(index, bank) == []
     assert not (index / "fitted").exists()
     filled(index, range(10, 11))
-    assert fit_all(index, bank)[-1] == 0  # the sample is all there is
+    assert fit_all(index, bank)[-1] == 0  # The sample contains all views.
     assert len(codes(index)) == bank.views == 11
 
 
-def test_what_is_done_is_not_done_again(index: Path) -> None:
+def test_views_are_encoded_once(index: Path) -> None:
     filled(index, range(50))
     bank = Counting()
     fit_all(index, bank)
@@ -105,8 +105,8 @@ def test_what_is_done_is_not_done_again(index: Path) -> None:
     assert bank.views == 53
 
 
-def test_who_has_it_open_is_told(index: Path) -> None:
-    """By a new generation, where there is anything new."""
+def test_open_readers_see_a_new_generation(index: Path) -> None:
+    """The generation changes only if codes were added."""
     filled(index, range(30))
     before = generation(index)
     fit_all(index)
@@ -116,7 +116,7 @@ def test_who_has_it_open_is_told(index: Path) -> None:
     assert generation(index) == after
 
 
-def test_an_index_that_shrinks_keeps_what_it_has(index: Path) -> None:
+def test_an_index_that_shrinks_keeps_its_codes(index: Path) -> None:
     filled(index, range(20))
     fit_all(index)
     remove(index, list(range(1, 16)))
@@ -124,9 +124,9 @@ def test_an_index_that_shrinks_keeps_what_it_has(index: Path) -> None:
     assert len(codes(index)) == 5
 
 
-@pytest.mark.parametrize("asked", [TEXTS, 25])  # all of the bank, or some of it
-def test_cut_off_anywhere_it_goes_on(index: Path, asked: int) -> None:
-    policy = replace(SMALL, asked_texts=asked)
+@pytest.mark.parametrize("anchors", [TEXTS, 25])  # Anchors are all texts of the bank, or some.
+def test_an_interrupted_run_is_continued(index: Path, anchors: int) -> None:
+    policy = replace(SMALL, asked_texts=anchors)
     filled(index, range(60))
     fit_all(index, policy=policy)
     expected = codes(index)
@@ -143,8 +143,8 @@ def test_cut_off_anywhere_it_goes_on(index: Path, asked: int) -> None:
         assert fit_all(index, policy=policy) == []
 
 
-def test_cut_off_again_and_again(index: Path) -> None:
-    """It comes to an end as long as each run lasts for one write."""
+def test_repeated_interruptions(index: Path) -> None:
+    """The work is completed if each run lasts for at least one write."""
     filled(index, range(60))
     fit_all(index)
     expected = codes(index)
@@ -155,11 +155,11 @@ def test_cut_off_again_and_again(index: Path) -> None:
     assert alike(codes(index), expected)
 
 
-def test_a_full_disk_keeps_what_was_done(index: Path) -> None:
+def test_a_full_disk_keeps_written_codes(index: Path) -> None:
     filled(index, range(600))
     fit_all(index)
     expected, size = codes(index), (index / "fitted" / "codes").stat().st_size
-    limit = 34_000  # SQLite needs 32 KB
+    limit = 34_000  # SQLite needs 32 kB.
     assert size > limit
     PredictorFile(index, DIM).remove()
     with pytest.raises(OSError), file_limit(limit):  # noqa: PT011
@@ -168,12 +168,12 @@ def test_a_full_disk_keeps_what_was_done(index: Path) -> None:
     assert len(kept) == limit // (size // 600)
     bank = Counting()
     fit_all(index, bank)
-    assert alike(codes(index), expected)
+    assert nearly_equal(codes(index), expected)
     assert bank.views == 600 - len(kept)
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_damaged_codes_are_made_again(index: Path, place: int) -> None:
+def test_damaged_codes_are_replaced(index: Path, place: int) -> None:
     filled(index, range(30))
     fit_all(index)
     expected = codes(index)
@@ -184,26 +184,26 @@ def test_damaged_codes_are_made_again(index: Path, place: int) -> None:
     assert len(codes(index)) == 29
     bank = Counting()
     fit_all(index, bank)
-    assert alike(codes(index), expected)
+    assert nearly_equal(codes(index), expected)
     assert bank.views == 1
 
 
-def test_without_its_fit_it_begins_anew(index: Path) -> None:
+def test_without_a_predictor_all_codes_are_replaced(index: Path) -> None:
     filled(index, range(30))
     fit_all(index)
     expected = codes(index)
     (index / "fitted" / "map.npz").write_bytes(b"PK")
     assert codes(index) == {}
     fit_all(index)
-    assert alike(codes(index), expected)
+    assert nearly_equal(codes(index), expected)
     shutil.rmtree(index / "fitted")
     (index / "fitted").write_bytes(b"a file")
     assert codes(index) == {}
     fit_all(index)
-    assert alike(codes(index), expected)
+    assert nearly_equal(codes(index), expected)
 
 
-def test_a_lost_segment_is_left_out_until_it_is_back(index: Path) -> None:
+def test_views_of_a_missing_segment_get_codes_when_it_is_back(index: Path) -> None:
     filled(index, range(20), range(20, 40))
     file = index / "segments" / "000001.tokens"
     file.rename(index / "away")
@@ -225,7 +225,7 @@ def test_a_lost_segment_is_left_out_until_it_is_back(index: Path) -> None:
 
 
 def damage(index: Path, view: int, value: int = 0xFF) -> None:
-    """Bytes of a view's tokens in segment 1, that has them in order. 0xFF: no number."""
+    """Overwrite bytes of a view's tokens in segment 1, which has the views in order; 0xFF gives NaN."""
     file = index / "segments" / "000001.tokens"
     data = bytearray(file.read_bytes())
     stride = len(data) // 40
@@ -234,10 +234,10 @@ def damage(index: Path, view: int, value: int = 0xFF) -> None:
 
 
 @pytest.mark.parametrize("value", [0xFF, 0x00, 0x7B])
-def test_a_damaged_view_gets_none_until_it_is_repaired(index: Path, value: int) -> None:
-    """Its scores would be those of no photo, and stay."""
+def test_a_damaged_view_gets_no_code_until_it_is_repaired(index: Path, value: int) -> None:
+    """A code from damaged tokens would be wrong and never be replaced."""
     filled(index, range(40))
-    for view in (1, 2, 3):  # 1 is of the sample: a fit to what is no number is none
+    for view in (1, 2, 3):  # View 1 is in the sample, which must not contain NaN.
         damage(index, view, value)
     assert fit_all(index)[-1] == 40
     found = codes(index)
@@ -256,7 +256,7 @@ def test_a_damaged_view_gets_none_until_it_is_repaired(index: Path, value: int) 
     assert bank.views == 3
 
 
-def test_nothing_is_whole(index: Path) -> None:
+def test_all_views_are_damaged(index: Path) -> None:
     filled(index, range(40))
     for view in range(1, 41):
         damage(index, view)
@@ -265,7 +265,7 @@ def test_nothing_is_whole(index: Path) -> None:
     assert not (index / "fitted").exists()
 
 
-def test_scores_that_are_no_numbers_are_of_no_use(index: Path) -> None:
+def test_views_with_nan_scores_get_no_codes(index: Path) -> None:
     filled(index, range(40))
 
     score = TextBatchScorer.score
@@ -284,7 +284,7 @@ def test_scores_that_are_no_numbers_are_of_no_use(index: Path) -> None:
     assert list(codes(index)) == list(range(1, 41))
 
 
-# -- a backup put back
+# -- restored backups
 
 
 def generation(index: Path) -> int:
@@ -293,8 +293,8 @@ def generation(index: Path) -> int:
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> None:
-    """Ids are used again. Generations grow by random amounts, so these here may be above those of the lost future."""
+def test_views_never_get_codes_newer_than_a_restored_backup(index: Path, later: bool) -> None:
+    """View ids are reused. Generations grow by random amounts, so new ones may be above the lost ones."""
     filled(index, range(20))
     fit_all(index)
     before, put_back = codes(index), saved(index)
@@ -318,7 +318,7 @@ def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> Non
     assert bank.views == 10
     found = codes(index)
     assert list(found) == list(range(1, 31))
-    fit = PredictorFile(index, DIM).fit()
+    fit = PredictorFile(index, DIM).load()
     assert fit is not None
     texts = BankEncoder().fold(fit.texts[fit.asked])
     exact = TextBatchScorer(texts, BankEncoder().pool_weights).score(encoded(range(100, 110)))
@@ -326,9 +326,9 @@ def test_views_never_get_codes_of_a_lost_future(index: Path, later: bool) -> Non
     assert sum(found[view] == lost[view] for view in range(21, 31)) == 0
 
 
-@pytest.mark.parametrize("turn", range(4))  # generations grow by chance
-def test_indexing_after_a_backup_was_put_back(tmp_path: Path, turn: int) -> None:
-    """The way of `flairsearch index`: new photos get the ids that the lost ones had."""
+@pytest.mark.parametrize("turn", range(4))  # Generations grow by random amounts.
+def test_indexing_after_restoring_a_backup(tmp_path: Path, turn: int) -> None:
+    """`flairsearch index` gives new photos the ids of the lost ones."""
     photos, index = tmp_path / "photos", tmp_path / "index"
     for area in range(1, 16):
         paint_red(photos / f"{area}.png", area)
@@ -349,7 +349,7 @@ def test_indexing_after_a_backup_was_put_back(tmp_path: Path, turn: int) -> None
     found = codes(index)
     (index / "fitted" / "codes").unlink()
     fit_all(index)
-    assert alike(codes(index), found)
+    assert nearly_equal(codes(index), found)
     assert list(found) == list(range(1, 24))
     assert not any(found[view] == lost[view] for view in range(16, 24))
 
@@ -357,7 +357,7 @@ def test_indexing_after_a_backup_was_put_back(tmp_path: Path, turn: int) -> None
 # -- at the end of indexing
 
 
-def test_indexing_makes_them(tmp_path: Path) -> None:
+def test_indexing_makes_codes(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for area in range(1, 21):
         paint_red(photos / f"{area}.png", area)
@@ -365,15 +365,15 @@ def test_indexing_makes_them(tmp_path: Path) -> None:
         assert engine.add(photos).added == 20
         assert len(codes(tmp_path / "index")) == 20
         made = sorted(path.name.split(".")[-1] for path in (tmp_path / "index" / "prefilter").iterdir())
-        fit = PredictorFile(tmp_path / "index", DIM).fit()
+        fit = PredictorFile(tmp_path / "index", DIM).load()
         assert fit is not None
         assert made == sorted(["views", f"{fit.crc:08x}"])
         before = codes(tmp_path / "index")
         assert [done for done, total in engine.refit()][-1] == 0
-        assert alike(codes(tmp_path / "index"), before)
+        assert nearly_equal(codes(tmp_path / "index"), before)
 
 
-def test_a_disk_that_takes_no_codes_is_one_line_and_costs_no_photo(tmp_path: Path) -> None:
+def test_a_disk_too_full_for_codes_gives_one_warning_and_loses_no_photo(tmp_path: Path) -> None:
     for area in range(1, 21):
         paint_red(tmp_path / "photos" / f"{area}.png", area)
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=FEW) as engine:

@@ -1,4 +1,4 @@
-"""FAISS against brute force."""
+"""FaissIndex against brute force."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def unit(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 def kept(prefilter: FaissIndex, folder: Path) -> Path:
-    """Its file, under the name that a cache gives it."""
+    """Save an index as a derived file and return its path."""
     with DerivedFiles(folder, 1).atomic_write("faiss") as part:
         prefilter.save(part)
     file = DerivedFiles(folder, 1).find("faiss")
@@ -31,7 +31,7 @@ def kept(prefilter: FaissIndex, folder: Path) -> Path:
 
 
 def opened(prefilter: FaissIndex, ids: np.ndarray) -> Iterator[FaissIndex]:
-    """The prefilter as it was built, and one from its file."""
+    """Yield the index as it was built, and the one loaded from its file."""
     yield prefilter
     with TemporaryDirectory() as folder:
         found = FaissIndex.load(kept(prefilter, Path(folder)), ids, prefilter._index.d)
@@ -39,7 +39,7 @@ def opened(prefilter: FaissIndex, ids: np.ndarray) -> Iterator[FaissIndex]:
         yield found
 
 
-# Two cosines that differ by less than float32 can tell have no order, so vectors and texts are drawn once.
+# Vectors and texts are fixed, because cosines closer than float32 can resolve have no defined order.
 
 
 @given(count=st.integers(1, 900))
@@ -71,8 +71,8 @@ def test_equals_brute_force(count: int) -> None:
 @example(share=1.0, count=1)
 @example(share=1.0, count=100)
 @example(share=1.0, count=900)
-def test_only_views_asked_for(share: float, count: int) -> None:
-    """With ties among them and with others; some that are asked for are not there."""
+def test_the_search_is_restricted_to_given_views(share: float, count: int) -> None:
+    """There are ties among the given views and with others; some of the given ids do not exist."""
     rng = np.random.default_rng(2)
     vectors, ids = np.tile(unit(250, 24), (2, 1)), np.sort(rng.permutation(10_000)[:500]).astype(np.int64)
     among = np.union1d(ids[rng.random(500) < share], [10_001, 10_002])
@@ -86,7 +86,7 @@ def test_only_views_asked_for(share: float, count: int) -> None:
             assert np.allclose(found.scores, cosine[order], atol=1e-5)
 
 
-def test_length_of_the_text_makes_no_difference() -> None:
+def test_the_length_of_a_text_does_not_matter() -> None:
     prefilter = FaissIndex.build(np.arange(20), 8, [unit(20, 8)])
     text = unit(1, 8, seed=3)[0].astype(np.float32)
     short, long = prefilter.search(text * 1e-3, 20), prefilter.search(text * 1e3, 20)
@@ -100,11 +100,11 @@ def test_length_of_the_text_makes_no_difference() -> None:
 @example(count=5, order=list(range(12))[::-1])
 @example(count=12, order=list(range(12))[::-1])
 @example(count=9, order=[5, 0, 11, 3, 7, 1, 9, 2, 10, 4, 8, 6])
-def test_ties_go_by_view_id(count: int, order: list[int]) -> None:
-    """Four views in each of three places, the nearest place last or in the middle."""
+def test_ties_are_broken_by_view_id(count: int, order: list[int]) -> None:
+    """Three groups of four equal views; the nearest group is last or in the middle."""
     places = np.eye(3, dtype=np.float16)
     group = np.asarray(order) % 3
-    ids = np.cumsum(np.asarray(order) + 1)  # ascending, with gaps
+    ids = np.cumsum(np.asarray(order) + 1)  # The ids ascend with gaps.
     text = np.asarray([0.2, 0.9, 0.4], np.float32)
     cosine = (places.astype(np.float32) @ text / np.linalg.norm(text))[group]
     expected = ids[np.lexsort((ids, -cosine))][:count]
@@ -112,7 +112,7 @@ def test_ties_go_by_view_id(count: int, order: list[int]) -> None:
         assert prefilter.search(text, count).views.tolist() == expected.tolist()
 
 
-def test_nothing_in_it() -> None:
+def test_an_empty_index() -> None:
     for prefilter in opened(FaissIndex.build(np.zeros(0, np.int64), 8, []), np.zeros(0, np.int64)):
         assert len(prefilter) == 0
         found = prefilter.search(np.ones(8, np.float32), 5)
@@ -120,7 +120,7 @@ def test_nothing_in_it() -> None:
         assert len(found.views) == len(found.scores) == 0
 
 
-def test_text_without_direction_is_answered() -> None:
+def test_a_zero_text_is_answered() -> None:
     found = FaissIndex.build(np.arange(3), 4, [unit(3, 4)]).search(np.zeros(4, np.float32), 2)
     assert found.views.tolist() == [0, 1]
     assert np.isfinite(found.scores).all()
@@ -134,8 +134,8 @@ def file(tmp_path: Path) -> Path:
     return kept(FaissIndex.build(IDS, 8, [VECTORS]), tmp_path)
 
 
-def test_a_file_that_is_cut_or_none_is_no_prefilter(file: Path) -> None:
-    """Also where its name says that it is what was written: FAISS refuses it then."""
+def test_a_truncated_or_missing_file_is_not_loaded(file: Path) -> None:
+    """Even if the checksum in its name matches; then FAISS rejects it."""
     data = file.read_bytes()
     for broken in (b"", data[:3], data[:40], data[:-1], data[: len(data) // 2], b"no index" * 300):
         for other in (file, file.with_name(f"000001-{zlib.crc32(broken):08x}.faiss")):
@@ -147,19 +147,19 @@ def test_a_file_that_is_cut_or_none_is_no_prefilter(file: Path) -> None:
     assert FaissIndex.load(file, IDS, 8) is None
 
 
-def test_a_file_of_other_views_is_no_prefilter(file: Path) -> None:
+def test_a_file_of_other_views_is_not_loaded(file: Path) -> None:
     assert FaissIndex.load(file, IDS, 8) is not None
     for ids, dim in ((IDS[:-1], 8), (np.arange(101), 8), (IDS, 7), (IDS, 16)):
         assert FaissIndex.load(file, ids, dim) is None
 
 
 @pytest.mark.parametrize("path", ["nowhere/p.faiss", "/dev/full"])
-def test_a_file_that_cannot_be_written_is_an_os_error(path: str, tmp_path: Path) -> None:
+def test_an_unwritable_file_raises_os_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"No such file|No space left"):
         FaissIndex.build(IDS, 8, [VECTORS]).save(tmp_path / path)
 
 
-def test_a_file_with_a_flipped_bit_is_no_prefilter(file: Path) -> None:
+def test_a_file_with_a_flipped_bit_is_not_loaded(file: Path) -> None:
     whole = file.read_bytes()
     for bit in range(0, 8 * len(whole), 37):
         data = bytearray(whole)

@@ -1,4 +1,4 @@
-"""Codes of views on disk: whatever happens to the files, a view has the codes it was given, or none."""
+"""Codes of views on disk: whatever happens to the files, a view has the code that was written for it, or none."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from tests.support.fits import Codes, a_fit
 from tests.support.full_disk import file_limit
 
 WIDTH, DIM = 5, 3
-ROW = 8 + 8 + WIDTH + 4  # bytes
+ROW = 8 + 8 + WIDTH + 4  # The bytes of a row.
 
 
-FIT = a_fit(0, WIDTH, DIM)
+PREDICTOR = a_fit(0, WIDTH, DIM)
 
 
 def codes_of(views: Any, seed: int = 0, width: int = WIDTH) -> Any:
-    """i8[n, W] that a view's id stands for."""
+    """Return codes i8[n, W] that depend on the view ids and the seed."""
     rngs = [np.random.default_rng([int(view), seed]) for view in views]
     return np.array([rng.integers(-127, 128, width) for rng in rngs], np.int8).reshape(-1, width)
 
 
-def append(fitted: PredictorFile, views: Any, generation: int = 1, seed: int = 0, fit: ScorePredictor = FIT) -> None:
+def append(
+    predictor_file: PredictorFile, views: Any, generation: int = 1, seed: int = 0, fit: ScorePredictor = PREDICTOR
+) -> None:
     ids = np.asarray(list(views), np.int64)
-    fitted.append(fit, ids, codes_of(ids, seed, len(fit.quant_steps)), generation)
+    predictor_file.append(fit, ids, codes_of(ids, seed, len(fit.quant_steps)), generation)
 
 
-def found(fitted: PredictorFile, generation: int = 99, fit: ScorePredictor = FIT) -> Codes:
-    """View -> its codes: those of its last whole row, one row after the other."""
-    rows = fitted.rows(fit, generation)
-    intact = fitted.intact(fit, rows)
+def found(predictor_file: PredictorFile, generation: int = 99, fit: ScorePredictor = PREDICTOR) -> Codes:
+    """Return the code of each view: that of its last intact row."""
+    rows = predictor_file.rows(fit, generation)
+    intact = predictor_file.intact(fit, rows)
     return {int(row["view"]): row["codes"].tolist() for row, good in zip(rows, intact, strict=True) if good}
 
 
@@ -48,152 +50,165 @@ def expected(views: Any, seed: int = 0) -> Codes:
 
 
 @pytest.fixture
-def fitted(tmp_path: Path) -> PredictorFile:
-    fitted = PredictorFile(tmp_path, DIM)
-    fitted.start(FIT)
-    return fitted
+def predictor_file(tmp_path: Path) -> PredictorFile:
+    predictor_file = PredictorFile(tmp_path, DIM)
+    predictor_file.save(PREDICTOR)
+    return predictor_file
 
 
 def names(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "fitted").iterdir())
 
 
-def test_what_was_appended_is_found(fitted: PredictorFile, tmp_path: Path) -> None:
-    assert found(fitted) == {}
-    append(fitted, [3, 1])
-    append(fitted, [])
-    append(fitted, [7], generation=2)
-    assert found(fitted) == expected([3, 1, 7])
+def test_appended_codes_are_found(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    assert found(predictor_file) == {}
+    append(predictor_file, [3, 1])
+    append(predictor_file, [])
+    append(predictor_file, [7], generation=2)
+    assert found(predictor_file) == expected([3, 1, 7])
     assert found(PredictorFile(tmp_path, DIM)) == expected([3, 1, 7])
-    assert fitted.rows(FIT, 99)["generation"].tolist() == [1, 1, 2]
-    again = fitted.fit()
+    assert predictor_file.rows(PREDICTOR, 99)["generation"].tolist() == [1, 1, 2]
+    again = predictor_file.load()
     assert again is not None
-    assert again.crc == FIT.crc
+    assert again.crc == PREDICTOR.crc
     assert (tmp_path / "fitted" / "codes").stat().st_size == 3 * ROW
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_the_last_whole_row_of_a_view_counts(fitted: PredictorFile, tmp_path: Path) -> None:
+def test_the_last_intact_row_of_a_view_counts(predictor_file: PredictorFile, tmp_path: Path) -> None:
     for seed in range(3):
-        append(fitted, [5, 6], seed=seed)
-    assert found(fitted) == expected([5, 6], seed=2)
+        append(predictor_file, [5, 6], seed=seed)
+    assert found(predictor_file) == expected([5, 6], seed=2)
     file = tmp_path / "fitted" / "codes"
     data = bytearray(file.read_bytes())
-    data[4 * ROW + 20] ^= 1  # the last one of 5
+    data[4 * ROW + 20] ^= 1  # This damages the last row of view 5.
     file.write_bytes(data)
-    assert found(fitted) == expected([5], seed=1) | expected([6], seed=2)
+    assert found(predictor_file) == expected([5], seed=1) | expected([6], seed=2)
 
 
-def test_a_kill_while_appending(fitted: PredictorFile, tmp_path: Path) -> None:
-    """At any byte: whole rows are found, and what comes next is not lost behind the part of a row."""
-    append(fitted, range(1, 5))
+def test_an_append_may_be_killed_at_any_byte(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    """Complete rows are found, and rows appended later are not misaligned by the partial row."""
+    append(predictor_file, range(1, 5))
     file = tmp_path / "fitted" / "codes"
     whole = file.read_bytes()
     for cut in range(4 * ROW + 1):
         file.write_bytes(whole[:cut])
         kept = list(range(1, cut // ROW + 1))
-        assert found(fitted) == expected(kept), cut
-        append(fitted, [8, 9])
-        assert found(fitted) == expected([*kept, 8, 9]), cut
+        assert found(predictor_file) == expected(kept), cut
+        append(predictor_file, [8, 9])
+        assert found(predictor_file) == expected([*kept, 8, 9]), cut
         assert file.stat().st_size == (len(kept) + 2) * ROW, cut
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_flipped_bit_loses_its_row_and_no_other(fitted: PredictorFile, tmp_path: Path, last: bool) -> None:
-    append(fitted, range(1, 4))
+def test_a_flipped_bit_loses_only_its_row(predictor_file: PredictorFile, tmp_path: Path, last: bool) -> None:
+    append(predictor_file, range(1, 4))
     file = tmp_path / "fitted" / "codes"
     whole, views = file.read_bytes(), [1, 2] if last else [1, 3]
     for bit in range(8 * ROW):
         data = bytearray(whole)
         data[(2 if last else 1) * ROW + bit // 8] ^= 1 << bit % 8
         file.write_bytes(data)
-        assert found(fitted) == expected(views), bit
-        append(fitted, [7])
-        assert found(fitted) == expected([*views, 7]), bit
+        assert found(predictor_file) == expected(views), bit
+        append(predictor_file, [7])
+        assert found(predictor_file) == expected([*views, 7]), bit
 
 
-def test_rows_of_another_fit_are_none(fitted: PredictorFile, tmp_path: Path) -> None:
-    append(fitted, range(1, 9))
+def test_rows_of_another_predictor_are_ignored(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    append(predictor_file, range(1, 9))
     data = (tmp_path / "fitted" / "codes").read_bytes()
     for other in (a_fit(1, WIDTH, DIM), a_fit(1, WIDTH + 1, DIM), a_fit(1, WIDTH - 2, DIM)):
-        assert found(fitted, fit=other) == {}
-        fitted.start(other)
-        assert found(fitted, fit=other) == {}
-        (tmp_path / "fitted" / "codes").write_bytes(data)  # somebody copied half a folder
-        assert found(fitted, fit=other) == {}
-        append(fitted, [2], fit=other)
-        assert found(fitted, fit=other) == {2: codes_of([2], width=len(other.quant_steps)).tolist()[0]}
+        assert found(predictor_file, fit=other) == {}
+        predictor_file.save(other)
+        assert found(predictor_file, fit=other) == {}
+        (tmp_path / "fitted" / "codes").write_bytes(data)  # Such a file results if only half of the folder is copied.
+        assert found(predictor_file, fit=other) == {}
+        append(predictor_file, [2], fit=other)
+        assert found(predictor_file, fit=other) == {2: codes_of([2], width=len(other.quant_steps)).tolist()[0]}
 
 
-def test_a_new_start_has_no_codes(fitted: PredictorFile, tmp_path: Path) -> None:
-    append(fitted, range(1, 9))
-    fitted.start(FIT)
-    assert found(fitted) == {}
+def test_a_new_predictor_has_no_codes(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    append(predictor_file, range(1, 9))
+    predictor_file.save(PREDICTOR)
+    assert found(predictor_file) == {}
     assert names(tmp_path) == ["map.npz"]
-    fitted.remove()
-    fitted.remove()
-    assert fitted.fit() is None
-    assert found(fitted) == {}
+    predictor_file.remove()
+    predictor_file.remove()
+    assert predictor_file.load() is None
+    assert found(predictor_file) == {}
     assert not (tmp_path / "fitted").exists()
 
 
-# -- a backup of the catalogue put back
+# -- restored backups of the catalogue
 
 
-def test_rows_of_a_later_generation_are_none_and_go(fitted: PredictorFile, tmp_path: Path) -> None:
-    append(fitted, [1, 2], generation=10)
-    append(fitted, [3], generation=20)
-    append(fitted, [4, 5], generation=30)
+def test_rows_of_a_later_generation_are_ignored_and_removed(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    append(predictor_file, [1, 2], generation=10)
+    append(predictor_file, [3], generation=20)
+    append(predictor_file, [4, 5], generation=30)
     for generation, count in ((9, 0), (10, 2), (19, 2), (20, 3), (29, 3), (30, 5)):
-        assert found(fitted, generation) == expected(range(1, count + 1))
-    append(fitted, [3, 4], generation=15, seed=7)
-    assert found(fitted, 10**18) == expected([1, 2]) | expected([3, 4], seed=7)
+        assert found(predictor_file, generation) == expected(range(1, count + 1))
+    append(predictor_file, [3, 4], generation=15, seed=7)
+    assert found(predictor_file, 10**18) == expected([1, 2]) | expected([3, 4], seed=7)
     assert (tmp_path / "fitted" / "codes").stat().st_size == 4 * ROW
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_rows_of_views_that_are_not_there_yet_go(fitted: PredictorFile, tmp_path: Path) -> None:
-    """Generations grow by random amounts: the next one may be above those of the future that was lost."""
-    append(fitted, [1, 2], generation=10)
-    append(fitted, [3, 4], generation=20)
-    append(fitted, [2, 5], generation=30, seed=7)
+def test_rows_of_views_that_do_not_exist_yet_are_removed(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    """Generations grow by random amounts, so the next one may be above those that were lost."""
+    append(predictor_file, [1, 2], generation=10)
+    append(predictor_file, [3, 4], generation=20)
+    append(predictor_file, [2, 5], generation=30, seed=7)
     file = tmp_path / "fitted" / "codes"
     before = file.stat()
-    fitted.drop_after(5, 30)
-    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # nothing to do
-    fitted.drop_after(3, 25)
-    assert found(fitted, 10**18) == expected([1, 2, 3])
-    append(fitted, [3, 4], generation=40)
-    fitted.drop_after(1, 99)
-    assert found(fitted, 10**18) == expected([1])
-    append(fitted, [4, 9, 2], generation=60)
-    fitted.drop_after(8, 99)
-    assert fitted.rows(FIT, 99)["view"].tolist() == [1, 0, 0, 0, 0, 0, 4, 0, 2]  # each row where it was
-    fitted.drop_after(1, 99)
-    fitted.drop_after(0, 99)
-    assert found(fitted, 10**18) == {}
-    append(fitted, [1], generation=50)
-    assert found(fitted, 50) == expected([1])
+    predictor_file.drop_after(5, 30)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )  # The file was not rewritten.
+    predictor_file.drop_after(3, 25)
+    assert found(predictor_file, 10**18) == expected([1, 2, 3])
+    append(predictor_file, [3, 4], generation=40)
+    predictor_file.drop_after(1, 99)
+    assert found(predictor_file, 10**18) == expected([1])
+    append(predictor_file, [4, 9, 2], generation=60)
+    predictor_file.drop_after(8, 99)
+    assert predictor_file.rows(PREDICTOR, 99)["view"].tolist() == [
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        4,
+        0,
+        2,
+    ]  # Each row keeps its position.
+    predictor_file.drop_after(1, 99)
+    predictor_file.drop_after(0, 99)
+    assert found(predictor_file, 10**18) == {}
+    append(predictor_file, [1], generation=50)
+    assert found(predictor_file, 50) == expected([1])
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
-def test_a_future_behind_a_damaged_row_goes_too(fitted: PredictorFile, tmp_path: Path) -> None:
-    append(fitted, [1], generation=10)
-    append(fitted, [2, 3], generation=20)
+def test_later_generations_before_a_damaged_row_are_removed(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    append(predictor_file, [1], generation=10)
+    append(predictor_file, [2, 3], generation=20)
     file = tmp_path / "fitted" / "codes"
     data = bytearray(file.read_bytes())
-    data[2 * ROW + 8] = 0  # the last row says generation 0
+    data[2 * ROW + 8] = 0  # The last row's generation becomes 0.
     file.write_bytes(data)
-    fitted.drop_after(1, 10)
-    assert found(fitted, 10**18) == expected([1])
+    predictor_file.drop_after(1, 10)
+    assert found(predictor_file, 10**18) == expected([1])
 
 
-def test_nothing_to_drop_from(tmp_path: Path) -> None:
+def test_drop_after_without_files(tmp_path: Path) -> None:
     PredictorFile(tmp_path, DIM).drop_after(3, 1)
     assert list(tmp_path.iterdir()) == []
-    fitted = PredictorFile(tmp_path, DIM)
-    fitted.start(FIT)
-    fitted.drop_after(3, 1)
+    predictor_file = PredictorFile(tmp_path, DIM)
+    predictor_file.save(PREDICTOR)
+    predictor_file.drop_after(3, 1)
     assert names(tmp_path) == ["map.npz"]
 
 
@@ -246,25 +261,25 @@ OBSTACLES = (a_file_for_the_folder, a_link, a_broken_link)
 
 
 @pytest.mark.parametrize("damage", DAMAGE + OBSTACLES, ids=lambda damage: damage.__name__)
-def test_without_its_fit_all_is_made_anew(
-    fitted: PredictorFile, tmp_path: Path, damage: Callable[[Path], None]
+def test_without_a_predictor_everything_is_rewritten(
+    predictor_file: PredictorFile, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    append(fitted, [1, 2])
+    append(predictor_file, [1, 2])
     damage(tmp_path / "fitted")
-    assert fitted.fit() is None
-    fitted.drop_after(1, 1)
-    fitted.start(a_fit(3, WIDTH, DIM))
-    again = fitted.fit()
+    assert predictor_file.load() is None
+    predictor_file.drop_after(1, 1)
+    predictor_file.save(a_fit(3, WIDTH, DIM))
+    again = predictor_file.load()
     assert again is not None
     assert again.crc == a_fit(3, WIDTH, DIM).crc
-    append(fitted, [4], fit=again)
-    assert found(fitted, fit=again) == expected([4])
+    append(predictor_file, [4], fit=again)
+    assert found(predictor_file, fit=again) == expected([4])
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
 @pytest.mark.parametrize("damage", ["deleted", "a folder", "a file for the folder", "empty"])
-def test_codes_that_cannot_be_read_are_none(fitted: PredictorFile, tmp_path: Path, damage: str) -> None:
-    append(fitted, [1, 2])
+def test_unreadable_codes_are_ignored(predictor_file: PredictorFile, tmp_path: Path, damage: str) -> None:
+    append(predictor_file, [1, 2])
     file = tmp_path / "fitted" / "codes"
     file.unlink()
     if damage == "a folder":
@@ -275,97 +290,99 @@ def test_codes_that_cannot_be_read_are_none(fitted: PredictorFile, tmp_path: Pat
         file.write_bytes(b"")
     elif damage == "a file for the folder":
         a_file_for_the_folder(tmp_path / "fitted")
-    assert len(fitted.rows(FIT, 9)) == 0
-    assert found(fitted) == {}
+    assert len(predictor_file.rows(PREDICTOR, 9)) == 0
+    assert found(predictor_file) == {}
 
 
-def test_a_folder_nobody_may_write_or_read(
-    open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]
-) -> None:
-    fitted = PredictorFile(open_folder, DIM)
-    fitted.start(FIT)
-    append(fitted, [1, 2])
+def test_a_folder_without_permissions(open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]) -> None:
+    predictor_file = PredictorFile(open_folder, DIM)
+    predictor_file.save(PREDICTOR)
+    append(predictor_file, [1, 2])
     for path in (open_folder / "fitted", *(open_folder / "fitted").iterdir()):
         path.chmod(0o555 if path.is_dir() else 0o444)
     with as_user():
-        assert found(fitted) == expected([1, 2])
-        assert fitted.fit() is not None
-        for change in (lambda: append(fitted, [3]), lambda: fitted.start(FIT), lambda: fitted.drop_after(1, 1)):
+        assert found(predictor_file) == expected([1, 2])
+        assert predictor_file.load() is not None
+        for change in (
+            lambda: append(predictor_file, [3]),
+            lambda: predictor_file.save(PREDICTOR),
+            lambda: predictor_file.drop_after(1, 1),
+        ):
             with pytest.raises(OSError):  # noqa: PT011
                 change()
-        assert found(fitted) == expected([1, 2])
+        assert found(predictor_file) == expected([1, 2])
     (open_folder / "fitted" / "codes").chmod(0)
     with as_user():
-        assert found(fitted) == {}
+        assert found(predictor_file) == {}
 
 
 @pytest.mark.parametrize("room", [0, 1, ROW - 1, ROW, 2 * ROW + 3])
-def test_a_full_disk_leaves_what_was_there(fitted: PredictorFile, room: int) -> None:
-    append(fitted, [1, 2])
+def test_a_full_disk_keeps_existing_rows(predictor_file: PredictorFile, room: int) -> None:
+    append(predictor_file, [1, 2])
     with file_limit(2 * ROW + room), pytest.raises(OSError):  # noqa: PT011
-        append(fitted, range(3, 9))
-    assert found(fitted) == expected(range(1, 3 + room // ROW))
-    append(fitted, range(3, 9))
-    assert found(fitted) == expected(range(1, 9))
+        append(predictor_file, range(3, 9))
+    assert found(predictor_file) == expected(range(1, 3 + room // ROW))
+    append(predictor_file, range(3, 9))
+    assert found(predictor_file) == expected(range(1, 9))
 
 
-def test_a_full_disk_while_a_lost_future_goes(fitted: PredictorFile, tmp_path: Path) -> None:
-    append(fitted, range(1, 6), generation=1)
-    append(fitted, range(6, 9), generation=5)
-    for change in (lambda: fitted.drop_after(5, 1), lambda: append(fitted, [6], generation=2, seed=3)):
+def test_a_full_disk_while_rows_are_removed(predictor_file: PredictorFile, tmp_path: Path) -> None:
+    append(predictor_file, range(1, 6), generation=1)
+    append(predictor_file, range(6, 9), generation=5)
+    for change in (lambda: predictor_file.drop_after(5, 1), lambda: append(predictor_file, [6], generation=2, seed=3)):
         with file_limit(3 * ROW), pytest.raises(OSError):  # noqa: PT011
             change()
-        assert found(fitted, 1) == expected(range(1, 6))
-    append(fitted, [6], generation=2, seed=3)
-    assert found(fitted, 99) == expected(range(1, 6)) | expected([6], seed=3)
+        assert found(predictor_file, 1) == expected(range(1, 6))
+    append(predictor_file, [6], generation=2, seed=3)
+    assert found(predictor_file, 99) == expected(range(1, 6)) | expected([6], seed=3)
     assert names(tmp_path) == ["codes", "map.npz"]
 
 
 def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
-    fitted = PredictorFile(tmp_path, DIM)
+    predictor_file = PredictorFile(tmp_path, DIM)
     with file_limit(100), pytest.raises(OSError):  # noqa: PT011
-        fitted.start(FIT)
-    assert fitted.fit() is None
-    fitted.start(FIT)
-    assert fitted.fit() is not None
+        predictor_file.save(PREDICTOR)
+    assert predictor_file.load() is None
+    predictor_file.save(PREDICTOR)
+    assert predictor_file.load() is not None
     assert names(tmp_path) == ["map.npz"]
 
 
 # -- readers
 
 
-def test_mapped_rows_stay_what_they_were(tmp_path: Path) -> None:
-    """Whatever the writer does with the files meanwhile; many pages of rows, as a lost page is a SIGBUS."""
-    fitted = PredictorFile(tmp_path, DIM)
+def test_mapped_rows_do_not_change(tmp_path: Path) -> None:
+    """The writer may replace the files meanwhile. There are many pages of rows, because a lost page raises SIGBUS."""
+    predictor_file = PredictorFile(tmp_path, DIM)
     for change in (
-        lambda: fitted.start(FIT),
-        fitted.remove,
-        lambda: append(fitted, [3], generation=1),  # most of the other rows are of later generations
-        lambda: fitted.drop_after(2, 99),
-        lambda: append(fitted, [1], generation=99),
+        lambda: predictor_file.save(PREDICTOR),
+        predictor_file.remove,
+        lambda: append(predictor_file, [3], generation=1),  # Most of the other rows are of later generations.
+        lambda: predictor_file.drop_after(2, 99),
+        lambda: append(predictor_file, [1], generation=99),
     ):
-        fitted.start(FIT)
+        predictor_file.save(PREDICTOR)
         for generation in range(1, 5):
-            append(fitted, range(1, 501), generation, seed=generation)
+            append(predictor_file, range(1, 501), generation, seed=generation)
         with (tmp_path / "fitted" / "codes").open("ab") as stream:
             stream.write(b"part of a row")
-        mapped = fitted.rows(FIT, 99)
+        mapped = predictor_file.rows(PREDICTOR, 99)
         before = bytes(bytearray(mapped.tobytes()))
         change()
         assert mapped.tobytes() == before
-        assert fitted.intact(FIT, mapped).all()
+        assert predictor_file.intact(PREDICTOR, mapped).all()
 
 
-def test_readers_beside_a_writer(tmp_path: Path) -> None:
-    """They see codes that were written, or none; never an error."""
-    fitted, stop = PredictorFile(tmp_path, DIM), threading.Event()
+def test_readers_during_writes(tmp_path: Path) -> None:
+    """Readers see written codes or none, and never get an error."""
+    predictor_file, stop = PredictorFile(tmp_path, DIM), threading.Event()
     allowed = expected(range(1, 40))
     wrong: list[object] = []
 
     def read() -> None:
         try:
             while not stop.is_set():
-                PredictorFile(tmp_path, DIM).fit()
+                PredictorFile(tmp_path, DIM).load()
                 wrong.extend(
                     view for view, codes in found(PredictorFile(tmp_path, DIM)).items() if allowed[view] != codes
                 )
@@ -376,15 +393,15 @@ def test_readers_beside_a_writer(tmp_path: Path) -> None:
     for reader in readers:
         reader.start()
     for turn in range(40):
-        fitted.start(FIT)
-        append(fitted, range(1, 20), generation=turn)
-        append(fitted, range(20, 40), generation=turn + 40)
-        append(fitted, range(20, 30), generation=turn)
-        fitted.drop_after(10, 99)
+        predictor_file.save(PREDICTOR)
+        append(predictor_file, range(1, 20), generation=turn)
+        append(predictor_file, range(20, 40), generation=turn + 40)
+        append(predictor_file, range(20, 30), generation=turn)
+        predictor_file.drop_after(10, 99)
         with (tmp_path / "fitted" / "codes").open("ab") as stream:
             stream.write(b"part of a row")
-        append(fitted, [11], generation=turn)
-        fitted.remove()
+        append(predictor_file, [11], generation=turn)
+        predictor_file.remove()
     stop.set()
     for reader in readers:
         reader.join()

@@ -1,4 +1,4 @@
-"""Kernel ridge regression against its definition; codes, features, the file."""
+"""The score predictor against the definition of kernel ridge regression; its codes, features and file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = RNG.normal(size=(120, 6)).astype(np.float32) * 3
 
 
 def scores_of(texts: np.ndarray, views: int, seed: int = 1) -> Any:
-    """Smooth in the text's direction, another function of it for each view: the larger of two cosines."""
+    """Return scores that are smooth functions of the text, one for each view: the larger of two cosines."""
     rng = np.random.default_rng(seed)
     unit = texts / np.linalg.norm(texts, axis=1, keepdims=True)
     places = rng.normal(size=(2, views, 6))
@@ -24,7 +24,7 @@ def scores_of(texts: np.ndarray, views: int, seed: int = 1) -> Any:
 
 
 def ridge(scores: np.ndarray, text: np.ndarray) -> Any:
-    """m + k(t, B) (K + l)^-1 (s - m), written out in float64."""
+    """Compute m + k(t, B) (K + l I)^-1 (s - m) in float64."""
     bank = TEXTS.astype(np.float64)
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     one = text.astype(np.float64) / np.linalg.norm(text)
@@ -38,7 +38,7 @@ def ridge(scores: np.ndarray, text: np.ndarray) -> Any:
 
 @pytest.mark.parametrize("width", [121, 500])
 def test_equals_ridge_regression_at_full_width(width: int) -> None:
-    """But for the codes' steps."""
+    """The only difference is the quantisation of codes."""
     made = fit(TEXTS, scores_of(TEXTS, 200), width)
     assert made.quant_steps.shape == (121,)
     assert made.anchors.tolist() == list(range(120))
@@ -54,30 +54,30 @@ def test_equals_ridge_regression_at_full_width(width: int) -> None:
 
 
 def test_predicts_texts_that_are_not_in_the_bank() -> None:
-    """Few axes hold most of it; one, and the mean, do not. Half of the bank says almost what all of it does."""
+    """A few axes suffice, one axis and the mean do not; half of the bank as anchors is almost as good as all of it."""
     texts = RNG.normal(size=(40, 6)).astype(np.float32)
     exact, errors = scores_of(texts, 100, seed=3), {}
-    for width, asked in ((2, 120), (40, 120), (40, 60), (40, 5)):
-        made = fit(TEXTS, scores_of(TEXTS, 300), width, asked)
+    for width, anchors in ((2, 120), (40, 120), (40, 60), (40, 5)):
+        made = fit(TEXTS, scores_of(TEXTS, 300), width, anchors)
         assert (np.diff(made.anchors) > 0).all()
         codes = made.codes(scores_of(TEXTS[made.anchors], 100, seed=3))
         assert codes.shape == (100, width)
-        errors[width, asked] = (codes @ np.stack([made.features(text) for text in texts], 1) - exact).std()
+        errors[width, anchors] = (codes @ np.stack([made.features(text) for text in texts], 1) - exact).std()
     assert errors[40, 120] < 0.25 * exact.std()
     assert errors[2, 120] > 2 * errors[40, 120]
     assert errors[40, 60] < 1.3 * errors[40, 120]
     assert errors[40, 5] > 2 * errors[40, 120]
 
 
-def test_texts_asked_for_are_those_that_say_most() -> None:
-    """The other text of a pair that is the same is not asked for."""
+def test_anchors_are_the_most_informative_texts() -> None:
+    """Of two equal texts, only one becomes an anchor."""
     twice = np.repeat(TEXTS[:30], 2, axis=0)
     made = fit(twice, scores_of(twice, 300), 20, 30)
     assert sorted(set(made.anchors // 2)) == list(range(30))
 
 
-def test_scores_beyond_those_of_the_sample_have_the_largest_codes() -> None:
-    """A code of 8 bits ends at 127 on both sides: one step more would change its sign."""
+def test_scores_beyond_the_samples_are_clipped() -> None:
+    """An 8-bit code is clipped at 127 on both sides, because one step more would change its sign."""
     made = fit(TEXTS, scores_of(TEXTS, 200), 121)
     views = scores_of(TEXTS, 50, seed=2)
     near, far = made.codes(views), made.codes(views * 1000)
@@ -87,13 +87,13 @@ def test_scores_beyond_those_of_the_sample_have_the_largest_codes() -> None:
     assert (np.sign(far[strong]) == np.sign((made.offset + 1000 * (views @ made.view_matrix))[strong])).all()
 
 
-def test_views_all_alike() -> None:
+def test_equal_views() -> None:
     made = fit(TEXTS, np.full((30, 120), 0.25, np.float32), 8)
     codes = made.codes(np.full((2, 120), 0.25, np.float32))
     assert np.allclose(codes @ made.features(TEXTS[0]), 0.25, atol=2e-3)
 
 
-def test_the_file(tmp_path: Path) -> None:
+def test_a_saved_predictor_is_loaded(tmp_path: Path) -> None:
     made = fit(TEXTS, scores_of(TEXTS, 200), 16)
     made.save(tmp_path / "map.npz")
     found = ScorePredictor.load(tmp_path / "map.npz", 6)
@@ -105,7 +105,7 @@ def test_the_file(tmp_path: Path) -> None:
     assert ScorePredictor.load(tmp_path / "none.npz", 6) is None
 
 
-def test_what_is_no_fit_is_none(tmp_path: Path) -> None:
+def test_invalid_files_are_not_loaded(tmp_path: Path) -> None:
     made, file = fit(TEXTS, scores_of(TEXTS, 200), 16), tmp_path / "map.npz"
     made.save(file)
     whole = file.read_bytes()
@@ -135,5 +135,5 @@ def test_what_is_no_fit_is_none(tmp_path: Path) -> None:
         bent = bytearray(whole)
         bent[place] ^= 0x10
         file.write_bytes(bent)
-        found = ScorePredictor.load(file, 6)  # a flip may hit what nobody reads: then it is the same fit
+        found = ScorePredictor.load(file, 6)  # A flip in unused bytes leaves the predictor unchanged.
         assert found is None or found.crc == made.crc

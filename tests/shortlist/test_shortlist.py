@@ -1,4 +1,4 @@
-"""The shortlist against brute force over codes and pooled vectors, from rows and from its file of places."""
+"""The shortlist against brute force over codes and pooled vectors, from rows and from its derived file."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from tests.support.fits import Counting, a_fit, codes, fit_all
 from tests.support.indexes import SETTINGS, encoded, filled, reading, remove, saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-N, WIDTH = 60, 70  # more numbers than the scan's heads
-FIT = a_fit(0, WIDTH, DIM)
+N, WIDTH = 60, 70  # Codes are wider than the scan's prefixes.
+PREDICTOR = a_fit(0, WIDTH, DIM)
 TEXTS = np.random.default_rng(5).normal(size=(6, DIM)).astype(np.float32) * 3
 
 
 def random_codes(count: int = N, seed: int = 0) -> Any:
-    """i8[n, W]; every view has one or two twins."""
+    """Draw codes i8[n, W]; every view shares its code with one or two others."""
     few = np.random.default_rng(seed).integers(-127, 128, (-(-count // 3), WIDTH)).astype(np.int8)
     return np.tile(few, (3, 1))[:count]
 
 
-def put(index: Path, views: Any, found: Any, fit: ScorePredictor = FIT) -> None:
-    """These codes for these views, in a folder made anew."""
+def put(index: Path, views: Any, found: Any, fit: ScorePredictor = PREDICTOR) -> None:
+    """Write codes for views into a new folder."""
     fitted = PredictorFile(index, DIM)
-    fitted.start(fit)
+    fitted.save(fit)
     with reading(index) as reader:
         fitted.append(fit, np.asarray(views, np.int64), found, reader.generation)
 
 
 @pytest.fixture
 def full(index: Path) -> Path:
-    """N views, numbers 0 to N - 1, all with codes; rows in another order than ids."""
+    """Make an index of N views, all with codes; the rows are in another order than the ids."""
     filled(index, range(40), range(40, N))
     order = np.random.default_rng(1).permutation(N)
     put(index, order + 1, random_codes()[order])
@@ -58,8 +58,8 @@ def best(ids: Any, scores: Any, count: int) -> list[int]:
     return ids[np.lexsort((ids, -scores))][:count].tolist()  # type: ignore[no-any-return]
 
 
-def by_codes(ids: Any, found: Any, text: Any, count: int, fit: ScorePredictor = FIT) -> list[int]:
-    """Views by falling inner product of codes i8[n, W]; equal ones by id."""
+def by_codes(ids: Any, found: Any, text: Any, count: int, fit: ScorePredictor = PREDICTOR) -> list[int]:
+    """Return views in descending order of their codes' inner products; ties by id."""
     scores = found.astype(np.float64) @ fit.features(text).astype(np.float64)
     return best(ids, np.round(scores / np.abs(scores).max(initial=1e-9), 6), count)
 
@@ -70,12 +70,12 @@ def by_global(views: Any, text: Any, count: int) -> list[int]:
 
 
 def files(index: Path) -> list[str]:
-    """Kinds of the caches."""
+    """Return the kinds of the derived files."""
     return sorted(path.name.split(".", 1)[1] for path in (index / "prefilter").iterdir())
 
 
-def check(index: Path, found: Any, views: Any = None, fit: ScorePredictor = FIT) -> None:
-    """Every answer of a shortlist opened now; `found` the codes i8[n, W] of views with codes."""
+def check(index: Path, found: Any, views: Any = None, fit: ScorePredictor = PREDICTOR) -> None:
+    """Check all results of a newly opened shortlist; `found`: the codes i8[n, W] of the views that have some."""
     ids = np.arange(1, len(found) + 1) if views is None else np.asarray(views)
     with reading(index) as reader:
         near = Shortlist(reader)
@@ -89,10 +89,10 @@ def check(index: Path, found: Any, views: Any = None, fit: ScorePredictor = FIT)
 
 
 def test_equals_brute_force(full: Path) -> None:
-    """Equal scores, of which there are many, by view id; the same from the rows and from the file."""
+    """There are many ties, broken by view id; rows and derived file give the same results."""
     for _ in range(3):
         check(full, random_codes())
-        assert files(full) == sorted([f"{FIT.crc:08x}", "views"])
+        assert files(full) == sorted([f"{PREDICTOR.crc:08x}", "views"])
 
 
 def test_the_length_of_a_text_does_not_matter(full: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_length_of_a_text_does_not_matter(full: Path) -> None:
         assert len(near.search(TEXTS[0], 0).views) == 0
 
 
-def test_several_texts_by_the_mean_of_their_predictions(full: Path, subtests: pytest.Subtests) -> None:
+def test_several_texts_rank_by_the_mean_prediction(full: Path, subtests: pytest.Subtests) -> None:
     for weights in ([1, 1], [3, 1, 1], [1, 5, 2, 2, 9, 1], [1]):
         with subtests.test(weights=weights):
             check_mean(full, weights)
@@ -114,7 +114,7 @@ def test_several_texts_by_the_mean_of_their_predictions(full: Path, subtests: py
 def check_mean(full: Path, weights: list[int]) -> None:
     shares = np.array(weights, np.float32) / sum(weights)
     several, codes_ = TEXTS[: len(weights)], random_codes().astype(np.float64)
-    each = np.stack([codes_ @ FIT.features(text) for text in several], 1)
+    each = np.stack([codes_ @ PREDICTOR.features(text) for text in several], 1)
     mean, ids = each @ shares, np.arange(1, N + 1)
     among = np.flatnonzero(np.random.default_rng(3).random(N) < 0.4) + 1
     with reading(full) as reader:
@@ -131,7 +131,7 @@ def check_mean(full: Path, weights: list[int]) -> None:
         np.testing.assert_allclose(alike.scores, alone.scores, atol=1e-3)
 
 
-def test_several_texts_by_the_mean_of_their_global_cosines(index: Path) -> None:
+def test_several_texts_rank_by_the_mean_global_cosine(index: Path) -> None:
     filled(index, range(N))
     shares = np.array([0.7, 0.1, 0.2], np.float32)
     units = TEXTS[:3] / np.linalg.norm(TEXTS[:3], axis=1, keepdims=True)
@@ -141,7 +141,7 @@ def test_several_texts_by_the_mean_of_their_global_cosines(index: Path) -> None:
     assert answer.views.tolist() == best(np.arange(1, N + 1), np.round(mean, 5), 9)
 
 
-def test_without_a_fit_it_is_the_global_token(index: Path) -> None:
+def test_without_a_predictor_views_rank_by_the_global_token(index: Path) -> None:
     filled(index, range(N))
     with reading(index) as reader:
         near = Shortlist(reader)
@@ -152,13 +152,13 @@ def test_without_a_fit_it_is_the_global_token(index: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no file", "empty", "part of a row", "of another fit", "a folder"])
-def test_a_fit_without_codes_is_the_global_token(index: Path, damage: str) -> None:
-    """As after a kill between the two."""
+def test_without_codes_views_rank_by_the_global_token(index: Path, damage: str) -> None:
+    """This is the state after a kill between writing the predictor and the codes."""
     filled(index, range(N))
     put(index, range(1, N + 1), random_codes(), a_fit(9, WIDTH, DIM))
     file = index / "fitted" / "codes"
     if damage == "of another fit":
-        FIT.save(index / "fitted" / "map.npz")
+        PREDICTOR.save(index / "fitted" / "map.npz")
     elif damage in ("empty", "part of a row"):
         file.write_bytes(file.read_bytes()[: 0 if damage == "empty" else 30])
     else:
@@ -176,7 +176,7 @@ def test_a_fit_without_codes_is_the_global_token(index: Path, damage: str) -> No
 
 
 def test_views_without_codes_come_first(index: Path, subtests: pytest.Subtests) -> None:
-    """Those of the largest global cosine, at most half of the list as long as there are others to fill it."""
+    """They are ranked by global cosine and take at most half of the list, if the other views can fill the rest."""
     filled(index, range(N))
     for covered in (1, 5, 30, 55, 59):
         with subtests.test(covered=covered):
@@ -200,18 +200,18 @@ def check_half(index: Path, covered: int) -> None:
                 assert np.isfinite(answer.scores[first:]).all()
                 expected = by_codes(known, random_codes()[known - 1], text, min(count, N) - first)
                 assert answer.views[first:].tolist() == expected
-    assert files(index) == ["views"]  # what will not stay so is not kept
+    assert files(index) == ["views"]  # An incomplete scan is not saved.
 
 
-def test_only_views_asked_for(index: Path, subtests: pytest.Subtests) -> None:
-    """Half of the list for those without codes that are asked for; it is full as long as there are enough."""
+def test_the_search_is_restricted_to_given_views(index: Path, subtests: pytest.Subtests) -> None:
+    """Given views without codes take half of the list, which is full if there are enough given views."""
     filled(index, range(N))
     for covered, share in product((0, 1, 30, N), (0.0, 0.1, 0.6, 1.0)):
         with subtests.test(covered=covered, share=share):
-            check_asked_for(index, covered, share)
+            check_restricted(index, covered, share)
 
 
-def check_asked_for(index: Path, covered: int, share: float) -> None:
+def check_restricted(index: Path, covered: int, share: float) -> None:
     rng = np.random.default_rng(covered)
     known = np.sort(rng.permutation(N)[:covered] + 1)
     put(index, known, random_codes()[known - 1])
@@ -228,7 +228,7 @@ def check_asked_for(index: Path, covered: int, share: float) -> None:
                 assert answer[first:] == expected
 
 
-def test_codes_of_views_that_are_gone(full: Path) -> None:
+def test_codes_of_removed_views(full: Path) -> None:
     remove(full, [1, 7, 60])
     views = np.setdiff1d(np.arange(1, N + 1), [1, 7, 60])
     for _ in range(2):
@@ -236,33 +236,33 @@ def test_codes_of_views_that_are_gone(full: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["000001.tokens", "000002.pooled"])
-def test_a_lost_segment(full: Path, lost: str) -> None:
+def test_a_missing_segment(full: Path, lost: str) -> None:
     check(full, random_codes())
     (full / "segments" / lost).unlink()
     views = np.arange(1, N + 1)[40:] if lost[5] == "1" else np.arange(1, 41)
     for _ in range(2):
         check(full, random_codes()[views - 1], views)
-    PredictorFile(full, DIM).start(a_fit(4, WIDTH, DIM))
+    PredictorFile(full, DIM).save(a_fit(4, WIDTH, DIM))
     with reading(full) as reader:
         near = Shortlist(reader)
         assert near.search(TEXTS[0], 9).views.tolist() == by_global(views, TEXTS[0], 9)
 
 
-def test_nothing_in_the_index(index: Path) -> None:
+def test_an_empty_index(index: Path) -> None:
     for _ in range(2):
         with reading(index) as reader:
             assert len(Shortlist(reader).search(TEXTS[0], 5).views) == 0
         put(index, range(1, 9), random_codes(8))
 
 
-# -- its file
+# -- the derived file
 
 
-def kept(index: Path, fit: ScorePredictor = FIT) -> list[Path]:
+def kept(index: Path, fit: ScorePredictor = PREDICTOR) -> list[Path]:
     return list((index / "prefilter").glob(f"*.{fit.crc:08x}"))
 
 
-def test_the_file_is_made_once_and_opened_by_the_next(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_written_once_and_loaded_by_the_next_shortlist(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(full, random_codes())
     (file,) = kept(full)
     before = file.stat().st_mtime_ns
@@ -274,7 +274,7 @@ def test_the_file_is_made_once_and_opened_by_the_next(full: Path, monkeypatch: p
 @pytest.mark.parametrize(
     "damage", ["cut", "empty", "longer", "a flipped bit", "deleted", "a folder", "of other views", "of other rows"]
 )
-def test_a_damaged_file_is_made_again(full: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_rewritten(full: Path, tmp_path: Path, damage: str) -> None:
     check(full, random_codes())
     (file,) = kept(full)
     data = file.read_bytes()
@@ -306,7 +306,7 @@ def test_a_damaged_file_is_made_again(full: Path, tmp_path: Path, damage: str) -
         assert file.read_bytes() == data
 
 
-def test_another_fit_has_another_file(full: Path) -> None:
+def test_another_predictor_has_another_file(full: Path) -> None:
     check(full, random_codes())
     other = a_fit(3, WIDTH, DIM)
     put(full, range(1, N + 1), random_codes(seed=4), other)
@@ -314,7 +314,7 @@ def test_another_fit_has_another_file(full: Path) -> None:
     assert len(kept(full, other)) == 1
 
 
-def test_files_of_older_generations_go(full: Path) -> None:
+def test_files_of_older_generations_are_removed(full: Path) -> None:
     check(full, random_codes())
     (old,) = kept(full)
     for image in (3, 4):
@@ -327,7 +327,7 @@ def test_files_of_older_generations_go(full: Path) -> None:
         old = new
 
 
-def test_verify_and_the_next_writer_know_it(full: Path) -> None:
+def test_verify_and_the_next_writer_check_the_file(full: Path) -> None:
     put_back = saved(full)
     check(full, random_codes())
     (file,) = kept(full)
@@ -346,7 +346,9 @@ def test_verify_and_the_next_writer_know_it(full: Path) -> None:
     check(full, random_codes())
 
 
-def test_where_no_file_can_be_written(open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]) -> None:
+def test_an_unwritable_index_can_be_searched(
+    open_folder: Path, as_user: Callable[[], AbstractContextManager[None]]
+) -> None:
     index = open_folder / "index"
     create_index(index, SETTINGS)
     filled(index, range(N))
@@ -359,15 +361,15 @@ def test_where_no_file_can_be_written(open_folder: Path, as_user: Callable[[], A
     assert not (index / "prefilter").exists()
 
 
-# -- rows that move while the file stays
+# -- rows that change while the file stays
 
 
 @pytest.mark.parametrize("left", [0, 1, 13, 59])
-def test_rows_made_again_in_another_order(index: Path, left: int) -> None:
-    """Of the same fit, in the same generation: the file of places must not be believed."""
+def test_rows_rewritten_in_another_order(index: Path, left: int) -> None:
+    """Predictor and generation are unchanged, but the derived file is out of date and must not be used."""
     filled(index, range(N))
     fit_all(index)
-    fit, expected = PredictorFile(index, DIM).fit(), codes(index)
+    fit, expected = PredictorFile(index, DIM).load(), codes(index)
     assert fit is not None
     check(index, np.array(list(expected.values()), np.int8), fit=fit)
     file = index / "fitted" / "codes"
@@ -378,10 +380,10 @@ def test_rows_made_again_in_another_order(index: Path, left: int) -> None:
     check(index, np.array([codes(index)[view] for view in range(1, N + 1)], np.int8), fit=fit)
 
 
-def test_a_damaged_row_is_replaced_though_the_file_knows_it(index: Path) -> None:
+def test_a_damaged_row_is_replaced_although_the_file_refers_to_it(index: Path) -> None:
     filled(index, range(N))
     fit_all(index)
-    fit, expected = PredictorFile(index, DIM).fit(), np.array([*codes(index).values()], np.int8)
+    fit, expected = PredictorFile(index, DIM).load(), np.array([*codes(index).values()], np.int8)
     assert fit is not None
     check(index, expected, fit=fit)
     file = index / "fitted" / "codes"
@@ -394,11 +396,11 @@ def test_a_damaged_row_is_replaced_though_the_file_knows_it(index: Path) -> None
     check(index, np.array([*codes(index).values()], np.int8), fit=fit)
 
 
-def test_views_that_went_last_take_no_others_place(index: Path) -> None:
-    """The newest photo is forgotten: what is left of its codes goes, and nothing else moves."""
+def test_removing_the_newest_views_moves_no_other_rows(index: Path) -> None:
+    """The newest photo is forgotten: its codes are removed, and other rows keep their positions."""
     filled(index, range(N))
     fit_all(index)
-    fit, expected = PredictorFile(index, DIM).fit(), codes(index)
+    fit, expected = PredictorFile(index, DIM).load(), codes(index)
     assert fit is not None
     remove(index, [N])
     del expected[N]
@@ -409,8 +411,8 @@ def test_views_that_went_last_take_no_others_place(index: Path) -> None:
         writer.close()
 
 
-def test_one_that_is_open_stays_as_it_is(full: Path) -> None:
-    """Codes stay mapped: the writer replaces files, and appends."""
+def test_an_open_shortlist_does_not_change(full: Path) -> None:
+    """Codes stay mapped, because the writer only appends to files or replaces them."""
     with reading(full) as reader:
         near = Shortlist(reader)
         before = [near.search(text, 20) for text in TEXTS]
@@ -426,11 +428,11 @@ def test_one_that_is_open_stays_as_it_is(full: Path) -> None:
                 np.testing.assert_array_equal(answer.scores, expected.scores)
 
 
-def test_a_reader_of_an_older_state_sees_no_newer_rows(full: Path) -> None:
+def test_an_older_snapshot_sees_no_newer_rows(full: Path) -> None:
     with reading(full) as old:
         filled(full, range(N, N + 4))
         with reading(full) as new:
-            PredictorFile(full, DIM).append(FIT, np.arange(3, 9), random_codes(6, seed=8), new.generation)
+            PredictorFile(full, DIM).append(PREDICTOR, np.arange(3, 9), random_codes(6, seed=8), new.generation)
         assert isinstance(old, Snapshot)
         near = Shortlist(old)
         for text in TEXTS:

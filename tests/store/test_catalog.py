@@ -24,7 +24,7 @@ def file(path, root=ROOT, size=10):
 
 
 def add(catalog, first, count, root=ROOT):
-    """One commit: a segment of `count` views, an image each, contents numbered from `first`."""
+    """Commit a segment of `count` views with one image each; contents are numbered from `first`."""
     catalog.add_root(root)
     numbers = range(first, first + count)
     views = [NewView(digest(number), row, 1000 + number, FRAME) for row, number in enumerate(numbers)]
@@ -43,7 +43,7 @@ def images(catalog):
     return {path: entry.image for root in catalog.roots().values() for path, entry in catalog.known(root).items()}
 
 
-def test_what_is_committed_comes_back_to_another_connection(catalog, tmp_path):
+def test_commits_are_visible_to_another_connection(catalog, tmp_path):
     add(catalog, 0, 3)
     add(catalog, 3, 2)
     other = Catalog(tmp_path)
@@ -60,7 +60,7 @@ def test_what_is_committed_comes_back_to_another_connection(catalog, tmp_path):
     other.close()
 
 
-def test_a_state_is_of_one_moment(catalog, tmp_path, monkeypatch):
+def test_a_state_is_read_in_one_transaction(catalog, tmp_path, monkeypatch):
     add(catalog, 0, 3)
     reader = Catalog(tmp_path)
     pending = [3]
@@ -71,7 +71,7 @@ def test_a_state_is_of_one_moment(catalog, tmp_path, monkeypatch):
         return live_views(connection)
 
     live_views = catalog_module._live_views
-    monkeypatch.setattr(catalog_module, "_live_views", commit_between)  # the last that a state reads
+    monkeypatch.setattr(catalog_module, "_live_views", commit_between)  # This is the last read of a state.
     first = catalog.generation()
     for views in (3, 5):
         state = reader.state()
@@ -88,7 +88,7 @@ def test_ids_are_never_used_again(catalog):
         catalog.commit(Changeset(removed=list(images(catalog).values())))
         assert catalog.counts() == (0, 0)
         assert len(catalog.state().views.id) == 0
-        with catalog._database.write() as connection:  # what a compaction will do
+        with catalog._database.write() as connection:  # A compaction does this, too.
             for table in ("views", "contents"):
                 connection.execute(f"DELETE FROM {table}")
         add(catalog, first, 3)
@@ -100,7 +100,7 @@ def test_ids_are_never_used_again(catalog):
     assert catalog.last_segment() == 4
 
 
-def test_a_content_that_comes_back_has_its_old_view(catalog):
+def test_a_returning_content_keeps_its_view(catalog):
     add(catalog, 0, 1)
     (view,) = catalog.state().views.id
     catalog.commit(Changeset(removed=[1]))
@@ -109,7 +109,7 @@ def test_a_content_that_comes_back_has_its_old_view(catalog):
     np.testing.assert_array_equal(catalog.state().views.id, [view])
 
 
-def test_a_commit_that_fails_changes_nothing(catalog):
+def test_a_failed_commit_changes_nothing(catalog):
     add(catalog, 0, 2)
     before = (catalog.state().generation, images(catalog), catalog.counts(), catalog.hashes())
     twice = Changeset(added=[(file("new.jpg"), digest(7)), (file("0000.jpg"), digest(8))], removed=[2])
@@ -119,7 +119,7 @@ def test_a_commit_that_fails_changes_nothing(catalog):
     assert (catalog.state().generation, images(catalog), catalog.counts(), catalog.hashes()) == before
 
 
-def test_updates_keep_the_id_and_removals_come_first(catalog):
+def test_updates_keep_image_ids_and_removals_are_applied_first(catalog):
     add(catalog, 0, 2)
     ids = images(catalog)
     change = Changeset(updated=[(ids["0000.jpg"], file("0001.jpg", size=99), digest(1))], removed=[ids["0001.jpg"]])
@@ -127,7 +127,7 @@ def test_updates_keep_the_id_and_removals_come_first(catalog):
     assert catalog.known(1) == {"0001.jpg": IndexedFile(ids["0000.jpg"], 99, 20)}
 
 
-def test_more_rows_than_sqlite_takes_parameters(catalog):
+def test_more_rows_than_sqlite_allows_parameters(catalog):
     add(catalog, 0, 1300)
     ids = list(images(catalog).values())
     assert catalog.image_hashes(ids) == {number: digest(number - 1) for number in ids}
@@ -137,7 +137,7 @@ def test_more_rows_than_sqlite_takes_parameters(catalog):
     assert sorted(images(catalog).values()) == ids[1250:]
 
 
-def test_paths_below_a_folder_are_not_those_beside_it(catalog):
+def test_a_folder_does_not_match_paths_beside_it(catalog):
     add(catalog, 0, 1, "/photos/a")
     add(catalog, 10, 2, "/photos/ab")
     assert catalog.images_below("/photos/a") == catalog.images_below("/photos/a/") == [1]
@@ -157,14 +157,14 @@ def test_roots(catalog):
     assert catalog.add_root("/a") == 3
 
 
-def test_the_skipped_of_the_last_run_only(catalog):
+def test_only_the_last_runs_skipped_files_are_kept(catalog):
     catalog.statistics.replace_skipped([Skipped("/a", "damaged"), Skipped("/ü", "empty")])
     assert catalog.statistics.skipped() == [Skipped("/a", "damaged"), Skipped("/ü", "empty")]
     catalog.statistics.replace_skipped([])
     assert catalog.statistics.skipped() == []
 
 
-def test_a_folder_with_signs_that_mean_something_in_a_uri(tmp_path):
+def test_a_folder_with_special_characters_of_a_uri(tmp_path):
     folder = tmp_path / "50% #1? ü &mode=memory"
     folder.mkdir()
     made = Catalog(folder, create=True)
@@ -176,21 +176,21 @@ def test_a_folder_with_signs_that_mean_something_in_a_uri(tmp_path):
     opened.close()
 
 
-def test_a_missing_catalogue_is_one_line(tmp_path):
+def test_a_missing_catalogue_gives_one_line(tmp_path):
     with pytest.raises(StoreError, match=r"catalog.sqlite is missing - run flairsearch index --rebuild"):
         Catalog(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"no database" * 500])
-def test_a_file_that_is_no_catalogue_is_one_line(tmp_path, data):
+def test_a_file_that_is_not_a_catalogue_gives_one_line(tmp_path, data):
     (tmp_path / "catalog.sqlite").write_bytes(data)
     with pytest.raises(StoreError, match=r"catalog.sqlite (is damaged|cannot be read)") as caught:
         Catalog(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_page_is_one_line_wherever_it_is_met(tmp_path):
+def test_a_damaged_page_gives_one_line_in_every_method(tmp_path):
     made = Catalog(tmp_path, create=True)
     add(made, 0, 600)
     made.close()
@@ -204,7 +204,7 @@ def test_a_damaged_page_is_one_line_wherever_it_is_met(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_catalogue_that_may_not_be_written_is_read(open_folder, as_user):
+def test_a_read_only_catalogue_can_be_read(open_folder, as_user):
     folder = open_folder / "index"
     folder.mkdir()
     made = Catalog(folder, create=True)
@@ -221,7 +221,7 @@ def test_a_catalogue_that_may_not_be_written_is_read(open_folder, as_user):
         assert [path.name for path in folder.iterdir()] == ["catalog.sqlite"]
 
 
-def test_a_copy_without_the_log_holds_everything_once_closed(catalog, tmp_path):
+def test_a_closed_catalogue_needs_no_log_file(catalog, tmp_path):
     add(catalog, 0, 3)
     catalog.close()
     (tmp_path / "copy").mkdir()
@@ -232,7 +232,7 @@ def test_a_copy_without_the_log_holds_everything_once_closed(catalog, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
-def test_a_reader_of_fewer_rights_sees_what_is_still_in_the_log(open_folder, as_user):
+def test_a_reader_without_write_permission_sees_the_log(open_folder, as_user):
     writer = Catalog(open_folder, create=True)
     add(writer, 0, 3)
     assert (open_folder / "catalog.sqlite-wal").stat().st_size > 0

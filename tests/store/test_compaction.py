@@ -1,4 +1,4 @@
-"""Several codecs in one index, compaction, and the change of codec when there are views enough for a basis."""
+"""Several codecs in one index, compaction, and the change of codec once there are enough views for a basis."""
 
 import itertools
 import zlib
@@ -29,7 +29,7 @@ CODECS = ("fp16", "int8", "q4", "q2", "q1")
 
 @contextmanager
 def made(folder):
-    """An empty index and its catalogue, as the fixtures make them: one for each of several cases."""
+    """Make an empty index and its catalogue like the fixtures; a test may need several."""
     create_index(folder, SETTINGS)
     catalog = Catalog(folder)
     try:
@@ -39,7 +39,7 @@ def made(folder):
 
 
 def write(index, numbers, codec="fp16", removed=()):
-    """One commit in a codec; a codec with a basis gets a new one of what there is."""
+    """Commit views in a codec; a codec with a basis gets one fitted to the existing views."""
     writer = Writer(index, replace(SETTINGS, codec=codec))
     if needs_basis(codec) and not writer.has_basis and len(writer.hashes):
         writer.fit(METRIC)
@@ -52,7 +52,7 @@ def write(index, numbers, codec="fp16", removed=()):
 
 
 def compact(index, codec="fp16", steps=None, **limits):
-    """(done, total) of each step; cut off after `steps` of them. limits: those of StoreLimits."""
+    """Compact and return (done, total) of each step, interrupted after `steps`. limits: fields of StoreLimits."""
     writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(**limits))
     try:
         if needs_basis(codec) and not writer.has_basis:
@@ -76,12 +76,12 @@ def numbers(catalog):
 
 
 def all_tokens(reader):
-    """View ids -> x, whatever codec they are in."""
+    """Return x of each view id, whatever its codec."""
     return reader.encoded(reader.views.id).tokens
 
 
 def check_checksums(index, catalog):
-    """Those in the catalogue are of the bytes in the files."""
+    """Check that the catalogue's checksums match the bytes in the files."""
     reader = Snapshot(index, SETTINGS, catalog)
     expected = catalog.checksums(reader.views.id.tolist())
     seen = 0
@@ -100,8 +100,8 @@ def check_checksums(index, catalog):
 # -- several codecs at once
 
 
-def test_a_search_goes_through_all_codecs(index, catalog):
-    """Scores and heat of every view are those of the tokens it restores to, in float64."""
+def test_a_search_covers_all_codecs(index, catalog):
+    """Scores and heat of every view equal those of its decoded tokens in float64."""
     for i, codec in enumerate(CODECS):
         write(index, range(40 * i, 40 * i + 40), codec)
     reader = Snapshot(index, SETTINGS, catalog)
@@ -118,7 +118,7 @@ def test_a_search_goes_through_all_codecs(index, catalog):
     scores = by_hand.score(stored.tokens, query, weights)
     order = np.argsort(-scores)
     found = {int(hit.path.split("/")[-1].split(".")[0]): hit for hit in hits}
-    for number in range(200):  # views were written in the order of their numbers
+    for number in range(200):  # Views were written in the order of their numbers.
         assert found[number].score == pytest.approx(scores[number], abs=2e-3)
         heat = by_hand.heat(stored.tokens[number], stored.shift[number], query)
         np.testing.assert_allclose(found[number].phrases[0].heat, heat, atol=2e-3)
@@ -128,10 +128,10 @@ def test_a_search_goes_through_all_codecs(index, catalog):
     error = np.abs(scores - exact).reshape(5, 40).mean(1)
     assert error[0] == 0
     assert error[1] < 5e-3
-    assert error[2] < error[3] < error[4] < 0.5  # fewer bits, less exact
+    assert error[2] < error[3] < error[4] < 0.5  # Fewer bits give larger errors.
 
 
-def test_views_of_several_codecs_come_in_any_order(index, catalog):
+def test_views_of_several_codecs_are_read_in_any_order(index, catalog):
     for i, codec in enumerate(("fp16", "int8", "q4", "fp16")):
         write(index, range(10 * i, 10 * i + 10), codec)
     reader = Snapshot(index, SETTINGS, catalog)
@@ -155,7 +155,7 @@ def test_views_of_several_codecs_come_in_any_order(index, catalog):
 # -- dead views
 
 
-def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
+def test_compaction_frees_the_space_of_dead_views(index, catalog):
     write(index, range(100))
     write(index, range(100, 130))
     write(index, range(130, 140), removed=[*range(1, 91), 105])
@@ -177,13 +177,13 @@ def test_compaction_gives_back_the_room_and_keeps_the_rest(index, catalog):
     assert compact(index, max_segment_views=15) == []
     assert digest(0) not in catalog.hashes()
     assert digest(104) in catalog.hashes()
-    write(index, [0])  # a photo of a dead view comes back: encoded anew, under a new id
+    write(index, [0])  # A photo whose view is gone is encoded again under a new id.
     reader = Snapshot(index, SETTINGS, catalog)
     assert reader.views.id.max() > before.views.id.max()
     np.testing.assert_array_equal(all_tokens(reader)[-1], encoded([0]).tokens[0])
 
 
-def test_compaction_makes_one_of_small_segments(index, catalog):
+def test_compaction_merges_small_segments(index, catalog):
     write(index, range(100))
     write(index, range(100, 130))
     write(index, range(130, 140), removed=[*range(1, 91), 105])
@@ -205,14 +205,14 @@ def test_compaction_makes_one_of_small_segments(index, catalog):
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ([4, 4, 4], [4, 8]),  # in the order of their numbers, the new one last
-        ([9, 9], [9, 9]),  # whole ones of that size are left alone
-        ([3, 9, 3], [3, 9, 3]),  # neighbours only: views stay in the order of their ids, as far as they are
+        ([4, 4, 4], [4, 8]),  # Segments are in the order of their numbers, the new one last.
+        ([9, 9], [9, 9]),  # Intact segments of that size are not rewritten.
+        ([3, 9, 3], [3, 9, 3]),  # Only neighbours are merged, so that views stay in the order of their ids.
         ([2, 3, 3, 1, 1], [8, 2]),
         ([20, 1, 1], [20, 2]),
     ],
 )
-def test_no_segment_grows_too_large(index, catalog, sizes, expected):
+def test_merged_segments_are_bounded(index, catalog, sizes, expected):
     first = 0
     for size in sizes:
         write(index, range(first, first + size))
@@ -225,7 +225,7 @@ def test_no_segment_grows_too_large(index, catalog, sizes, expected):
 
 
 @pytest.mark.parametrize(("dead", "expected"), [(0, False), (20, False), (21, True), (99, True), (100, True)])
-def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, dead, expected):
+def test_a_segment_with_few_dead_views_is_not_rewritten(index, catalog, dead, expected):
     write(index, range(100))
     write(index, [100], removed=range(1, dead + 1))
     assert bool(compact(index, max_segment_views=1)) == expected
@@ -234,7 +234,7 @@ def test_a_segment_with_few_dead_views_is_left_alone(index, catalog, dead, expec
     np.testing.assert_array_equal(all_tokens(reader), encoded(range(dead, 101)).tokens)
 
 
-def test_an_empty_index_and_one_whose_photos_are_all_gone(index, catalog):
+def test_an_empty_index_and_one_without_photos(index, catalog):
     assert compact(index) == []
     write(index, range(3))
     write(index, range(3, 6), "int8", removed=range(1, 4))
@@ -245,8 +245,8 @@ def test_an_empty_index_and_one_whose_photos_are_all_gone(index, catalog):
     assert catalog.counts() == (0, 0)
 
 
-def test_a_number_of_a_segment_is_never_used_again(index, catalog):
-    """Else a reader that is just opening the old segment would find the bytes of the new one."""
+def test_segment_numbers_are_never_reused(index, catalog):
+    """Otherwise a reader that is opening the old segment would read the bytes of the new one."""
     write(index, range(3))
     write(index, range(3, 6))
     compact(index)
@@ -260,7 +260,7 @@ def test_a_number_of_a_segment_is_never_used_again(index, catalog):
     assert numbers(catalog) == [5]
 
 
-def test_room_of_views_that_were_written_anew_counts_as_dead(index, catalog):
+def test_rows_of_rewritten_views_count_as_dead(index, catalog):
     write(index, range(10))
     for views in (range(1, 8), range(8, 11)):
         writer = Writer(index, SETTINGS)
@@ -272,7 +272,7 @@ def test_room_of_views_that_were_written_anew_counts_as_dead(index, catalog):
         np.testing.assert_array_equal(all_tokens(Snapshot(index, SETTINGS, catalog)), encoded(range(10)).tokens)
 
 
-def test_all_of_a_segment_written_anew_leaves_no_file_behind(index, catalog):
+def test_a_completely_rewritten_segment_leaves_no_file(index, catalog):
     write(index, range(10))
     writer = Writer(index, SETTINGS)
     writer.replace_views(list(range(1, 11)), encoded(range(10)))
@@ -287,7 +287,7 @@ def test_all_of_a_segment_written_anew_leaves_no_file_behind(index, catalog):
 # -- from any codec to any other
 
 
-LARGEST = {"fp16": 0, "int8": 0.02, "q4": 1.6, "q2": 3, "q1": 6}  # error of a number; of a Gaussian in 4 dimensions
+MAX_ERROR = {"fp16": 0, "int8": 0.02, "q4": 1.6, "q2": 3, "q1": 6}  # Errors of Gaussian values in 4 dimensions.
 
 
 def test_codecs_change_both_ways(tmp_path, subtests):
@@ -299,17 +299,17 @@ def test_codecs_change_both_ways(tmp_path, subtests):
             before = Snapshot(index, SETTINGS, catalog)
             tokens = all_tokens(before)
             told = compact(index, new)
-            assert told == [(60, 60)]  # two segments become one, in any codec
+            assert told == [(60, 60)]  # The two segments become one in any codec.
             assert len(labels(catalog)) == 1
             assert {label.partition(":")[0] for label in labels(catalog)} == {new}
             after = Snapshot(index, SETTINGS, catalog)
             assert after.damage == []
             assert after.views.id.tolist() == before.views.id.tolist() == list(range(1, 61))
             now, straight = after.encoded(after.views.id), encoded(range(60))
-            for name in ("pooled", "shift", "scale"):  # whatever happens to x, these stay as they are
+            for name in ("pooled", "shift", "scale"):  # These columns are independent of the codec of x.
                 np.testing.assert_array_equal(vars(now)[name], vars(straight)[name])
             error = np.abs(now.tokens.astype(float) - straight.tokens).max()
-            assert error <= LARGEST[old] + LARGEST[new]
+            assert error <= MAX_ERROR[old] + MAX_ERROR[new]
             if new == "fp16" or new == old:
                 np.testing.assert_array_equal(now.tokens, tokens)
             check_checksums(index, catalog)
@@ -320,13 +320,13 @@ def test_bits_are_within_the_budget(index, catalog):
         write(index, range(30)) if codec == "q4" else None
         compact(index, codec)
         codec_now = next(iter(Snapshot(index, SETTINGS, catalog).codecs.values()))
-        assert codec_now.stride <= PATCHES * (average * DIM / 8 + 2 + 4)  # planes may end in half a byte
+        assert codec_now.stride <= PATCHES * (average * DIM / 8 + 2 + 4)  # A plane may end in half a byte.
 
 
-# -- compaction that is stopped, and readers meanwhile
+# -- interrupted compaction, and readers during compaction
 
 
-def test_a_compaction_that_was_stopped_goes_on(index, catalog):
+def test_an_interrupted_compaction_is_continued(index, catalog):
     for start, end in ((0, 4), (4, 8), (8, 10), (10, 13), (13, 15)):
         write(index, range(start, end))
     assert compact(index, "int8", steps=2, max_segment_views=4, read_views=3) == [(4, 15), (8, 15)]
@@ -342,7 +342,7 @@ def test_a_compaction_that_was_stopped_goes_on(index, catalog):
     check_checksums(index, catalog)
 
 
-def test_a_change_to_a_basis_that_was_stopped_goes_on_in_the_same_basis(index, catalog):
+def test_an_interrupted_change_of_codec_keeps_its_basis(index, catalog):
     for start in range(0, 20, 5):
         write(index, range(start, start + 5))
     compact(index, "q4", steps=2, max_segment_views=5)
@@ -352,7 +352,7 @@ def test_a_change_to_a_basis_that_was_stopped_goes_on_in_the_same_basis(index, c
 
 
 @pytest.mark.parametrize("codec", ["fp16", "q2"])
-def test_open_readers_go_on_during_and_after(index, catalog, codec):
+def test_open_readers_work_during_and_after_compaction(index, catalog, codec):
     for start in range(0, 15, 5):
         write(index, range(start, start + 5))
     write(index, range(15, 20), removed=[1, 2, 3, 11, 12, 13])
@@ -374,7 +374,7 @@ def test_open_readers_go_on_during_and_after(index, catalog, codec):
     np.testing.assert_array_equal(np.concatenate(list(old.all_pooled())), expected.pooled)
 
 
-def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, subtests):
+def test_a_damaged_segment_stops_compaction_with_one_line(tmp_path, subtests):
     for number, (damage, codec) in enumerate(itertools.product(("bit", "cut", "missing"), ("fp16", "int8", "q2"))):
         with subtests.test(f"{damage}, {codec}"), made(tmp_path / str(number)) as (index, catalog):
             write(index, range(10))
@@ -382,7 +382,7 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, sub
             file = index / "segments" / "000002.tokens"
             data = file.read_bytes()
             broken = bytearray(data)
-            broken[5 * len(data) // 10 + 7] ^= 0x40  # of the sixth view, which lives
+            broken[5 * len(data) // 10 + 7] ^= 0x40  # This byte belongs to the sixth view, which is alive.
             file.unlink() if damage == "missing" else file.write_bytes(data[:-1] if damage == "cut" else broken)
             with pytest.raises(
                 StoreError, match=r"(segment 2 are damaged|000002.tokens (has|is) .*) - run flairsearch verify --repair"
@@ -395,7 +395,7 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, sub
             reader = Snapshot(index, SETTINGS, catalog)
             assert reader.views.id.tolist() == [*range(4, 11), *range(14, 21)]
             error = np.abs(all_tokens(reader).astype(float) - encoded([*range(3, 10), *range(13, 20)]).tokens)
-            assert error[:7].max() <= LARGEST[codec]
+            assert error[:7].max() <= MAX_ERROR[codec]
             assert error[7:].max() == 0
             assert compact(index, codec, max_segment_views=7)[-1] == (7, 7)
             assert set(labels(catalog)) == {"q2:000001" if codec == "q2" else codec}
@@ -403,14 +403,14 @@ def test_a_damaged_segment_ends_it_with_a_line_and_nothing_is_lost(tmp_path, sub
 
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])
 @pytest.mark.parametrize("damaged", [1, 2, 3])
-def test_a_damaged_segment_stays_and_the_others_go_on(index, catalog, damaged, kind):
-    """Three segments that would have become one; what was written before the damage was met leaves no trace."""
+def test_a_damaged_segment_is_kept_and_others_are_compacted(index, catalog, damaged, kind):
+    """Three segments would have become one; what was written before the damage was found leaves no trace."""
     for start in range(0, 30, 10):
         write(index, range(start, start + 10))
     file = index / "segments" / f"{damaged:06d}.{kind}"
     data = file.read_bytes()
     broken = bytearray(data)
-    broken[-1] ^= 1  # of the last view
+    broken[-1] ^= 1  # This byte belongs to the last view.
     file.write_bytes(broken)
     with pytest.raises(StoreError, match=f"segment {damaged} are damaged"):
         compact(index)
@@ -421,7 +421,7 @@ def test_a_damaged_segment_stays_and_the_others_go_on(index, catalog, damaged, k
     np.testing.assert_array_equal(all_tokens(Snapshot(index, SETTINGS, catalog)), encoded(range(30)).tokens)
 
 
-def test_damage_of_dead_views_stops_nothing(index, catalog):
+def test_damaged_dead_views_do_not_stop_compaction(index, catalog):
     write(index, range(10))
     write(index, range(10, 20), removed=range(1, 11))
     (index / "segments" / "000001.tokens").unlink()
@@ -430,13 +430,13 @@ def test_damage_of_dead_views_stops_nothing(index, catalog):
     np.testing.assert_array_equal(all_tokens(Snapshot(index, SETTINGS, catalog)), encoded(range(10, 20)).tokens)
 
 
-def test_a_flipped_bit_spoils_no_basis(index, catalog):
-    """A flipped bit may make a number infinite: what is damaged is not looked at when a basis is fitted."""
+def test_damaged_views_are_not_used_for_a_basis(index, catalog):
+    """A flipped bit may make a value infinite, so damaged views are skipped when a basis is fitted."""
     write(index, range(10))
     file = index / "segments" / "000001.tokens"
     data = bytearray(file.read_bytes())
     stride = len(data) // 10
-    data[4 * stride + 1] = 0x7C  # infinite, in the fifth view
+    data[4 * stride + 1] = 0x7C  # A value of the fifth view becomes infinite.
     file.write_bytes(data)
     writer = Writer(index, replace(SETTINGS, codec="q4"))
     writer.fit(METRIC)
@@ -450,7 +450,7 @@ def test_a_flipped_bit_spoils_no_basis(index, catalog):
     writer.close()
 
 
-# -- the engine's
+# -- Engine.compact
 
 
 def scores(engine, text="red"):
@@ -458,7 +458,7 @@ def scores(engine, text="red"):
 
 
 def stored(engine):
-    """Bytes of all segments; the catalogue's log grows and shrinks as SQLite likes."""
+    """Return the bytes of all segments; the catalogue is left out, because SQLite's log grows and shrinks."""
     return sum(file.stat().st_size for file in (engine.folder / "segments").iterdir())
 
 
@@ -483,8 +483,8 @@ def test_compacting_keeps_search_results_and_image_ids(tmp_path):
         assert list(engine.compact()) == []
 
 
-class Soft(FakeEncoder):
-    """Attention that an error of a token does not turn over: logits of 5 a colour, not 20."""
+class SoftEncoder(FakeEncoder):
+    """An encoder with logits of 5 instead of 20 per colour, so that errors of tokens change attention little."""
 
     def encode_texts(self, texts):
         return [
@@ -497,16 +497,18 @@ class Soft(FakeEncoder):
 def test_compact_changes_the_codec_of_an_index(tmp_path, codec):
     for number in range(1, 21):
         paint_red(tmp_path / "photos" / f"{number:02d}.png", 3 * number)
-    with fake_engine(tmp_path / "index", encoder=Soft()) as engine:
+    with fake_engine(tmp_path / "index", encoder=SoftEncoder()) as engine:
         engine.add(tmp_path / "photos")
         before = scores(engine)
         assert list(engine.compact(codec))[-1] == (20, 20)
         assert engine.status().codec == IndexSettings.load(tmp_path / "index").codec == codec
         now = scores(engine)
-        assert now == pytest.approx(before, abs=1e-3 if codec == "int8" else 0.03)  # int8 is exact on -1, 0 and 1
+        assert now == pytest.approx(
+            before, abs=1e-3 if codec == "int8" else 0.03
+        )  # int8 represents -1, 0 and 1 exactly.
         assert codec == "q4" or list(now) == list(before)
         files_now = files(tmp_path / "index")
-        assert list(engine.compact(codec)) == []  # it is so already: nothing is coded a second time
+        assert list(engine.compact(codec)) == []  # The index has this codec already, so nothing is encoded again.
         assert files(tmp_path / "index") == files_now
         paint_red(tmp_path / "photos" / "99.png", 64)
         engine.add()
@@ -522,15 +524,15 @@ def test_an_unknown_codec_changes_nothing(tmp_path):
         with pytest.raises(UsageError, match="no token codec named 'q3'"):
             list(engine.compact("q3"))
         assert engine.status().codec == IndexSettings.load(tmp_path / "index").codec == "fp16"
-        assert list(engine.compact("q2")) == []  # of an empty index
+        assert list(engine.compact("q2")) == []  # The index is empty.
         assert IndexSettings.load(tmp_path / "index").codec == "q2"
 
 
-# -- a basis when there are views enough
+# -- a basis once there are enough views
 
 
-class Photos(FakeEncoder):
-    """Tokens that differ as those of photos do; counts what it is asked."""
+class PhotoEncoder(FakeEncoder):
+    """An encoder whose tokens vary like those of photos; it counts its calls."""
 
     def __init__(self):
         self.metrics = 0
@@ -558,8 +560,8 @@ def codecs_of(engine):
     return {label for _, _, label in engine._catalog.state().segments}
 
 
-def test_a_new_index_begins_in_int8_and_gets_its_basis_when_there_are_views_enough(tmp_path):
-    encoder = Photos()
+def test_a_new_index_begins_in_int8_and_gets_a_basis_later(tmp_path):
+    encoder = PhotoEncoder()
     with fake_engine(tmp_path / "index", encoder=encoder, codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(11))
         assert (codecs_of(engine), encoder.metrics) == ({"int8"}, 0)
@@ -580,8 +582,8 @@ def test_a_new_index_begins_in_int8_and_gets_its_basis_when_there_are_views_enou
         assert all(found == [] for _, _, found in engine.verify())
 
 
-def test_a_first_run_over_many_photos_fits_once_on_the_way(tmp_path):
-    encoder = Photos()
+def test_a_first_run_over_many_photos_fits_a_basis_once(tmp_path):
+    encoder = PhotoEncoder()
     with fake_engine(
         tmp_path / "index",
         encoder=encoder,
@@ -596,11 +598,11 @@ def test_a_first_run_over_many_photos_fits_once_on_the_way(tmp_path):
         stored = Snapshot(tmp_path / "index", engine.settings, engine._catalog)
         again = stored.encoded(np.asarray(engine._catalog.views_at(str(tmp_path / "photos" / "039.png"))))
         error = np.abs(again.tokens[0].astype(float) - np.rint(again.tokens[0].astype(float)))
-        assert error.mean() < 0.15  # the colours are still there, in the view that was int8 and in the others
+        assert error.mean() < 0.15  # The colours survive in the view that was int8 and in the others.
 
 
-def test_forgetting_below_the_limit_keeps_the_basis(tmp_path):
-    encoder = Photos()
+def test_an_index_that_shrinks_keeps_its_basis(tmp_path):
+    encoder = PhotoEncoder()
     with fake_engine(tmp_path / "index", encoder=encoder, codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(12))
         for number in range(8):
@@ -612,16 +614,16 @@ def test_forgetting_below_the_limit_keeps_the_basis(tmp_path):
         assert len(scores(engine)) == 6
 
 
-def test_fitting_that_was_cut_off_is_done_again(tmp_path):
-    """The basis is there, nothing is written in it yet: as after a kill."""
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
+def test_an_interrupted_fit_is_repeated(tmp_path):
+    """After a kill the basis may exist without a segment that uses it."""
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(11))
     settings = IndexSettings.load(tmp_path / "index")
     writer = Writer(tmp_path / "index", settings)
     writer.fit(METRIC)
     writer.close()
     (tmp_path / "index" / "codecs" / "000002.part").write_bytes(b"half")
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), codec="q2", store_limits=SMALL) as engine:
         assert len(scores(engine)) == 11
         add_photos(tmp_path, engine, [11])
         (label,) = codecs_of(engine)
@@ -629,14 +631,14 @@ def test_fitting_that_was_cut_off_is_done_again(tmp_path):
         assert len(scores(engine)) == 12
 
 
-def test_a_lost_basis_is_one_line(tmp_path):
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
+def test_a_missing_basis_gives_one_line(tmp_path):
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(12))
     file = tmp_path / "index" / "codecs" / "000001.npz"
     data = file.read_bytes()
     for damage in (None, data[:-5], b""):
         file.unlink() if damage is None else file.write_bytes(damage)
-        with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
+        with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), store_limits=SMALL) as engine:
             assert engine.search("red") == []
             (line,) = set(engine.damage())
             assert line.startswith(f"{file} is ")
@@ -645,18 +647,18 @@ def test_a_lost_basis_is_one_line(tmp_path):
                 engine.add()
             assert codecs_of(engine) == {"q2:000001"}
     file.write_bytes(data)
-    with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), store_limits=SMALL) as engine:
         assert len(engine.search("red", k=20)) == 12
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "flipped"])
-def test_after_a_damaged_basis_all_is_repaired_and_a_new_one_is_fitted(tmp_path, damage):
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
+def test_repair_after_a_damaged_basis_fits_a_new_one(tmp_path, damage):
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(14))
         before = scores(engine)
         known = catalog_images(engine)
     damage_basis(tmp_path / "index" / "codecs" / "000001.npz", damage)
-    with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), store_limits=SMALL) as engine:
         damaged = [one for _, _, some in engine.verify() for one in some]
         assert len(damaged) == 14
         assert engine.repair(damaged) == []
@@ -677,12 +679,12 @@ def test_after_a_damaged_basis_all_is_repaired_and_a_new_one_is_fitted(tmp_path,
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 @pytest.mark.parametrize("fresh", [1, 20])
 def test_photos_are_added_while_a_basis_is_damaged(tmp_path, damage, fresh):
-    """A new basis is fitted to what can be read. No view that is written in the old one is ever read in it."""
-    with fake_engine(tmp_path / "index", encoder=Photos(), codec="q2", store_limits=SMALL) as engine:
+    """A new basis is fitted to the readable views; views encoded in the old basis are never decoded with it."""
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), codec="q2", store_limits=SMALL) as engine:
         add_photos(tmp_path, engine, range(14))
         old = set(scores(engine))
     damage_basis(tmp_path / "index" / "codecs" / "000001.npz", damage)
-    with fake_engine(tmp_path / "index", encoder=Photos(), store_limits=SMALL) as engine:
+    with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), store_limits=SMALL) as engine:
         report = add_photos(tmp_path, engine, range(20, 20 + fresh))
         assert report.added == fresh
         damaged = [one for _, _, some in engine.verify() for one in some]
@@ -706,7 +708,7 @@ def damage_basis(file, damage):
 
 
 def catalog_images(engine):
-    """Path -> image id and views."""
+    """Return image id and views of each path."""
     return {
         f"{root}/{path}": (known.image, engine._catalog.views_at(f"{root}/{path}"))
         for root, number in engine._catalog.roots().items()
@@ -714,7 +716,7 @@ def catalog_images(engine):
     }
 
 
-def test_images_and_frames_stay(index, catalog):
+def test_compaction_keeps_images_and_frames(index, catalog):
     write(index, range(5))
     frames = catalog.frames([1, 2, 3, 4, 5])
     assert set(frames.values()) == {FRAME}

@@ -1,4 +1,4 @@
-"""Catalogues of today and of every format before, and what is refused. One test per format that was."""
+"""Catalogues of the current and of every earlier format, and files that are rejected; one test per format."""
 
 import json
 import os
@@ -37,7 +37,7 @@ HITS = [
 
 
 def token_row(patches):
-    """A view of so many red patches, as format 1 has it in fp16: tokens, shift, scale."""
+    """Return a view with a number of red patches as format 1 stores it in fp16: tokens, shift, scale."""
     tokens = np.full((PATCHES, DIM), -1, "<f2")
     tokens[:, 3] = 0
     tokens[:patches, 0] = 1
@@ -45,7 +45,7 @@ def token_row(patches):
 
 
 def write_format_1(folder):
-    """An index of four views, one of them of a photo that is gone. The SQL has the checksums of these very bytes."""
+    """Write an index of four views, one of a removed photo. The SQL has the checksums of exactly these bytes."""
     (folder / "segments").mkdir(parents=True)
     for number, rows in ((1, (3, 9)), (2, (20, 40))):
         (folder / "segments" / f"{number:06d}.tokens").write_bytes(b"".join(map(token_row, rows)))
@@ -62,7 +62,7 @@ def write_format_1(folder):
 
 
 def write_format_2(folder):
-    """The same tables; the catalogue has its number."""
+    """Write the same tables with the format number in the catalogue."""
     write_format_1(folder)
     set_user_version(folder, 2)
     (folder / "index.json").write_text((folder / "index.json").read_text().replace('"format": 1', '"format": 2'))
@@ -89,7 +89,7 @@ def user_version(folder):
 
 
 def formats(folder):
-    """What index.json and the catalogue say."""
+    """Return the format numbers in index.json and in the catalogue."""
     return json.loads((folder / "index.json").read_text())["format"], user_version(folder)
 
 
@@ -110,29 +110,29 @@ def check_all_there(engine):
     assert (frame.width, frame.height, frame.left, frame.right) == (128, 64, 32, 96)
 
 
-def test_today_is_what_a_new_index_has(tmp_path):
+def test_a_new_index_has_the_current_format(tmp_path):
     create_index(tmp_path / "index", fake_settings())
     assert formats(tmp_path / "index") == (FORMAT_VERSION, FORMAT_VERSION)
 
 
-def test_format_1_is_brought_up_to_date_and_has_lost_nothing(old, tmp_path):
+def test_format_1_is_migrated_without_loss(old, tmp_path):
     assert formats(old) == (1, 0)
     with opened(old) as engine:
         check_all_there(engine)
         assert engine.settings == fake_settings()
     assert formats(old) == (FORMAT_VERSION, FORMAT_VERSION)
-    with opened(old) as engine:  # and it is an index like any other from here on
+    with opened(old) as engine:  # From here on it is used like any other index.
         engine.add(paint_red(tmp_path / "photos" / "60.png", 60).parent)
         assert [Path(h.path).name for h in engine.search("red")][:2] == ["60.png", "40 'ü'.png"]
         engine.forget("/disk/more photos")
         list(engine.compact("int8"))
         assert [Path(h.path).stem for h in engine.search("red")] == ["60", "9", "twin of 9", "3"]
-        assert engine._catalog.views_at(str(tmp_path / "photos" / "60.png")) == [5]  # no number is used twice
+        assert engine._catalog.views_at(str(tmp_path / "photos" / "60.png")) == [5]  # View ids are not reused.
         assert [found for _, _, some in engine.verify() for found in some] == []
 
 
-def test_format_2_is_brought_up_to_date_and_dates_are_those_of_the_files(tmp_path):
-    """What was indexed before has no date of its own; what is indexed from here on has."""
+def test_format_2_is_migrated_and_uses_the_dates_of_files(tmp_path):
+    """Images indexed before the migration have no EXIF date; images indexed after it have one."""
     old = write_format_2(tmp_path / "index")
     assert formats(old) == (2, 2)
     with opened(old) as engine:
@@ -148,7 +148,7 @@ def test_format_2_is_brought_up_to_date_and_dates_are_those_of_the_files(tmp_pat
 
 
 def shape_of(file):
-    """Tables -> columns, keys, and what is unique or quick to find, but for names."""
+    """Return columns, keys and indexes of each table, without the names of indexes."""
     with closing(sqlite3.connect(file)) as connection:
 
         def rows(pragma, name):
@@ -167,8 +167,8 @@ def shape_of(file):
 
 
 @pytest.mark.parametrize("write", [write_format_1, write_format_2])
-def test_it_has_the_tables_of_today(write, tmp_path):
-    """By their columns, indexes and keys, as SQLite has them."""
+def test_a_migrated_catalogue_has_the_current_tables(write, tmp_path):
+    """Tables are compared by the columns, indexes and keys that SQLite reports."""
     old = write(tmp_path / "index")
     Catalog(old).close()
     create_index(tmp_path / "new", fake_settings())
@@ -176,9 +176,9 @@ def test_it_has_the_tables_of_today(write, tmp_path):
     assert shapes[0] == shapes[1]
 
 
-def test_a_kill_between_the_two_steps_is_made_up_for(old, monkeypatch):
+def test_a_migration_killed_between_its_two_steps_is_completed(old, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "Catalog", lambda folder: os.abort)  # never gets so far
+        patch.setattr(engine_module, "Catalog", lambda folder: os.abort)  # The second step is not reached.
         Engine.open(old, create=False)
     assert formats(old) == (FORMAT_VERSION, 0)
     with opened(old) as engine:
@@ -186,8 +186,8 @@ def test_a_kill_between_the_two_steps_is_made_up_for(old, monkeypatch):
     assert formats(old) == (FORMAT_VERSION, FORMAT_VERSION)
 
 
-def test_the_other_way_round_too(old):
-    """As nobody would leave it, but a copy of the one file only may be so."""
+def test_a_catalogue_newer_than_the_settings_is_completed(old):
+    """A copy of only one of the two files may be in this state."""
     Catalog(old).close()
     assert formats(old) == (1, FORMAT_VERSION)
     with opened(old) as engine:
@@ -209,7 +209,7 @@ OPEN = """
 """
 
 
-def test_several_processes_at_once(tmp_path):
+def test_several_processes_migrate_at_once(tmp_path):
     folders = [write_format_1(tmp_path / f"{number}") for number in range(25)]
     command = [sys.executable, "-c", textwrap.dedent(OPEN), *map(str, folders)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -222,8 +222,8 @@ def test_several_processes_at_once(tmp_path):
     assert {formats(folder) for folder in folders} == {(FORMAT_VERSION, FORMAT_VERSION)}
 
 
-def test_two_that_write_the_settings_are_not_in_each_others_way(old, monkeypatch):
-    """The second opens its file, and is killed, just before the first gives the settings their name."""
+def test_two_processes_write_the_settings_at_once(old, monkeypatch):
+    """The second process is killed with its file open just before the first process renames its own."""
     sync = os.fsync
 
     def killed_beside(descriptor):
@@ -240,7 +240,7 @@ def test_two_that_write_the_settings_are_not_in_each_others_way(old, monkeypatch
     def open_and_stop(path, mode="r", *args, **options):
         stream = plain_open(path, mode, *args, **options)
         if os.fsync is stop and "w" in mode:
-            raise KeyboardInterrupt  # nothing is in it yet
+            raise KeyboardInterrupt  # The file is still empty.
         return stream
 
     monkeypatch.setattr(os, "fsync", killed_beside)
@@ -250,7 +250,7 @@ def test_two_that_write_the_settings_are_not_in_each_others_way(old, monkeypatch
     assert open_settings(old) == fake_settings()
 
 
-def test_format_1_that_may_not_be_written_is_one_line(open_folder, as_user):
+def test_a_read_only_format_1_gives_one_line(open_folder, as_user):
     folder = write_format_1(open_folder / "index")
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -268,7 +268,7 @@ def set_user_version(folder, number, script=""):
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
-def test_a_newer_catalogue_is_refused_and_left_as_it_is(tmp_path, version):
+def test_a_newer_catalogue_is_refused_and_not_modified(tmp_path, version):
     fake_engine(tmp_path / "index").close()
     set_user_version(tmp_path / "index", version)
     before = contents(tmp_path / "index")
@@ -278,8 +278,8 @@ def test_a_newer_catalogue_is_refused_and_left_as_it_is(tmp_path, version):
     assert contents(tmp_path / "index") == before
 
 
-def test_a_newer_catalogue_of_other_tables_is_no_damaged_one(tmp_path):
-    """Its owner must not be told to make the index anew."""
+def test_a_newer_catalogue_with_other_tables_is_not_called_damaged(tmp_path):
+    """The error must not advise to rebuild the index."""
     fake_engine(tmp_path / "index").close()
     set_user_version(tmp_path / "index", 99, "ALTER TABLE state RENAME TO facts;")
     with pytest.raises(StoreError, match=r"has format 99, this .* reads 3 - update flairsearch"):
@@ -287,7 +287,7 @@ def test_a_newer_catalogue_of_other_tables_is_no_damaged_one(tmp_path):
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, 0, -1, 1.5, "1", None])
-def test_an_index_of_a_format_that_is_none_of_ours_is_refused_and_left_as_it_is(old, version):
+def test_an_unknown_format_is_refused_and_not_modified(old, version):
     values = json.loads((old / "index.json").read_text())
     (old / "index.json").write_text(json.dumps(values | {"format": version, "unheard_of": 1}))
     before = contents(old)
@@ -297,7 +297,7 @@ def test_an_index_of_a_format_that_is_none_of_ours_is_refused_and_left_as_it_is(
     assert contents(old) == before
 
 
-def test_settings_that_were_not_known_in_format_1_keep_what_they_were(old):
+def test_settings_that_format_1_did_not_have_keep_their_values(old):
     values = json.loads((old / "index.json").read_text())
     (old / "index.json").write_text(json.dumps(values | {"codec": "q2", "views": "center"}))
     open_settings(old)
@@ -316,8 +316,8 @@ ROOTS = """
 """
 
 
-def test_a_process_that_opens_a_catalogue_twice_still_holds_it_when_another_one_leaves(index):
-    """What it commits after that is seen by a third: SQLite's log has not been taken away under its hands."""
+def test_a_catalogue_opened_twice_stays_locked_when_another_process_closes_it(index):
+    """A third process sees later commits, so SQLite's log was not removed while it was in use."""
 
     def roots_elsewhere():
         command = [sys.executable, "-c", textwrap.dedent(ROOTS), str(index)]
@@ -337,8 +337,8 @@ def test_a_process_that_opens_a_catalogue_twice_still_holds_it_when_another_one_
 # -- connections
 
 
-def test_many_threads_read_whole_states_while_one_writes(tmp_path):
-    """Each read is of one moment, and there are no more connections than were needed at once."""
+def test_threads_read_consistent_states_while_one_writes(tmp_path):
+    """Each read is one transaction, and there are no more connections than concurrent reads."""
     database = Database(tmp_path, create=True)
     with database.write() as connection:
         connection.execute("INSERT INTO state VALUES ('a', 0), ('b', 0)")
@@ -369,7 +369,7 @@ def test_many_threads_read_whole_states_while_one_writes(tmp_path):
     database.close()
 
 
-def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path):
+def test_a_failed_transaction_leaves_nothing_behind(tmp_path):
     database = Database(tmp_path, create=True)
 
     def fail(wrong):
@@ -387,7 +387,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path):
     database.close()
 
 
-def test_closed_while_somebody_reads(tmp_path):
+def test_closing_during_a_read(tmp_path):
     database = Database(tmp_path, create=True)
     with database.read() as connection:
         database.close()
@@ -419,7 +419,7 @@ def test_a_writer_waits_for_another_one(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 500, b""], ids=["garbage", "empty"])
-def test_a_file_that_is_none_leaves_nothing_open(tmp_path, content):
+def test_an_invalid_file_leaves_nothing_open(tmp_path, content):
     (tmp_path / "catalog.sqlite").write_bytes(content)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
@@ -428,7 +428,7 @@ def test_a_file_that_is_none_leaves_nothing_open(tmp_path, content):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_format_that_never_was(tmp_path):
+def test_a_format_that_never_existed(tmp_path):
     with closing(sqlite3.connect(write_format_2(tmp_path / "index") / "catalog.sqlite")) as connection:
         connection.execute("PRAGMA user_version = -5")
     with pytest.raises(StoreError, match=r"damaged \(format -5\) - run"):

@@ -1,4 +1,4 @@
-"""Files that can be made again: whole or not there, the newest only, and never in anybody's way."""
+"""Derived files: intact or absent, only of the newest generation, and never an obstacle for other processes."""
 
 import os
 import threading
@@ -42,7 +42,7 @@ def name(generation, data, kind="kind"):
 
 
 @pytest.mark.parametrize("data", [b"", b"a", os.urandom(3 << 20)])
-def test_what_was_written_is_found_under_its_checksum(folder, data):
+def test_a_written_file_is_found_under_its_checksum(folder, data):
     assert DerivedFiles(folder, 7).find("kind") is None
     write(folder, 7, data)
     assert names(folder) == [name(7, data)]
@@ -58,28 +58,28 @@ def test_what_was_written_is_found_under_its_checksum(folder, data):
     )
 
 
-def test_older_generations_go_and_newer_ones_and_other_kinds_stay(folder):
+def test_only_older_generations_of_a_kind_are_removed(folder):
     for generation in (9, 10, 999_999, 1_000_001):
         write(folder, generation, b"x")
         write(folder, generation, b"x", "other")
         kept = [name(generation, b"x"), name(generation, b"x", "other")]
         assert names(folder) == sorted(kept)
-    write(folder, 1_000_000, b"late")  # by somebody who looked at an older state, and took a while
+    write(folder, 1_000_000, b"late")  # This file is written late by a reader of an older snapshot.
     assert names(folder) == sorted([*kept, name(1_000_000, b"late")])
     assert DerivedFiles(folder, 1_000_001).find("kind").read_bytes() == b"x"
     write(folder, 1_000_002, b"y")
     assert names(folder) == sorted([name(1_000_001, b"x", "other"), name(1_000_002, b"y")])
 
 
-def test_one_of_the_same_generation_goes(folder):
-    """An earlier flairsearch wrote it in another format: found first, it would be made again by every query."""
+def test_another_file_of_the_same_generation_is_removed(folder):
+    """If a file in an older format were found first, every query would rebuild it."""
     write(folder, 7, b"old")
     write(folder, 8, b"newer")
     write(folder, 7, b"new")
     assert names(folder) == sorted([name(7, b"new"), name(8, b"newer")])
 
 
-def test_a_file_of_somebody_else_is_left_alone(folder):
+def test_unrelated_files_are_not_touched(folder):
     folder.mkdir()
     for stranger in ("notes.kind", "abc-1.kind", ".hidden"):
         (folder / stranger).write_bytes(b"mine")
@@ -87,18 +87,18 @@ def test_a_file_of_somebody_else_is_left_alone(folder):
     assert names(folder) == sorted([".hidden", name(3, b"x"), "abc-1.kind", "notes.kind"])
 
 
-def test_nothing_is_left_of_what_could_not_be_written(folder):
+def test_a_failed_write_leaves_nothing(folder):
     write(folder, 1, b"x")
     for error in (OSError, KeyboardInterrupt):
         with pytest.raises(error):
             write_half(folder, error)
         assert names(folder) == [name(1, b"x")]
     with pytest.raises(OSError), DerivedFiles(folder, 2).atomic_write("kind"):  # noqa: PT011
-        pass  # nothing was written at all
+        pass  # Nothing is written at all.
     assert names(folder) == [name(1, b"x")]
 
 
-def test_a_folder_that_cannot_be_is_an_os_error(folder, tmp_path):
+def test_a_folder_that_cannot_be_made_raises_os_error(folder, tmp_path):
     folder.write_bytes(b"a file")
     with pytest.raises(OSError):  # noqa: PT011
         write(folder, 1, b"x")
@@ -117,8 +117,8 @@ def test_damaged_files_are_dropped(folder):
     assert names(folder) == [whole[0], whole[3]]
 
 
-def test_a_file_that_goes_while_damage_is_looked_for(folder, monkeypatch):
-    """Another process has put a newer one in its place."""
+def test_a_file_may_disappear_during_the_check(folder, monkeypatch):
+    """Another process replaces it by a newer one."""
     write(folder, 1, b"x", "a")
     write(folder, 1, b"x", "b")
     plain = checksum_matches
@@ -132,7 +132,7 @@ def test_a_file_that_goes_while_damage_is_looked_for(folder, monkeypatch):
     assert names(folder) == [name(1, b"x", "a")]
 
 
-def test_what_may_not_be_read_or_is_no_file_stops_no_verify(open_folder, as_user):
+def test_unreadable_files_and_folders_do_not_stop_verify(open_folder, as_user):
     write(open_folder, 1, b"x", "a")
     (open_folder / "000001-00000000.b").mkdir()
     (open_folder / name(1, b"x", "a")).chmod(0)
@@ -140,14 +140,14 @@ def test_what_may_not_be_read_or_is_no_file_stops_no_verify(open_folder, as_user
         drop_damaged(open_folder)
 
 
-def test_two_of_one_process_write_different_generations_at_once(folder):
-    """Two threads, or two containers of one folder in which processes have the same numbers."""
+def test_two_writers_of_different_generations_at_once(folder):
+    """The writers may be two threads, or processes with equal ids in two containers."""
     first, second = DerivedFiles(folder, 1).atomic_write("kind"), DerivedFiles(folder, 2).atomic_write("kind")
     one, other = first.__enter__(), second.__enter__()
     one.write_bytes(b"one")
     other.write_bytes(b"other")
     for atomic_write in (first, second):
-        with suppress(OSError):  # that it is not there costs time only
+        with suppress(OSError):  # A missing derived file costs time only.
             atomic_write.__exit__(None, None, None)
     for generation, data in ((1, b"one"), (2, b"other")):
         file = DerivedFiles(folder, generation).find("kind")
@@ -174,7 +174,7 @@ def test_many_threads_write_one_generation(folder):
 # -- in an index
 
 
-def test_the_next_writer_removes_what_a_power_cut_left(tmp_path):
+def test_the_next_writer_removes_files_left_by_a_power_cut(tmp_path):
     create_index(tmp_path / "index", SETTINGS)
     filled(tmp_path / "index", range(3))
     (tmp_path / "index" / "prefilter").mkdir(exist_ok=True)
@@ -185,8 +185,8 @@ def test_the_next_writer_removes_what_a_power_cut_left(tmp_path):
 
 
 @pytest.mark.parametrize("ahead", [1, 5])
-def test_an_older_catalogue_put_back_finds_no_cache_of_the_future_it_will_not_have(tmp_path, ahead):
-    """A backup of index.json, catalog.sqlite and segments; the prefilter folder is not worth one, and stays."""
+def test_a_restored_catalogue_does_not_use_derived_files_of_lost_generations(tmp_path, ahead):
+    """The backup has index.json, catalog.sqlite and segments; the folder of derived files is not restored."""
     index = tmp_path / "index"
     create_index(index, SETTINGS)
     filled(index, range(3))
@@ -211,17 +211,17 @@ def test_an_older_catalogue_put_back_finds_no_cache_of_the_future_it_will_not_ha
     catalog.close()
 
 
-def test_it_is_made_at_the_end_of_indexing_and_opened_by_the_next_search(tmp_path, monkeypatch):
+def test_derived_files_are_made_after_indexing_and_loaded_by_the_next_search(tmp_path, monkeypatch):
     for number in range(1, 6):
         paint_red(tmp_path / "photos" / f"{number}.png", number)
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
         generation = engine._catalog.generation()
         made = {file.partition("-")[0] + file[file.index(".") :] for file in names(tmp_path / "index" / "prefilter")}
-        assert made == {f"{generation:06d}.views"}  # all is ranked: no FAISS
+        assert made == {f"{generation:06d}.views"}  # All views are ranked, so there is no FAISS index.
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "index" / "prefilter").iterdir()}
         expected = [(hit.path, hit.score_global) for hit in engine.search("red")]
-    monkeypatch.setattr("flairsearch.shortlist.faiss_index.FaissIndex.build", None)  # nobody needs it
+    monkeypatch.setattr("flairsearch.shortlist.faiss_index.FaissIndex.build", None)  # It must not be called.
     monkeypatch.setattr("flairsearch.store.catalog._live_views", None)
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score_global) for hit in engine.search("red")] == expected
@@ -229,9 +229,9 @@ def test_it_is_made_at_the_end_of_indexing_and_opened_by_the_next_search(tmp_pat
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-@pytest.mark.parametrize("age", [0, 1])  # in generations
-def test_a_file_of_a_kind_that_nobody_makes_any_more_is_harmless(tmp_path, age, damaged):
-    """Earlier versions kept in *.chance what other texts score over the index."""
+@pytest.mark.parametrize("age", [0, 1])  # The age is in generations.
+def test_a_file_of_an_obsolete_kind_is_harmless(tmp_path, age, damaged):
+    """Earlier versions kept the scores of unrelated texts in *.chance."""
     for number in range(1, 6):
         paint_red(tmp_path / "photos" / f"{number}.png", number)
     with fake_engine(tmp_path / "index") as engine:

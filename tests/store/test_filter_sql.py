@@ -1,4 +1,4 @@
-"""Scopes in the catalogue and in searches, against one photo after the other."""
+"""Filters in the catalogue and in searches, against a loop over all photos."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Photo:
 
     @property
     def date(self) -> datetime:
-        """What the camera wrote; else the file's time."""
+        """Return the EXIF date, or the file's modification time if there is none."""
         if self.taken is not None:
             return datetime(1970, 1, 1) + timedelta(seconds=self.taken)
         return datetime.fromtimestamp(self.mtime_ns // 10**9)
 
     def is_in(self, scope: Filter) -> bool:
-        """As the issue says it, one thing after the other."""
+        """Whether the photo meets each condition of the filter."""
         if scope.under is not None and not self.absolute.startswith(scope.under.rstrip("/") + "/"):
             return False
         if scope.since is not None and self.date < scope.since:
@@ -79,7 +79,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def some_moment(rng: random.Random) -> datetime:
-    """Minutes are few, so that bounds are met; far from where clocks are put back."""
+    """Draw a time with few distinct minutes, so that bounds are hit exactly, and without changes of the clock."""
     return datetime(
         rng.choice((2019, 2023, 2024)), rng.choice((1, 5, 12)), rng.choice((1, 17, 31)), 0, rng.choice((0, 59))
     )
@@ -102,7 +102,7 @@ def some_scope(rng: random.Random) -> Filter:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Photo]]:
-    """600 images of 400 contents, one content in four without a date; twins differ in folder, size and file's time."""
+    """Make 600 images of 400 contents, a quarter of them undated; duplicates differ in folder, size and file time."""
     rng, folder = random.Random(3), tmp_path_factory.mktemp("index")
     catalog = Catalog(folder, create=True)
     for root in ROOTS:
@@ -133,7 +133,7 @@ def catalog(filled: tuple[Path, list[Photo]]) -> Iterator[Catalog]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_scopes_in_the_catalogue(catalog: Catalog, filled: tuple[Path, list[Photo]], seed: int) -> None:
+def test_random_filters_in_the_catalogue(catalog: Catalog, filled: tuple[Path, list[Photo]], seed: int) -> None:
     rng, photos, sizes = random.Random(seed), filled[1], set()
     state = catalog.state()
     assert state.views is not None
@@ -156,7 +156,7 @@ def test_random_scopes_in_the_catalogue(catalog: Catalog, filled: tuple[Path, li
     assert len(sizes) > 20
 
 
-def test_a_folder_without_photos_is_said_and_nothing_else_is(catalog: Catalog) -> None:
+def test_only_a_folder_without_photos_gives_a_warning(catalog: Catalog) -> None:
     for folder in ("/nowhere", "/photos/su", "/photos/sub/1.jpg", "/photo", "/PHOTOS"):
         with pytest.raises(UsageError, match=f"{folder} holds no indexed photo - see flairsearch status"):
             catalog.views_in(Filter(folder=folder))
@@ -179,7 +179,7 @@ def test_far_dates_and_large_sizes_are_only_numbers(catalog: Catalog) -> None:
 
 
 def save(path: Path, area: int, taken: datetime | None, saved: datetime, mark: int, size: int) -> None:
-    """A photo with so many red patches, an EXIF date, a time of its file, and more bytes with a larger `size`."""
+    """Save a photo with `area` red patches, an EXIF date and a file time; a larger `size` adds bytes."""
     paint_red(path.with_suffix(".png"), area, mark)
     picture = Image.open(path.with_suffix(".png"))
     picture.load()
@@ -201,13 +201,13 @@ class Album:
         return {photo.absolute: photo.date for photo in self.photos}
 
     def expected(self, scope: Filter) -> list[str]:
-        """Paths, best first; equal ones by image id."""
+        """Return the paths, best first; ties by image id."""
         inside = [photo for photo in self.photos if photo.is_in(scope)]
         return [p.absolute for p in sorted(inside, key=lambda p: (-self.areas[p.absolute], p.image))]
 
 
 def make_album(folder: Path, encoder: FakeEncoder, policy: SearchPolicy = DEFAULT_POLICY) -> Album:
-    """90 photos under three roots, one inside another; 20 more are twins, elsewhere and of another time."""
+    """Make 90 photos under three roots, one inside another, and 20 duplicates in other folders with other times."""
     rng, dates, areas = random.Random(5), {}, {}
     roots = [folder / "one", folder / "one" / "in", folder / "two"]
     for number in range(90):
@@ -247,8 +247,8 @@ def some_folders(album: Album, rng: random.Random, scope: Filter) -> Filter:
 
 
 @pytest.mark.parametrize("fitted", [False, True])
-def test_random_scopes_in_searches(tmp_path: Path, fitted: bool) -> None:
-    """Whole rankings; and ten hits wherever there are ten photos, of a shortlist of ten."""
+def test_random_filters_in_searches(tmp_path: Path, fitted: bool) -> None:
+    """Whole rankings are compared; a shortlist of ten gives ten hits wherever ten photos match."""
     few, encoder = SearchPolicy(exhaustive_views=20, max_auto_views=5), BankEncoder() if fitted else FakeEncoder()
     album, rng = make_album(tmp_path, encoder, few if fitted else DEFAULT_POLICY), random.Random(8)
     album.engine.close()
@@ -287,8 +287,8 @@ def test_random_scopes_in_searches(tmp_path: Path, fitted: bool) -> None:
     assert narrow > 3
 
 
-def test_a_narrow_scope_fills_k(tmp_path: Path) -> None:
-    """Twelve photos of the least likely kind among many: without the scope none of them is on the list."""
+def test_a_narrow_filter_fills_k(tmp_path: Path) -> None:
+    """Twelve photos with the lowest scores: without the filter none of them is on the shortlist."""
     for number in range(12):
         save(
             tmp_path / "photos" / "few" / f"{number}.png",
@@ -316,7 +316,7 @@ def test_a_narrow_scope_fills_k(tmp_path: Path) -> None:
         assert len(engine.search("red", 10, filter=Filter(since="2020-01-03", until="2020-01-05"))) == 3
 
 
-def test_a_scope_follows_what_is_indexed(tmp_path: Path) -> None:
+def test_a_filter_follows_the_index(tmp_path: Path) -> None:
     photos, old = tmp_path / "photos", datetime(2019, 5, 5)
     save(photos / "1.png", 10, None, old, 1, 1)
     save(photos / "2.png", 20, old, datetime(2024, 5, 5), 2, 1)
@@ -347,7 +347,7 @@ def test_a_scope_follows_what_is_indexed(tmp_path: Path) -> None:
         assert found(Filter(until="2019")) == ["4.png"]
 
 
-def test_views_of_a_lost_segment_are_in_no_scope(tmp_path: Path) -> None:
+def test_views_of_a_missing_segment_match_no_filter(tmp_path: Path) -> None:
     paint_red(tmp_path / "photos" / "1.png", 10)
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
@@ -360,7 +360,7 @@ def test_views_of_a_lost_segment_are_in_no_scope(tmp_path: Path) -> None:
         assert engine.in_scope == 1
 
 
-def test_a_thousand_folders_in_one(tmp_path: Path) -> None:
+def test_a_filter_of_a_thousand_folders(tmp_path: Path) -> None:
     create_index(tmp_path / "index", fake_settings())
     with closing(Catalog(tmp_path / "index")) as catalog:
         for i in range(1200):
@@ -375,8 +375,8 @@ def test_a_thousand_folders_in_one(tmp_path: Path) -> None:
         assert catalog.images_of([1], Filter(folder="/all")) == {1: [(1, "/all/700/a.png")]}
 
 
-def test_scopes_go_by_indexes(tmp_path: Path) -> None:
-    """A million photos: a plan that walks another table takes several times as long."""
+def test_filters_use_database_indexes(tmp_path: Path) -> None:
+    """With a million photos, a query plan that scans another table takes several times as long."""
     create_index(tmp_path / "index", fake_settings())
     with closing(Catalog(tmp_path / "index")) as catalog:
         asked: list[str] = []

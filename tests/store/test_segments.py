@@ -26,7 +26,7 @@ def write(folder, *pieces, number=1):
 
 
 def damaged(folder, count, expected):
-    """Rows whose bytes have another checksum."""
+    """Return the rows whose checksum differs from the expected one."""
     segment = Segment(folder, 1, count, CODEC)
     found = checksums(segment.tokens.rows, segment.pooled.rows)
     return [row for row in range(count) if found[row] != expected[row]]
@@ -36,7 +36,7 @@ def names(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_what_was_appended_is_read(tmp_path):
+def test_appended_views_are_read(tmp_path):
     first, second = random_encoded(3), random_encoded(5, seed=1)
     write(tmp_path, first, second, number=12)
     assert names(tmp_path) == ["000012.pooled", "000012.tokens"]
@@ -49,7 +49,7 @@ def test_what_was_appended_is_read(tmp_path):
 
 
 def test_checksums_are_of_the_bytes_on_disk(tmp_path):
-    """CRC-32 of the token row, then of the pooled vector, as they lie in the files; rows coded before are the same."""
+    """The CRC-32 covers the token row and then the pooled vector in the files; append_rows gives the same."""
     expected = write(tmp_path, random_encoded(3))
     tokens, pooled = (path.read_bytes() for path in segment_paths(tmp_path, 1))
     rows = [tokens[i * CODEC.stride :][: CODEC.stride] + pooled[i * 2 * D :][: 2 * D] for i in range(3)]
@@ -65,7 +65,7 @@ def test_checksums_are_of_the_bytes_on_disk(tmp_path):
     np.testing.assert_array_equal(copy.pooled.rows, segment.pooled.rows[[2, 0, 0, 2]])
 
 
-def test_rows_in_a_row_are_found():
+def test_consecutive_runs():
     rng = np.random.default_rng(0)
     for count in (0, 1, 2, 50):
         rows = np.sort(rng.choice(70, count, replace=False))
@@ -74,10 +74,10 @@ def test_rows_in_a_row_are_found():
             assert [row for start, stop in found for row in range(start, stop)] == list(range(len(some)))
             for start, stop in found:
                 assert some[start:stop].tolist() == list(range(some[start], some[start] + stop - start))
-            assert all(some[stop - 1] + 1 != some[stop] for _, stop in found[:-1])  # none is cut in two
+            assert all(some[stop - 1] + 1 != some[stop] for _, stop in found[:-1])  # No run is split.
 
 
-def test_what_the_disk_is_told_changes_nothing(tmp_path):
+def test_prefetching_does_not_change_rows(tmp_path):
     write(tmp_path, random_encoded(50))
     tokens = Segment(tmp_path, 1, 50, CODEC).tokens
     before = tokens.rows.copy()
@@ -90,7 +90,7 @@ def test_what_the_disk_is_told_changes_nothing(tmp_path):
     np.testing.assert_array_equal(tokens.rows, before)
 
 
-def test_nothing_has_its_name_before_it_is_finished(tmp_path):
+def test_files_get_their_names_when_they_are_finished(tmp_path):
     writer = SegmentWriter(tmp_path, 1, CODEC)
     writer.append(random_encoded(2))
     assert names(tmp_path) == ["000001.pooled.part", "000001.tokens.part"]
@@ -98,18 +98,18 @@ def test_nothing_has_its_name_before_it_is_finished(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_row_that_was_cut_off_is_dropped(tmp_path):
+def test_a_partial_row_is_removed(tmp_path):
     writer = SegmentWriter(tmp_path, 1, CODEC)
     encoded = random_encoded(2)
     writer.append(encoded)
-    writer._streams[0].write(b"x" * (CODEC.stride + 3))  # what a full disk leaves of the next append
+    writer._streams[0].write(b"x" * (CODEC.stride + 3))  # A full disk may leave part of an append.
     writer.finish()
     rows = Segment(tmp_path, 1, 2, CODEC).tokens.rows
     np.testing.assert_array_equal(CODEC.decode(rows), encoded.tokens)
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_flipped_bit_is_found_and_only_it(tmp_path, which):
+def test_only_the_row_with_a_flipped_bit_is_damaged(tmp_path, which):
     expected = write(tmp_path, random_encoded(6))
     assert damaged(tmp_path, 6, expected) == []
     file = segment_paths(tmp_path, 1)[which]
@@ -124,7 +124,7 @@ def test_a_flipped_bit_is_found_and_only_it(tmp_path, which):
     assert damaged(tmp_path, 6, expected) == []
 
 
-def test_checksums_tell_rows_that_were_swapped(tmp_path):
+def test_checksums_detect_swapped_rows(tmp_path):
     expected = write(tmp_path, random_encoded(3))
     assert damaged(tmp_path, 3, expected[::-1]) == [0, 2]
 
@@ -146,7 +146,7 @@ def test_a_segment_of_the_wrong_size_is_refused(tmp_path, which, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_a_segment_that_may_not_be_read_is_one_line(open_folder, as_user):
+def test_an_unreadable_segment_gives_one_line(open_folder, as_user):
     write(open_folder, random_encoded(3))
     segment_paths(open_folder, 1)[0].chmod(0)
     with as_user(), pytest.raises(StoreError, match=r"tokens cannot be read \(Permission denied\)"):

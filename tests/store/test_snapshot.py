@@ -22,7 +22,7 @@ from tests.support.fake import DIM, PATCHES, fake_engine, paint_red
 from tests.support.indexes import FRAME, SETTINGS, add, digest, encoded, filled
 
 
-def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
+def test_views_are_read_by_id_in_any_order(index, catalog):
     filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
     reader = Snapshot(index, SETTINGS, catalog)
     expected = encoded(range(160))
@@ -35,16 +35,16 @@ def test_every_view_comes_back_by_its_id_in_any_order(index, catalog):
     assert len(set(reader.contents(views))) == 160
 
 
-def test_rows_come_in_pieces(index, catalog):
+def test_rows_are_read_in_pieces(index, catalog):
     filled(index, range(5), range(5, 11))
     reader = Snapshot(index, SETTINGS, catalog)
     views = np.random.default_rng(0).permutation(reader.views.id)
-    pieces = [piece.copy() for piece in reader.rows(views, piece_views=4)]  # the next one overwrites it
+    pieces = [piece.copy() for piece in reader.rows(views, piece_views=4)]  # The next piece overwrites the one before.
     assert [len(piece) for piece in pieces] == [4, 4, 3]
     np.testing.assert_array_equal(np.concatenate(pieces), reader.coded(views))
 
 
-def test_by_segment_has_each_view_once_at_its_place(index, catalog):
+def test_by_segment_has_each_view_once(index, catalog):
     filled(index, range(5), range(5, 6), range(6, 150), range(150, 160))
     reader = Snapshot(index, SETTINGS, catalog)
     views = np.random.default_rng(0).permutation(reader.views.id)[:90]
@@ -62,7 +62,7 @@ def test_by_segment_has_each_view_once_at_its_place(index, catalog):
 
 
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])
-def test_the_views_that_are_not_as_the_catalogue_says(index, catalog, kind):
+def test_damaged_views_are_found(index, catalog, kind):
     filled(index, range(4), range(4, 7))
     views = Snapshot(index, SETTINGS, catalog).views.id
     expected = checksums(catalog, views)
@@ -79,13 +79,13 @@ def test_the_views_that_are_not_as_the_catalogue_says(index, catalog, kind):
 
 
 def checksums(catalog, views):
-    """i64[K], as the catalogue has them."""
+    """Return the catalogue's checksums i64[K] of views."""
     found = catalog.checksums(views.tolist())
     return np.array([found[view] for view in views.tolist()], np.int64)
 
 
 @pytest.mark.parametrize("name", ["000001.tokens", "000001.pooled"])
-def test_a_lost_or_cut_segment_is_left_out_with_one_line(index, catalog, name):
+def test_a_missing_or_truncated_segment_is_left_out_with_one_line(index, catalog, name):
     filled(index, range(3), range(3, 8))
     assert Snapshot(index, SETTINGS, catalog).damage == []
     file = index / "segments" / name
@@ -111,7 +111,7 @@ def check_that_the_second_segment_is_left(reader):
     np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), encoded(range(3, 8)).pooled)
 
 
-def test_a_segment_that_nobody_uses_may_be_lost(index, catalog):
+def test_an_unused_segment_may_be_missing(index, catalog):
     filled(index, range(3), range(3, 8))
     catalog.commit(Changeset(removed=[1, 2, 3]))
     (index / "segments" / "000001.tokens").unlink()
@@ -119,8 +119,8 @@ def test_a_segment_that_nobody_uses_may_be_lost(index, catalog):
     assert (reader.damage, len(reader.lost.id), len(reader)) == ([], 0, 5)
 
 
-def test_a_reader_looks_again_when_a_segment_has_just_gone(index, catalog, monkeypatch):
-    """As when a segment was rewritten between the look into the catalogue and the opening of its files."""
+def test_opening_is_repeated_if_a_segment_has_just_been_removed(index, catalog, monkeypatch):
+    """A segment may be rewritten between reading the catalogue and opening the files."""
     filled(index, range(3), range(3, 5))
     old = catalog.state()
     writer = Writer(index, SETTINGS)
@@ -134,7 +134,7 @@ def test_a_reader_looks_again_when_a_segment_has_just_gone(index, catalog, monke
     assert len(Snapshot(index, SETTINGS, catalog)) == 2
 
 
-def test_an_open_reader_keeps_its_state(index, catalog):
+def test_an_open_snapshot_does_not_change(index, catalog):
     filled(index, range(3))
     reader = Snapshot(index, SETTINGS, catalog)
     writer = Writer(index, SETTINGS)
@@ -179,8 +179,8 @@ READER = """
 """
 
 
-def noted(catalog, name, states):
-    """A method of a catalogue after which the number of views is written down for the new generation."""
+def recording(catalog, name, states):
+    """Wrap a method of a catalogue so that it records the number of views of the new generation."""
     plain = getattr(catalog, name)
 
     def method(*args):
@@ -190,15 +190,15 @@ def noted(catalog, name, states):
     return method
 
 
-def test_a_reader_in_another_process_sees_whole_states_only(index, monkeypatch):
+def test_a_reader_in_another_process_sees_only_whole_states(index, monkeypatch):
     commits, command = 40, [sys.executable, "-c", textwrap.dedent(READER), str(index)]
     reader = subprocess.Popen([*command, str(3 * commits)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert reader.stdout.readline() == "0 0\n"
     writer = Writer(index, SETTINGS)
     writer.catalog.add_root("/photos")
-    states = {0: 0}  # generation -> views
+    states = {0: 0}  # The number of views of each generation.
     for name in ("commit", "rewrite"):
-        monkeypatch.setattr(writer.catalog, name, noted(writer.catalog, name, states))
+        monkeypatch.setattr(writer.catalog, name, recording(writer.catalog, name, states))
     for commit in range(commits):
         numbers = range(3 * commit, 3 * commit + 3)
         tokens = np.stack([np.full((PATCHES, DIM), n % 1000, np.float16) for n in numbers])
@@ -208,16 +208,16 @@ def test_a_reader_in_another_process_sees_whole_states_only(index, monkeypatch):
             writer.add_image(ImageFile("/photos", f"{n}.jpg", 1, 1), digest(n))
         writer.commit()
     writer.close()
-    assert len(states) > commits + 1  # merges are commits too, and change nothing that is seen
+    assert len(states) > commits + 1  # Merges are commits, too, but change no view.
     out, err = reader.communicate(timeout=60)
     assert (reader.returncode, err) == (0, "")
     seen = [tuple(map(int, line.split())) for line in out.splitlines()]
     assert all(states[generation] == count for count, generation in seen)
     assert seen[-1][0] == 3 * commits
-    assert len(seen) > 2  # it did look while the writer was at work
+    assert len(seen) > 2  # The reader read several states during the writes.
 
 
-# -- its caches: columns and prefilter
+# -- derived files: columns and FAISS index
 
 
 def kinds(index):
@@ -225,14 +225,14 @@ def kinds(index):
 
 
 def by_hand(catalog):
-    """id, content, segment and row of each view that some image has, as SQL has them."""
+    """Return id, content, segment and row of each view that an image uses, by SQL."""
     query = "SELECT v.id, v.content, segment, row FROM views v WHERE content IN (SELECT content FROM images) ORDER BY 1"
     with catalog._database.read() as connection:
         return np.asarray(connection.execute(query).fetchall(), np.int64).reshape(-1, 4)
 
 
 def check_reader(index, catalog, numbers):
-    """Columns, vectors and prefilter against what was written; `numbers` in the order of their views' ids."""
+    """Check columns, vectors and FAISS index against what was written; `numbers` are in the order of view ids."""
     reader, expected = Snapshot(index, SETTINGS, catalog), encoded(numbers)
     columns = np.stack((reader.views.id, reader.views.content, reader.views.segment, reader.views.row), axis=1)
     np.testing.assert_array_equal(columns, by_hand(catalog))
@@ -248,14 +248,14 @@ def check_reader(index, catalog, numbers):
     return reader
 
 
-def test_what_the_caches_give_is_what_is_in_the_index(index, catalog):
+def test_derived_files_match_the_index(index, catalog):
     filled(index, range(50), range(50, 60))
     writer = Writer(index, SETTINGS)
     writer.remove_images([1, 7, 55])
     writer.commit()
     writer.close()
     numbers = [n for n in range(60) if n not in (0, 6, 54)]
-    for _ in range(3):  # made, then opened
+    for _ in range(3):  # The files are made first and loaded then.
         check_reader(index, catalog, numbers)
         assert kinds(index) == [".faiss", ".views"]
 
@@ -264,7 +264,7 @@ def test_what_the_caches_give_is_what_is_in_the_index(index, catalog):
 @pytest.mark.parametrize(
     "damage", ["cut", "empty", "longer", "deleted", "a folder", "no such format", "of other views"]
 )
-def test_a_damaged_cache_is_made_again(index, catalog, tmp_path, kind, damage):
+def test_a_damaged_derived_file_is_rebuilt(index, catalog, tmp_path, kind, damage):
     filled(index, range(40))
     check_reader(index, catalog, range(40))
     (file,) = (index / "prefilter").glob(f"*.{kind}")
@@ -291,16 +291,16 @@ def test_a_damaged_cache_is_made_again(index, catalog, tmp_path, kind, damage):
 
 
 @pytest.mark.parametrize("kind", ["faiss", "views"])
-def test_verify_removes_a_cache_with_a_flipped_bit(tmp_path, kind):
+def test_verify_removes_a_derived_file_with_a_flipped_bit(tmp_path, kind):
     for number in range(1, 9):
         paint_red(tmp_path / "photos" / f"{number}.png", number)
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
         expected = [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")]
-        engine.search("red", 1, shortlist=2)  # which asks FAISS
+        engine.search("red", 1, shortlist=2)  # This search uses FAISS.
     (file,) = (tmp_path / "index" / "prefilter").glob(f"*.{kind}")
     data = bytearray(file.read_bytes())
-    data[-3] ^= 0x40  # of the last view
+    data[-3] ^= 0x40  # This byte belongs to the last view.
     file.write_bytes(data)
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score) for hit in engine.search("red")] == [hit[:2] for hit in expected]
@@ -309,11 +309,11 @@ def test_verify_removes_a_cache_with_a_flipped_bit(tmp_path, kind):
         assert [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")] == expected
         engine.search("red", 1, shortlist=2)
     data[-3] ^= 0x40
-    assert file.read_bytes() == bytes(data)  # made again
+    assert file.read_bytes() == bytes(data)  # The file was rebuilt.
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "read-only", "locked"])
-def test_an_index_where_no_cache_can_be_written_works(open_folder, as_user, obstacle):
+def test_an_index_without_writable_derived_files_works(open_folder, as_user, obstacle):
     index = open_folder / "index"
     create_index(index, SETTINGS)
     filled(index, range(20))
@@ -331,20 +331,20 @@ def test_an_index_where_no_cache_can_be_written_works(open_folder, as_user, obst
             check_reader(index, catalog, range(20))
         catalog.close()
     if obstacle == "a file":
-        filled(index, range(20, 22))  # nor is it in a writer's way
+        filled(index, range(20, 22))  # Writers work, too.
         catalog = Catalog(index)
         check_reader(index, catalog, range(22))
         catalog.close()
 
 
-def test_older_caches_go(index, catalog):
+def test_older_derived_files_are_removed(index, catalog):
     for number in range(5):
         filled(index, range(4 * number, 4 * number + 4))
         check_reader(index, catalog, range(4 * number + 4))
         assert kinds(index) == [".faiss", ".views"]
 
 
-def test_who_has_looked_at_an_older_state_may_make_its_caches_late(index, catalog):
+def test_a_reader_of_an_older_state_may_write_its_derived_files_late(index, catalog):
     filled(index, range(10))
     old = Snapshot(index, SETTINGS, catalog)
     filled(index, range(10, 14))
@@ -377,7 +377,7 @@ def test_an_index_without_a_view(index, catalog):
     check_reader(index, catalog, range(3, 5))
 
 
-def test_what_lacks_lost_views_is_not_kept(index, catalog):
+def test_derived_files_of_an_incomplete_index_are_not_saved(index, catalog):
     filled(index, range(5), range(5, 9))
     file = index / "segments" / "000001.pooled"
     file.rename(index / "away")
@@ -385,7 +385,7 @@ def test_what_lacks_lost_views_is_not_kept(index, catalog):
     assert (len(reader), len(open_prefilter(reader))) == (4, 4)
     (index / "away").rename(file)
     check_reader(index, catalog, range(9))
-    file.unlink()  # and the whole one that is kept now is not for those that are left
+    file.unlink()  # The complete file that is saved now is not used for the remaining views.
     reader = Snapshot(index, SETTINGS, catalog)
     found = open_prefilter(reader).search(np.ones(DIM, np.float32), 99)
     assert sorted(found.views.tolist()) == [6, 7, 8, 9]
@@ -410,7 +410,7 @@ MAKE = """
 """
 
 
-def test_two_processes_make_the_caches_at_once(index):
+def test_two_processes_make_derived_files_at_once(index):
     filled(index, range(2000))
     catalog, numbers = Catalog(index), list(range(2000))
     command = [sys.executable, "-c", textwrap.dedent(MAKE), str(index)]
@@ -453,11 +453,11 @@ def test_a_reader_of_many_commits_holds_few_files_open(index, catalog):
     assert open_files() - before <= 40
     del reader
     gc.collect()
-    assert open_files() - before <= 8  # SQLite's, and the system's
+    assert open_files() - before <= 8  # SQLite and the system open some files.
 
 
 def test_opening_while_a_writer_merges_loses_no_view(index):
-    """Each segment may be gone between the look into the catalogue and its opening, more than once."""
+    """A segment may be removed between reading the catalogue and opening it, even repeatedly."""
     stop, wrong, opened = threading.Event(), [], []
 
     def look():
@@ -482,14 +482,14 @@ def test_opening_while_a_writer_merges_loses_no_view(index):
     assert len(opened) > 10
 
 
-def test_a_reader_that_is_slower_than_two_merges_sees_a_whole_state(index, catalog, monkeypatch):
-    """Its first and second look are both out of date when it comes to open the files."""
+def test_a_reader_slower_than_two_merges_sees_a_whole_state(index, catalog, monkeypatch):
+    """Both its first and its second reading of the catalogue are out of date when it opens the files."""
     filled(index, range(3), range(3, 5))
     plain, left = catalog.state, [2]
 
     def outrun(with_views=True):
         state = plain(with_views)
-        if with_views and left[0]:  # the last look before the files are opened
+        if with_views and left[0]:  # This is the last reading before the files are opened.
             left[0] -= 1
             writer = Writer(index, SETTINGS)
             add(writer, [100 + left[0]])
@@ -504,8 +504,8 @@ def test_a_reader_that_is_slower_than_two_merges_sees_a_whole_state(index, catal
     assert len(reader) == 7
 
 
-def test_a_late_cache_of_a_future_that_was_undone_is_not_used(index, catalog):
-    """A backup was put back while somebody wrote the cache of the next state but one, as it was to be."""
+def test_a_derived_file_of_a_lost_generation_is_not_used(index, catalog):
+    """A backup is restored while another process writes a derived file of a later generation."""
     filled(index, range(3))
     writer = Writer(index, SETTINGS)
     stale = Snapshot(index, SETTINGS, catalog).views.only(np.asarray([True, False, False]))
@@ -520,7 +520,7 @@ def test_a_late_cache_of_a_future_that_was_undone_is_not_used(index, catalog):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_the_disk_is_told_of_all_rows_unless_they_are_in_memory(index, catalog, monkeypatch, cached):
+def test_rows_are_prefetched_unless_they_are_in_memory(index, catalog, monkeypatch, cached):
     filled(index, range(5), range(5, 300))
     told = []
     monkeypatch.setattr(MappedRows, "in_page_cache", lambda file, rows: cached)

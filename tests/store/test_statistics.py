@@ -1,4 +1,4 @@
-"""`flairsearch status`: what a person, or a program, is told of an index."""
+"""`flairsearch status`: the statistics of an index as text and as JSON."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from flairsearch.core.reports import IndexReport, IndexRun, Skipped, Status
 from flairsearch.engine import Engine
 from flairsearch.output.status import to_lines, to_text
 from flairsearch.store.statistics import PARTS
-from tests.support.command import run  # noqa: F401 - a fixture
+from tests.support.command import run  # noqa: F401 - This is a fixture.
 from tests.support.fake import fake_engine, paint_red
 
 STATUS = Status(
@@ -34,13 +34,13 @@ def lines(status, all_skipped=False):
     return [" ".join(line.split()) for line in to_lines(status, all_skipped)]
 
 
-def test_report_in_a_line():
+def test_a_run_in_one_line():
     report = IndexReport(added=1200, unchanged=3, skipped=(Skipped("a", "b"),))
     assert to_text(report) == "1,200 added, 3 unchanged, 1 skipped"
     assert to_text(IndexReport()) == "nothing to do"
 
 
-def test_what_it_holds_and_how_large_that_is():
+def test_contents_and_sizes():
     assert lines(STATUS) == [
         "index /i",
         "photos 1,200, 6,000 views",
@@ -71,7 +71,7 @@ def test_the_last_run(seconds, text):
     ]
 
 
-def test_skipped_files_are_grouped_by_reason_the_commonest_first():
+def test_skipped_files_are_grouped_by_reason():
     needs = 'HEIC needs: pip install "flairsearch[heif]"'
     skipped = (
         Skipped("/p/a.jpg", "damaged (image file is truncated (3 bytes not processed))"),
@@ -99,7 +99,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_an_index_says_what_its_last_run_did(tmp_path, photos):
+def test_the_status_has_the_last_run(tmp_path, photos):
     more = paint_red(tmp_path / "more" / "20.png", 20).parent
     with fake_engine(tmp_path / "index") as engine:
         assert engine.status().last_run is None
@@ -116,12 +116,12 @@ def test_an_index_says_what_its_last_run_did(tmp_path, photos):
         (photos / "3.png").unlink()
         engine.add()
         assert replace(engine.status().last_run, finished=0, seconds=0) == IndexRun(0, 0, 0, 0, 0, 1, 2, 1, 1)
-        engine.forget(photos)  # no run
+        engine.forget(photos)  # Forgetting does not count as a run.
         assert engine.status().last_run.unchanged == 2
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"finished": 1}', "\xff", "[" * 100_000])
-def test_a_damaged_note_of_the_last_run_is_none(tmp_path, photos, text):
+def test_a_damaged_record_of_the_last_run_is_ignored(tmp_path, photos, text):
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
         whole = asdict(engine.status().last_run)
@@ -140,7 +140,7 @@ def test_on_read_only_media(open_folder, photos, as_user):
         assert engine.status().last_run.added == 2
 
 
-def test_a_note_that_cannot_be_written_fails_no_run(tmp_path, photos):
+def test_an_unwritable_record_does_not_fail_the_run(tmp_path, photos):
     with fake_engine(tmp_path / "index") as engine:
         os.mkdir(tmp_path / "index" / "last-run.json")
         assert engine.add(photos).added == 2
@@ -159,15 +159,15 @@ def test_the_command(tmp_path, photos, run, monkeypatch):  # noqa: F811
     assert "videos    1 left out: flairsearch indexes photos" in text
     (line,) = run("status", "--index", "./index", "--json").out.splitlines()
     found = json.loads(line)
-    assert found.pop("bytes") == pytest.approx(status.bytes, rel=0.5)  # SQLite's log comes and goes
+    assert found.pop("bytes") == pytest.approx(status.bytes, rel=0.5)  # The size of SQLite's log varies.
     sizes = found.pop("sizes")
     assert sizes["tokens"] == status.sizes["tokens"]
     expected = asdict(replace(status, roots=list(status.roots), skipped=list(status.skipped)))
     assert found == {name: value for name, value in expected.items() if name not in ("bytes", "sizes")}
 
 
-def test_many_photos_take_no_time(tmp_path, catalog, index):
-    """100,000 images in the catalogue: a tenth of a second is enough for what it is asked."""
+def test_the_status_of_many_photos_is_fast(tmp_path, catalog, index):
+    """With 100,000 images in the catalogue, the status takes less than half a second."""
     import sqlite3
 
     with sqlite3.connect(index / "catalog.sqlite") as connection:
@@ -188,4 +188,4 @@ def test_many_photos_take_no_time(tmp_path, catalog, index):
         status = engine.status()
         took = time.perf_counter() - began
     assert (status.images, status.views, status.photos) == (100_000, 100_000, {"/p": 100_000})
-    assert took < 0.5  # 0.04 on two cores that do nothing else
+    assert took < 0.5  # It takes 0.04 seconds on two idle cores.

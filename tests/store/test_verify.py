@@ -1,4 +1,4 @@
-"""Damage is found to the view, repaired from the photos and nothing else; folders that are somewhere else now."""
+"""Verify finds each damaged view, repair restores only those from the photos; moved folders."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ COUNT = 9
 
 
 class Counting(FakeEncoder):
-    """Remembers how many red patches the pictures had that it was given."""
+    """An encoder that records the number of red patches of each picture."""
 
     def __init__(self):
         self.seen = []
@@ -31,7 +31,7 @@ class Counting(FakeEncoder):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Photos with 1 to 9 red patches, named by their number: view and image id are that number, too."""
+    """Make photos with 1 to 9 red patches; name, view id and image id of a photo are this number."""
     for number in range(1, COUNT + 1):
         paint_red(tmp_path / "photos" / f"{number}.png", number)
     return tmp_path / "photos"
@@ -39,7 +39,7 @@ def photos(tmp_path):
 
 @pytest.fixture(params=["fp16", "int8"])
 def engine(tmp_path, photos, request):
-    """Two segments: views 1 to 6, 7 to 9."""
+    """Make an index of two segments with views 1 to 6 and 7 to 9."""
     with fake_engine(tmp_path / "index", codec=request.param) as engine:
         later = [photos / f"{number}.png" for number in (7, 8, 9)]
         engine.add(photos, exclude=[file.name for file in later])
@@ -72,7 +72,7 @@ def flip(file, byte, bit=0):
 
 
 def repair(engine):
-    """Repair what is damaged, with an encoder that is counted; what could not be."""
+    """Repair damaged views; return the encoded pictures and the views that could not be repaired."""
     engine.encoder.seen.clear()
     left = engine.repair(damaged(engine))
     return left, sorted(engine.encoder.seen)
@@ -86,7 +86,7 @@ def test_nothing_is_damaged(engine):
 
 
 @pytest.mark.parametrize("place", ["first token", "last token", "shift", "scale", "pooled", "last of pooled"])
-def test_a_flipped_bit_names_its_view_and_is_repaired_from_its_photo(engine, photos, place):
+def test_a_view_with_a_flipped_bit_is_repaired_from_its_photo(engine, photos, place):
     before = answers(engine)
     pooled = "pooled" in place
     file = segment(engine, 1, "pooled" if pooled else "tokens")
@@ -110,12 +110,12 @@ def test_a_flipped_bit_names_its_view_and_is_repaired_from_its_photo(engine, pho
     assert (len(reader), reader.damage) == (COUNT, [])
 
 
-def test_several_views_over_both_segments(engine):
+def test_damage_in_both_segments(engine):
     before = answers(engine)
     for number, row in ((1, 0), (1, 5), (2, 1)):
         file = segment(engine, number, "tokens")
         flip(file, row * (file.stat().st_size // (6 if number == 1 else 3)) + 77)
-    flip(segment(engine, 1, "pooled"), 5 * 2 * DIM)  # twice the same view
+    flip(segment(engine, 1, "pooled"), 5 * 2 * DIM)  # The same view is damaged twice.
     assert views(damaged(engine)) == [1, 6, 8]
     assert repair(engine) == ([], [1, 6, 8])
     assert answers(engine) == before
@@ -123,7 +123,7 @@ def test_several_views_over_both_segments(engine):
 
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty", "missing"])
-def test_a_lost_segment_is_all_its_views(engine, damage, kind):
+def test_a_missing_segment_damages_all_its_views(engine, damage, kind):
     before = answers(engine)
     file = segment(engine, 1, kind)
     data = file.read_bytes()
@@ -140,14 +140,14 @@ def test_a_lost_segment_is_all_its_views(engine, damage, kind):
         assert repair(other) == ([], [1, 2, 3, 4, 5, 6])
         assert answers(other) == before
         assert other.damage() == damaged(other) == []
-        assert list(other.compact()) == [(9, 9)]  # several small segments become one
+        assert list(other.compact()) == [(9, 9)]  # The small segments become one.
         assert list(other.compact()) == []
-        assert not file.exists()  # of no use any more
+        assert not file.exists()  # The file is not needed any more.
         assert answers(other) == before
 
 
-def test_a_photo_that_cannot_be_shown_says_so(engine, photos):
-    """Not another photo's place, nor a traceback."""
+def test_showing_a_damaged_photo_gives_one_line(engine, photos):
+    """The result is neither another photo's region nor a traceback."""
     for number, photo in ((1, 5), (2, 9)):
         segment(engine, number, "tokens").unlink()
         with fake_engine(engine.folder) as other:
@@ -157,7 +157,7 @@ def test_a_photo_that_cannot_be_shown_says_so(engine, photos):
             assert number == 2 or other.show(photos / "8.png", "red").path.endswith("8.png")
 
 
-def test_photos_that_are_gone_or_changed_are_listed(engine, photos, tmp_path):
+def test_damaged_views_of_missing_or_changed_photos_are_listed(engine, photos, tmp_path):
     shutil.copy(photos / "5.png", tmp_path / "photos" / "5 again.png")
     engine.add()
     segment(engine, 1, "tokens").unlink()
@@ -166,7 +166,7 @@ def test_photos_that_are_gone_or_changed_are_listed(engine, photos, tmp_path):
     (photos / "3.png").write_bytes(b"no picture")
     (photos / "4.png").unlink()
     (photos / "4.png").mkdir()
-    (photos / "5.png").unlink()  # its twin has the same bytes
+    (photos / "5.png").unlink()  # A duplicate has the same bytes.
     with fake_engine(engine.folder, encoder=Counting()) as other:
         left, seen = repair(other)
         assert views(left) == [1, 2, 3, 4]
@@ -175,12 +175,12 @@ def test_photos_that_are_gone_or_changed_are_listed(engine, photos, tmp_path):
         assert views(damaged(other)) == [1, 2, 3, 4]
         assert [Path(path).stem for path, *_ in answers(other)] == ["9", "8", "7", "6", "5", "5 again"]
         (photos / "4.png").rmdir()
-        other.add()  # what is gone or changed is no longer in the index as it was
-        assert views(damaged(other)) == [3]  # no picture: what was known of it stays
+        other.add()  # Missing and changed photos are updated in the index.
+        assert views(damaged(other)) == [3]  # This file is no longer a picture, so its index entry stays.
         assert [Path(path).stem for path, *_ in answers(other)][:3] == ["2", "9", "8"]
 
 
-def test_what_is_damaged_and_belongs_to_no_photo_is_not_told(engine, photos):
+def test_damage_of_unused_views_is_not_reported(engine, photos):
     (photos / "4.png").unlink()
     engine.add()
     file = segment(engine, 1, "tokens")
@@ -202,10 +202,10 @@ def test_repair_in_a_basis(tmp_path, photos):
         assert damaged(engine) == []
         for (path, score, *_), (path_before, score_before, *_) in zip(answers(engine), before, strict=True):
             assert path == path_before
-            assert score == pytest.approx(score_before, abs=1e-6)  # of one photo, the same codes
+            assert score == pytest.approx(score_before, abs=1e-6)  # The codes of an unchanged photo are equal.
 
 
-def test_pieces_and_many_views(tmp_path):
+def test_many_views_in_pieces(tmp_path):
     for number in range(1, 12):
         paint_red(tmp_path / "photos" / f"{number:02d}.png", number)
     with fake_engine(
@@ -225,7 +225,7 @@ def test_pieces_and_many_views(tmp_path):
         assert damaged(engine) == []
 
 
-# -- folders that are somewhere else now
+# -- moved folders
 
 
 def test_a_moved_folder_is_not_encoded_again(engine, photos, tmp_path):
@@ -240,10 +240,10 @@ def test_a_moved_folder_is_not_encoded_again(engine, photos, tmp_path):
     assert engine.add() == IndexReport(unchanged=COUNT)
     assert engine.encoder.seen == []
     flip(segment(engine, 1, "tokens"), 0)
-    assert repair(engine) == ([], [1])  # from where the photo is now
+    assert repair(engine) == ([], [1])  # The photo is read from its new folder.
 
 
-def test_names_of_moved_folders(engine, photos, tmp_path, monkeypatch):
+def test_moved_folders_may_be_given_in_any_form(engine, photos, tmp_path, monkeypatch):
     other = paint_red(tmp_path / "other" / "20.png", 20).parent
     engine.add(other)
     generation = engine._catalog.generation()
@@ -267,7 +267,7 @@ def test_names_of_moved_folders(engine, photos, tmp_path, monkeypatch):
     assert engine.add() == IndexReport(unchanged=COUNT + 1)
 
 
-def test_a_folder_cannot_move_to_a_place_that_is_not_there(engine, photos, tmp_path):
+def test_a_folder_cannot_move_to_a_missing_folder(engine, photos, tmp_path):
     (tmp_path / "a file").touch()
     for nowhere in ("not mounted", "a file"):
         with pytest.raises(UsageError, match=f"{nowhere} is not there - give the folder") as error:
@@ -277,7 +277,7 @@ def test_a_folder_cannot_move_to_a_place_that_is_not_there(engine, photos, tmp_p
     assert engine.add() == IndexReport(unchanged=COUNT)
 
 
-def test_a_folder_that_is_gone_after_its_move_loses_nothing(engine, photos, tmp_path):
+def test_a_moved_folder_that_is_missing_removes_nothing(engine, photos, tmp_path):
     (tmp_path / "not mounted").mkdir()
     engine.move_root(photos, tmp_path / "not mounted")
     (tmp_path / "not mounted").rmdir()
@@ -289,10 +289,10 @@ def test_a_folder_that_is_gone_after_its_move_loses_nothing(engine, photos, tmp_
         engine.show(photos / "1.png", "red")
 
 
-# -- a codec of one's own survives
+# -- the codec in the settings
 
 
-def test_the_settings_say_what_the_segments_are_in(engine):
+def test_the_settings_name_the_codec_of_the_segments(engine):
     catalog = Catalog(engine.folder)
     assert {label for _, _, label in catalog.state().segments} == {IndexSettings.load(engine.folder).codec}
     assert (catalog.last_segment(), [number for number, _, _ in catalog.segments()]) == (2, [1, 2])

@@ -1,4 +1,4 @@
-"""The columns of all views: as the catalogue has them, from the catalogue or from their file."""
+"""The columns of all views, read from the catalogue or from their derived file."""
 
 import numpy as np
 import pytest
@@ -24,30 +24,30 @@ def cache(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
-def test_what_was_saved_is_loaded_and_mapped(cache, count):
+def test_saved_columns_are_mapped(cache, count):
     assert ViewColumns.load(cache) is None
     columns(count).save(cache)
     loaded = ViewColumns.load(cache)
     assert same(loaded, columns(count))
     for name in NAMES:
         assert type(getattr(loaded, name)) is np.ndarray
-        assert not getattr(loaded, name).flags.writeable  # the file's own memory
+        assert not getattr(loaded, name).flags.writeable  # The columns are views of the mapped file.
     assert cache.find("views").stat().st_size == 32 * count
 
 
-def test_of_no_view_at_all(cache):
+def test_columns_without_views(cache):
     columns(0).save(cache)
     loaded = ViewColumns.load(cache)
     assert loaded is None or same(loaded, columns(0))
 
 
-def test_of_another_state_there_are_none(cache, tmp_path):
+def test_columns_of_another_generation_are_not_found(cache, tmp_path):
     columns(5).save(cache)
     for generation in (11, 13, 1, 2, 120):
         assert ViewColumns.load(DerivedFiles(tmp_path / "prefilter", generation)) is None
 
 
-def test_what_is_not_what_was_written_is_not_used(cache):
+def test_damaged_files_are_not_used(cache):
     columns(5).save(cache)
     file = cache.find("views")
     whole = file.read_bytes()
@@ -60,12 +60,12 @@ def test_what_is_not_what_was_written_is_not_used(cache):
     for broken in (whole[:-1], whole[:-32], whole[:32], whole + bytes(32), b""):
         file.write_bytes(broken)
         assert ViewColumns.load(cache) is None
-    columns(5).save(cache)  # and written anew it takes the place of the damaged one
+    columns(5).save(cache)  # A new file replaces the damaged one.
     assert same(ViewColumns.load(cache), columns(5))
     assert len(list(file.parent.iterdir())) == 1
 
 
-def test_what_may_not_be_read_is_not_used(open_folder, as_user):
+def test_unreadable_files_are_not_used(open_folder, as_user):
     columns(5).save(DerivedFiles(open_folder / "prefilter", 1))
     for path in (open_folder / "prefilter").iterdir():
         path.chmod(0)
@@ -76,7 +76,7 @@ def test_what_may_not_be_read_is_not_used(open_folder, as_user):
         assert ViewColumns.load(DerivedFiles(open_folder / "prefilter", 1)) is None
 
 
-def test_only_those_chosen():
+def test_only_chosen_views_are_kept():
     whole = columns(6)
     chosen = whole.only(np.asarray([True, False, True, True, False, False]))
     for name in NAMES:

@@ -23,7 +23,7 @@ from tests.support.indexes import SETTINGS, add, digest, encoded, files, filled
 MERGE = STORE_LIMITS.merge_fan_in
 
 
-def test_what_is_not_committed_leaves_no_trace(index, catalog):
+def test_uncommitted_views_leave_no_trace(index, catalog):
     filled(index, range(3))
     before = catalog.generation(), files(index)
     writer = Writer(index, SETTINGS)
@@ -44,12 +44,12 @@ def test_an_empty_commit_changes_nothing(index, catalog):
     assert catalog.generation() == before
 
 
-def test_the_next_writer_removes_what_no_row_speaks_of(index, catalog):
+def test_the_next_writer_removes_unreferenced_files(index, catalog):
     filled(index, range(3))
     live = files(index)
     for name in ("000002.tokens", "000002.pooled", "000003.tokens.part", "000001.pooled.part", "000099.fitted"):
         (index / "segments" / name).write_bytes(b"left over")
-    assert len(Snapshot(index, SETTINGS, catalog)) == 3  # a reader minds them not
+    assert len(Snapshot(index, SETTINGS, catalog)) == 3  # A reader ignores such files.
     Writer(index, SETTINGS).close()
     assert files(index) == live
     filled(index, range(3, 5))
@@ -58,7 +58,7 @@ def test_the_next_writer_removes_what_no_row_speaks_of(index, catalog):
     )
 
 
-def test_the_next_writer_removes_what_a_kill_left_of_a_replaced_file(index):
+def test_the_next_writer_removes_partial_files(index):
     filled(index, range(3))
     (index / "fitted").mkdir(exist_ok=True)
     left = [index / name for name in ("index.json.0f.part", "last-run.json.0f.part", "fitted/codes.0f.part")]
@@ -86,7 +86,7 @@ def test_two_writers_at_once_are_refused(index):
 
 
 @pytest.mark.parametrize("damage", ["catalogue", "segments", "settings"])
-def test_a_writer_that_cannot_begin_lets_the_lock_go(index, damage):
+def test_a_writer_that_cannot_start_releases_the_lock(index, damage):
     place = index / {"catalogue": "catalog.sqlite", "segments": "segments", "settings": "index.json"}[damage]
     settings = SETTINGS if damage != "settings" else IndexSettings("fake", "", 64, PATCHES, DIM, codec="int9")
     if damage != "settings":
@@ -99,7 +99,7 @@ def test_a_writer_that_cannot_begin_lets_the_lock_go(index, damage):
     Writer(index, SETTINGS).close()
 
 
-def test_an_index_that_may_not_be_written(open_folder, as_user):
+def test_a_read_only_index_cannot_be_written(open_folder, as_user):
     index = open_folder / "index"
     create_index(index, SETTINGS)
     filled(index, range(3))
@@ -116,7 +116,7 @@ def test_an_index_that_may_not_be_written(open_folder, as_user):
         assert "\n" not in str(caught.value)
 
 
-def test_replace_index_leaves_only_the_new_one(tmp_path):
+def test_replace_index_keeps_only_the_new_index(tmp_path):
     old, fresh = tmp_path / "photos", tmp_path / "photos.rebuilding"
     for folder, numbers in ((old, range(3)), (fresh, range(7))):
         create_index(folder, SETTINGS)
@@ -139,7 +139,7 @@ def test_sizes_count_every_file_once(index, catalog):
     assert sizes["catalogue"] == sum(path.stat().st_size for path in every if path.name.startswith("catalog.sqlite"))
 
 
-# -- many small commits become few segments
+# -- merging of small segments
 
 
 def commit_each(index, numbers, limits=STORE_LIMITS):
@@ -151,7 +151,7 @@ def commit_each(index, numbers, limits=STORE_LIMITS):
 
 
 def check_all(index, catalog, numbers):
-    """Views, bytes, checksums and files, against what was written; `numbers` in the order of their views' ids."""
+    """Check views, bytes, checksums and files against what was written; `numbers` are in the order of view ids."""
     reader, expected = Snapshot(index, SETTINGS, catalog), encoded(numbers)
     assert reader.damage == []
     assert len(reader) == len(numbers)
@@ -165,7 +165,7 @@ def check_all(index, catalog, numbers):
     assert sum(rows) == len(numbers)
 
 
-def test_small_commits_become_few_segments(index, catalog):
+def test_small_commits_are_merged_into_few_segments(index, catalog):
     for count in range(1, 40):
         commit_each(index, [count - 1])
         assert len(catalog.segments()) < MERGE
@@ -182,7 +182,7 @@ def test_segments_of_a_size_become_one_of_the_next(index, catalog):
         most = max(most, len(catalog.segments()))
     assert most <= 10
     assert sorted(count for _, count, _ in catalog.segments())[-1] >= 9
-    assert rows <= 60 * 4  # each view is written once for each level
+    assert rows <= 60 * 4  # Each view is written once for each tier.
     check_all(index, catalog, range(60))
 
 
@@ -195,8 +195,8 @@ def test_large_segments_are_left_alone(index, catalog):
 
 
 @pytest.mark.parametrize("dead", [[0, 2], range(MERGE - 1)])
-def test_a_dead_view_whose_content_comes_back_is_there(index, catalog, dead):
-    """The writer has told the decoder which contents it knows: in its lifetime none of them may lose its view."""
+def test_a_dead_view_stays_for_a_returning_content(index, catalog, dead):
+    """The decoder skips contents that the writer knows, so none of them may lose its view during a run."""
     commit_each(index, range(MERGE - 1))
     writer = Writer(index, SETTINGS)
     writer.remove_images([number + 1 for number in dead])
@@ -218,7 +218,7 @@ def test_a_dead_view_whose_content_comes_back_is_there(index, catalog, dead):
     assert catalog.counts() == (len(numbers), len(numbers))
 
 
-def test_compaction_drops_the_dead_views_that_were_merged(index, catalog):
+def test_compaction_removes_merged_dead_views(index, catalog):
     commit_each(index, range(3))
     writer = Writer(index, SETTINGS)
     writer.remove_images([1, 2, 3])
@@ -231,7 +231,7 @@ def test_compaction_drops_the_dead_views_that_were_merged(index, catalog):
     assert digest(0) not in catalog.hashes()
 
 
-def test_readers_of_before_a_merge_keep_their_state(index, catalog):
+def test_snapshots_older_than_a_merge_do_not_change(index, catalog):
     readers = []
     for number in range(20):
         commit_each(index, [number])
@@ -244,7 +244,7 @@ def test_readers_of_before_a_merge_keep_their_state(index, catalog):
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "cut"])
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])
-def test_a_damaged_small_segment_stops_no_indexing_and_no_merging(index, catalog, damage, kind):
+def test_a_damaged_small_segment_stops_neither_indexing_nor_merging(index, catalog, damage, kind):
     commit_each(index, range(3))
     (number, _, _) = catalog.segments()[1]
     file = index / "segments" / f"{number:06d}.{kind}"
@@ -270,7 +270,7 @@ def test_a_damaged_small_segment_stops_no_indexing_and_no_merging(index, catalog
 
 
 def test_the_number_of_segments_is_bounded_while_one_is_damaged(index, catalog):
-    """Nobody may have the photo for its repair; 1,024 files are all that a process may have open."""
+    """The damage may be irreparable, and a process may have only 1,024 files open."""
     commit_each(index, range(2))
     (index / "segments" / "000001.tokens").unlink()
     commit_each(index, range(2, 80))
@@ -285,10 +285,10 @@ def test_a_full_disk_while_merging_loses_nothing(index, catalog, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    writer._segment.finish()  # its bytes are there; those of the merge are not
+    writer._segment.finish()  # The segment's bytes are written, but those of the merge are not.
     monkeypatch.setattr(writer._segment, "finish", lambda: None)
     monkeypatch.setattr("flairsearch.store.segments.SegmentWriter.append_rows", full)
-    with suppress(OSError):  # what was committed is committed all the same
+    with suppress(OSError):  # Committed views stay committed.
         writer.commit()
     writer.close()
     monkeypatch.undo()
@@ -297,7 +297,7 @@ def test_a_full_disk_while_merging_loses_nothing(index, catalog, monkeypatch):
 
 
 def test_many_damaged_segments_do_not_stop_the_others_from_merging(index, catalog):
-    """As many as would make a merge: what is known to be damaged is not counted."""
+    """Their number would suffice for a merge, but segments known to be damaged are not counted."""
     commit_each(index, range(MERGE - 1))
     for number in range(1, MERGE):
         (index / "segments" / f"{number:06d}.tokens").unlink()

@@ -80,7 +80,7 @@ def codes(index: Path) -> Codes:
     """Of each view that the index has, as a reader finds them."""
     with reading(index) as reader:
         fitted, ids = PredictorFile(index, DIM), reader.views.id
-        fit = fitted.fit()
+        fit = fitted.load()
         if fit is None:
             return {}
         rows = fitted.rows(fit, reader.generation)
