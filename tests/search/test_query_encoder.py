@@ -204,6 +204,6 @@ def test_boxes_outside_of_the_picture(encoder: Listening, tmp_path: Path, box: t
 
 
 def test_a_wrong_query_says_so(encoder: Listening) -> None:
-    with pytest.raises(UsageError, match="the query is empty"):
+    with pytest.raises(UsageError, match="text: the text is empty"):
         ask(encoder, "a red ball", "")
     assert encoder.texts == []  # before any work

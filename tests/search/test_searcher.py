@@ -124,7 +124,7 @@ def test_identical_files_are_several_hits(engine: Engine, tmp_path: Path) -> Non
 def test_min_score(engine: Engine) -> None:
     limit = (expected_score(31) + expected_score(40)) / 2
     assert numbers(engine.search("red", k=8, min_score=limit)) == [4, 1, 6]
-    assert engine.search("red", k=8, min_score=2.0) == []
+    assert engine.search("red", k=8, min_score=2.0).hits == ()
     assert len(engine.search("red", k=8, min_score=-2.0)) == 8
 
 
@@ -158,7 +158,7 @@ def test_the_best_of_many_views_are_those_of_a_full_sort(
         parts[rng.random(count) < 0.1] = -np.inf
     views = np.sort(rng.permutation(10**4)[:count])
     weights = rng.integers(1, 4, phrases)
-    grouped = ScoredImages.of(views, contents, parts, (weights / weights.sum()).astype(np.float32))
+    grouped = ScoredImages.of(ViewScores(views, contents, parts), (weights / weights.sum()).astype(np.float32))
     each = {int(one): contents == one for one in np.unique(contents)}
     expected = {
         one: by_hand.of_photo(parts[here], weights.tolist(), aggregation.TOP_VIEWS_PER_IMAGE)[0]
@@ -169,9 +169,9 @@ def test_the_best_of_many_views_are_those_of_a_full_sort(
     for k in (1, 2, 10, 60, 500):
         order = np.argsort(-grouped.scores, kind="stable")
         last = grouped.scores[order[min(k, len(order)) - 1]] if len(order) else 0
-        assert grouped.best(k).tolist() == [i for i in order if grouped.scores[i] >= last]
-        for place in grouped.best(k).tolist():
-            ranking = grouped.ranking(place)
+        assert grouped.top_k(k).tolist() == [i for i in order if grouped.scores[i] >= last]
+        for place in grouped.top_k(k).tolist():
+            ranking = grouped.ranked(place)
             here = each[ranking.content]
             assert (ranking.content, ranking.score) == (grouped.contents[place], grouped.scores[place])
             np.testing.assert_array_equal(ranking.views, views[here])
@@ -181,14 +181,14 @@ def test_the_best_of_many_views_are_those_of_a_full_sort(
 def test_few_of_many_photos_are_sorted() -> None:
     scores = np.random.default_rng(0).permutation(10**5).astype(np.float32)
     places = np.arange(10**5)
-    best = ScoredImages(places, scores[:, None], places, np.append(places, 10**5), scores).best(10)
+    best = ScoredImages(places, scores[:, None], places, np.append(places, 10**5), scores).top_k(10)
     assert scores[best].tolist() == list(range(10**5 - 1, 10**5 - 11, -1))
 
 
 def test_empty_index(tmp_path: Path) -> None:
     engine = fake_engine(tmp_path / "index")
-    assert engine.search("red", k=5) == []
-    assert engine.search("red", k=5, shortlist="all", min_score=0.1) == []
+    assert engine.search("red", k=5).hits == ()
+    assert engine.search("red", k=5, shortlist="all", min_score=0.1).hits == ()
 
 
 @pytest.mark.parametrize(("place", "views"), [((8, 16, 48, 56), "squash"), ((72, 16, 112, 56), "center")])

@@ -17,7 +17,7 @@ from flairsearch.core.types import EncodedText
 from flairsearch.engine import Engine
 from flairsearch.regions import boxes as boxes_module
 from flairsearch.search import aggregation
-from flairsearch.search import hits as hits_module
+from flairsearch.search.inspection import Inspector
 from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.store.snapshot import Snapshot
 from tests.support import by_hand
@@ -77,7 +77,7 @@ def test_a_score_is_the_weighted_mean_of_those_of_the_phrases(tmp_path: Path, vi
         assert engine.status().views == (25 if views == "squash" else 125)
         expected = oracle(engine, queries, [1, 1, weight][: len(queries)])
         for k in (1, 7, 25, 40):
-            hits = engine.search(Query(texts, image=example), k, "all")
+            hits = engine.search(Query(texts, image=example), k, shortlist="all")
             best = sorted((score for score, _ in expected.values()), reverse=True)[:k]
             assert [hit.score for hit in hits] == pytest.approx(best, abs=1e-4)
             assert len({hit.path for hit in hits}) == len(hits) == min(k, 25)
@@ -115,7 +115,7 @@ def test_phrases_in_any_order_and_together_with_others(tmp_path: Path) -> None:
     asked += [Query("green", exclude="blue", min_area="3%"), "red"]
     with indexed(tmp_path) as engine:
         together = engine.search_many(asked, 4)
-        assert len(engine.reranked) == 5
+        assert len(together) == 5
         for one, hits in zip(asked, together, strict=True):
             alone = engine.search(one, 4)
             assert [(hit.path, hit.regions) for hit in alone] == [(hit.path, hit.regions) for hit in hits]
@@ -184,7 +184,7 @@ def test_among_few_photos_it_is_unwanted_where_it_scores_as_the_match_does(tmp_p
     paint(tmp_path / "photos" / "inside.png", [("red", (8, 8, 40, 40)), ("blue", (16, 16, 24, 24))])
     paint(tmp_path / "photos" / "beside.png", [("red", (8, 8, 32, 32)), ("blue", (40, 32, 64, 64))])
     with indexed(tmp_path) as engine:
-        assert engine.search(Query("red", exclude="red")) == []
+        assert engine.search(Query("red", exclude="red")).hits == ()
         assert sorted(names(engine.search(Query("red", exclude="blue")))) == ["beside", "inside", "red"]
 
 
@@ -304,14 +304,17 @@ def test_k_is_filled_from_further_down(tmp_path: Path, k: int, shortlist: str | 
         squares = [("red", box) for box in boxes if box[2] > box[0]]
         paint(tmp_path / "photos" / f"{number:02d}.png", squares, dpi=(72 + number, 72))
     with indexed(tmp_path) as engine:
-        everything = engine.search("red", 30, shortlist)
+        everything = engine.search("red", 30, shortlist=shortlist)
         expected = [hit.path for hit in everything if hit.regions[0].box[2] <= 32]
-        hits = engine.search(Query("red", position="left"), k, shortlist)
+        hits = engine.search(Query("red", position="left"), k, shortlist=shortlist)
         assert [hit.path for hit in hits] == expected[:k]
         assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
-        few = engine.search(Query("red", position="left"), k, shortlist, filter=Filter(extension="png"))
+        few = engine.search(Query("red", position="left"), k, shortlist=shortlist, filter=Filter(extension="png"))
         assert [hit.path for hit in few] == expected[:k]
-        assert engine.search(Query("red", position="left"), k, shortlist, min_score=everything[3].score) == []
+        assert (
+            engine.search(Query("red", position="left"), k, shortlist=shortlist, min_score=everything[3].score).hits
+            == ()
+        )
 
 
 @pytest.mark.parametrize("most", [5, 8, 40, 1000])
@@ -319,16 +322,16 @@ def test_no_more_photos_are_looked_at_than_that(tmp_path: Path, most: int, monke
     for area in range(1, 61):
         paint_red(tmp_path / "photos" / f"{area:02d}.png", area)
     seen: list[int] = []
-    hits = hits_module.HitBuilder.hits
+    inspect = Inspector.inspect
 
     def look(self: Any, ranked: Sequence[Any], *rest: Any) -> Any:
         seen.extend(one.content for one in ranked)
-        return hits(self, ranked, *rest)
+        return inspect(self, ranked, *rest)
 
-    monkeypatch.setattr(hits_module.HitBuilder, "hits", look)
+    monkeypatch.setattr(Inspector, "inspect", look)
     with indexed(tmp_path, policy=SearchPolicy(max_inspected_images=most)) as engine:
         found = engine.search(Query("red", position="bottom"), 2)
-        assert found == []
+        assert found.hits == ()
         assert len(seen) == len(set(seen)) == min(most, 60)
         seen.clear()
         engine.search("red", 3)
@@ -345,7 +348,7 @@ def test_scope_and_conditions_together(tmp_path: Path) -> None:
         assert [Path(h.path).parent.name for h in engine.search(terms)] == ["one", "two"]
         (hit,) = engine.search(terms, filter=Filter(folder=str(tmp_path / "photos" / "two")))
         assert hit.path == str(tmp_path / "photos" / "two" / "left.png")  # and no twin of it
-        assert engine.search(terms, filter=Filter(extension="jpg")) == []
+        assert engine.search(terms, filter=Filter(extension="jpg")).hits == ()
 
 
 # -- several views of a photo
@@ -381,9 +384,9 @@ def test_k_photos_though_one_has_many_views(tmp_path: Path, shortlist: str) -> N
         assert views >= 10
         for k in (1, 2, 5, 8, 20):
             for terms in ("red", Query(["red", "black"])):
-                hits = engine.search(terms, k, shortlist)
+                hits = engine.search(terms, k, shortlist=shortlist)
                 assert len({hit.path for hit in hits}) == len(hits) == min(k, 8)
-        assert len(engine.search("red", 8, 3)) < 8  # who asks for three views has what they show
+        assert len(engine.search("red", 8, shortlist=3)) < 8  # Three views show fewer photos.
 
 
 # -- indexes of every kind
@@ -392,8 +395,8 @@ def test_k_photos_though_one_has_many_views(tmp_path: Path, shortlist: str) -> N
 def test_an_empty_index_and_one_smaller_than_k(tmp_path: Path) -> None:
     terms = [Query(["red", "blue"]), Query("red", exclude="blue", position="left", min_area=0.1)]
     with fake_engine(tmp_path / "index") as engine:
-        assert engine.search_many(terms, 5) == [[], []]
-        assert engine.search(terms[1], 5, "all", 0.5) == []
+        assert [result.hits for result in engine.search_many(terms, 5)] == [(), ()]
+        assert not engine.search(terms[1], 5, shortlist="all", min_score=0.5).hits
         paint_red(tmp_path / "photos" / "1.png", 20)
         engine.add(tmp_path / "photos")
         assert [len(hits) for hits in engine.search_many(terms[:1], 10**6)] == [1]
@@ -411,7 +414,7 @@ def test_a_lost_segment_with_phrases_and_conditions(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         hits = engine.search(Query(["red", "blue"]), 12)
         assert names(hits) == [name for name in before if int(name) >= 6]
-        assert len(engine.damage()) == 1
+        assert (len(hits.warnings), hits.complete) == (1, False)
         assert {*names(engine.search(Query("red", exclude="blue", position="top"), 12))} <= set(names(hits))
 
 
@@ -440,5 +443,5 @@ def test_regions_and_scores_of_places_in_other_codecs(tmp_path: Path, codec: str
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     paint_red(tmp_path / "photos" / "1.png", 20)
-    with indexed(tmp_path) as engine, pytest.raises(UsageError, match="picture"):
+    with indexed(tmp_path) as engine, pytest.raises(UsageError, match="give a text or an image"):
         engine.search(Query([]))
