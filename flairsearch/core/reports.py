@@ -1,4 +1,4 @@
-"""What an indexing run says of itself, and what an index holds."""
+"""What an indexing run did, and what an index holds."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class IndexRun:
-    """What the last indexing run did, in files."""
+    """What the last indexing run did; counts are of files."""
 
-    finished: float  # seconds since 1970, UTC
-    seconds: float  # it took
+    finished: float  # Seconds since 1970, UTC.
+    seconds: float  # How long the run took.
     added: int
     updated: int
     moved: int
     removed: int
     unchanged: int
     skipped: int
-    videos: int  # passed over
+    videos: int  # Videos that were left out.
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Status:
     roots: tuple[str, ...]
     images: int
     views: int
-    bytes: int  # on disk
+    bytes: int  # On disk.
     skipped: tuple[Skipped, ...]
-    photos: dict[str, int] = field(default_factory=dict)  # images of each root
-    sizes: dict[str, int] = field(default_factory=dict)  # what the bytes are for: store/statistics.PARTS
-    last_run: IndexRun | None = None  # None: nobody wrote it down
+    photos: dict[str, int] = field(default_factory=dict)  # Images of each root.
+    sizes: dict[str, int] = field(default_factory=dict)  # Bytes of each of store/statistics.PARTS.
+    last_run: IndexRun | None = None  # None: no run was recorded.
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What one indexing run did, in files."""
+    """What one indexing run did; counts are of files."""
 
     added: int = 0
     updated: int = 0
@@ -67,7 +67,7 @@ class IndexReport:
     unchanged: int = 0
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
-    videos: int = 0  # passed over
+    videos: int = 0  # Videos that were left out.
 
     @property
     def changed(self) -> int:

@@ -34,7 +34,7 @@ from flairsearch.evaluate.results import GroundTruth
 from flairsearch.images import loading
 from flairsearch.model.prompts import phrases
 from flairsearch.store.catalog import Catalog
-from flairsearch.store.snapshot import PIECE, Snapshot
+from flairsearch.store.snapshot import READ_VIEWS, Snapshot
 
 ENCODE_PICTURES = 32  # Pictures encoded at once, to bound memory.
 
@@ -195,7 +195,7 @@ def index_gallery(
     settings: IndexSettings,
     max_views: int | None = None,
     max_texts: int | None = None,
-    batch: int = PIECE,
+    batch: int = READ_VIEWS,
 ) -> Gallery:
     """Build a gallery of the views of an index and the phrases of the prompt bank.
 

@@ -1,4 +1,4 @@
-"""Tells when photos below some folders change, come or go, and the folders themselves too."""
+"""Reports when photos below some folders are added, changed or removed, and when the folders themselves are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from flairsearch.images.discovery import IMAGE_EXTENSIONS
 if TYPE_CHECKING:
     from watchfiles.main import FileChange
 
-QUIET_MS = 500  # without a change, then those before it are told: a photo is copied in many
-LONGEST_MS = 5000  # of changes, quiet or not
-TICK_MS = 1000  # between looks at the folders themselves
+DEBOUNCE_MS = 500  # Changes are reported after this time without another: copying a photo makes many changes.
+MAX_WAIT_MS = 5000  # Changes that go on are reported after this time.
+POLL_MS = 1000  # The folders themselves are looked at after this time.
 
-_Identity = tuple[int, int] | None  # device and inode; None: not there
+_Identity = tuple[int, int] | None  # Device and inode of a folder; None where there is no folder.
 
 
 def check_installed() -> None:
@@ -28,29 +28,29 @@ def check_installed() -> None:
 
 
 def watch(
-    roots: Callable[[], Sequence[str]], apart: str, *, quiet_ms: int = QUIET_MS, tick_ms: int = TICK_MS
+    roots: Callable[[], Sequence[str]], apart: str, *, debounce_ms: int = DEBOUNCE_MS, poll_ms: int = POLL_MS
 ) -> Iterator[bool]:
-    """For ever: True when something may be new below a root, False after each tick where nothing is.
+    """Endlessly yield True when something may be new below a root, False after each poll without news.
 
-    The first is True and comes when the roots are watched, so that nothing is missed that happened before; likewise
-    after a root came, went, or became another folder. What happens while the caller is busy is told when it comes back.
-    Changes below `apart`, the folder that the caller writes to, are no news.
-    quiet_ms: without a change, then those before it are told; tick_ms: between looks at the roots themselves.
-    Raises FlairSearchError when the system does not let so many folders be watched.
+    The first value is True and comes when the roots are watched, so that no earlier change is missed; likewise after a
+    root was added, removed or replaced. Changes while the caller is busy are reported when it asks again.
+    Changes below `apart`, the folder that the caller writes to, are ignored.
+    debounce_ms, poll_ms: see DEBOUNCE_MS and POLL_MS.
+    Raises FlairSearchError when the system does not allow that many watched folders.
     """
     apart = os.path.realpath(apart)
     while True:
-        seen = _look(roots())
+        seen = _identify_all(roots())
         fresh = True
-        for changes in _changes([root for root, identity in seen.items() if identity], quiet_ms, tick_ms):
+        for changes in _changes([root for root, identity in seen.items() if identity], debounce_ms, poll_ms):
             gone = any(change == change.deleted and path in seen for change, path in changes)
-            if gone or _look(roots()) != seen:  # made anew at once, it may even get the inode it had
+            if gone or _identify_all(roots()) != seen:  # A new folder may get the inode of the old one.
                 break
-            yield fresh or any(_matters(path, seen, apart) for _, path in changes)
+            yield fresh or any(_is_relevant(path, seen, apart) for _, path in changes)
             fresh = False
 
 
-def _look(roots: Sequence[str]) -> dict[str, _Identity]:
+def _identify_all(roots: Sequence[str]) -> dict[str, _Identity]:
     return {root: _identify(root) for root in roots}
 
 
@@ -62,20 +62,20 @@ def _identify(folder: str) -> _Identity:
     return found.st_dev, found.st_ino
 
 
-def _changes(folders: Sequence[str], quiet_ms: int, tick_ms: int) -> Iterator[set[FileChange]]:
-    """What changed below folders that are there, every tick at least; ends when they cannot be watched just now."""
+def _changes(folders: Sequence[str], debounce_ms: int, poll_ms: int) -> Iterator[set[FileChange]]:
+    """Yield the changes below folders, at least at every poll; end when the folders cannot be watched just now."""
     from watchfiles import watch as follow
 
     while not folders:
-        time.sleep(tick_ms / 1000)
+        time.sleep(poll_ms / 1000)
         yield set()
     try:
         yield from follow(
             *folders,
             watch_filter=None,
-            debounce=LONGEST_MS,
-            step=quiet_ms,
-            rust_timeout=tick_ms,
+            debounce=MAX_WAIT_MS,
+            step=debounce_ms,
+            rust_timeout=poll_ms,
             yield_on_timeout=True,
             ignore_permission_denied=True,
         )
@@ -85,13 +85,13 @@ def _changes(folders: Sequence[str], quiet_ms: int, tick_ms: int) -> Iterator[se
                 f"the folders below {', '.join(folders)} are too many to watch ({error}) - raise the limit "
                 "(sysctl fs.inotify.max_user_watches), or run flairsearch index from cron"
             ) from None
-        time.sleep(tick_ms / 1000)  # one went since it was looked at
+        time.sleep(poll_ms / 1000)  # A folder was removed meanwhile.
 
 
-def _matters(path: str, roots: dict[str, _Identity], apart: str) -> bool:
-    """Whether an indexing run could find something new: a photo, a folder, or what is gone and may have been one.
+def _is_relevant(path: str, roots: dict[str, _Identity], apart: str) -> bool:
+    """Whether an indexing run could find something new: a photo, a folder, or a path that is gone.
 
-    apart: a real path; changes may come by way of links.
+    apart: a real path; the path of a change may contain links.
     """
     real = os.path.realpath(path)
     if real == apart or real.startswith((f"{apart}/", f"{apart}.")):

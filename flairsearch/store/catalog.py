@@ -1,4 +1,4 @@
-"""catalog.sqlite: roots, images, contents, views, segments. What it lists is what exists."""
+"""catalog.sqlite lists what exists: roots, images, contents, views and segments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SegmentViews:
     id: NDArray[np.int64]
     row: NDArray[np.int64]
     checksum: NDArray[np.int64]
-    live: NDArray[np.bool_]  # some image still has its content
+    live: NDArray[np.bool_]  # Whether some image still has the view's content.
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class State:
     """One committed state of the index."""
 
     generation: int
-    segments: list[tuple[int, int, str]]  # number, count, codec
-    views: ViewColumns | None  # where they were asked for
+    segments: list[tuple[int, int, str]]  # Number, count of views and codec of each.
+    views: ViewColumns | None  # None where only the segments were asked for.
 
 
 class Catalog:
@@ -53,12 +53,12 @@ class Catalog:
         self.statistics = IndexStatistics(folder, self._database)
 
     def close(self) -> None:
-        """Its connections."""
+        """Close the connections."""
         self._database.close()
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        # By a random amount: an older catalogue put back must not come to a number again that others know.
+        # The generation grows by a random amount: an older catalogue that is put back must not reach a known number.
         more = "1 + (random() & 0x3fffffff)"
         bump = f"INSERT INTO state VALUES ('generation', {more}) ON CONFLICT (key) DO UPDATE SET value = value + {more}"
         with self._database.write() as connection:
@@ -87,7 +87,7 @@ class Catalog:
     # -- images
 
     def known(self, root: int) -> dict[str, IndexedFile]:
-        """Path relative to the root -> what is remembered of the file."""
+        """Path relative to the root -> what the index remembers of the file."""
         query = "SELECT path, id, size, mtime_ns FROM images WHERE root = ?"
         with self._database.read() as connection:
             rows = connection.execute(query, (root,))

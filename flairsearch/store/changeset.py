@@ -9,18 +9,18 @@ from dataclasses import astuple, dataclass, field
 from flairsearch.core.types import Frame, ImageFile
 from flairsearch.store.database import marks, select_in
 
-_FRAME = 'width, height, "left", top, "right", bottom'  # columns, as Frame has them; what is no column is an error
+_FRAME = 'width, height, "left", top, "right", bottom'  # The columns of a Frame.
 
 
 @dataclass(frozen=True)
 class NewView:
     """A view written to the segment of this commit."""
 
-    hash: bytes  # of its content
+    hash: bytes  # Of the view's content.
     row: int
     checksum: int
     frame: Frame
-    taken: int | None = None  # the photo's date, dates.clock_seconds
+    taken: int | None = None  # The photo's date: core/dates.clock_seconds.
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class Place:
 
 @dataclass
 class Changeset:
-    """Everything one commit changes."""
+    """Everything that one commit changes."""
 
-    segment: tuple[int, int, str] | None = None  # number, count, codec
+    segment: tuple[int, int, str] | None = None  # Number, count of views, codec.
     views: list[NewView] = field(default_factory=list)
     added: list[tuple[ImageFile, bytes]] = field(default_factory=list)
-    updated: list[tuple[int, ImageFile, bytes]] = field(default_factory=list)  # image id, file as it is now
-    removed: list[int] = field(default_factory=list)  # image ids
+    updated: list[tuple[int, ImageFile, bytes]] = field(
+        default_factory=list
+    )  # Image id, the file as it is now, content hash.
+    removed: list[int] = field(default_factory=list)  # Image ids.
 
     def __bool__(self) -> bool:
         return bool(self.segment or self.views or self.added or self.updated or self.removed)

@@ -25,7 +25,7 @@ from flairsearch.store.snapshot import open_codec
 class Target:
     """What new segments are written in."""
 
-    label: str  # as the catalogue names it: NAME or NAME:BASIS
+    label: str  # NAME or NAME:BASIS, as in the catalogue.
     codec: Codec
 
 
@@ -36,7 +36,7 @@ class _Source:
     number: int
     count: int
     label: str
-    live: int  # views that some image still has
+    live: int  # How many of its views some image still has.
 
 
 class _DamagedSegment(StoreError):
@@ -51,7 +51,7 @@ class Compactor:
     def __init__(self, index: Path, settings: IndexSettings, catalog: Catalog, limits: StoreLimits) -> None:
         self._index, self._settings, self._catalog, self._limits = index, settings, catalog, limits
         self._folder = index / "segments"
-        self._damaged: dict[int, str] = {}  # segments found damaged, and how
+        self._damaged: dict[int, str] = {}  # Segment number -> what is wrong with it.
 
     def compact(self, target: Target, dead_too: bool) -> Iterator[tuple[int, int]]:
         """Rewrite segments of another codec, those with many dead rows, and small ones; (views done, views in all).
@@ -95,7 +95,7 @@ class Compactor:
             else:
                 batches.append([source])
         batches = [batch for batch in batches if len(batch) > 1 or not self._is_fine(batch[0], label)]
-        dead = [source for source in sources if not source.live]  # they only go
+        dead = [source for source in sources if not source.live]  # These are removed without a successor.
         return [dead + batches[0], *batches[1:]] if batches else [dead] if dead else []
 
     def _is_fine(self, source: _Source, label: str) -> bool:

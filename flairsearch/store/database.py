@@ -1,4 +1,4 @@
-"""catalog.sqlite, opened: durable, one line for what SQLite complains of, and refused where its format is newer."""
+"""Opens catalog.sqlite: commits are durable, SQLite's errors become one line, and a newer format is refused."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flairsearch.core.settings import FORMAT_VERSION
 from flairsearch.store.migrations import migrate
 from flairsearch.store.schema import TABLES
 
-_MOST_VALUES = 500  # values of one statement
-PATIENCE = 30.0  # seconds for another process's lock
+_MAX_VALUES = 500  # SQLite takes a bounded number of values in one statement.
+LOCK_SECONDS = 30.0  # A transaction waits at most this time for another process's lock.
 
 
 class Database:
-    """Transactions on the catalogue of an index, from any thread: connections are kept for whoever comes next."""
+    """Transactions on the catalogue of an index, from any thread; connections are kept and used again."""
 
     def __init__(self, folder: Path, create: bool = False) -> None:
         """In today's format.
@@ -37,8 +37,8 @@ class Database:
         if not create:
             _refuse_newer(path, _format_in_file(path))
         self._writable = os.access(folder, os.W_OK) and (create or os.access(path, os.W_OK))
-        # An index on read-only media has no room for SQLite's shared memory: nobody can write there, so read it as is;
-        # where that memory is there already, somebody with other rights writes now.
+        # An index on read-only media has no room for SQLite's shared memory, and nobody can write there: it is read as
+        # it is. Where the shared memory exists already, another user may be writing now.
         shared = path.with_name(f"{path.name}-shm").exists()
         mode = "rwc" if create else "rw" if self._writable else "ro" if shared else "ro&immutable=1"
         self._address = f"file:{_quote(path)}?mode={mode}"
@@ -52,18 +52,18 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """All that is read within is of one moment. Raises StoreError."""
+        """Everything read within comes from one state. Raises StoreError."""
         with self._transaction("BEGIN", "ROLLBACK") as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """What is written within is committed at the end, or not at all. Raises StoreError."""
+        """Everything written within is committed at the end, or nothing is. Raises StoreError."""
         with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
             yield connection
 
     def close(self) -> None:
-        """Connections in use go with their last user."""
+        """Close the free connections; one in use is closed when it is given back."""
         self._closed = True
         with suppress(IndexError):
             while True:
@@ -81,19 +81,21 @@ class Database:
                 self._give_back(connection)
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self._path} cannot be read or written ({error}) - check disk and permissions") from None
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # what it quotes of a damaged file is no text
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite may quote bytes of a damaged file.
             raise StoreError(f"{self._path} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
 
     def _take(self) -> sqlite3.Connection:
         with suppress(IndexError):
             return self._free.pop()
-        # Transactions are begun here: the driver would do it at the first change only, and several reads would be of
-        # several moments.
+        # Every transaction is begun explicitly. The driver begins one at the first change only, so that several reads
+        # could see several states.
         connection = sqlite3.connect(
-            self._address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+            self._address, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            if self._writable:  # WAL: readers see whole states while one writes. FULL: a commit survives a power cut
+            if (
+                self._writable
+            ):  # WAL lets readers see whole states beside a writer; FULL lets a commit survive a power cut.
                 _run(
                     connection,
                     *(f"PRAGMA {one}" for one in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")),
@@ -104,7 +106,7 @@ class Database:
         return connection
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
-        """Without a transaction that went wrong."""
+        """Keep a connection for the next transaction, after a failed one is rolled back."""
         try:
             if connection.in_transaction:
                 connection.rollback()
@@ -135,7 +137,7 @@ class Database:
             raise StoreError(
                 f"{self._path} has format {found}, older than this flairsearch - open it once where it can be written"
             )
-        with self.write() as connection:  # two may come here at once
+        with self.write() as connection:  # Another process may migrate at the same time.
             migrate(connection, _format(connection))
 
 
@@ -164,7 +166,7 @@ def _format_in_file(path: Path) -> int:
 
 def _format(connection: sqlite3.Connection) -> int:
     """The catalogue's format; the first one did not number it."""
-    connection.execute("SELECT count(*) FROM state")  # is it a catalogue at all?
+    connection.execute("SELECT count(*) FROM state")  # This fails where the file is no catalogue.
     return int(connection.execute("PRAGMA user_version").fetchone()[0]) or 1
 
 
@@ -180,7 +182,7 @@ def select_in(
 
     before: values of the marks before IN.
     """
-    for some in chunks(wanted, _MOST_VALUES):
+    for some in chunks(wanted, _MAX_VALUES):
         yield from connection.execute(f"{query} ({marks(len(some))})", (*before, *some))
 
 

@@ -56,7 +56,7 @@ def _in_folder(folder: str, roots: Mapping[str, int]) -> Condition:
     """Whole roots inside the folder, and the part of those it is in: a range of the index on (root, path)."""
     here, parts = folder.rstrip("/") + "/", []
     inside = [number for root, number in roots.items() if f"{root.rstrip('/')}/".startswith(here)]
-    if inside:  # numbers of ours, and too many for an OR each
+    if inside:  # These are our own numbers, and may be too many for an OR each.
         parts.append(Condition(f"images.root IN ({', '.join(map(str, inside))})"))
     for root, number in roots.items():
         base = root.rstrip("/") + "/"
@@ -97,6 +97,6 @@ def _nanoseconds(moment: datetime) -> int:
     """Local time -> a file's time, as far as SQLite can count."""
     try:
         seconds = int(moment.timestamp())
-    except (ValueError, OverflowError, OSError):  # so far away that the zone does not matter
+    except (ValueError, OverflowError, OSError):  # The date is so far away that the time zone does not matter.
         seconds = clock_seconds(moment)
     return max(-_MAX_INTEGER, min(seconds * 10**9, _MAX_INTEGER))

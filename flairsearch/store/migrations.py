@@ -24,7 +24,8 @@ def _add_dates(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE contents ADD COLUMN taken INTEGER")
 
 
+# Each step leads from a format to the next one.
 _STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _number_the_format,
     2: _add_dates,
-}  # from format N to N + 1
+}

@@ -51,4 +51,5 @@ TABLES = (
     "CREATE INDEX ix_views_content ON views (content)",
     "CREATE TABLE skipped (path TEXT, reason TEXT)",
 )
-LIVE = "EXISTS (SELECT 1 FROM images WHERE images.content = views.content)"  # of a view: some image has its content
+# The condition that some image has the content of a view.
+LIVE = "EXISTS (SELECT 1 FROM images WHERE images.content = views.content)"

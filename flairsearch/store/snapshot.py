@@ -22,25 +22,25 @@ from flairsearch.store.derived_files import DerivedFiles
 from flairsearch.store.segments import Segment, checksums
 from flairsearch.store.view_columns import ViewColumns
 
-PIECE = 256  # views a read
-ATTEMPTS = 20  # at opening a whole state, while others write
-PROBES = 16  # rows looked for in memory before the disk is told of all
-_POOLED_PIECE = 8192  # views a read of pooled vectors alone
+READ_VIEWS = 256  # Tokens are read in pieces of this number of views.
+MAX_ATTEMPTS = 20  # At opening one state while another process writes.
+PROBED_ROWS = 16  # If one of this number of rows is not in the page cache, the kernel is told to read ahead all rows.
+_READ_POOLED_VIEWS = 8192  # Pooled vectors alone are read in pieces of this number of views.
 
 
 def open_codec(folder: Path, label: str, settings: IndexSettings) -> Codec:
-    """`NAME` or `NAME:BASIS`, as the catalogue has it of each segment."""
+    """The codec of a label, `NAME` or `NAME:BASIS`, as the catalogue has it for each segment."""
     name, _, number = label.partition(":")
     basis = TransformBasis.load(folder / "codecs" / f"{number}.npz") if number else None
     return make_codec(name, settings.patches, settings.dim, basis)
 
 
 class Snapshot:
-    """A segment that is missing or cut leaves its views out; `damage` has one line for each."""
+    """One committed state. A segment that is missing or cut leaves its views out; `damage` has one line for each."""
 
     def __init__(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
         self._open(folder, settings, catalog)
-        for _ in range(ATTEMPTS):  # or a compaction has replaced segments between the two looks: look once more
+        for _ in range(MAX_ATTEMPTS):  # A compaction may replace segments between the reads.
             if not self.damage or catalog.generation() == self.generation:
                 break
             self._open(folder, settings, catalog)
@@ -68,7 +68,9 @@ class Snapshot:
         readable = np.ones(len(columns.id), np.bool_)
         if used - self._segments.keys():
             readable = np.isin(columns.segment, list(self._segments))
-        self.views = columns if readable.all() else columns.only(readable)  # memory-mapped, if it can be
+        self.views = (
+            columns if readable.all() else columns.only(readable)
+        )  # The columns stay memory-mapped if all are readable.
         self.unreadable_views = columns.only(~readable)
 
     def _state(self, folder: Path, catalog: Catalog) -> tuple[State, ViewColumns]:
@@ -95,8 +97,8 @@ class Snapshot:
 
     def all_pooled(self) -> Iterator[NDArray[np.float16]]:
         """Unit global vectors f16[n, D] of all views, in the order of their ids, in pieces."""
-        for start in range(0, len(self), _POOLED_PIECE):
-            yield self._pooled(np.arange(start, min(start + _POOLED_PIECE, len(self))))
+        for start in range(0, len(self), _READ_POOLED_VIEWS):
+            yield self._pooled(np.arange(start, min(start + _READ_POOLED_VIEWS, len(self))))
 
     def pooled(self, views: NDArray[np.int64]) -> NDArray[np.float16]:
         """View ids i64[K] -> unit global vectors f16[K, D]."""
@@ -130,7 +132,7 @@ class Snapshot:
         return order, self.views.content[order]
 
     def intersect(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """View ids i64[n], ascending -> those of them that this state has, and whose segment can be read."""
+        """View ids i64[n], ascending -> the ids that this state has and whose segment can be read."""
         return self.views.id[positions_of(self.views.id, views)]
 
     def damaged(self, views: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -162,13 +164,13 @@ class Snapshot:
         for start, stop, segment, rows in self._segment_runs(positions[order]):
             yield segment.number, segment.tokens.rows, order[start:stop], rows
 
-    def rows(self, views: NDArray[np.int64], piece_views: int = PIECE) -> Iterator[NDArray[np.uint8]]:
-        """View ids i64[K] of one codec -> their bytes u8[n, stride] in the same order, in pieces of so many views.
+    def rows(self, views: NDArray[np.int64], piece_views: int = READ_VIEWS) -> Iterator[NDArray[np.uint8]]:
+        """View ids i64[K] of one codec -> their bytes u8[n, stride] in the same order, in pieces of `piece_views`.
 
         A piece is overwritten by the next one: memory that is in the processor's cache already.
         """
         positions = self._positions(views)
-        probes = self._segment_runs(positions[:: max(1, len(positions) // PROBES)])
+        probes = self._segment_runs(positions[:: max(1, len(positions) // PROBED_ROWS)])
         if not all(segment.tokens.in_page_cache(rows) for _, _, segment, rows in probes):
             for _, _, segment, rows in self._segment_runs(positions):
                 segment.tokens.prefetch(rows)
@@ -203,7 +205,7 @@ class Snapshot:
         return self._segments[int(self.views.segment[self._positions(views[:1])[0]])].codec
 
     def _segment_runs(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, int, Segment, NDArray[np.int64]]]:
-        """Positions i64[K] -> (start, stop, segment, row numbers) of each stretch of them in one segment."""
+        """Positions i64[K] -> (start, stop, segment, row numbers) of each run of positions in one segment."""
         numbers, rows = self.views.segment[positions], self.views.row[positions]
         breaks = np.flatnonzero(np.diff(numbers)) + 1
         for start, stop in pairwise([0, *breaks.tolist(), len(rows)] if len(rows) else []):

@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 def watch(root: Path, apart: Path) -> Iterator[bool]:
     """With less patience."""
-    return watching.watch(lambda: [str(root)], str(apart), quiet_ms=150, tick_ms=250)
+    return watching.watch(lambda: [str(root)], str(apart), debounce_ms=150, poll_ms=250)
 
 
 def follow(root: Path, apart: Path) -> Iterator[bool]:
