@@ -1,6 +1,6 @@
 """flairsearch: type a sentence, get the photos and the place in each photo.
 
-Public are the names below, and nothing else; the README has the map of the rooms.
+The names in `__all__` are public; everything else is private. The README has the map of the rooms.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flairsearch.core.errors import FlairSearchError
+    from flairsearch.core.errors import FlairSearchError, PictureError, StoreError, UsageError, WeightsError
     from flairsearch.core.filters import Filter
-    from flairsearch.core.hits import Hit, Region
+    from flairsearch.core.hits import Hit, PhraseMatch, Region
     from flairsearch.core.query import ImageExample, Query
     from flairsearch.core.reports import IndexReport
+    from flairsearch.core.request import SearchRequest, SearchResult, SearchStats
     from flairsearch.engine import Engine
     from flairsearch.model.flair import FLAIR, load_model
 
@@ -24,28 +25,50 @@ __all__ = [
     "Hit",
     "ImageExample",
     "IndexReport",
+    "PhraseMatch",
+    "PictureError",
     "Query",
     "Region",
+    "SearchRequest",
+    "SearchResult",
+    "SearchStats",
+    "StoreError",
+    "UsageError",
+    "WeightsError",
     "load_model",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Engine": "engine",
-    "ImageExample": "core.query",
-    "FlairSearchError": "core.errors",
     "FLAIR": "model.flair",
-    "load_model": "model.flair",
-    "IndexReport": "core.reports",
     "Filter": "core.filters",
+    "FlairSearchError": "core.errors",
+    "Hit": "core.hits",
+    "ImageExample": "core.query",
+    "IndexReport": "core.reports",
+    "PhraseMatch": "core.hits",
+    "PictureError": "core.errors",
     "Query": "core.query",
+    "Region": "core.hits",
+    "SearchRequest": "core.request",
+    "SearchResult": "core.request",
+    "SearchStats": "core.request",
+    "StoreError": "core.errors",
+    "UsageError": "core.errors",
+    "WeightsError": "core.errors",
+    "load_model": "model.flair",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported on first use: `flairsearch --help` must not wait for torch."""
-    if name not in __all__:
+    """Import a public name on first use: `flairsearch --help` must not wait for torch."""
+    if name not in _HOMES:
         raise AttributeError(f"module 'flairsearch' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"flairsearch.{_HOMES.get(name, 'core.types')}"), name)
+    return getattr(import_module(f"flairsearch.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
