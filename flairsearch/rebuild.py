@@ -72,8 +72,12 @@ def rebuild(
         engine = _open(fresh, options, device)
     with engine:
         for step in engine.adding(roots, ignore):
-            yield replace(step, warnings=(*step.warnings, *warnings)) if isinstance(step, IndexReport) else step
+            if isinstance(step, IndexReport):
+                report = replace(step, warnings=(*step.warnings, *warnings))
+            else:
+                yield step
     replace_index(folder, fresh)
+    yield report
 
 
 def _open(folder: Path, options: IndexOptions, device: str) -> Engine:

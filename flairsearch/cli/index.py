@@ -129,7 +129,7 @@ def _follow(steps: Iterator[Progress | IndexReport]) -> IndexReport:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("indexing", total=None, rate="", skipped="")
         report = None
-        for step in steps:  # To the end: after the report, a rebuilt index takes the place of the old one.
+        for step in steps:
             if isinstance(step, IndexReport):
                 report = step
                 continue
