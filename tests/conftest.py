@@ -71,7 +71,7 @@ def catalog(index):
     catalog.close()
 
 
-@pytest.fixture(filter="session")
+@pytest.fixture(scope="session")
 def served(tmp_path_factory):
     """The one server on painted photos and the fake encoder; some photos are spoilt after they were indexed."""
     pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
@@ -83,7 +83,7 @@ def served(tmp_path_factory):
         yield site
 
 
-@pytest.fixture(filter="session")
+@pytest.fixture(scope="session")
 def real_index(tmp_path_factory):
     """A small index of the bundled model."""
     folder = tmp_path_factory.mktemp("real")

@@ -21,7 +21,7 @@ from tests.support.random_flair import SMALL, random_flair, random_pictures, sav
 CAPTIONS = [["a dog", "a red ball"], ["two men on a bench"], ["snow", "a dog", "a hill"], ["a boat"]]
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make four annotated photos, twice as wide as high, a small model, and an index of the photos."""
     work = tmp_path_factory.mktemp("eval") / "work"

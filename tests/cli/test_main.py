@@ -42,7 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that has its index, for commands that change nothing."""
     work = make_home(tmp_path_factory.mktemp("home"))

@@ -99,7 +99,7 @@ SHOWN = list(dict.fromkeys(line for page in (README, CLI, PYTHON, HTTP) for line
 # -- the place where they are run
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working folder: photos, an index of those in ~/Pictures, captions."""
     folder = tmp_path_factory.mktemp("docs")
@@ -141,7 +141,7 @@ def _lay_out(work: Path, home: Path) -> None:
             engine.add(folder)
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[str]:
     """The address of `flairsearch serve`, on the index of ~/Pictures, whatever the commands made of that."""
     pytest.importorskip("fastapi")

@@ -20,12 +20,12 @@ from tests.support.random_flair import CONV, random_flair, save_flair
 TRAINED_ON = ["a dog runs on the grass.", "two dogs, one red ball!", "the dog's ball in the café", "cats & dogs"]
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def seen() -> frozenset[int]:
     return frozenset(random_flair(CONV).tokenize(TRAINED_ON).flatten().tolist())
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def model(seen: frozenset[int]) -> FLAIR:
     return FLAIR(CONV, seen=seen)
 

@@ -37,7 +37,7 @@ def make(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(filter="module", params=["squash", "tiles:4"])
+@pytest.fixture(scope="module", params=["squash", "tiles:4"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("paging")
     with fake_engine(folder / "index", request.param) as engine:

@@ -100,7 +100,7 @@ def some_scope(rng: random.Random) -> Filter:
     return Filter(under, since, until, size, [rng.choice(ENDINGS)] if rng.random() < 0.3 else ())
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Photo]]:
     """600 images of 400 contents, one content in four without a date; twins differ in folder, size and file's time."""
     rng, folder = random.Random(3), tmp_path_factory.mktemp("index")

@@ -59,7 +59,7 @@ class Site:
         return content
 
 
-@pytest.fixture(filter="session")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server with the fake encoder: the page shows the answers of the server, whatever the model."""
     pytest.importorskip("fastapi", reason="no fastapi: pip install flairsearch[serve]")
@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(served.url, photos)
 
 
-@pytest.fixture(filter="module")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not CHROMIUM.is_file():
         pytest.skip(f"no browser at {CHROMIUM}")
