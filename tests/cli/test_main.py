@@ -130,7 +130,7 @@ def test_a_picture_is_looked_for(indexed: IndexRun, made_home: Path) -> None:
 
 @pytest.mark.parametrize("at", [("left",), ("right",), ("top", "right"), ("center",)])
 def test_where_it_has_to_be(indexed: IndexRun, at: tuple[str, ...]) -> None:
-    options = [part for one in at for part in ("--at", one)]
+    options = [part for one in at for part in ("--position", one)]
     everything = json_lines(indexed, "something blue")
     done = indexed("query", "something blue", "--min-area", "1%", *options, "--json")
     assert done.code == 0
@@ -155,11 +155,14 @@ def _is_there(box: Sequence[int], line: dict[str, Any], at: tuple[str, ...]) -> 
 
 
 def test_conditions_that_nothing_fulfils(indexed: IndexRun) -> None:
-    done = indexed("query", "a red ball", "--at", "left", "--min-area", "100%", "--min-score", "2")
+    done = indexed("query", "a red ball", "--position", "left", "--min-area", "100%", "--min-score", "2")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "no photo to show: --not, --at, --min-area or --min-score hide all\n"
-    done = indexed("query", "a red ball", "--not", "blue", "--min-score", "2", "--ext", "png")
-    assert done.err == "no photo to show: --not, --at, --min-area or --min-score hide all in scope: --ext png\n"
+    assert done.err == "no photo to show: --exclude, --position, --min-area or --min-score hide all\n"
+    done = indexed("query", "a red ball", "--exclude", "blue", "--min-score", "2", "--extension", "png")
+    assert (
+        done.err
+        == "no photo to show: --exclude, --position, --min-area or --min-score hide all within the filter: --extension png\n"
+    )
     done = indexed("query", "a red ball", "--min-score", "2")
     assert done.err == "no photo to show: --min-score hides all\n"
 
@@ -192,43 +195,47 @@ def test_json_lines(indexed: IndexRun) -> None:
     assert shown == pytest.approx(float(model.logit_scale.exp() * lines[0]["score"] + model.logit_bias), abs=2e-3)
 
 
-SCOPES = {  # the options, and how many of four photos they leave
+FILTERS = {  # The options, and how many of four photos they leave.
     "all": ((), 4),
-    "folder": (("--under", "photos"), 4),
-    "folder above": (("--under", "."), 4),
-    "home": (("--under", "~/photos/"), 4),
+    "folder": (("--folder", "photos"), 4),
+    "folder above": (("--folder", "."), 4),
+    "home": (("--folder", "~/photos/"), 4),
     "camera's date": (("--until", "2001"), 1),
     "minute": (("--since", "2001-05-17T14:00", "--until", "2001-05-17T14:00"), 1),
     "file's date": (("--since", "2002"), 3),
     "pixels": (("--larger-than", "90x60"), 1),
     "bytes": (("--larger-than", "10"), 4),
-    "kind": (("--ext", ".PNG"), 4),
-    "kinds": (("--ext", "gif,png", "--ext", "jpg"), 4),
-    "several": (("--under", "photos", "--since", "2002", "--ext", "png", "--larger-than", "64x64"), 3),
+    "kind": (("--extension", ".PNG"), 4),
+    "kinds": (("--extension", "gif,png", "--extension", "jpg"), 4),
+    "several": (("--folder", "photos", "--since", "2002", "--extension", "png", "--larger-than", "64x64"), 3),
 }
 
 
-def test_scopes(indexed: IndexRun, made_home: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+def test_filters(
+    indexed: IndexRun, made_home: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
     monkeypatch.setenv("HOME", str(made_home))
-    for name, (options, count) in SCOPES.items():
+    for name, (options, count) in FILTERS.items():
         with subtests.test(name):
             done = indexed("query", "a red ball", "--paths", "-v", *options)
             assert (done.code, len(done.out.splitlines())) == (0, count)
-            what = f"{count} of {count} views{' in scope' if options else ''} ranked exactly (100.0%)"
+            what = f"{count} of {count} views{' within the filter' if options else ''} ranked exactly (100.0%)"
             assert done.err.splitlines() == [what]
             assert "a[red] b.png" in done.out or name in ("file's date", "several")
 
 
-def test_nothing_in_scope(indexed: IndexRun) -> None:
-    done = indexed("query", "a red ball", "--since", "2999-05", "--ext", "png", "--ext", ".jpg", "--under", "photos")
+def test_no_photo_within_the_filter(indexed: IndexRun) -> None:
+    done = indexed(
+        "query", "a red ball", "--since", "2999-05", "--extension", "png", "--extension", ".jpg", "--folder", "photos"
+    )
     assert (done.code, done.out) == (0, "")
-    words = "--under photos --since 2999-05 --ext png,.jpg"
-    assert done.err == f"no photo to show: no indexed photo is in scope: {words}\n"
+    words = "--folder photos --since 2999-05 --extension png,jpg"
+    assert done.err == f"no photo to show: no indexed photo is within the filter: {words}\n"
     done = indexed("query", "a red ball", "--until", "2001", "--min-score", "2")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "no photo to show: --min-score hides all in scope: --until 2001\n"
+    assert done.err == "no photo to show: --min-score hides all within the filter: --until 2001\n"
     done = indexed("query", "a red ball", "--until", "2001", "--min-score", "2", "--min-area", "1%")
-    assert done.err.endswith("--min-score hide all in scope: --until 2001\n")
+    assert done.err.endswith("--min-score hide all within the filter: --until 2001\n")
 
 
 def test_overlays(indexed: IndexRun, made_home: Path) -> None:
@@ -324,13 +331,15 @@ def test_nothing_is_opened_where_nothing_is_found(indexed: IndexRun, tmp_path: P
 
 
 def test_what_took_how_long(indexed: IndexRun) -> None:
-    """Parts of one line, on stderr; together no more than all."""
+    """One line on stderr names the stages, which take no longer than all together, and what computed the scores."""
     done = indexed("query", "a red ball", "--paths", "--timings", "-v")
     assert (done.code, len(done.out.splitlines())) == (0, 4)
     counted, line = done.err.splitlines()
     assert counted == "4 of 4 views ranked exactly (100.0%)"
     head, _, rest = line.partition(": ")
     assert head == "milliseconds"
+    rest, _, backend = rest.rpartition("  ")
+    assert backend == "(numpy on cpu)"
     parts = {part.rpartition(" ")[0].strip(): int(part.rpartition(" ")[2]) for part in rest.split("  ")}
     assert {"start", "open", "encode", "rank", "regions", "show", "in all"} <= set(parts)
     assert sum(taken for name, taken in parts.items() if name != "in all") <= parts["in all"] + len(parts)
@@ -340,7 +349,7 @@ def test_what_took_how_long(indexed: IndexRun) -> None:
 def test_a_cold_query_loads_nothing_heavy(made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a text needs is there: tokens, weights and kernels in numpy."""
     settle(made_home, monkeypatch)
-    for options in (("--paths",), ("-0",), ("--json", "--min-area", "1%", "--ext", "png"), ("-v",)):
+    for options in (("--paths",), ("-0",), ("--json", "--min-area", "1%", "--extension", "png"), ("-v",)):
         done = process("-X", "importtime", "-m", "flairsearch", "query", "a red ball", *options)
         assert done.returncode == 0
         assert "png" in done.stdout
@@ -453,7 +462,7 @@ RETIRED = "flairsearch: the model flair-tiny is no longer part of flairsearch, f
 ASKING = {
     "query": ("query", "a red ball"),
     "a query as JSON": ("query", "a red ball", "--json"),
-    "several phrases": ("query", "red", "blue", "--not", "green"),
+    "several phrases": ("query", "red", "blue", "--exclude", "green"),
     "a picture": ("query", "--image", "photos/3.png"),
     "by its name": ("query", "a red ball", "--model", "flair-tiny"),
     "show": ("show", "photos/3.png", "red"),
@@ -528,14 +537,14 @@ def test_a_moved_folder_on_the_command_line(home: Path, run: IndexRun) -> None:
 
 USAGE = {
     "nothing to look for": ("query",),
-    "nothing but conditions": ("query", "--not", "a", "--at", "left"),
+    "nothing but conditions": ("query", "--exclude", "a", "--position", "left"),
     "several texts, one empty": ("query", "a", " ", "ball"),
-    "empty not": ("query", "a", "--not", ""),
-    "not not UTF-8": ("query", "a", "--not", "caf\udce9"),
-    "no place": ("query", "a", "--at", "middle"),
+    "empty not": ("query", "a", "--exclude", ""),
+    "not not UTF-8": ("query", "a", "--exclude", "caf\udce9"),
+    "no place": ("query", "a", "--position", "middle"),
     "a weight of nothing": ("query", "a", "--image-weight", "2"),
-    "two places": ("query", "a", "--at", "left", "--at", "right"),
-    "above and below": ("query", "a", "--at", "bottom", "--at", "center", "--at", "top"),
+    "two places": ("query", "a", "--position", "left", "--position", "right"),
+    "above and below": ("query", "a", "--position", "bottom", "--position", "center", "--position", "top"),
     "no share": ("query", "a", "--min-area", "much"),
     "share above 1": ("query", "a", "--min-area", "5"),
     "share below 0": ("query", "a", "--min-area", "-1%"),
@@ -558,12 +567,12 @@ USAGE = {
     "until when": ("query", "a", "--until", "2024-02-30"),
     "until before since": ("query", "a", "--since", "2024", "--until", "2023"),
     "no size": ("query", "a", "--larger-than", "2TB"),
-    "no kind": ("query", "a", "--ext", "*"),
-    "no folder": ("query", "a", "--under", ""),
-    "folder of nobody": ("query", "a", "--under", "nowhere"),
-    "folder beside": ("query", "a", "--under", "photo"),
-    "folder that is a photo": ("query", "a", "--under", "photos/3.png"),
-    "folder not UTF-8": ("query", "a", "--under", "caf\udce9"),
+    "no kind": ("query", "a", "--extension", "*"),
+    "no folder": ("query", "a", "--folder", ""),
+    "folder of nobody": ("query", "a", "--folder", "nowhere"),
+    "folder beside": ("query", "a", "--folder", "photo"),
+    "folder that is a photo": ("query", "a", "--folder", "photos/3.png"),
+    "folder not UTF-8": ("query", "a", "--folder", "caf\udce9"),
     "empty text": ("query", " "),
     "bad shortlist": ("query", "a", "--shortlist", "some"),
     "shortlist 0": ("query", "a", "--shortlist", "0"),
