@@ -40,25 +40,25 @@ main = cli.main
 INDEXING = """
 import sys, time
 from flairsearch import Engine
-from flairsearch import encode  # noqa
+from flairsearch import encode
 for line in sys.stdin:
     began = time.perf_counter()
     with Engine.open(line.strip(), device="cpu") as engine:
         engine.add(sys.argv[1])
     print(time.perf_counter() - began, flush=True)
 """
-Timer = Callable[[], float]  # It does something once, and returns the seconds.
+Timer = Callable[[], float]  # A timer does its work once and returns the seconds.
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """Modules come from the checkout; compiled ones are kept, as after an installation."""
+    """Environment variables with which Python takes modules from the checkout and keeps compiled ones."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPATH": str(checkout.resolve())}
 
 
 @contextmanager
 def cold(checkout: Path, index: Path) -> Iterator[Timer]:
-    """Times `flairsearch query` as a whole command."""
+    """A timer of `flairsearch query` as a whole command."""
     command = [sys.executable, "-c", COMMAND, "query", QUERY, "--index", str(index), "--json"]
 
     def run() -> float:
@@ -71,7 +71,7 @@ def cold(checkout: Path, index: Path) -> Iterator[Timer]:
 
 @contextmanager
 def served(checkout: Path, index: Path) -> Iterator[Timer]:
-    """Times requests to a server of the checkout's own; each asks something else."""
+    """A timer of requests with different texts to a server that the checkout runs."""
     command = [sys.executable, "-c", COMMAND, "serve", "--index", str(index), "--port", "0"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment(checkout), cwd=tempfile.gettempdir()
@@ -98,17 +98,17 @@ def served(checkout: Path, index: Path) -> Iterator[Timer]:
 
 @contextmanager
 def indexing(checkout: Path, photos: Path) -> Iterator[Timer]:
-    """Times new indexes of the same photos, in a process that has the libraries loaded."""
+    """A timer of new indexes of the same photos, in a process that has the libraries loaded."""
     with tempfile.TemporaryDirectory() as folder:
-        some = Path(folder, "photos")
-        some.mkdir()
+        copies = Path(folder, "photos")
+        copies.mkdir()
         for photo in sorted(photos.glob("*.jpg"))[:PHOTOS]:
-            shutil.copy2(photo, some)
+            shutil.copy2(photo, copies)
         code = INDEXING
         if not (checkout / "flairsearch" / "encode.py").is_file():
             code = code.replace("from flairsearch import encode", "from flairsearch.model import encoder")
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(some)],
+            [sys.executable, "-c", code, str(copies)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -24,8 +24,8 @@ from urllib.parse import quote, urlsplit
 
 from benchmarks.flickr import Annotations
 
-ALONE = 200  # captions of the one client
-PATIENCE = 60.0  # seconds for an answer
+ONE_CLIENT_CAPTIONS = 200  # The one client asks this number of captions.
+TIMEOUT_SECONDS = 60.0  # An answer that takes longer counts as an error.
 
 
 def main() -> None:
@@ -35,19 +35,19 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args()
-    several = Annotations.read(args.annotations).captions
-    texts = list(
-        dict.fromkeys(caption for place in range(5) for some in several for caption in some[place : place + 1])
-    )
+    photos = Annotations.read(args.annotations).captions
+    texts = list(dict.fromkeys(caption for i in range(5) for captions in photos for caption in captions[i : i + 1]))
     with running(args.index) as address:
         print(f"{get(connect(address), '/api/v1/status')['views']:,} views, {len(texts):,} captions")
-        alone, errors = ask_all(connect(address), texts[:ALONE])
-        print(f"one client: p50 {_ms(alone, 50)}, p99 {_ms(alone, 99)}, {errors} errors of {ALONE} captions")
+        alone, errors = ask_all(connect(address), texts[:ONE_CLIENT_CAPTIONS])
+        print(
+            f"one client: p50 {_ms(alone, 50)}, p99 {_ms(alone, 99)}, {errors} errors of {ONE_CLIENT_CAPTIONS} captions"
+        )
         before = batches(address)
         began = time.perf_counter()
-        seconds, errors = ask_at_once(address, texts[ALONE:], args.clients, args.seconds)
+        seconds, errors = ask_at_once(address, texts[ONE_CLIENT_CAPTIONS:], args.clients, args.seconds)
         took = time.perf_counter() - began
-        groups, queries = (after - there for after, there in zip(batches(address), before, strict=True))
+        groups, queries = (now - then for now, then in zip(batches(address), before, strict=True))
         print(
             f"{args.clients} clients, {took:.0f} s: {len(seconds) / took:.1f} queries/s, p50 {_ms(seconds, 50)}, "
             f"p99 {_ms(seconds, 99)}, {errors} errors of {len(seconds) + errors:,}, "
@@ -57,7 +57,7 @@ def main() -> None:
 
 @contextmanager
 def running(index: Path) -> Iterator[str]:
-    """HOST:PORT of a server on the index; it is stopped at the end."""
+    """HOST:PORT of a server on the index, which is stopped at the end."""
     command = [sys.executable, "-m", "flairsearch", "serve", "--index", str(index.absolute()), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -75,7 +75,7 @@ def running(index: Path) -> Iterator[str]:
 
 
 def connect(address: str) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(address, timeout=PATIENCE)
+    return http.client.HTTPConnection(address, timeout=TIMEOUT_SECONDS)
 
 
 def get(connection: http.client.HTTPConnection, target: str) -> dict[str, object]:
@@ -89,7 +89,7 @@ def get(connection: http.client.HTTPConnection, target: str) -> dict[str, object
 
 
 def ask_all(connection: http.client.HTTPConnection, texts: Sequence[str]) -> tuple[list[float], int]:
-    """One after the other: seconds each, and how many went wrong."""
+    """Ask texts one after the other; -> the seconds of each answer, and the number of errors."""
     seconds, errors = [], 0
     for text in texts:
         began = time.perf_counter()
@@ -104,15 +104,15 @@ def ask_all(connection: http.client.HTTPConnection, texts: Sequence[str]) -> tup
 
 
 def ask_at_once(address: str, texts: Sequence[str], clients: int, lasting: float) -> tuple[list[float], int]:
-    """So many clients, for so many seconds, each with its next caption as soon as it has an answer."""
-    next_one, end = count(), time.perf_counter() + lasting
+    """Clients that ask for `lasting` seconds, each its next text as soon as it has an answer; -> as `ask_all`."""
+    number, end = count(), time.perf_counter() + lasting
     found: list[tuple[list[float], int]] = []
 
     def client() -> None:
         connection, seconds, errors = connect(address), [], 0
         while time.perf_counter() < end:
-            some, wrong = ask_all(connection, [texts[next(next_one) % len(texts)]])
-            seconds += some
+            taken, wrong = ask_all(connection, [texts[next(number) % len(texts)]])
+            seconds += taken
             errors += wrong
         found.append((seconds, errors))
 
@@ -125,7 +125,7 @@ def ask_at_once(address: str, texts: Sequence[str], clients: int, lasting: float
 
 
 def batches(address: str) -> tuple[float, float]:
-    """How many batches were answered, and how many queries were in them."""
+    """The number of batches that were answered, and of queries in them."""
     connection = connect(address)
     connection.request("GET", "/api/v1/metrics")
     lines = connection.getresponse().read().decode().splitlines()

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 QUERY = "a white puppy with black ears"
-_ENVIRONMENT = {  # with compiled modules kept, as after an installation
+_ENVIRONMENT = {  # Compiled modules are kept, as after an installation.
     name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
 }
 
@@ -59,15 +59,15 @@ def _compare(index: Path, address: str, rounds: int) -> None:
         "import torch, open_clip": [sys.executable, "-c", "import torch, open_clip"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(rounds + 1):  # the first fills caches
+    for _ in range(rounds + 1):  # The first round fills caches.
         for name, command in commands.items():
             began = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True, env=_ENVIRONMENT)
             seconds[name].append(time.perf_counter() - began)
     print("| command | s, median | least | most |\n|---|---|---|---|")
     for name, taken in seconds.items():
-        some = taken[1:]
-        print(f"| {name} | {statistics.median(some):.2f} | {min(some):.2f} | {max(some):.2f} |")
+        kept = taken[1:]
+        print(f"| {name} | {statistics.median(kept):.2f} | {min(kept):.2f} | {max(kept):.2f} |")
 
 
 TEXT = """
