@@ -159,10 +159,8 @@ def test_conditions_that_nothing_fulfils(indexed: IndexRun) -> None:
     assert (done.code, done.out) == (0, "")
     assert done.err == "no photo to show: --exclude, --position, --min-area or --min-score hide all\n"
     done = indexed("query", "a red ball", "--exclude", "blue", "--min-score", "2", "--extension", "png")
-    assert (
-        done.err
-        == "no photo to show: --exclude, --position, --min-area or --min-score hide all within the filter: --extension png\n"
-    )
+    conditions = "--exclude, --position, --min-area or --min-score"
+    assert done.err == f"no photo to show: {conditions} hide all within the filter: --extension png\n"
     done = indexed("query", "a red ball", "--min-score", "2")
     assert done.err == "no photo to show: --min-score hides all\n"
 

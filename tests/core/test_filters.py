@@ -64,7 +64,7 @@ def test_kinds() -> None:
     assert Filter(extension="jpg,.PNG").extensions == ("jpg", "png")
     assert parse_extensions([]) == ()
     for bad in ("", ",", "jpg,", "j%g", "j_g", "*.jpg", "..jpg", "jp g", "jpé"):
-        with pytest.raises(UsageError, match="^extension: .* is no ending of a file's name - use jpg"):
+        with pytest.raises(UsageError, match=r"^extension: .* is no ending of a file's name - use jpg"):
             Filter(extension=[bad])
 
 
@@ -78,7 +78,7 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Filter(folder=Path("~/x")).path == str(tmp_path / "home" / "x")
     assert Filter(folder="link").path == str(tmp_path / "link")
     for bad in ("", os.fsdecode(b"caf\xe9")):
-        with pytest.raises(UsageError, match="^folder: .*is no folder of photos") as error:
+        with pytest.raises(UsageError, match=r"^folder: .*is no folder of photos") as error:
             Filter(folder=bad)
         str(error.value).encode()
 
@@ -98,5 +98,5 @@ def test_a_filter_that_lets_all_through_is_false() -> None:
 
 def test_more_endings_than_a_filter_may_have() -> None:
     assert len(Filter(extension=",".join(f"e{i}" for i in range(100))).extensions) == 100
-    with pytest.raises(UsageError, match="^extension: 101 endings - 100 are the most"):
+    with pytest.raises(UsageError, match=r"^extension: 101 endings - 100 are the most"):
         Filter(extension=[f"e{i}" for i in range(101)])
