@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,9 @@ from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.request import OPTIONS, SearchRequest
 from flairsearch.core.search_options import options_of
 from tests.support.command import IndexRun
-from tests.support.served import Site
+
+if TYPE_CHECKING:  # The server needs an extra, without which its tests are skipped.
+    from tests.support.served import Site
 
 OWN = {
     *("--index", "--server", "--json", "--paths", "--null", "-0", "--logits", "--thumbnails", "--no-thumbnails"),

@@ -70,7 +70,7 @@ def overlap(one: Box, other: Box) -> bool:
 
 
 def edge(box: Box, inside: int = 0) -> Iterator[tuple[int, int]]:
-    """Pixels (row, column) along a box, so many further in."""
+    """Pixels (row, column) along a box that is `inside` pixels smaller on each side."""
     left, top, right, bottom = (v + inside * s for v, s in zip(box, (1, 1, -1, -1), strict=True))
     for x in range(left, right):
         yield top, x
@@ -85,16 +85,16 @@ def test_box_lies_where_the_region_is() -> None:
     pixels = paint(make_hit(phrase("puppy", box)))
     assert pixels.shape == (375, 500, 3)
     colour, (left, top, right, bottom) = overlay.COLOURS[0], box
-    for line in (0, 1):  # 2 pixels thin in a picture of 500
+    for line in (0, 1):  # The line is 2 pixels wide in a picture of 500.
         assert all(tuple(pixels[at]) == colour for at in edge(box, line))
     assert is_colour(pixels[top + 2 : bottom - 2, left + 2 : right - 2], BLUE).all()
     tag = tag_box(pixels, colour)
     assert left <= tag[0] <= left + 3
-    assert top - 30 < tag[1] < tag[3] <= top + 2  # above, where there is room
+    assert top - 30 < tag[1] < tag[3] <= top + 2  # The label is above, where there is room.
     around = [at for at in edge(box, -1) if at[0] >= top]
-    assert all(pixels[at].sum() < sum(BLUE) for at in around)  # the hairline
+    assert all(pixels[at].sum() < sum(BLUE) for at in around)  # The hairline is dark.
     rest = is_colour(pixels, BLUE)
-    rest[top - 30 : top, left : tag[2] + 5] = True  # the label
+    rest[top - 30 : top, left : tag[2] + 5] = True  # The label is left out.
     rest[top - 1 : bottom + 1, left - 1 : right + 1] = True
     assert rest.all()
 
@@ -191,7 +191,7 @@ def test_long_text_is_cut_and_keeps_its_score() -> None:
     assert 460 < right - left <= 500
     other = paint(make_hit(phrase("m" * 20_000, box, score=0.9876)))
     _, columns = np.nonzero((cut != other).any(-1))
-    assert columns.min() > 440  # the score, at its end
+    assert columns.min() > 440  # The score is at the end of the label.
     assert columns.max() < right
 
 
@@ -222,7 +222,7 @@ def test_text_is_drawn_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tag_box(marked, overlay.COLOURS[0])[2] > tag_box(plain, overlay.COLOURS[0])[2] + 30
     monkeypatch.setattr(overlay, "_FALLBACK_FONTS", ("no such font.ttf",))
     accents, none = (paint(make_hit(phrase(text, box))) for text in ("Käse à la crème", "Kase a la creme"))
-    assert (accents == none).all()  # rather than empty squares
+    assert (accents == none).all()  # The letters are left out.
 
 
 GREY = (128, 128, 128)
@@ -250,12 +250,12 @@ def one_hot(row: int, column: int, grid: int = 8) -> NDArray[np.float32]:
 def test_heat_is_brightest_where_it_is(name: str, row: int, column: int) -> None:
     frame = FRAMES[name]
     pixels = heated((one_hot(row, column), frame))
-    pixels[:40, :100] = GREY  # the label
+    pixels[:40, :100] = GREY  # The label is left out.
     x = frame.left + (column + 0.5) / 8 * (frame.right - frame.left)
     y = frame.top + (row + 0.5) / 8 * (frame.bottom - frame.top)
     light = pixels.sum(-1)
     rows, columns = np.nonzero(light == light.max())
-    assert abs(rows.mean() + 0.5 - y) < 12  # pixels; a patch has 30 to 62
+    assert abs(rows.mean() + 0.5 - y) < 12  # A patch has 30 to 62 pixels.
     assert abs(columns.mean() + 0.5 - x) < 16
     red, green, blue = pixels[int(y), int(x)]
     assert red > 200 > green - 20
@@ -264,9 +264,9 @@ def test_heat_is_brightest_where_it_is(name: str, row: int, column: int) -> None
     outside = np.ones(pixels.shape[:2], bool)
     outside[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = False
     outside[:40, :100] = False
-    assert is_colour(pixels[outside], (64, 64, 64)).all()  # no view looked there
+    assert is_colour(pixels[outside], (64, 64, 64)).all()  # No view covers this part.
     far = pixels[top + (0 if row > 3 else 150) :, left:right][:60, 110:130]
-    assert is_colour(far, GREY).all()  # cold
+    assert is_colour(far, GREY).all()  # Cold parts are grey.
 
 
 def test_heat_of_several_phrases_is_the_largest() -> None:
@@ -301,7 +301,7 @@ def test_heat_lets_the_photo_through() -> None:
     hit = make_hit(replace(phrase("i"), heat=one_hot(5, 5), frame=FRAMES["squash"]))
     drawn = np.asarray(overlay.draw_overlay(hit, photo, heat=True)).astype(float)[60:].mean(-1)
     grey = np.asarray(photo.convert("L")).astype(float)[60:]
-    hottest = np.s_[190:200, 335:355]  # rows 250 to 260
+    hottest = np.s_[190:200, 335:355]  # These pixels are in rows 250 to 260 of the photo.
     assert np.corrcoef(drawn[hottest].ravel(), grey[hottest].ravel())[0, 1] > 0.5
     assert drawn[hottest].std() > 10
 

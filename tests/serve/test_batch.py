@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -220,6 +221,19 @@ def test_a_batch_that_does_not_fit_the_queue_leaves_nothing_in_it(client: httpx.
     for thread in asking:
         thread.join()
     assert sorted(len(results_of(answer)) for answer in found) == sorted(counts)
+
+
+def test_a_client_that_goes_away_leaves_the_queue(client: httpx.Client, served: Site) -> None:
+    go, before = _hold(served), dict(served.api.worker.batches)
+    body = json.dumps({"queries": ["red"] * 7}).encode()
+    head = f"POST {SEARCH} HTTP/1.1\r\nHost: {served.host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((served.host, served.port)) as connection:
+        connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        _wait_for(served, 7)
+    _wait_for(served, 0)
+    go.set()
+    assert results_of(client.post(SEARCH, json={"queries": ["red"]}))
+    assert served.api.worker.batches[7] == before.get(7, 0)
 
 
 def _hold(served: Site) -> threading.Event:

@@ -236,7 +236,7 @@ def test_good_addresses() -> None:
 
 BAD: dict[str, tuple[object, ...]] = {
     "since when": ("red", "--since", "May"),
-    "folder of nobody": ("red", "--folder", "/nowhere"),
+    "folder that is not indexed": ("red", "--folder", "/nowhere"),
     "shortlist": ("red", "--shortlist", "0"),
     "k 0": ("red", "-k", "0"),
     "k below 0": ("red", "-k", "-3"),
@@ -504,7 +504,7 @@ MORE = {
     "a path that ends early": GOOD | {"hits": [HIT | {"path": "/x.png\0/y.png"}]},
     "a score in letters": GOOD | {"hits": [HIT | {"score": "nan"}]},
     "a photo of no size": GOOD | {"hits": [HIT | {"width_px": 0}]},
-    "phrases of nobody": GOOD | {"hits": [HIT | {"phrases": []}]},
+    "a hit without phrases": GOOD | {"hits": [HIT | {"phrases": []}]},
     "more hits than asked for": GOOD | {"hits": [HIT] * 11},
     "no word on completeness": {name: value for name, value in GOOD.items() if name != "complete"},
     "a page without end": GOOD | {"hits": [], "next": 0},
