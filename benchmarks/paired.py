@@ -1,10 +1,10 @@
-"""Time two states of the code in turns, to see whether cold queries, warm requests or indexing became slower.
+"""Two states of the code, timed in turns: is a cold query, a warm request or indexing slower than before?
 
     python -m benchmarks.paired BEFORE AFTER INDEX PHOTOS [--rounds 30] [--only cold http indexing]
 
-BEFORE and AFTER are checkouts; both run with this Python and its packages. Each round times every kind once in both
-checkouts, in alternating order, so that both see the same load of the machine. The output has the medians, the median
-ratio of the rounds (after : before), and its 95 % interval by bootstrap.
+BEFORE and AFTER are checkouts; both run with this Python and its packages. Each round times every kind once in both,
+in turns that alternate, so that both see the same machine. Printed are the medians, the median of the rounds' ratios
+(after : before), and its 95 % interval by bootstrap.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 QUERY = "a white puppy with black ears"
-REQUESTS = 20  # The time of a round is the median of this many requests.
-PHOTOS = 64  # Number of photos that are indexed in a round.
-BOOTSTRAP_SAMPLES = 10_000  # Number of times that the bootstrap resamples the rounds.
+REQUESTS = 20  # A round's time of one kind is the median of this many requests.
+PHOTOS = 64  # This many photos are indexed in a round.
+RESAMPLES = 10_000  # The bootstrap draws the rounds this many times.
 COMMAND = """
 import sys
 from flairsearch import cli
@@ -40,25 +40,25 @@ main = cli.main
 INDEXING = """
 import sys, time
 from flairsearch import Engine
-from flairsearch import encode  # noqa
+from flairsearch import encode
 for line in sys.stdin:
     began = time.perf_counter()
     with Engine.open(line.strip(), device="cpu") as engine:
         engine.add(sys.argv[1])
     print(time.perf_counter() - began, flush=True)
 """
-Timer = Callable[[], float]  # Runs something once and returns the seconds.
+Timer = Callable[[], float]  # A timer does its work once and returns the seconds.
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """Return an environment with the modules of the checkout, whose bytecode is kept as after an installation."""
+    """Environment variables with which Python takes modules from the checkout and keeps compiled ones."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPATH": str(checkout.resolve())}
 
 
 @contextmanager
 def cold(checkout: Path, index: Path) -> Iterator[Timer]:
-    """Time `flairsearch query` as a whole command."""
+    """A timer of `flairsearch query` as a whole command."""
     command = [sys.executable, "-c", COMMAND, "query", QUERY, "--index", str(index), "--json"]
 
     def run() -> float:
@@ -71,7 +71,7 @@ def cold(checkout: Path, index: Path) -> Iterator[Timer]:
 
 @contextmanager
 def served(checkout: Path, index: Path) -> Iterator[Timer]:
-    """Time requests to the checkout's own server. Each request has a different text."""
+    """A timer of requests with different texts to a server that the checkout runs."""
     command = [sys.executable, "-c", COMMAND, "serve", "--index", str(index), "--port", "0"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment(checkout), cwd=tempfile.gettempdir()
@@ -98,17 +98,17 @@ def served(checkout: Path, index: Path) -> Iterator[Timer]:
 
 @contextmanager
 def indexing(checkout: Path, photos: Path) -> Iterator[Timer]:
-    """Time making new indexes of the same photos, in a process that has loaded the libraries."""
+    """A timer of new indexes of the same photos, in a process that has the libraries loaded."""
     with tempfile.TemporaryDirectory() as folder:
-        subset = Path(folder, "photos")
-        subset.mkdir()
+        copies = Path(folder, "photos")
+        copies.mkdir()
         for photo in sorted(photos.glob("*.jpg"))[:PHOTOS]:
-            shutil.copy2(photo, subset)
+            shutil.copy2(photo, copies)
         code = INDEXING
         if not (checkout / "flairsearch" / "encode.py").is_file():
             code = code.replace("from flairsearch import encode", "from flairsearch.model import encoder")
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(subset)],
+            [sys.executable, "-c", code, str(copies)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -133,14 +133,14 @@ def indexing(checkout: Path, photos: Path) -> Iterator[Timer]:
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:
-    """Return the middle 95 % of the medians of rounds drawn with replacement."""
+    """The middle 95 % of the medians of rounds drawn with replacement."""
     rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(BOOTSTRAP_SAMPLES))
-    return medians[BOOTSTRAP_SAMPLES // 40], medians[-BOOTSTRAP_SAMPLES // 40]
+    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    return medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time two states of the code in turns.")
+    parser = argparse.ArgumentParser(description="Two states of the code, timed in turns.")
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("index", type=Path)
@@ -158,7 +158,7 @@ def main() -> None:
         with ExitStack() as stack:
             timers = [stack.enter_context(kinds[kind](checkout)) for checkout in (args.before, args.after)]
             taken: list[tuple[float, float]] = []
-            for number in range(args.rounds + 2):  # The first two rounds fill caches and are not counted.
+            for number in range(args.rounds + 2):  # The first two rounds fill caches and are left out.
                 if number % 2:
                     after, before = timers[1](), timers[0]()
                 else:

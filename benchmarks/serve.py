@@ -1,9 +1,9 @@
-"""Measure a running server: latency of one client, then throughput and latency of many concurrent clients.
+"""A running server under load: latency of one client, then throughput and latency of many at once.
 
     python -m benchmarks.serve INDEX val.json [--clients 32] [--seconds 60]
 
-The queries are the distinct captions of the annotation file. The server runs as a separate process on this machine, so
-the clients take some of its time. Latencies are measured by the clients, each of which keeps its connection open.
+The captions of the annotation file are the queries, all different. The server is a process of its own on this machine,
+so that clients take some of its time. Latencies are those that clients see; each keeps its connection.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from urllib.parse import quote, urlsplit
 
 from benchmarks.flickr import Annotations
 
-SINGLE_CLIENT_CAPTIONS = 200  # Number of captions that the single client sends.
-TIMEOUT_SECONDS = 60.0
+ONE_CLIENT_CAPTIONS = 200  # The one client asks this number of captions.
+TIMEOUT_SECONDS = 60.0  # An answer that takes longer counts as an error.
 
 
 def main() -> None:
@@ -36,20 +36,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args()
     photos = Annotations.read(args.annotations).captions
-    in_rounds = (caption for i in range(5) for captions in photos for caption in captions[i : i + 1])
-    texts = list(dict.fromkeys(in_rounds))
+    texts = list(dict.fromkeys(caption for i in range(5) for captions in photos for caption in captions[i : i + 1]))
     with running(args.index) as address:
         print(f"{get(connect(address), '/api/v1/status')['views']:,} views, {len(texts):,} captions")
-        alone, errors = search_all(connect(address), texts[:SINGLE_CLIENT_CAPTIONS])
+        alone, errors = ask_all(connect(address), texts[:ONE_CLIENT_CAPTIONS])
         print(
-            f"one client: p50 {_ms(alone, 50)}, p99 {_ms(alone, 99)}, "
-            f"{errors} errors of {SINGLE_CLIENT_CAPTIONS} captions"
+            f"one client: p50 {_ms(alone, 50)}, p99 {_ms(alone, 99)}, {errors} errors of {ONE_CLIENT_CAPTIONS} captions"
         )
         before = batches(address)
         began = time.perf_counter()
-        seconds, errors = search_concurrently(address, texts[SINGLE_CLIENT_CAPTIONS:], args.clients, args.seconds)
+        seconds, errors = ask_at_once(address, texts[ONE_CLIENT_CAPTIONS:], args.clients, args.seconds)
         took = time.perf_counter() - began
-        groups, queries = (after - earlier for after, earlier in zip(batches(address), before, strict=True))
+        groups, queries = (now - then for now, then in zip(batches(address), before, strict=True))
         print(
             f"{args.clients} clients, {took:.0f} s: {len(seconds) / took:.1f} queries/s, p50 {_ms(seconds, 50)}, "
             f"p99 {_ms(seconds, 99)}, {errors} errors of {len(seconds) + errors:,}, "
@@ -59,7 +57,7 @@ def main() -> None:
 
 @contextmanager
 def running(index: Path) -> Iterator[str]:
-    """Start a server on the index, yield its HOST:PORT, and stop it at the end."""
+    """HOST:PORT of a server on the index, which is stopped at the end."""
     command = [sys.executable, "-m", "flairsearch", "serve", "--index", str(index.absolute()), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -77,12 +75,10 @@ def running(index: Path) -> Iterator[str]:
 
 
 def connect(address: str) -> http.client.HTTPConnection:
-    """Return a connection to HOST:PORT."""
     return http.client.HTTPConnection(address, timeout=TIMEOUT_SECONDS)
 
 
 def get(connection: http.client.HTTPConnection, target: str) -> dict[str, object]:
-    """Return the JSON object that the server answers with. Raises HTTPException for an error status."""
     connection.request("GET", target)
     response = connection.getresponse()
     data = response.read()
@@ -92,8 +88,8 @@ def get(connection: http.client.HTTPConnection, target: str) -> dict[str, object
     return found
 
 
-def search_all(connection: http.client.HTTPConnection, texts: Sequence[str]) -> tuple[list[float], int]:
-    """Search for the texts one by one. Returns the seconds of each success and the number of errors."""
+def ask_all(connection: http.client.HTTPConnection, texts: Sequence[str]) -> tuple[list[float], int]:
+    """Ask texts one after the other; -> the seconds of each answer, and the number of errors."""
     seconds, errors = [], 0
     for text in texts:
         began = time.perf_counter()
@@ -107,17 +103,17 @@ def search_all(connection: http.client.HTTPConnection, texts: Sequence[str]) -> 
     return seconds, errors
 
 
-def search_concurrently(address: str, texts: Sequence[str], clients: int, duration: float) -> tuple[list[float], int]:
-    """Run concurrent clients for `duration` seconds; each sends its next caption as soon as it has an answer."""
-    counter, end = count(), time.perf_counter() + duration
+def ask_at_once(address: str, texts: Sequence[str], clients: int, lasting: float) -> tuple[list[float], int]:
+    """Clients that ask for `lasting` seconds, each its next text as soon as it has an answer; -> as `ask_all`."""
+    number, end = count(), time.perf_counter() + lasting
     found: list[tuple[list[float], int]] = []
 
     def client() -> None:
         connection, seconds, errors = connect(address), [], 0
         while time.perf_counter() < end:
-            new_seconds, new_errors = search_all(connection, [texts[next(counter) % len(texts)]])
-            seconds += new_seconds
-            errors += new_errors
+            taken, wrong = ask_all(connection, [texts[next(number) % len(texts)]])
+            seconds += taken
+            errors += wrong
         found.append((seconds, errors))
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
@@ -129,7 +125,7 @@ def search_concurrently(address: str, texts: Sequence[str], clients: int, durati
 
 
 def batches(address: str) -> tuple[float, float]:
-    """Return the number of batches that the server has answered and the number of queries in them."""
+    """The number of batches that were answered, and of queries in them."""
     connection = connect(address)
     connection.request("GET", "/api/v1/metrics")
     lines = connection.getresponse().read().decode().splitlines()

@@ -1,14 +1,14 @@
-"""Time one query as a whole command, without a server and through a server of the index.
+"""What one query costs as a whole command, from the shell and back: cold, and through a server of the index.
 
     python -m benchmarks.start INDEX [--rounds 9]
 
-The commands run in turns, so that all see the same load of the machine: `python -c pass`, `flairsearch --help`, the
-query without a server, the query through a server with a table and with paths only, and `python -c "import torch,
-open_clip"`, which a query would wait for if its text encoder used torch.
+In turns, so that all see the same machine: `python -c pass`, `flairsearch --help`, the query without a server, the
+query with one, its answer as a table and as paths alone, and `python -c "import torch, open_clip"`, which is what a
+query would wait for with the model in torch.
 
     python -m benchmarks.start INDEX --published
 
-also times encoding the text alone, from the first import on, with random weights of the published models' size.
+also times the text alone, from the first import on, with random weights of the published models' size.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import time
 from pathlib import Path
 
 QUERY = "a white puppy with black ears"
-# Bytecode is kept, as after an installation.
-_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+_ENVIRONMENT = {  # Compiled modules are kept, as after an installation.
+    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time whole commands.")
+    parser = argparse.ArgumentParser(description="Whole commands, timed.")
     parser.add_argument("index", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--published", action="store_true")
@@ -58,18 +59,18 @@ def _compare(index: Path, address: str, rounds: int) -> None:
         "import torch, open_clip": [sys.executable, "-c", "import torch, open_clip"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(rounds + 1):  # The first round fills caches and is not counted.
+    for _ in range(rounds + 1):  # The first round fills caches.
         for name, command in commands.items():
             began = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True, env=_ENVIRONMENT)
             seconds[name].append(time.perf_counter() - began)
-    print("| command | s, median | min | max |\n|---|---|---|---|")
+    print("| command | s, median | least | most |\n|---|---|---|---|")
     for name, taken in seconds.items():
-        counted = taken[1:]
-        print(f"| {name} | {statistics.median(counted):.2f} | {min(counted):.2f} | {max(counted):.2f} |")
+        kept = taken[1:]
+        print(f"| {name} | {statistics.median(kept):.2f} | {min(kept):.2f} | {max(kept):.2f} |")
 
 
-TEXT_PROGRAM = """
+TEXT = """
 import sys, time
 began = time.perf_counter()
 from pathlib import Path
@@ -84,14 +85,13 @@ print(imported - began, first - imported, time.perf_counter() - first)
 
 
 def _time_text(rounds: int) -> None:
-    """Time the text encoder in new processes."""
     from flairsearch.model import checkpoints
     from flairsearch.model.flair import FLAIR, ModelConfig
 
     with tempfile.TemporaryDirectory() as folder:
         file, config = Path(folder) / "random.safetensors", checkpoints.published_config()
         checkpoints.save(FLAIR(ModelConfig.from_json(config)).flair_state(), config, "random", file)
-        command = [sys.executable, "-c", TEXT_PROGRAM, str(file), QUERY]
+        command = [sys.executable, "-c", TEXT, str(file), QUERY]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(rounds)]
         columns = zip(*([float(part) for part in run.split()] for run in runs), strict=True)
         imports, first, warm = (1000 * statistics.median(column) for column in columns)

@@ -27,5 +27,5 @@ def demo_command(
     for text in QUERIES:
         pictures = out / ("own-overlay" if photos else "overlay") / text.replace(" ", "-")
         typer.echo(f'$ flairsearch query "{text}" -k 3 --overlay {pictures}')
-        query_command([text], index, k=3, overlay=pictures)
+        query_command(text=[text], index=index, k=3, overlay=pictures)
     typer.echo(f"in the browser: {Path(sys.argv[0])} serve --open --index {short_path(index)}", err=True)

@@ -190,9 +190,12 @@ def _options_of_filter(request: SearchRequest) -> str:
     """The options of the filter, as they are written on the command line."""
     from flairsearch.core.filters import Filter
     from flairsearch.core.search_options import options_of
+    from flairsearch.output.formatting import short_path
 
     given = {name: value for name, value in request.to_options().items() if name in options_of(Filter)}
-    texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
+    texts = {
+        name: ",".join(value) if isinstance(value, tuple) else short_path(str(value)) for name, value in given.items()
+    }
     return " ".join(f"{name_on_command_line(name)} {text}" for name, text in texts.items())
 
 

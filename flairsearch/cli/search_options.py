@@ -15,7 +15,8 @@ from flairsearch.core.search_options import Option
 def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
     """A Typer command that takes every option of a search, and its own parameters.
 
-    The function gets the options' values by name in its first parameter, a dictionary.
+    The function gets the options' values by name in its first parameter, a dictionary. A call from Python
+    names its arguments; options of a search that it leaves out have their defaults.
     """
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     parameters = [
@@ -24,7 +25,7 @@ def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def run(**given: Any) -> None:
-        values = {name: given.pop(name) for name in OPTIONS}
+        values = {name: given.pop(name, default) for name, (_, default) in OPTIONS.items()}
         command(values, **given)
 
     every = [*parameters, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]

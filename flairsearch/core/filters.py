@@ -42,7 +42,7 @@ class Filter:
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", None if self.folder is None else _folder(os.fspath(self.folder)))
         object.__setattr__(self, "extension", parse_extensions(as_tuple(self.extension)))
-        first, after = self.taken_since, self.taken_before
+        first, after = self.taken_since, self.taken_before  # Both are read, so that a date that is none is refused.
         if first and after and first >= after:
             raise UsageError(f"{self.since} is later than the end, {self.until} - no photo is between them", "since")
         if self.larger_than is not None:

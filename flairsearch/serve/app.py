@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from importlib import import_module
 from importlib.metadata import version
+from itertools import count
 from operator import or_
 from typing import Annotated, Any, TypeVar
 
@@ -27,7 +28,7 @@ from flairsearch.core.request import MAX_HITS, SearchRequest
 from flairsearch.images.decoding import MAX_BYTES
 from flairsearch.serve import answer_schemas as shapes
 from flairsearch.serve import schemas
-from flairsearch.serve.errors import ClientGone, ErrorMiddleware, Errors
+from flairsearch.serve.errors import ClientGone, ErrorMiddleware, Errors, naming_query
 from flairsearch.serve.files import PRIVATE_HEADERS, PageFiles
 from flairsearch.serve.metrics import CONTENT_TYPE, Metrics
 from flairsearch.serve.original_files import content_disposition, open_original
@@ -70,9 +71,12 @@ class Api:
             return _json(await self._search(request, asked, await _image_body(request, asked)))
         if asked.model_fields_set:
             raise UsageError("options stand beside a body of JSON - give them in the body")
-        searches = schemas.read_batch(await request.body()).searches
-        wanted = [one.request(*await self._image(request, one, None)) for one in searches]
-        pages = await _unless_disconnected(request, asyncio.gather(*map(asyncio.wrap_future, self._put_all(wanted))))
+        wanted = []
+        for number, one in enumerate(schemas.read_batch(await request.body()).searches):
+            with naming_query(number):
+                wanted.append(one.request(*await self._image(request, one, None)))
+        answers = asyncio.gather(*map(_page_of_query, count(), self._put_all(wanted)))
+        pages = await _unless_disconnected(request, answers)
         return _json({"results": [self._sent(page, one) for page, one in zip(pages, wanted, strict=True)]})
 
     async def _search(self, request: Request, asked: schemas.Parameters, body: bytes | None) -> SearchJson:
@@ -273,6 +277,11 @@ async def _image_body(request: Request, asked: schemas.Parameters) -> bytes:
     if asked.values["image"] is not None:
         raise UsageError("it and the body are two images - give one of them", "image")
     return body
+
+
+async def _page_of_query(number: int, answer: Future[Page]) -> Page:
+    with naming_query(number):
+        return await asyncio.wrap_future(answer)
 
 
 async def _unless_disconnected(request: Request, answer: asyncio.Future[_T]) -> _T:

@@ -185,10 +185,12 @@ def _read(images: Sequence[ImageExample]) -> bytes | None:
         try:
             data = image.source if isinstance(image.source, bytes) else read_bytes(os.path.expanduser(image.source))
         except PictureError as error:
-            raise PictureError(f"{image.name}: {error} - give an image to look for", "image") from None
+            raise PictureError(f"{image.path or image.name}: {error} - give an image to look for", "image") from None
         if len(data) > MAX_BODY_BYTES:
             most = f"{MAX_BODY_BYTES / 1e6:.0f} MB"
-            raise PictureError(f"{image.name}: more than the {most} a server takes - give a smaller one", "image")
+            raise PictureError(
+                f"{image.path or image.name}: more than the {most} a server takes - give a smaller one", "image"
+            )
         return data
     return None
 

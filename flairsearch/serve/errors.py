@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -27,6 +28,17 @@ _log = logging.getLogger("flairsearch.serve.app")
 
 class ClientGone(FlairSearchError):
     """The client does not wait for the answer any more."""
+
+
+@contextmanager
+def naming_query(number: int) -> Iterator[None]:
+    """Errors of one of several queries say which one, counted from 0: `queries.1: min_area: ...`."""
+    try:
+        yield
+    except (UsageError, PictureError, PhotoGone) as error:
+        raise type(error)(error.named(schemas.http_name), f"queries.{number}") from None
+    except HTTPException as error:  # There is no image of that id.
+        raise HTTPException(error.status_code, f"queries.{number}: {error.detail}") from None
 
 
 def fail(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:

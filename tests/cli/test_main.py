@@ -44,7 +44,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that has its index, for commands that change nothing."""
+    """A working folder with its index, for commands that change nothing."""
     work = make_home(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
         settle(work, patch)
@@ -55,7 +55,7 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def indexed(made_home: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> IndexRun:
-    """For commands that leave the photos and the index alone."""
+    """`run` in a working folder whose photos and index the commands leave alone."""
     settle(made_home, monkeypatch)
     return run
 
@@ -70,7 +70,7 @@ def test_index_then_query(home: Path, run: IndexRun) -> None:
     assert (done.code, done.err) == (0, "")
     assert sum(".png" in line for line in done.out.splitlines()) == 3
     assert "photos/a[red] b.png" in run("query", "a red ball").out
-    (home / "photos" / "30.png").rename(home / "30.png")  # gone since it was indexed: the others are shown all the same
+    (home / "photos" / "30.png").rename(home / "30.png")  # The others are shown although this photo is gone.
     done = run("query", "a red ball", "--paths", "--overlay", "again")
     assert done.code == 0
     assert len(done.out.splitlines()) == 4
@@ -113,8 +113,8 @@ def test_several_texts_are_phrases(indexed: IndexRun) -> None:
     assert shown == {**lines[0], "rank": 1}
 
 
-def test_a_picture_is_looked_for(indexed: IndexRun, made_home: Path) -> None:
-    """It finds itself; beside a text, its weight counts."""
+def test_an_image_example(indexed: IndexRun, made_home: Path) -> None:
+    """An indexed photo finds itself; beside a text, its weight counts."""
     photo = made_home / "photos" / "30.png"
     (line,) = json_lines(indexed, "--image", photo, "-k", "1")
     assert line["phrases"][0]["text"] == "30.png"
@@ -128,9 +128,9 @@ def test_a_picture_is_looked_for(indexed: IndexRun, made_home: Path) -> None:
     assert any(line["phrases"][1]["score"] != pytest.approx(whole[line["path"]], abs=1e-4) for line in part)
 
 
-@pytest.mark.parametrize("at", [("left",), ("right",), ("top", "right"), ("center",)])
-def test_where_it_has_to_be(indexed: IndexRun, at: tuple[str, ...]) -> None:
-    options = [part for one in at for part in ("--at", one)]
+@pytest.mark.parametrize("positions", [("left",), ("right",), ("top", "right"), ("center",)])
+def test_positions(indexed: IndexRun, positions: tuple[str, ...]) -> None:
+    options = [part for position in positions for part in ("--position", position)]
     everything = json_lines(indexed, "something blue")
     done = indexed("query", "something blue", "--min-area", "1%", *options, "--json")
     assert done.code == 0
@@ -140,26 +140,27 @@ def test_where_it_has_to_be(indexed: IndexRun, at: tuple[str, ...]) -> None:
         (whole,) = (one for one in everything if one["path"] == line["path"])
         assert line["score"] == whole["score"]
         assert all(region in whole["regions"] for region in line["regions"])
-        assert all(_is_there(region["box"], line, at) for region in line["regions"])
+        assert all(_is_there(region["box"], line, positions) for region in line["regions"])
     kept = {line["path"] for line in lines}
     for line in everything:
-        there = any(_is_there(region["box"], line, at) for region in line["regions"])
+        there = any(_is_there(region["box"], line, positions) for region in line["regions"])
         assert (line["path"] in kept) == there
 
 
-def _is_there(box: Sequence[int], line: dict[str, Any], at: tuple[str, ...]) -> bool:
+def _is_there(box: Sequence[int], line: dict[str, Any], positions: tuple[str, ...]) -> bool:
     x, y = (box[0] + box[2]) / 2 / line["width_px"], (box[1] + box[3]) / 2 / line["height_px"]
     middle = max(abs(x - 0.5), abs(y - 0.5)) <= 0.25
     sides = {"left": x < 0.5, "right": x > 0.5, "top": y < 0.5, "bottom": y > 0.5, "center": middle}
-    return all(sides[one] for one in at)
+    return all(sides[position] for position in positions)
 
 
-def test_conditions_that_nothing_fulfils(indexed: IndexRun) -> None:
-    done = indexed("query", "a red ball", "--at", "left", "--min-area", "100%", "--min-score", "2")
+def test_conditions_that_no_photo_meets(indexed: IndexRun) -> None:
+    done = indexed("query", "a red ball", "--position", "left", "--min-area", "100%", "--min-score", "2")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "no photo to show: --not, --at, --min-area or --min-score hide all\n"
-    done = indexed("query", "a red ball", "--not", "blue", "--min-score", "2", "--ext", "png")
-    assert done.err == "no photo to show: --not, --at, --min-area or --min-score hide all in scope: --ext png\n"
+    assert done.err == "no photo to show: --exclude, --position, --min-area or --min-score hide all\n"
+    done = indexed("query", "a red ball", "--exclude", "blue", "--min-score", "2", "--extension", "png")
+    conditions = "--exclude, --position, --min-area or --min-score"
+    assert done.err == f"no photo to show: {conditions} hide all within the filter: --extension png\n"
     done = indexed("query", "a red ball", "--min-score", "2")
     assert done.err == "no photo to show: --min-score hides all\n"
 
@@ -192,43 +193,47 @@ def test_json_lines(indexed: IndexRun) -> None:
     assert shown == pytest.approx(float(model.logit_scale.exp() * lines[0]["score"] + model.logit_bias), abs=2e-3)
 
 
-SCOPES = {  # the options, and how many of four photos they leave
+FILTERS = {  # The options, and how many of four photos they leave.
     "all": ((), 4),
-    "folder": (("--under", "photos"), 4),
-    "folder above": (("--under", "."), 4),
-    "home": (("--under", "~/photos/"), 4),
+    "folder": (("--folder", "photos"), 4),
+    "folder above": (("--folder", "."), 4),
+    "home": (("--folder", "~/photos/"), 4),
     "camera's date": (("--until", "2001"), 1),
     "minute": (("--since", "2001-05-17T14:00", "--until", "2001-05-17T14:00"), 1),
     "file's date": (("--since", "2002"), 3),
     "pixels": (("--larger-than", "90x60"), 1),
     "bytes": (("--larger-than", "10"), 4),
-    "kind": (("--ext", ".PNG"), 4),
-    "kinds": (("--ext", "gif,png", "--ext", "jpg"), 4),
-    "several": (("--under", "photos", "--since", "2002", "--ext", "png", "--larger-than", "64x64"), 3),
+    "kind": (("--extension", ".PNG"), 4),
+    "kinds": (("--extension", "gif,png", "--extension", "jpg"), 4),
+    "several": (("--folder", "photos", "--since", "2002", "--extension", "png", "--larger-than", "64x64"), 3),
 }
 
 
-def test_scopes(indexed: IndexRun, made_home: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+def test_filters(
+    indexed: IndexRun, made_home: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
     monkeypatch.setenv("HOME", str(made_home))
-    for name, (options, count) in SCOPES.items():
+    for name, (options, count) in FILTERS.items():
         with subtests.test(name):
             done = indexed("query", "a red ball", "--paths", "-v", *options)
             assert (done.code, len(done.out.splitlines())) == (0, count)
-            what = f"{count} of {count} views{' in scope' if options else ''} ranked exactly (100.0%)"
+            what = f"{count} of {count} views{' within the filter' if options else ''} ranked exactly (100.0%)"
             assert done.err.splitlines() == [what]
             assert "a[red] b.png" in done.out or name in ("file's date", "several")
 
 
-def test_nothing_in_scope(indexed: IndexRun) -> None:
-    done = indexed("query", "a red ball", "--since", "2999-05", "--ext", "png", "--ext", ".jpg", "--under", "photos")
+def test_no_photo_within_the_filter(indexed: IndexRun) -> None:
+    done = indexed(
+        "query", "a red ball", "--since", "2999-05", "--extension", "png", "--extension", ".jpg", "--folder", "photos"
+    )
     assert (done.code, done.out) == (0, "")
-    words = "--under photos --since 2999-05 --ext png,.jpg"
-    assert done.err == f"no photo to show: no indexed photo is in scope: {words}\n"
+    words = "--folder photos --since 2999-05 --extension png,jpg"
+    assert done.err == f"no photo to show: no indexed photo is within the filter: {words}\n"
     done = indexed("query", "a red ball", "--until", "2001", "--min-score", "2")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "no photo to show: --min-score hides all in scope: --until 2001\n"
+    assert done.err == "no photo to show: --min-score hides all within the filter: --until 2001\n"
     done = indexed("query", "a red ball", "--until", "2001", "--min-score", "2", "--min-area", "1%")
-    assert done.err.endswith("--min-score hide all in scope: --until 2001\n")
+    assert done.err.endswith("--min-score hide all within the filter: --until 2001\n")
 
 
 def test_overlays(indexed: IndexRun, made_home: Path) -> None:
@@ -254,7 +259,7 @@ def test_status_and_models(indexed: IndexRun, made_home: Path) -> None:
 
 
 def test_paths_for_xargs(indexed: IndexRun) -> None:
-    """Each with a zero byte after it, as they are, and nothing else."""
+    """Paths are printed unchanged, each with a zero byte after it, and nothing else is."""
     paths = indexed("query", "a red ball", "--paths").out.splitlines()
     for more in ((), ("--json",), ("--paths", "--logits")):
         done = indexed("query", "a red ball", "-0", *more)
@@ -265,7 +270,7 @@ def test_paths_for_xargs(indexed: IndexRun) -> None:
 
 
 def test_names_of_any_bytes_for_xargs(home: Path, run: IndexRun) -> None:
-    """A line's end, a blank, quotes; what is read by a program is what the file is called."""
+    """Programs read the exact names of files, with ends of lines, blanks and quotes in them."""
     names = [b"two\nlines.png", b" a 'b\" .png", "犬.png".encode(), b"-0.png", b"$HOME.png"]
     for number, name in enumerate(names):
         paint_red(home / "odd" / f"{number}.png", 5 * number + 3)
@@ -284,7 +289,7 @@ def test_names_of_any_bytes_for_xargs(home: Path, run: IndexRun) -> None:
 
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """What was opened by the desktop's own program, once it has run."""
+    """A function that waits for the program of the desktop, and returns what it was told to open."""
     script, noted = tmp_path / "bin" / "xdg-open", tmp_path / "opened"
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> "{noted}.part" && mv "{noted}.part" "{noted}"\n')
@@ -324,13 +329,15 @@ def test_nothing_is_opened_where_nothing_is_found(indexed: IndexRun, tmp_path: P
 
 
 def test_what_took_how_long(indexed: IndexRun) -> None:
-    """Parts of one line, on stderr; together no more than all."""
+    """One line on stderr names the stages, which take no longer than all together, and what computed the scores."""
     done = indexed("query", "a red ball", "--paths", "--timings", "-v")
     assert (done.code, len(done.out.splitlines())) == (0, 4)
     counted, line = done.err.splitlines()
     assert counted == "4 of 4 views ranked exactly (100.0%)"
     head, _, rest = line.partition(": ")
     assert head == "milliseconds"
+    rest, _, backend = rest.rpartition("  ")
+    assert backend == "(numpy on cpu)"
     parts = {part.rpartition(" ")[0].strip(): int(part.rpartition(" ")[2]) for part in rest.split("  ")}
     assert {"start", "open", "encode", "rank", "regions", "show", "in all"} <= set(parts)
     assert sum(taken for name, taken in parts.items() if name != "in all") <= parts["in all"] + len(parts)
@@ -338,9 +345,9 @@ def test_what_took_how_long(indexed: IndexRun) -> None:
 
 
 def test_a_cold_query_loads_nothing_heavy(made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that a text needs is there: tokens, weights and kernels in numpy."""
+    """A text needs only tokens, weights and kernels in numpy."""
     settle(made_home, monkeypatch)
-    for options in (("--paths",), ("-0",), ("--json", "--min-area", "1%", "--ext", "png"), ("-v",)):
+    for options in (("--paths",), ("-0",), ("--json", "--min-area", "1%", "--extension", "png"), ("-v",)):
         done = process("-X", "importtime", "-m", "flairsearch", "query", "a red ball", *options)
         assert done.returncode == 0
         assert "png" in done.stdout
@@ -453,7 +460,7 @@ RETIRED = "flairsearch: the model flair-tiny is no longer part of flairsearch, f
 ASKING = {
     "query": ("query", "a red ball"),
     "a query as JSON": ("query", "a red ball", "--json"),
-    "several phrases": ("query", "red", "blue", "--not", "green"),
+    "several phrases": ("query", "red", "blue", "--exclude", "green"),
     "a picture": ("query", "--image", "photos/3.png"),
     "by its name": ("query", "a red ball", "--model", "flair-tiny"),
     "show": ("show", "photos/3.png", "red"),
@@ -476,7 +483,7 @@ def of_a_retired_model(home: Path, run: IndexRun) -> Path:
 
 
 def test_an_index_of_a_retired_model_says_what_to_do(of_a_retired_model: Path, run: IndexRun) -> None:
-    """Whatever needs the model is one line and changes nothing; what needs none works."""
+    """Commands that need the model end with one line and change nothing; the others work."""
     before = {file: file.read_bytes() for file in of_a_retired_model.rglob("segments/*")}
     assert "4 unchanged" in run("index").err
     for arguments in ASKING.values():
@@ -495,7 +502,7 @@ def test_an_index_of_a_retired_model_says_what_to_do(of_a_retired_model: Path, r
 
 
 def test_rebuilding_replaces_a_retired_model(of_a_retired_model: Path, run: IndexRun) -> None:
-    """With the default, which is the bundled one here; the folders and the codec are those of before."""
+    """The default model takes its place, here the bundled one; folders and codec stay."""
     done = run("index", "--rebuild")
     assert done.code == 0
     assert "4 added" in done.err
@@ -528,14 +535,14 @@ def test_a_moved_folder_on_the_command_line(home: Path, run: IndexRun) -> None:
 
 USAGE = {
     "nothing to look for": ("query",),
-    "nothing but conditions": ("query", "--not", "a", "--at", "left"),
+    "nothing but conditions": ("query", "--exclude", "a", "--position", "left"),
     "several texts, one empty": ("query", "a", " ", "ball"),
-    "empty not": ("query", "a", "--not", ""),
-    "not not UTF-8": ("query", "a", "--not", "caf\udce9"),
-    "no place": ("query", "a", "--at", "middle"),
+    "empty not": ("query", "a", "--exclude", ""),
+    "not not UTF-8": ("query", "a", "--exclude", "caf\udce9"),
+    "no place": ("query", "a", "--position", "middle"),
     "a weight of nothing": ("query", "a", "--image-weight", "2"),
-    "two places": ("query", "a", "--at", "left", "--at", "right"),
-    "above and below": ("query", "a", "--at", "bottom", "--at", "center", "--at", "top"),
+    "two places": ("query", "a", "--position", "left", "--position", "right"),
+    "above and below": ("query", "a", "--position", "bottom", "--position", "center", "--position", "top"),
     "no share": ("query", "a", "--min-area", "much"),
     "share above 1": ("query", "a", "--min-area", "5"),
     "share below 0": ("query", "a", "--min-area", "-1%"),
@@ -558,12 +565,12 @@ USAGE = {
     "until when": ("query", "a", "--until", "2024-02-30"),
     "until before since": ("query", "a", "--since", "2024", "--until", "2023"),
     "no size": ("query", "a", "--larger-than", "2TB"),
-    "no kind": ("query", "a", "--ext", "*"),
-    "no folder": ("query", "a", "--under", ""),
-    "folder of nobody": ("query", "a", "--under", "nowhere"),
-    "folder beside": ("query", "a", "--under", "photo"),
-    "folder that is a photo": ("query", "a", "--under", "photos/3.png"),
-    "folder not UTF-8": ("query", "a", "--under", "caf\udce9"),
+    "no kind": ("query", "a", "--extension", "*"),
+    "no folder": ("query", "a", "--folder", ""),
+    "folder that is not indexed": ("query", "a", "--folder", "nowhere"),
+    "folder beside": ("query", "a", "--folder", "photo"),
+    "folder that is a photo": ("query", "a", "--folder", "photos/3.png"),
+    "folder not UTF-8": ("query", "a", "--folder", "caf\udce9"),
     "empty text": ("query", " "),
     "bad shortlist": ("query", "a", "--shortlist", "some"),
     "shortlist 0": ("query", "a", "--shortlist", "0"),
@@ -604,7 +611,7 @@ ERRORS = {
     "index in a file": ("index", "photos", "--index", "./small.safetensors/x", "--model", "small"),
     "unknown model": ("index", "photos", "--index", "./new", "--model", "flair-huge"),
     "missing model": ("index", "photos", "--index", "./new", "--model", "no/such.pt"),
-    "model of nobody": ("index", "photos", "--index", "./new", "--model", "~nobody-here/x.pt"),
+    "model of an unknown user": ("index", "photos", "--index", "./new", "--model", "~nobody-here/x.pt"),
     "another model": ("query", "a", "--model", checkpoints.BUNDLED),
     "a retired model": ("index", "photos", "--index", "./new", "--model", "flair-tiny"),
     "no model": ("models", "import", "photos/3.png"),
@@ -627,12 +634,12 @@ def test_errors_are_one_line(indexed: IndexRun, made_home: Path, subtests: pytes
         with subtests.test(name):
             done = indexed(*arguments)
             assert (done.code, done.out) == (1, "")
-            assert " - " in done.message  # found - what to do
+            assert " - " in done.message  # The line says what was found, and what to do.
             assert not (made_home / "new").exists()
 
 
 def test_a_working_folder_that_is_gone(indexed: IndexRun, made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What needs none works, with whole paths; the rest is one line."""
+    """Commands that do not need it work, with whole paths; the others end with one line."""
     table, whole = indexed("query", "a red ball"), indexed("query", "a red ball", "--paths").out.splitlines()
     (made_home.parent / "gone").mkdir()
     monkeypatch.chdir(made_home.parent / "gone")
@@ -672,7 +679,7 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
 
 
 def test_a_verb_does_not_load_the_others() -> None:
-    """Their options are built when they are asked for: a query through a server waits for nothing else."""
+    """The options of a verb are built when it is used, so that a query through a server does not wait for others."""
     code = "import sys, atexit; from flairsearch.cli.main import main\n"
     code += "atexit.register(lambda: print(*sys.modules)); main()"
     loaded = re.findall(r"\bflairsearch\.cli\.(\w+)", process("-c", code, "query", "--help").stdout)
@@ -682,5 +689,5 @@ def test_a_verb_does_not_load_the_others() -> None:
 def test_reader_that_goes_away_gets_no_traceback(indexed: IndexRun) -> None:
     script = f"set -o pipefail; '{sys.executable}' -m flairsearch status | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode != 0  # nobody read it
+    assert done.returncode != 0  # The pipe was closed before it was read.
     assert done.stderr == ""

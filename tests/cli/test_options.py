@@ -1,4 +1,4 @@
-"""What a shell offers for options: the words, and that it does not take long."""
+"""The words that a shell offers for options, and how quickly it does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from flairsearch.cli import options
 from flairsearch.codecs.codec import check_codec
-from flairsearch.core.query import POSITIONS
+from flairsearch.core.query import POSITIONS, Query
+from flairsearch.core.request import SearchRequest
 from flairsearch.core.settings import check_device, check_views
 
 
@@ -28,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def complete(words: str) -> tuple[list[str], float]:
-    """What bash is offered for the last of these words, and the seconds of a core that it takes, the least of three."""
+    """The words that bash is offered for the last word, and the seconds of a core that it takes: the best of three."""
     count = len(words.split(" ")) - 1
     variables = {"_FLAIRSEARCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
     code = "import sys; from flairsearch.cli.main import main; sys.argv = ['flairsearch']; main()"
@@ -48,7 +49,7 @@ def complete(words: str) -> tuple[list[str], float]:
 def test_names_of_indexes_at_once(home: Path, command: str) -> None:
     words, took = complete(f"flairsearch {command} --index ")
     assert words == ["holiday", "home"]
-    assert took < 0.5  # 0.15 to 0.2
+    assert took < 0.5  # It takes 0.15 to 0.2 seconds.
     assert complete(f"flairsearch {command} --index hom")[0] == ["home"]
 
 
@@ -59,6 +60,8 @@ def test_names_of_indexes_at_once(home: Path, command: str) -> None:
         ("compact --codec i", ["int8"]),
         ("index --views s", ["squash"]),
         ("query --device c", ["cpu", "cuda"]),
+        ("query --position t", ["top"]),
+        ("query --score s", ["sum"]),
         ("index --model flair-s", ["flair-small"]),
     ],
 )
@@ -66,8 +69,16 @@ def test_words_of_other_options(home: Path, words: str, offered: list[str]) -> N
     assert complete(f"flairsearch {words}")[0] == offered
 
 
+def test_all_choices_of_a_search_are_offered(home: Path) -> None:
+    assert complete("flairsearch query --position ")[0] == list(POSITIONS)
+    assert complete("flairsearch query --score ")[0] == ["flair", "global", "sum"]
+
+
 def test_every_word_offered_is_one_that_is_taken(home: Path) -> None:
-    assert options.complete_place("") == list(POSITIONS)
+    for word in complete("flairsearch query --position ")[0]:
+        assert Query("a dog", position=word).positions == (word,)
+    for word in complete("flairsearch query --score ")[0]:
+        assert SearchRequest.of("a dog", score=word).score == word
     assert [check_codec(word) for word in options.complete_codec("")]
     assert [check_views(word) for word in options.complete_views("")]
     assert [check_device(word) for word in options.complete_device("")]

@@ -1,4 +1,4 @@
-"""`flairsearch demo`: the sample photos of the package, and what it makes of them or of other photos."""
+"""`flairsearch demo` with the sample photos of the package and with other photos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHOTOS = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "hubble_de
 
 
 def test_samples_are_the_packages_photos(tmp_path: Path) -> None:
-    """Byte by byte, and nothing beside them."""
+    """Files are copied byte by byte, and no other file is made."""
     assert copy_samples(tmp_path / "some" / "photos") == tmp_path / "some" / "photos"
     assert sorted(path.name for path in (tmp_path / "some" / "photos").iterdir()) == PHOTOS
     for name in PHOTOS:
@@ -48,7 +48,7 @@ def test_each_sample_has_its_licence() -> None:
 
 
 def test_samples_need_no_other_package(tmp_path: Path) -> None:
-    """As on a machine where neither of those that once carried them is installed."""
+    """The samples are files of this package: no other package has to be installed."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('skimage', 'sklearn', 'numpy', 'PIL')))\n"
         "from pathlib import Path; from flairsearch.cli.samples import copy_samples; copy_samples(Path(sys.argv[1]))"
@@ -66,7 +66,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(out: str, folder: str, overlay: Path, hits: int) -> None:
-    """Commands as they could be typed, and three pictures of each text."""
+    """Check that commands are printed as they could be typed, and that each text has its pictures."""
     commands = [line for line in out.splitlines() if line.startswith("$ ")]
     assert commands[0] == f"$ flairsearch index {folder}"
     assert [line.split('"')[1] for line in commands[1:]] == list(QUERIES)
@@ -90,7 +90,7 @@ def test_the_demo_from_photos_to_pictures(work: Path, run: IndexRun) -> None:
 
 @pytest.mark.slow
 def test_the_demo_of_other_photos(work: Path, run: IndexRun) -> None:
-    """They are indexed where they are, beside what the sample photos left."""
+    """Other photos are indexed in their folder, in an index of their own."""
     for colour in ("red", "blue"):
         paint(work / "mine" / f"{colour}.png", [], colour)
     done = run("demo", "--photos", "mine", "--out", "tried")

@@ -1,4 +1,4 @@
-"""The command line and what it is plugged into: pipes, Ctrl-C, encodings, files that are there already."""
+"""The command line in its surroundings: pipes, Ctrl-C, encodings, files that exist already."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_overlay_is_drawn_again(home: Path, run: IndexRun, kind: str) -> None
 
 
 def test_what_cannot_be_an_overlay(home: Path, run: IndexRun) -> None:
-    Image.new("RGB", (9, 9)).save(home / "cut.png", exif=b"Exif\0\0MM\0*")  # Pillow stumbles over it
+    Image.new("RGB", (9, 9)).save(home / "cut.png", exif=b"Exif\0\0MM\0*")  # Pillow cannot read such EXIF.
     (home / "folder.jpg").mkdir()
     data = (home / "cut.png").read_bytes()
     for name in ("cut.png", "folder.jpg", "new.gif", "new", "a" * 300 + ".jpg", "red\x1b[31m.avif"):

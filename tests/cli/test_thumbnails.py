@@ -1,4 +1,4 @@
-"""Thumbnails of hits in a terminal: a real pseudo-terminal, that answers as some do."""
+"""Thumbnails of hits in a real pseudo-terminal, which answers questions as terminals do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def in_terminal(photo: Path, answers: dict[bytes, bytes], columns: int = 80, **environment: str) -> str:
-    """What the code prints in a terminal that answers so to what it is asked."""
+    """What the code prints in a terminal. answers: the terminal's answer to each question."""
     here, there = pty.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("4H", 40 if columns else 0, columns, 0, 0))
     places = [str(Path(__file__).parents[2])]
@@ -64,7 +64,7 @@ def in_terminal(photo: Path, answers: dict[bytes, bytes], columns: int = 80, **e
             continue
         try:
             piece = os.read(here, 65536)
-        except OSError:  # the other end is closed
+        except OSError:  # The other end is closed.
             break
         if not piece:
             break
@@ -79,7 +79,7 @@ def in_terminal(photo: Path, answers: dict[bytes, bytes], columns: int = 80, **e
 
 
 def test_half_blocks_where_the_terminal_has_no_pictures(photo: Path) -> None:
-    out = in_terminal(photo, {})  # nor any answer
+    out = in_terminal(photo, {})  # This terminal does not answer.
     assert "cell size" not in out
     assert "cell size" not in in_terminal(photo, {b"\x1b[c": b"\x1b[?62;22c"})
     assert "\x1b[38;2;255;0;0;48;2;255;0;0m▀" in out
@@ -88,7 +88,7 @@ def test_half_blocks_where_the_terminal_has_no_pictures(photo: Path) -> None:
     assert "before" in rows[0]
     assert "after" in rows[0]
     assert len({line.count("▀") for line in rows}) == 1
-    assert out.count("before") == 2  # the photo that is gone is blank
+    assert out.count("before") == 2  # The photo that is gone is blank.
 
 
 def test_pictures_proper_where_it_has_them(photo: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_best_region_is_drawn_on_a_small_picture(photo: Path) -> None:
     assert small.size == (160, 120)
     pixels = np.asarray(small).astype(int)
     changed = np.abs(pixels - COLOURS["red"]).sum(-1) > 60
-    rows, columns = np.nonzero(changed)  # the box, and a hairline around it; no label, no other region
+    rows, columns = np.nonzero(changed)  # Only the box and a hairline around it are drawn.
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (29, 90, 39, 120)
     assert not changed[35:85, 45:115].any()
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_blank_and_what_is_wide_stays_small(tmp_path: Pat
     small = thumbnails.shrink(replace(hit_of(wide), width=4000, height=30), 12)
     assert small is not None
     assert small.size == (24, 1)
-    large = tmp_path / "large.jpg"  # JPEG is decoded small
+    large = tmp_path / "large.jpg"  # A JPEG is decoded at a smaller size.
     Image.new("RGB", (4000, 3000), "red").save(large)
     small = thumbnails.shrink(replace(hit_of(large), width=4000, height=3000), 12)
     assert small is not None

@@ -43,7 +43,7 @@ BAD_DATES = [
 def test_an_invalid_date_raises_one_line_with_valid_examples(subtests: pytest.Subtests) -> None:
     for text, option in product(BAD_DATES, ("since", "until")):
         with subtests.test(ascii(text), option=option):
-            wanted = f"--{option} .* is no date - use 2024, 2024-05, 2024-05-17 or"
+            wanted = f"^{option}: .* is no date - use 2024, 2024-05, 2024-05-17 or"
             with pytest.raises(UsageError, match=wanted) as error:
                 Filter(since=text) if option == "since" else Filter(until=text)
             assert "\n" not in str(error.value)

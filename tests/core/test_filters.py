@@ -1,4 +1,4 @@
-"""Dates, sizes and kinds as people write them, as a scope."""
+"""Dates, sizes and endings as people write them, as a filter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from flairsearch.core.filters import Filter, parse_extensions, parse_size
 
 
 def test_until_is_inclusive_and_not_before_since() -> None:
-    assert Filter(since="2024-05", until="2024-05") == Filter(None, datetime(2024, 5, 1), datetime(2024, 6, 1))
-    assert Filter(since="2024-05-31T23:59", until="2024-05").before == datetime(2024, 6, 1)
-    with pytest.raises(UsageError, match="--since 2024-06 is later than --until 2024-05"):
+    month = Filter(since="2024-05", until="2024-05")
+    assert (month.taken_since, month.taken_before) == (datetime(2024, 5, 1), datetime(2024, 6, 1))
+    assert (month.path, month.larger_than_bytes, month.min_sides, month.extensions) == (None, None, None, ())
+    assert Filter(since="2024-05-31T23:59", until="2024-05").taken_before == datetime(2024, 6, 1)
+    with pytest.raises(UsageError, match=r"^since: 2024-06 is later than the end, 2024-05 - "):
         Filter(since="2024-06", until="2024-05")
 
 
@@ -41,24 +43,28 @@ def test_sizes(subtests: pytest.Subtests) -> None:
     for text, size in SIZES.items():
         with subtests.test(text):
             assert parse_size(text) == size
-            scope = Filter(larger_than=text)
-            assert (scope.larger_than if scope.sides is None else scope.sides) == size
+            found = Filter(larger_than=text)
+            assert (found.larger_than_bytes if found.min_sides is None else found.min_sides) == size
+            assert (found.larger_than_bytes is None) == isinstance(size, tuple)
 
 
 def test_what_is_no_size_is_one_line_that_says_what_is_one(subtests: pytest.Subtests) -> None:
     for text in ("", "MB", "-2MB", "2TB", "2MiB", "big", "1920x", "x1080", "1x2x3", "1,5MB", "9" * 19, "1e6"):
         with subtests.test(text):
-            with pytest.raises(UsageError, match=r"is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080") as error:
+            with pytest.raises(
+                UsageError, match=r"^larger_than: .*is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080"
+            ) as error:
                 Filter(larger_than=text)
             assert "\n" not in str(error.value)
 
 
 def test_kinds() -> None:
     assert parse_extensions(["jpg,PNG", ".jpeg", " .TIF , jpg"]) == ("jpg", "png", "jpeg", "tif")
-    assert Filter(extension="jpg,png") == Filter(extension=["jpg", "png"]) == Filter(extensions=("jpg", "png"))
+    assert Filter(extension="jpg,png") == Filter(extension=["jpg", "png"])
+    assert Filter(extension="jpg,.PNG").extensions == ("jpg", "png")
     assert parse_extensions([]) == ()
     for bad in ("", ",", "jpg,", "j%g", "j_g", "*.jpg", "..jpg", "jp g", "jpé"):
-        with pytest.raises(UsageError, match="is no ending of a file's name - use jpg"):
+        with pytest.raises(UsageError, match=r"^extension: .* is no ending of a file's name - use jpg"):
             Filter(extension=[bad])
 
 
@@ -67,30 +73,30 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert Filter(folder="a/../b/").under == str(tmp_path / "b")  # need not be there
-    assert Filter(folder=".").under == str(tmp_path)
-    assert Filter(folder=Path("~/x")).under == str(tmp_path / "home" / "x")
-    assert Filter(folder="link").under == str(tmp_path / "link")
+    assert Filter(folder="a/../b/").path == str(tmp_path / "b")  # The folder need not be there.
+    assert Filter(folder=".").path == str(tmp_path)
+    assert Filter(folder=Path("~/x")).path == str(tmp_path / "home" / "x")
+    assert Filter(folder="link").path == str(tmp_path / "link")
     for bad in ("", os.fsdecode(b"caf\xe9")):
-        with pytest.raises(UsageError, match="is no folder of photos") as error:
+        with pytest.raises(UsageError, match=r"^folder: .*is no folder of photos") as error:
             Filter(folder=bad)
         str(error.value).encode()
 
 
-def test_what_keeps_nothing_out_is_false() -> None:
+def test_a_filter_that_lets_all_through_is_false() -> None:
     assert not Filter()
-    assert not Filter()
-    for scope in (
+    assert not Filter(extension=())
+    for restricting in (
         Filter(folder="/"),
         Filter(since="1" * 4),
         Filter(until="2024"),
         Filter(larger_than="0"),
         Filter(extension="a"),
     ):
-        assert scope
+        assert restricting
 
 
-def test_more_endings_than_a_scope_may_have() -> None:
+def test_more_endings_than_a_filter_may_have() -> None:
     assert len(Filter(extension=",".join(f"e{i}" for i in range(100))).extensions) == 100
-    with pytest.raises(UsageError, match="--ext names 101 endings - 100 are the most"):
+    with pytest.raises(UsageError, match=r"^extension: 101 endings - 100 are the most"):
         Filter(extension=[f"e{i}" for i in range(101)])

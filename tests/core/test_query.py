@@ -29,7 +29,7 @@ def refusal(make: Any, *arguments: Any, **named: Any) -> str:
 
 
 def test_all_at_once() -> None:
-    terms = Query(
+    query = Query(
         ["white puppy", "black ears"],
         image=ImageExample("dog.jpg", "40,30,200,180", 0.5),
         exclude="leash",
@@ -37,69 +37,94 @@ def test_all_at_once() -> None:
         min_area="5%",
     )
     example = ImageExample("dog.jpg", (40, 30, 200, 180), 0.5)
-    assert terms == Query(("white puppy", "black ears"), (example,), ("leash",), ("left", "top"), 0.05)
-    assert hash(terms) == hash(Query(("white puppy", "black ears"), (example,), ("leash",), ("left", "top"), 0.05))
+    same = Query(("white puppy", "black ears"), example, ("leash",), ("left", "top"), 0.05)
+    assert query == same
+    assert hash(query) == hash(same)
+    assert query.texts == ("white puppy", "black ears")
+    assert query.images == (example,)
+    assert query.excluded == ("leash",)
+    assert query.positions == ("left", "top")
+    assert query.min_share == 0.05
+
+
+def test_conditions() -> None:
+    """Each of three makes a query one that may leave a good photo out."""
+    for conditions in ({"exclude": "a leash"}, {"position": "left"}, {"min_area": "1%"}):
+        assert Query("a dog", **conditions).has_conditions
+    assert not Query(["a dog", "a cat"], image="dog.jpg", min_area="0%").has_conditions
 
 
 @pytest.mark.parametrize("several", ["a dog", ["a dog"], ("a dog",), iter(["a dog"])])
 def test_one_text_or_several(several: Any) -> None:
-    assert Query(several) == Query(("a dog",))
+    query = Query(several)
+    assert query == Query(("a dog",))
+    assert query.texts == ("a dog",)
 
 
 def test_texts_are_kept_as_they_are() -> None:
-    odd = ["  two  spaces ", "Straße", "犬", "a\nb", "--not", "🐕"]
-    assert Query(odd, exclude=odd[::-1]) == Query(tuple(odd), exclude=tuple(odd[::-1]))
+    odd = ["  two  spaces ", "Straße", "犬", "a\nb", "--exclude", "🐕"]
+    query = Query(odd, exclude=odd[::-1])
+    assert (query.texts, query.excluded) == (tuple(odd), tuple(odd[::-1]))
     assert Query(["a", "a"]).texts == ("a", "a")
 
 
-@pytest.mark.parametrize(
-    "picture", ["dog.jpg", Path("dog.jpg"), ImageExample("dog.jpg"), ImageExample(Path("dog.jpg"))]
-)
-def test_a_picture_alone(picture: Any) -> None:
-    assert Query(image=picture) == Query(pictures=(ImageExample("dog.jpg", None, 1.0),))
+@pytest.mark.parametrize("image", ["dog.jpg", Path("dog.jpg"), ImageExample("dog.jpg"), ImageExample(Path("dog.jpg"))])
+def test_an_image_alone(image: Any) -> None:
+    query = Query(image=image)
+    assert query == Query(image=ImageExample("dog.jpg", None, 1.0))
+    assert query.images == (ImageExample("dog.jpg", None, 1.0),)
+    assert query.texts == ()
 
 
-@pytest.mark.parametrize("place", POSITIONS)
-def test_places(place: str) -> None:
-    assert Query("a dog", position=place).at == (place,)
-    assert Query("a dog", position=[place, "center"]).at == tuple(dict.fromkeys([place, "center"]))
+@pytest.mark.parametrize("position", POSITIONS)
+def test_positions(position: str) -> None:
+    assert Query("a dog", position=position).positions == (position,)
+    assert Query("a dog", position=[position, "center"]).positions == tuple(dict.fromkeys([position, "center"]))
 
 
+NOTHING = "nothing to look for - give a text or an image"
+EMPTY, NO_UTF8 = "the text is empty", "the text is no valid UTF-8 - check the terminal's encoding"
+ALL_POSITIONS = "use one of left, right, top, bottom, center"
 NONSENSE = [
-    ({}, "nothing to look for - give a text, or a picture: --image FILE"),
-    ({"texts": []}, "nothing to look for - give a text, or a picture: --image FILE"),
-    ({"without": "a leash"}, "nothing to look for - give a text, or a picture: --image FILE"),
-    ({"texts": ""}, "the query is empty - say what to look for"),
-    ({"texts": ["a dog", " \t\n"]}, "the query is empty - say what to look for"),
-    ({"texts": "", "picture": "dog.jpg"}, "the query is empty - say what to look for"),
-    ({"texts": "a dog", "without": ""}, "--not is empty - say what must not be there"),
-    ({"texts": "a dog", "without": ["a leash", "  "]}, "--not is empty - say what must not be there"),
-    ({"texts": "a dog\udcff"}, "the query is no valid UTF-8 - check the terminal's encoding"),
-    ({"texts": ["a dog", "\ud800"]}, "the query is no valid UTF-8 - check the terminal's encoding"),
-    ({"texts": "a dog", "without": "\udc80"}, "the query is no valid UTF-8 - check the terminal's encoding"),
-    ({"texts": "a dog", "at": "up"}, "no place named 'up' - use one of left, right, top, bottom, center"),
-    ({"texts": "a dog", "at": ""}, "no place named '' - use one of left, right, top, bottom, center"),
+    ({}, NOTHING),
+    ({"text": []}, NOTHING),
+    ({"exclude": "a leash"}, NOTHING),
+    ({"text": ""}, f"text: {EMPTY} - say what to look for"),
+    ({"text": ["a dog", " \t\n"]}, f"text: {EMPTY} - say what to look for"),
+    ({"text": "", "image": "dog.jpg"}, f"text: {EMPTY} - say what to look for"),
+    ({"text": "a dog", "exclude": ""}, f"exclude: {EMPTY} - say what must not be there"),
+    ({"text": "a dog", "exclude": ["a leash", "  "]}, f"exclude: {EMPTY} - say what must not be there"),
+    ({"text": "a dog\udcff"}, f"text: {NO_UTF8}"),
+    ({"text": ["a dog", "\ud800"]}, f"text: {NO_UTF8}"),
+    ({"text": "a dog", "exclude": "\udc80"}, f"exclude: {NO_UTF8}"),
+    ({"text": "a dog", "position": "up"}, f"position: there is no 'up' - {ALL_POSITIONS}"),
+    ({"text": "a dog", "position": ""}, f"position: there is no '' - {ALL_POSITIONS}"),
+    ({"text": "a dog", "position": ["left", "Top"]}, f"position: there is no 'Top' - {ALL_POSITIONS}"),
+    ({"text": "a dog", "position": "\n\udcff"}, rf"position: there is no '\n\udcff' - {ALL_POSITIONS}"),
     (
-        {"texts": "a dog", "at": ["left", "Top"]},
-        "no place named 'Top' - use one of left, right, top, bottom, center",
+        {"text": "a dog", "position": ["right", "left"]},
+        "position: nothing is at the left and at the right - give one of them",
     ),
     (
-        {"texts": "a dog", "at": "\n\udcff"},
-        r"no place named '\n\udcff' - use one of left, right, top, bottom, center",
+        {"text": "a dog", "position": ["top", "center", "bottom"]},
+        "position: nothing is at the top and at the bottom - give one of them",
     ),
-    ({"texts": "a dog", "at": ["right", "left"]}, "nothing is at the left and at the right - give one of them"),
-    (
-        {"texts": "a dog", "at": ["top", "center", "bottom"]},
-        "nothing is at the top and at the bottom - give one of them",
-    ),
-    ({"texts": "a dog", "min_area": "much"}, "'much' is no share - give one like 5% or 0.05"),
+    ({"text": "a dog", "min_area": "much"}, "min_area: 'much' is no share - give one like 5% or 0.05"),
 ]
 
 
 def test_what_makes_no_sense(subtests: pytest.Subtests) -> None:
     for asked, message in NONSENSE:
         with subtests.test(ascii(asked)):
-            assert refusal(Query.of, **asked) == message
+            assert refusal(Query, **asked) == message
+
+
+def test_an_error_calls_its_parameter_as_the_caller_does() -> None:
+    with pytest.raises(UsageError) as caught:
+        Query("a dog", min_area="much")
+    assert caught.value.parameter == "min_area"
+    assert caught.value.named(lambda name: f"--{name}") == "--min_area: 'much' is no share - give one like 5% or 0.05"
+    assert UsageError("one line").named(str.upper) == "one line"
 
 
 # -- shares
@@ -124,8 +149,8 @@ SHARES = [
 def test_shares(subtests: pytest.Subtests) -> None:
     for value, share in SHARES:
         with subtests.test(repr(value)):
-            assert read_share(value) == pytest.approx(share, rel=1e-12)
-            assert Query("a dog", min_area=value).min_area == pytest.approx(share, rel=1e-12)
+            assert read_share(value, "min_area") == pytest.approx(share, rel=1e-12)
+            assert Query("a dog", min_area=value).min_share == pytest.approx(share, rel=1e-12)
 
 
 NO_SHARES = [-1, 1.01, 5, math.nan, math.inf, -math.inf, None, True]
@@ -134,7 +159,8 @@ NO_SHARES = [-1, 1.01, 5, math.nan, math.inf, -math.inf, None, True]
 def test_no_shares(subtests: pytest.Subtests) -> None:
     for value in NO_SHARES:
         with subtests.test(repr(value)):
-            assert refusal(read_share, value) == f"{value} is no share - give one like 5% or 0.05"
+            message = f"least: {value} is no share - give one like 5% or 0.05"
+            assert refusal(read_share, value, "least") == message
 
 
 NO_SHARES_IN_WORDS = [
@@ -160,7 +186,8 @@ NO_SHARES_IN_WORDS = [
 def test_no_shares_in_words(subtests: pytest.Subtests) -> None:
     for value in NO_SHARES_IN_WORDS:
         with subtests.test(repr(value)):
-            assert refusal(read_share, value) == f"{value!r} is no share - give one like 5% or 0.05"
+            message = f"least: {value!r} is no share - give one like 5% or 0.05"
+            assert refusal(read_share, value, "least") == message
 
 
 # -- boxes
@@ -219,8 +246,8 @@ NO_BOXES = [
 def test_no_boxes(subtests: pytest.Subtests) -> None:
     for box in NO_BOXES:
         with subtests.test(repr(box)[:60]):
-            assert refusal(read_box, box) == f"{box!r} {NO_BOX}"
-            assert refusal(ImageExample.of, "dog.jpg", box) == f"{box!r} {NO_BOX}"
+            assert refusal(read_box, box) == f"box: {box!r} {NO_BOX}"
+            assert refusal(ImageExample, "dog.jpg", box) == f"box: {box!r} {NO_BOX}"
 
 
 # -- weights
@@ -228,27 +255,28 @@ def test_no_boxes(subtests: pytest.Subtests) -> None:
 
 @pytest.mark.parametrize("weight", [1e-6, 0.5, 1, 2, 1e6])
 def test_weights(weight: float) -> None:
-    assert ImageExample("dog.jpg", None, weight) == ImageExample("dog.jpg", None, weight)
+    assert ImageExample("dog.jpg", None, weight).weight == weight
 
 
 @pytest.mark.parametrize("weight", [0, -1, -0.5, math.nan, math.inf, -math.inf])
 def test_no_weights(weight: float) -> None:
-    message = f"the picture's weight is {weight} - give a number above 0; a text weighs 1"
-    assert refusal(ImageExample.of, "dog.jpg", None, weight) == message
+    message = f"image_weight: the weight is {weight} - give a number above 0; a text weighs 1"
+    assert refusal(ImageExample, "dog.jpg", None, weight) == message
 
 
-# -- pictures as bytes
+# -- images as bytes
 
 
-def test_a_picture_as_bytes() -> None:
-    """It has a name, and its bytes in no repr: they are large."""
+def test_an_image_as_bytes() -> None:
+    """It has a name, and its repr does not show its bytes, which are many."""
     example = ImageExample(b"\x89PNG", "1,2,3,4", 0.5)
-    assert example == ImageExample("picture", (1, 2, 3, 4), 0.5, b"\x89PNG")
+    assert example == ImageExample(b"\x89PNG", (1, 2, 3, 4), 0.5, "picture")
+    assert (example.name, example.path) == ("picture", None)
     assert "PNG" not in repr(example)
     assert example != ImageExample(b"other", "1,2,3,4", 0.5)
     assert hash(example) == hash(ImageExample(b"\x89PNG", "1,2,3,4", 0.5))
-    assert ImageExample(b"").data == b""
-    assert ImageExample("picture").data is None
-    assert Query(image=example) == Query(pictures=(example,))
+    assert ImageExample(b"").source == b""
+    assert (ImageExample("picture").path, ImageExample("a/b.jpg").name) == ("picture", "b.jpg")
+    assert Query(image=example).images == (example,)
     for make in (lambda: ImageExample(b"x", "1,2,3"), lambda: ImageExample(b"x", weight=0)):
         assert refusal(make)

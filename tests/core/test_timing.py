@@ -1,4 +1,4 @@
-"""Times of parts, and the age of a process."""
+"""Times of stages, and the age of a process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flairsearch.core import timing
 from flairsearch.core.timing import StageTimer, process_age_seconds
 
 
-def test_parts_are_added_up_in_their_first_order() -> None:
+def test_seconds_of_a_stage_are_added_up_in_the_order_of_their_first() -> None:
     times = StageTimer()
     assert times.seconds == {}
     for name, taken in (("open", 0.01), ("rank", 0.03), ("open", 0.02), ("show", 0.0)):
-        with times.part(name):
+        with times.stage(name):
             time.sleep(taken)
     assert list(times.seconds) == ["open", "rank", "show"]
     assert 0.03 <= times.seconds["open"] < 0.3
@@ -28,23 +28,23 @@ def test_parts_are_added_up_in_their_first_order() -> None:
     assert 0 <= times.seconds["show"] < 0.03
 
 
-def test_a_part_that_fails_counts_too() -> None:
+def test_a_stage_that_fails_counts_too() -> None:
     times = StageTimer()
-    with pytest.raises(KeyError), times.part("rank"):
+    with pytest.raises(KeyError), times.stage("rank"):
         {}[time.sleep(0.01)]
     assert times.seconds["rank"] >= 0.01
 
 
-def test_two_clocks_are_two() -> None:
+def test_two_timers_are_two() -> None:
     one, other = StageTimer(), StageTimer()
-    with one.part("open"):
+    with one.stage("open"):
         pass
     assert (list(one.seconds), other.seconds) == (["open"], {})
 
 
 def test_the_age_of_a_process() -> None:
-    """Its start lies between those of who started it and of its first line; the system counts in hundredths."""
-    code = "import time; time.sleep(0.3); from flairsearch.core.timing import age_of_process; print(age_of_process())"
+    """It starts after its parent called it and before its first line runs; the system counts in hundredths."""
+    code = "import time; time.sleep(0.3); from flairsearch.core.timing import process_age_seconds as age; print(age())"
     before = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     whole = time.perf_counter() - before
@@ -60,7 +60,7 @@ def test_the_age_of_a_process() -> None:
 
 @pytest.mark.parametrize("name", ["(x", "a) R 1 2 3 (b", ") ) )", "a b c", ""])
 def test_a_process_of_any_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """proc(5): the second field is a name in brackets, and may hold any of them."""
+    """By proc(5), the second field is a name in parentheses, which may hold parentheses itself."""
     real = open("/proc/self/stat", encoding="ascii").read()  # noqa: SIM115
     fields = real.rpartition(")")[2]
     monkeypatch.setattr(builtins, "open", lambda *_, **__: StringIO(f"123 ({name}){fields}"))

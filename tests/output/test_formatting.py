@@ -52,10 +52,10 @@ def test_json_has_the_documented_fields() -> None:
 
 
 def test_json_does_not_say_how_sure_a_hit_is() -> None:
-    """No such figure was worth its place (docs/limits.md); one that an older server sends is passed over."""
-    old = {"confidence": 0.97, "matches": False}
-    assert not old.keys() & formatting.to_dict(BOTH).keys()
-    assert formatting.to_dict(formatting.from_dict(formatting.to_dict(BOTH) | old)) == formatting.to_dict(BOTH)
+    """Such a figure was not worth its place (docs/limits.md); a field that another server adds is passed over."""
+    other = {"confidence": 0.97, "matches": False}
+    assert not other.keys() & BOTH.to_dict().keys()
+    assert Hit.from_dict(BOTH.to_dict() | other).to_dict() == BOTH.to_dict()
 
 
 def test_json_of_several_phrases() -> None:
@@ -126,14 +126,14 @@ def test_table_of_several_phrases_has_a_line_for_each() -> None:
         head, hit, puppy, ears = [line.rstrip() for line in render([BOTH], width=width).splitlines()]
         assert hit.split() == ["1", "0.312", "/photos/dogs/white", "puppy.jpg"]
         assert puppy.split() == ["0.312", "white", "puppy", "40,60,90,120"]
-        assert ears.split() == ["0.210", "black", "[ears]", "41,61,71,81", "weakest"]  # the best box alone
+        assert ears.split() == ["0.210", "black", "[ears]", "41,61,71,81", "weakest"]  # Only the best box is shown.
         assert puppy.index("0.312") == hit.index("0.312")
         assert puppy.index("white") == hit.index("/photos") + 2
         assert head.index("where") == puppy.index("40,60")
     assert len(render([BOTH, replace(BOTH, rank=2)], width=100).splitlines()) == 7
 
 
-def test_table_of_phrases_without_region_or_end() -> None:
+def test_table_of_phrases_without_region_or_very_long() -> None:
     long = replace(BOTH, phrases=(replace(PUPPY, regions=()), replace(EARS, text="ear " * 5000)))
     lines = render([long], width=100).splitlines()
     assert lines[2].split() == ["0.312", "white", "puppy", "-"]
@@ -148,7 +148,7 @@ def test_table_of_phrases_with_logits_says_which_number_is_which() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb.jpg", "a\x1b[2Jb.jpg", "a\u202eb.jpg", "a\udc80b.jpg", "a\tb\x9b1m.jpg"])
-def test_table_hands_no_orders_to_the_terminal(name: str) -> None:
+def test_table_sends_no_control_characters_to_the_terminal(name: str) -> None:
     hit = replace(BOTH, path=f"/photos/{name}", phrases=(replace(PUPPY, text=name), EARS))
     lines = render([hit]).encode().decode().splitlines()
     assert len(lines) == 4
@@ -176,16 +176,16 @@ def test_path_is_short_below_the_working_folder(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_what_json_says_is_read_again(hit: Hit) -> None:
-    """All but heat, to six digits; also as it came over the wire."""
+    """All but the heat is equal to six digits, from a dictionary as from text."""
     for found in (
-        formatting.to_dict(hit),
-        json.loads(json.dumps(formatting.to_dict(hit))),
+        hit.to_dict(),
+        json.loads(json.dumps(hit.to_dict())),
         json.loads(formatting.to_json(hit)),
     ):
-        again = formatting.from_dict(found)
+        again = Hit.from_dict(found)
         whole = Frame(hit.width, hit.height, 0, 0, hit.width, hit.height)
         assert all(phrase.frame == whole for phrase in again.phrases)  # A server does not say which view it was.
-        assert formatting.to_dict(again) == formatting.to_dict(hit)
+        assert again.to_dict() == hit.to_dict()
         assert (again.path, again.rank, again.image) == (hit.path, hit.rank, hit.image)
         assert (again.width, again.height) == (hit.width, hit.height)
         assert (again.score, again.logit) == (pytest.approx(hit.score, abs=1e-6), pytest.approx(hit.logit, abs=1e-6))
@@ -197,15 +197,15 @@ def test_what_json_says_is_read_again(hit: Hit) -> None:
 
 
 def test_a_hit_that_lacks_something_is_refused(subtests: pytest.Subtests) -> None:
-    """But for the weakest phrase, which the phrases tell."""
-    for name in formatting.to_dict(HIT):
+    """The weakest phrase alone may be missing: the phrases tell it."""
+    for name in HIT.to_dict():
         with subtests.test(name):
-            found = {key: value for key, value in formatting.to_dict(HIT).items() if key != name}
+            found = {key: value for key, value in HIT.to_dict().items() if key != name}
             if name == "weakest":
-                assert formatting.from_dict(found).path == HIT.path
+                assert Hit.from_dict(found).path == HIT.path
             else:
                 with pytest.raises(KeyError):
-                    formatting.from_dict(found)
+                    Hit.from_dict(found)
 
 
 REFUSED = (KeyError, TypeError, ValueError, OverflowError)
@@ -213,12 +213,12 @@ WRONG = [None, "x", [], {}, [1], ["x"], [None], float("nan"), "1e999", [[]], {"b
 
 
 def test_a_hit_with_something_else_is_refused_or_read(subtests: pytest.Subtests) -> None:
-    """Only by these: what another program sends is no bug of ours."""
-    for name in [key for key in formatting.to_dict(HIT) if key not in ("path", "weakest")]:
+    """No other exception is raised: what another program sends is no bug of ours."""
+    for name in [key for key in HIT.to_dict() if key not in ("path", "weakest")]:
         with subtests.test(name):
             for wrong in WRONG:
                 try:
-                    formatting.from_dict(formatting.to_dict(BOTH) | {name: wrong})
+                    Hit.from_dict(BOTH.to_dict() | {name: wrong})
                 except REFUSED:
                     continue
 
@@ -235,15 +235,13 @@ def test_regions_that_are_none_are_refused(subtests: pytest.Subtests) -> None:
     for regions in NO_REGIONS:
         with subtests.test(repr(regions)):
             with pytest.raises(REFUSED):
-                formatting.from_dict(formatting.to_dict(HIT) | {"regions": regions})
+                Hit.from_dict(HIT.to_dict() | {"regions": regions})
             with pytest.raises(REFUSED):
-                formatting.from_dict(
-                    formatting.to_dict(HIT) | {"phrases": [{"text": "a", "score": 1, "regions": regions}]}
-                )
+                Hit.from_dict(HIT.to_dict() | {"phrases": [{"text": "a", "score": 1, "regions": regions}]})
 
 
 @pytest.mark.parametrize("name", ["rank", "id", "width_px", "height_px"])
-def test_a_number_without_end_is_refused(name: str) -> None:
-    """As JSON may write it: 1e999."""
+def test_an_infinite_number_is_refused(name: str) -> None:
+    """JSON may write one as 1e999."""
     with pytest.raises(REFUSED):
-        formatting.from_dict(formatting.to_dict(HIT) | {name: float("inf")})
+        Hit.from_dict(HIT.to_dict() | {name: float("inf")})

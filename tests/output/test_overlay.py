@@ -1,4 +1,4 @@
-"""Overlays on photos, checked pixel by pixel."""
+"""What is drawn on a photo, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_hit(*phrases: PhraseMatch, size: tuple[int, int] = SIZE) -> Hit:
 
 
 def paint(hit: Hit, size: tuple[int, int] = SIZE, heat: bool = False, colour: tuple[int, int, int] = BLUE) -> Pixels:
-    """Return the drawn picture i64[H, W, 3], and check that the photo is not modified."""
+    """The drawn picture, i64[H, W, 3], and that the photo itself is left alone."""
     photo = Image.new("RGB", size, colour)
     drawn = overlay.draw_overlay(hit, photo, heat)
     assert drawn.mode == "RGB"
@@ -46,7 +46,7 @@ def is_colour(pixels: Pixels, colour: tuple[int, int, int]) -> NDArray[np.bool_]
 
 
 def tag_box(pixels: Pixels, colour: tuple[int, int, int]) -> Box:
-    """Return the box around a label of a colour: around areas of 3 x 9 pixels of that colour; lines are thinner."""
+    """Around the plain parts of a label of that colour: where 3 x 9 pixels have it; lines are thinner."""
     whole = np.lib.stride_tricks.sliding_window_view(is_colour(pixels, colour), (9, 3)).all((-1, -2))
     rows, columns = np.nonzero(whole)
     assert len(rows), "no label"
@@ -54,13 +54,13 @@ def tag_box(pixels: Pixels, colour: tuple[int, int, int]) -> Box:
 
 
 def whole_size(text: str) -> tuple[int, int]:
-    """Return width and height of the tag_box of a label that nothing touches."""
+    """Width and height of the tag_box of a label that nothing touches."""
     left, top, right, bottom = tag_box(paint(make_hit(phrase(text))), overlay.COLOURS[0])
     return right - left, bottom - top
 
 
 def is_whole(tag: Box, text: str) -> bool:
-    """Whether a tag has a free label's size; the 2 pixels of its box's line may add to the height."""
+    """As wide and high as the label is alone; its own box's line, 2 pixels, may add to the height."""
     wide, high = whole_size(text)
     return tag[2] - tag[0] == wide and 0 <= tag[3] - tag[1] - high <= 2
 
@@ -70,7 +70,7 @@ def overlap(one: Box, other: Box) -> bool:
 
 
 def edge(box: Box, inside: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield the pixels (row, column) along a box that is shrunk by `inside` pixels."""
+    """Pixels (row, column) along a box that is `inside` pixels smaller on each side."""
     left, top, right, bottom = (v + inside * s for v, s in zip(box, (1, 1, -1, -1), strict=True))
     for x in range(left, right):
         yield top, x
@@ -85,16 +85,16 @@ def test_box_lies_where_the_region_is() -> None:
     pixels = paint(make_hit(phrase("puppy", box)))
     assert pixels.shape == (375, 500, 3)
     colour, (left, top, right, bottom) = overlay.COLOURS[0], box
-    for line in (0, 1):  # A line is 2 pixels wide on a picture of 500 pixels.
+    for line in (0, 1):  # The line is 2 pixels wide in a picture of 500.
         assert all(tuple(pixels[at]) == colour for at in edge(box, line))
     assert is_colour(pixels[top + 2 : bottom - 2, left + 2 : right - 2], BLUE).all()
     tag = tag_box(pixels, colour)
     assert left <= tag[0] <= left + 3
-    assert top - 30 < tag[1] < tag[3] <= top + 2  # The label is above the box, as there is room.
+    assert top - 30 < tag[1] < tag[3] <= top + 2  # The label is above, where there is room.
     around = [at for at in edge(box, -1) if at[0] >= top]
-    assert all(pixels[at].sum() < sum(BLUE) for at in around)  # The hairline is darker than the photo.
+    assert all(pixels[at].sum() < sum(BLUE) for at in around)  # The hairline is dark.
     rest = is_colour(pixels, BLUE)
-    rest[top - 30 : top, left : tag[2] + 5] = True  # The label lies here.
+    rest[top - 30 : top, left : tag[2] + 5] = True  # The label is left out.
     rest[top - 1 : bottom + 1, left - 1 : right + 1] = True
     assert rest.all()
 
@@ -120,7 +120,7 @@ def test_photo_is_never_enlarged_and_large_ones_shrink_with_their_boxes() -> Non
 
 
 def contrast(one: Pixels, other: Pixels) -> float:
-    """Return the contrast of two sRGB colours as defined by WCAG 2.1."""
+    """Of two sRGB colours, as WCAG 2.1 counts it."""
     light = []
     for colour in (one, other):
         parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour / 255]
@@ -139,7 +139,7 @@ def test_text_stands_out_from_its_label() -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 7])
 @pytest.mark.parametrize("box", [(0, 0, 500, 375), (200, 150, 260, 200), (490, 0, 500, 10), (0, 365, 10, 375)])
-def test_labels_of_equal_boxes_do_not_overlap(count: int, box: Box) -> None:
+def test_labels_of_one_place_do_not_overlap(count: int, box: Box) -> None:
     text = "a long label, this one"
     pixels = paint(make_hit(*(phrase(text, box) for _ in range(count))))
     tags = [tag_box(pixels, colour) for colour in overlay.COLOURS[:count]]
@@ -147,13 +147,13 @@ def test_labels_of_equal_boxes_do_not_overlap(count: int, box: Box) -> None:
     assert not any(overlap(tags[i], tags[j]) for i in range(count) for j in range(i))
 
 
-def test_a_label_without_free_room_takes_the_first_position() -> None:
-    """The first position that lies in the picture is above the box, at its left edge."""
+def test_a_label_without_a_free_place_takes_the_first() -> None:
+    """The first of its places that lies in the picture: above the box, at its left edge."""
     assert overlay._find_position((30, 10), (40, 50, 90, 90), (100, 100), [(0, 0, 100, 100)]) == (40, 40, 70, 50)
     assert overlay._find_position((30, 10), (40, 50, 90, 90), (100, 100), []) == (40, 40, 70, 50)
 
 
-def test_two_equal_boxes_are_both_visible() -> None:
+def test_two_boxes_at_one_place_both_show() -> None:
     box = (100, 100, 300, 300)
     pixels = paint(make_hit(phrase("puppy", box), phrase("dog", box)))
     assert [tuple(pixels[200, x]) for x in (100, 101)] == [overlay.COLOURS[0]] * 2
@@ -199,7 +199,7 @@ def test_long_text_is_cut_and_keeps_its_score() -> None:
     ("text", "same"),
     [("two\n\tlines", "two lines"), ("a\u202eb\u200fc", "abc"), ("a\x1b[31m\0b", "a [31m b"), (" a\ud800 ", "a")],
 )
-def test_unprintable_characters_are_left_out(text: str, same: str) -> None:
+def test_what_cannot_be_printed_is_left_out(text: str, same: str) -> None:
     box = (140, 160, 290, 320)
     assert (paint(make_hit(phrase(text, box))) == paint(make_hit(phrase(same, box)))).all()
 
@@ -208,7 +208,7 @@ def test_unprintable_characters_are_left_out(text: str, same: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "写真 🐶", "שלום עולם", "سلام", "हिन्दी", "👩\u200d👩\u200d👧", "a" + "\u0301" * 900]
 )
-def test_any_script_is_drawn(text: str, fonts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_writing_is_drawn(text: str, fonts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fonts:
         monkeypatch.setattr(overlay, "_FALLBACK_FONTS", ())
     box = (140, 160, 290, 320)
@@ -216,13 +216,13 @@ def test_any_script_is_drawn(text: str, fonts: bool, monkeypatch: pytest.MonkeyP
     assert tag_box(pixels, overlay.COLOURS[0])[3] <= 162
 
 
-def test_markup_is_drawn_and_accents_without_a_font_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_drawn_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     box = (140, 160, 290, 320)
     marked, plain = (paint(make_hit(phrase(text, box))) for text in ("[red]a[/red]", "a"))
     assert tag_box(marked, overlay.COLOURS[0])[2] > tag_box(plain, overlay.COLOURS[0])[2] + 30
     monkeypatch.setattr(overlay, "_FALLBACK_FONTS", ("no such font.ttf",))
     accents, none = (paint(make_hit(phrase(text, box))) for text in ("Käse à la crème", "Kase a la creme"))
-    assert (accents == none).all()  # Accents are dropped rather than drawn as empty squares.
+    assert (accents == none).all()  # The letters are left out.
 
 
 GREY = (128, 128, 128)
@@ -234,7 +234,7 @@ FRAMES = {
 
 
 def heated(*phrases: tuple[NDArray[np.float32], Frame]) -> Pixels:
-    """Draw heat maps on a grey photo; phrases without regions have no boxes and their labels are at the upper left."""
+    """On a grey photo; phrases without a region, so that there are no boxes: labels in the upper left corner only."""
     hit = make_hit(*(replace(phrase("i"), heat=heat.astype(np.float32), frame=frame) for heat, frame in phrases))
     return paint(hit, heat=True, colour=GREY)
 
@@ -247,15 +247,15 @@ def one_hot(row: int, column: int, grid: int = 8) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize(("row", "column"), [(6, 5), (7, 7), (2, 6)])
-def test_the_hottest_patch_is_brightest(name: str, row: int, column: int) -> None:
+def test_heat_is_brightest_where_it_is(name: str, row: int, column: int) -> None:
     frame = FRAMES[name]
     pixels = heated((one_hot(row, column), frame))
-    pixels[:40, :100] = GREY  # The label lies here.
+    pixels[:40, :100] = GREY  # The label is left out.
     x = frame.left + (column + 0.5) / 8 * (frame.right - frame.left)
     y = frame.top + (row + 0.5) / 8 * (frame.bottom - frame.top)
     light = pixels.sum(-1)
     rows, columns = np.nonzero(light == light.max())
-    assert abs(rows.mean() + 0.5 - y) < 12  # The tolerance is in pixels; a patch has 30 to 62.
+    assert abs(rows.mean() + 0.5 - y) < 12  # A patch has 30 to 62 pixels.
     assert abs(columns.mean() + 0.5 - x) < 16
     red, green, blue = pixels[int(y), int(x)]
     assert red > 200 > green - 20
@@ -266,7 +266,7 @@ def test_the_hottest_patch_is_brightest(name: str, row: int, column: int) -> Non
     outside[:40, :100] = False
     assert is_colour(pixels[outside], (64, 64, 64)).all()  # No view covers this part.
     far = pixels[top + (0 if row > 3 else 150) :, left:right][:60, 110:130]
-    assert is_colour(far, GREY).all()  # This part has no heat.
+    assert is_colour(far, GREY).all()  # Cold parts are grey.
 
 
 def test_heat_of_several_phrases_is_the_largest() -> None:
@@ -277,7 +277,7 @@ def test_heat_of_several_phrases_is_the_largest() -> None:
     assert tuple(pixels[row, 250]) == GREY
 
 
-def test_heat_of_extreme_values() -> None:
+def test_heat_of_any_numbers() -> None:
     rng = np.random.default_rng(0)
     heat = rng.random((14, 14)).astype(np.float32)
     pixels = heated((heat, FRAMES["tile"]))
@@ -296,12 +296,12 @@ def test_heat_grows_lighter_with_its_strength() -> None:
     assert row[-1] > 150
 
 
-def test_the_photo_shows_through_the_heat() -> None:
+def test_heat_lets_the_photo_through() -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8))
     hit = make_hit(replace(phrase("i"), heat=one_hot(5, 5), frame=FRAMES["squash"]))
     drawn = np.asarray(overlay.draw_overlay(hit, photo, heat=True)).astype(float)[60:].mean(-1)
     grey = np.asarray(photo.convert("L")).astype(float)[60:]
-    hottest = np.s_[190:200, 335:355]
+    hottest = np.s_[190:200, 335:355]  # These pixels are in rows 250 to 260 of the photo.
     assert np.corrcoef(drawn[hottest].ravel(), grey[hottest].ravel())[0, 1] > 0.5
     assert drawn[hottest].std() > 10
 

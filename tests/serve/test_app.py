@@ -27,7 +27,6 @@ from PIL import Image
 pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
 pytest.importorskip("httpx", reason="needs httpx")
 import httpx
-from flairsearch.search.request import MOST_BODY
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
@@ -35,6 +34,7 @@ from starlette.testclient import TestClient
 
 from flairsearch.core.filters import Filter
 from flairsearch.core.query import ImageExample, Query
+from flairsearch.core.request import MAX_BODY_BYTES
 from flairsearch.engine import Engine
 from flairsearch.rebuild import rebuild
 from flairsearch.serve import app as app_module
@@ -56,7 +56,7 @@ from tests.support.served import (
     status_of,
 )
 
-PHOTOS, VIEWS = 15, 13  # some are the same
+PHOTOS, VIEWS = 15, 13  # Two photos have the content of another one.
 API = "/api/v1"
 
 
@@ -82,7 +82,7 @@ def hits_of(answer):
 
 
 def error_of(answer):
-    """The one line of an error, which says nothing of this machine."""
+    """The one line of an error, which does not tell paths of this machine."""
     assert answer.headers["content-type"] == "application/json"
     (text,) = answer.json().values()
     check_line(text)
@@ -113,7 +113,7 @@ def test_a_search_is_that_of_the_engine(client, index):
     assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected], abs=1e-5)
     assert [hit["regions"][0]["box"] for hit in found["hits"]] == [list(hit.regions[0].box) for hit in expected]
     assert (found["in_scope"], found["ranked"], found["next"]) == (VIEWS, VIEWS, 4)
-    assert found["warnings"] == []
+    assert (found["warnings"], found["complete"]) == ([], True)
     assert found["seconds"] > 0
 
 
@@ -130,13 +130,15 @@ def test_pages_join_without_gap_or_repeat(client):
     assert (beyond["hits"], beyond["next"]) == ([], None)
 
 
-def test_conditions_and_scope_are_those_of_the_engine(client, index):
-    scope, more = Filter(larger_than="80x60", extension="png,jpg"), {"ext": "png,jpg", "larger_than": "80x60"}
-    for texts, at in ((["red", "cyan"], []), (["red"], ["left"])):
+def test_conditions_and_filter_are_those_of_the_engine(client, index):
+    chosen = Filter(larger_than="80x60", extension="png,jpg")
+    more = {"extension": "png,jpg", "larger_than": "80x60"}
+    for texts, position in ((["red", "cyan"], []), (["red"], ["left"])):
         with open_index(index) as engine:
-            terms = Query(texts, exclude="blue", position=at, min_area="1%")
-            expected = engine.search(terms, 10, "all", -0.5, scope)
-        given = {"q": texts, "not": "blue", "at": at, "min_area": "1%", "min_score": -0.5, "shortlist": "all"}
+            query = Query(texts, exclude="blue", position=position, min_area="1%")
+            expected = engine.search(query, 10, shortlist="all", min_score=-0.5, filter=chosen)
+        given = {"q": texts, "exclude": "blue", "position": position, "min_area": "1%"}
+        given |= {"min_score": -0.5, "shortlist": "all"}
         found = hits_of(client.get(f"{API}/search", params=given | more))
         assert [hit["id"] for hit in found] == [hit.image for hit in expected]
         assert 0 < len(found) < len(hits_of(client.get(f"{API}/search", params={"q": texts})))
@@ -161,7 +163,7 @@ def test_a_posted_picture_is_looked_for(client, index, kind):
     assert [hit["id"] for hit in hits_of(posted)] == [hit.image for hit in expected]
 
 
-def test_two_at_once_are_answered_together(client, site):
+def test_two_searches_at_once_are_answered_together(client, site):
     entered, go = threading.Event(), threading.Event()
     site.api.worker.call(lambda _: (entered.set(), go.wait(20)))
     assert entered.wait(20)
@@ -182,17 +184,17 @@ def test_two_at_once_are_answered_together(client, site):
     assert site.api.worker.batches[2] == before + 1
 
 
-def test_when_too_many_wait_one_is_told_to_come_again_and_who_goes_leaves_the_queue(client, site):
+def test_a_full_queue_refuses_a_search_and_a_client_that_leaves_makes_room(client, site):
     entered, go = threading.Event(), threading.Event()
-    service = site.api.worker
-    service.call(lambda _: (entered.set(), go.wait(30)))
+    worker = site.api.worker
+    worker.call(lambda _: (entered.set(), go.wait(30)))
     assert entered.wait(20)
-    batches = dict(service.batches)
+    batches = dict(worker.batches)
     ask = f"GET {API}/search?q=red HTTP/1.1\r\nHost: {site.host}\r\n\r\n".encode()
     waiting = [socket.create_connection((site.host, site.port)) for _ in range(64)]
     for one in waiting:
         one.sendall(ask)
-    while service.waiting < 64:
+    while worker.waiting < 64:
         time.sleep(0.01)
     refused = client.get(f"{API}/search?q=red")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
@@ -200,12 +202,12 @@ def test_when_too_many_wait_one_is_told_to_come_again_and_who_goes_leaves_the_qu
     for one in waiting:
         one.close()
     deadline = time.monotonic() + 20
-    while service.waiting and time.monotonic() < deadline:
+    while worker.waiting and time.monotonic() < deadline:
         time.sleep(0.01)
     go.set()
     assert hits_of(client.get(f"{API}/search?q=red&k=1"))
-    assert service.batches[1] == batches.get(1, 0) + 1
-    assert service.batches[64] == batches.get(64, 0)
+    assert worker.batches[1] == batches.get(1, 0) + 1
+    assert worker.batches[64] == batches.get(64, 0)
 
 
 def test_regions_have_heat(client, site, index):
@@ -282,7 +284,7 @@ def test_a_photo_of_a_strange_date_is_sent(client, site):
 
 
 def test_the_page_of_an_installation_made_of_links(tmp_path):
-    """As `uv --link-mode=symlink` leaves it; a file of the page is known by its content, not by its date."""
+    """`uv --link-mode=symlink` makes such links; the etag depends on the content of a file, not on its date."""
     (tmp_path / "static").mkdir()
     for file in PageFiles().directory.iterdir():
         (tmp_path / "static" / file.name).symlink_to(file)
@@ -307,7 +309,14 @@ def test_parts_of_originals(client, site):
     beyond = client.get(url, headers={"range": "bytes=999999-"})
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(data)}")
     error_of(beyond)
-    for text in ("bytes=x", "bytes=9-3", "bytes=-", "lines=1-2", "bytes", "bytes=1-2,x"):  # RFC 9110: ignored
+    for text in (
+        "bytes=x",
+        "bytes=9-3",
+        "bytes=-",
+        "lines=1-2",
+        "bytes",
+        "bytes=1-2,x",
+    ):  # RFC 9110 says that these are ignored.
         whole = client.get(url, headers={"range": text})
         assert (whole.status_code, whole.content) == (200, data)
     for path in ("/", "/static/app.js"):
@@ -316,7 +325,7 @@ def test_parts_of_originals(client, site):
 
 
 def test_an_original_that_is_exchanged_before_it_is_sent(tmp_path):
-    """What was checked is what is sent; and it is closed, sent or not."""
+    """The file that was checked is the one that is sent; it is closed whether it is sent or not."""
     photo, data = tmp_path / "photo.png", png_bytes()
     photo.write_bytes(data)
     originals = [open_original(str(photo)) for _ in range(2)]
@@ -347,7 +356,7 @@ def test_smaller_ones_are_upright(client, site, path, size):
     picture = Image.open(BytesIO(answer.content))
     assert (picture.format, picture.size) == ("JPEG", size)
     pixels = np.asarray(picture).astype(int)
-    assert pixels[size[1] // 4, size[0] // 2, 0] > 200  # red at the top
+    assert pixels[size[1] // 4, size[0] // 2, 0] > 200  # The top is red.
     assert pixels[-size[1] // 4, size[0] // 2, 2] > 200
     again = client.get(str(answer.url), headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -358,7 +367,7 @@ PATHS = ["images/{}", "images/{}?size=100", "thumbnails/{}", "search?image={}", 
 SPOILT = [(GONE, {410}), (PIPE, {410}), (PAGE, {422}), (LINK, {422})]
 
 
-def test_photos_that_are_none_any_more(client, site, subtests):
+def test_photos_that_are_no_photos_any_more(client, site, subtests):
     for (name, statuses), path in itertools.product(SPOILT, PATHS):
         with subtests.test(f"{name} {path}"):
             answer = client.get(f"{API}/{path.replace('{}', str(site.id_of(name)))}")
@@ -404,7 +413,7 @@ KINDS = {
 
 
 def test_the_page_and_its_files(client):
-    """Whatever the machine's registry of media types says."""
+    """Media types do not depend on the registry of the machine."""
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert client.get("/", headers={"if-none-match": page.headers["etag"]}).status_code == 304
@@ -446,8 +455,12 @@ def test_the_token_is_described_where_one_is_needed(site):
         assert [one["scheme"] for one in schemes.values()] == (["bearer"] if token else [])
 
 
-def test_commands_that_are_advised_keep_their_options(site):
-    assert site.api.errors.plain("--min-area is 2 - give a share") == "min_area is 2 - give a share"
+def test_errors_name_parameters_as_http_does(client):
+    for given, name in (({"q": " "}, "q"), ({"q": "red", "min_area": "2"}, "min_area")):
+        assert error_of(client.get(f"{API}/search", params=given)).startswith(f"{name}: ")
+
+
+def test_advised_commands_keep_their_options(site):
     advice = "segments/1.tokens is short - run flairsearch verify --repair, or index --rebuild"
     assert site.api.errors.plain(f"{site.api.worker.folder}/{advice}") == f"the index/{advice}"
 
@@ -467,7 +480,7 @@ def test_a_form_is_no_picture(client):
     assert "form" in error_of(answer)
 
 
-def test_who_opens_the_page_need_not_wait_for_torch_later(client, site, monkeypatch):
+def test_opening_the_page_loads_torch(client, site, monkeypatch):
     loaded = []
     monkeypatch.setattr("flairsearch.serve.app.import_module", loaded.append)
     monkeypatch.setattr(site.api, "_prepared", False)
@@ -494,7 +507,7 @@ def test_the_description_names_every_parameter_and_answer(client):
 
 
 def test_answers_are_as_they_are_described(client, site):
-    """Every field is described, every described one is there, and is of its kind."""
+    """The fields of an answer are exactly the described ones, of the described types."""
     jsonschema = pytest.importorskip("jsonschema_rs", reason="needs schemathesis")
     found = client.get(f"{API}/openapi.json").json()
     components = found["components"]
@@ -531,7 +544,7 @@ def test_head_is_get_without_the_body(client, site):
     assert "head" not in client.get(f"{API}/openapi.json").json()["paths"][f"{API}/status"]
 
 
-def test_no_answer_says_who_made_the_server(client):
+def test_no_answer_names_the_software_of_the_server(client):
     for path in ("/", f"{API}/health", f"{API}/search", "/nothing"):
         headers = client.get(path).headers
         assert not {"server", "date", "x-powered-by", "access-control-allow-origin"} & headers.keys()
@@ -545,20 +558,25 @@ WRONG = {
     "shortlist": ["none", "0", "-5", ""],
     "min_score": ["x", "nan", "inf", ""],
     "min_area": ["x", "-1", "2", "nan"],
-    "at": ["up", ""],
-    "under": ["", "photos", "../..", "~", "~root", "/nowhere/at/all", "/etc", "/\0"],
+    "position": ["up", ""],
+    "folder": ["", "photos", "../..", "~", "~root", "/nowhere/at/all", "/etc", "/\0"],
     "since": ["x", "", "2024-13", "99999"],
     "until": ["x"],
     "larger_than": ["x", "", "-1MB"],
-    "ext": ["", "../jpg", "a b"],
+    "extension": ["", "../jpg", "a b"],
+    "score": ["", "cosine", "Flair"],
     "image": ["0", "-1", "x", "9" * 30, "../1", "1.5"],
     "box": ["0,0,1,1", "x"],
-    "image_weight": ["1"],
+    "image_weight": ["2", "0", "-1", "x", "inf"],
     "unknown": ["1"],
+    "at": ["left"],
+    "under": ["/"],
+    "not": ["blue"],
+    "ext": ["png"],
 }
 
 
-def test_wrong_parameters_are_said_in_one_line(client, subtests):
+def test_wrong_parameters_are_one_line(client, subtests):
     for name, value in ((name, value) for name, several in WRONG.items() for value in several):
         with subtests.test(f"{name}={value[:30]!r}"):
             given = {"q": "red"} | {name: value}
@@ -584,7 +602,7 @@ def test_a_path_of_this_machine_is_no_part_of_an_error(client, site):
 
 
 def bomb(width=60_000, height=60_000):
-    """A PNG that says it has so many pixels, and is small."""
+    """A small PNG whose header says that it has `width` times `height` pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -595,7 +613,7 @@ def bomb(width=60_000, height=60_000):
 
 
 def hostile(site):
-    """(what it is, statuses that are right, what comes back)."""
+    """Tuples of a description, the statuses that are right, and the answer."""
 
     def get(what, path, *headers, right=(400, 404), method="GET", host=None):
         return what, right, request(site, f"{method} {path}", *headers, host=host)
@@ -647,7 +665,7 @@ def hostile(site):
 
 
 def hostile_bodies(site):
-    """Those of POST."""
+    """The hostile requests with a body."""
 
     def post(what, body, *headers, right=(400, 422), target=f"{API}/search?k=1", half=False):
         said = any(header.startswith(("Content-Length", "Transfer")) for header in headers)
@@ -691,7 +709,9 @@ def test_hostile_requests_get_a_line_and_no_more(site, client):
         status = status_of(answer)
         text = body.decode("utf-8", "replace")
         if status >= 400:
-            length = int(re.search(rb"content-length: ([0-9]+)", head)[1])  # the first answer, where there are two
+            length = int(
+                re.search(rb"content-length: ([0-9]+)", head)[1]
+            )  # The first answer counts, where there are two.
             (text,) = json.loads(body[:length]).values()
         rows.append((what, status or "connection closed", text[:110].replace("|", "\\|").replace("\n", " ")))
         assert status in right, (what, answer[:500])
@@ -701,14 +721,14 @@ def test_hostile_requests_get_a_line_and_no_more(site, client):
             check_line(text)
         assert client.get(f"{API}/health").status_code == 200, what
     lines = ["", "| request | status | answer |", "|---|---|---|", *("| {} | {} | {} |".format(*row) for row in rows)]
-    sys.stdout.write("\n".join(lines) + "\n")  # pytest -s shows it
+    sys.stdout.write("\n".join(lines) + "\n")  # `pytest -s` shows the table.
 
 
 def test_the_server_still_answers_after_all_that(client):
     assert len(hits_of(client.get(f"{API}/search?q=red"))) == 10
 
 
-def test_a_request_that_comes_slowly_keeps_nobody_waiting_and_ends(index):
+def test_slow_requests_delay_no_other_and_end(index):
     with serving_index(index, head_seconds=1.0) as site:
         slow = [socket.create_connection((site.host, site.port), timeout=20) for _ in range(100)]
         for one in slow:
@@ -727,7 +747,7 @@ def test_a_connection_that_stays_answers_again_and_again(site):
         assert {client.get(f"{API}/health").status_code for _ in range(20)} == {200}
 
 
-def test_with_a_token_nothing_but_health_and_the_bare_page_answers_without(index):
+def test_with_a_token_only_health_and_the_bare_page_answer_without(index):
     with serving_index(index, token="s3cret") as site, httpx.Client(base_url=site.url) as client:
         for path in (
             f"{API}/search?q=red",
@@ -745,17 +765,17 @@ def test_with_a_token_nothing_but_health_and_the_bare_page_answers_without(index
         assert client.get(f"{API}/status", headers={"authorization": "Bearer s3creT"}).status_code == 401
         visit = client.get("/?token=s3cret")
         assert (visit.status_code, visit.headers["location"]) == (303, "/")
-        assert client.get(f"{API}/status").status_code == 200  # by the cookie
+        assert client.get(f"{API}/status").status_code == 200  # The cookie is the token.
 
 
-def test_what_nobody_foresaw_is_one_line(site, client, monkeypatch, caplog):
+def test_an_unforeseen_error_is_one_line(site, client, monkeypatch, caplog):
     monkeypatch.setattr(site.api.worker, "_current", lambda: 1 // 0)
     answer = client.get(f"{API}/search?q=red")
     assert answer.status_code == 500
     assert "log" in error_of(answer)
     deadline = time.monotonic() + 10
     while "ZeroDivisionError" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)  # it is written down after it was answered
+        time.sleep(0.01)  # The log is written after the answer.
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -783,7 +803,7 @@ def test_a_stop_while_searches_take_long_answers_them(index, monkeypatch, caplog
             threading.Thread(target=ask, args=(path,)) for path in ("search?q=blue", "regions/1?q=red", "status")
         ]
         asking[0].start()
-        assert entered.wait(20)  # one is under way, the others wait for their turn
+        assert entered.wait(20)  # One is under way, and the others wait for their turn.
         for one in asking[1:]:
             one.start()
         while site.api.worker.waiting < 3:
@@ -838,7 +858,7 @@ def test_a_server_prints_its_address_and_leaves_nothing(real_index, tmp_path, si
 
 @pytest.fixture
 def serve(run: IndexRun, monkeypatch):
-    """The command in this process; `visit` is called in place of the browser, with the address. Then Ctrl-C."""
+    """Run the command in this process; `visit` gets the address in place of the browser, then comes Ctrl-C."""
     terminate = signal.getsignal(signal.SIGTERM)
 
     def serve(index, visit, *arguments):
@@ -871,10 +891,10 @@ def test_a_token_of_any_letters_is_quoted_in_the_address(real_index, serve):
     assert lines == [url, "flairsearch: the server has stopped"]
     assert (visited.status_code, visited.headers["location"]) == (303, "/")
     assert "set-cookie" in visited.headers
-    assert status.status_code == 200  # by the cookie
+    assert status.status_code == 200  # The cookie is the token.
 
 
-def test_an_index_made_anew_is_searched(real_index, serve, tmp_path):
+def test_a_rebuilt_index_is_searched(real_index, serve, tmp_path):
     own = shutil.copytree(real_index, tmp_path / "index")
 
     def visit(url):
@@ -932,4 +952,4 @@ def test_without_the_extra_it_says_what_to_install(real_index, run: IndexRun, mo
 
 
 def test_the_limit_of_a_body_is_that_of_the_contract():
-    assert MOST_BODY == 32_000_000
+    assert MAX_BODY_BYTES == 32_000_000

@@ -19,47 +19,47 @@ import pytest
 from tests.support.command import IndexRun
 
 pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
-from flairsearch.search.request import MOST_BODY, Question
-
 from flairsearch.core.errors import PictureError, UsageError
 from flairsearch.core.filters import Filter
 from flairsearch.core.query import ImageExample, Query
+from flairsearch.core.request import MAX_BODY_BYTES, MAX_HITS, SearchRequest, SearchResult
 from flairsearch.engine import Engine
-from flairsearch.output.formatting import to_dict, to_json
-from flairsearch.serve import client
+from flairsearch.output.formatting import to_json
 from flairsearch.serve.client import ServerClient, ServerError
 from tests.support.served import Site, open_index, serving_index
 
-PHOTOS = 15  # of 13 contents
-RED = Question(Query("red"))
+PHOTOS = 15  # Two of them have the content of another photo.
+RED = SearchRequest(Query("red"))
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's own server or token."""
+    """Without a server or token of the user."""
     monkeypatch.delenv("FLAIRSEARCH_SERVER", raising=False)
     monkeypatch.delenv("FLAIRSEARCH_TOKEN", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def ask_server(site: Site, question: Question, page: int = client.MOST_HITS) -> Answer:
-    return ServerClient.at(site.url, None).search(question, page)
+def ask_server(site: Site, request: SearchRequest, page: int = MAX_HITS) -> SearchResult:
+    return ServerClient.at(site.url, None).search(request, page)
 
 
-def ask_here(site: Site, question: Question) -> Answer:
+def ask_here(site: Site, request: SearchRequest) -> SearchResult:
     with open_index(site.index) as engine:
-        return question.ask(engine)
+        return engine.search(request)
 
 
-def alike(found: Answer, expected: Answer) -> None:
-    """As JSON has them; scores of a batch of queries may differ in the last digit that is shown."""
-    assert [to_dict(hit)["path"] for hit in found.hits] == [to_dict(hit)["path"] for hit in expected.hits]
-    for hit, same in zip(found.hits, expected.hits, strict=True):
-        one, other = to_dict(hit), to_dict(same)
+def check_equal(found: SearchResult, expected: SearchResult) -> None:
+    """Compare two results as JSON; scores of a batch of queries may differ in the last digit that is shown."""
+    assert [hit.path for hit in found] == [hit.path for hit in expected]
+    for hit, same in zip(found, expected, strict=True):
+        one, other = hit.to_dict(), same.to_dict()
         assert _without_numbers(one) == _without_numbers(other)
         assert _numbers(one) == pytest.approx(_numbers(other), abs=3e-5)
-    assert (found.in_scope, found.ranked) == (expected.in_scope, expected.ranked)
-    assert found.unseen == expected.unseen
+    assert found.stats.views_in_filter == expected.stats.views_in_filter
+    assert found.stats.views_ranked == expected.stats.views_ranked
+    assert found.stats.unseen_words == expected.stats.unseen_words
+    assert (found.complete, found.warnings) == (expected.complete, expected.warnings)
 
 
 def _without_numbers(found: Any) -> Any:
@@ -81,77 +81,81 @@ def _numbers(found: Any) -> list[float]:
 # -- a server that runs
 
 
-QUESTIONS: dict[str, Callable[[Path], Question]] = {
-    "text": lambda _: Question(Query("a red square")),
-    "phrases": lambda _: Question(Query(["red", "something blue", "red"])),
-    "signs": lambda _: Question(Query("R&B = 100% +1; #café/犬 'it''s' \"q\"\n\t?q=x&k=9")),
-    "unseen words": lambda _: Question(Query("zzyzx and a red qzyx", exclude="a zylograph")),
-    "one": lambda _: Question(Query("red"), k=1),
-    "all": lambda _: Question(Query("red"), k=1000),
-    "shortlist": lambda _: Question(Query("red"), shortlist="5"),
-    "all ranked": lambda _: Question(Query("red"), shortlist="all"),
-    "no hit": lambda _: Question(Query("red"), min_score=0.99),
-    "conditions": lambda _: Question(Query(["red", "blue"], exclude="green", position=["left", "top"], min_area="2%")),
-    "place": lambda _: Question(Query("red", position="center")),
-    "folder": lambda photos: Question(Query("red"), filter=Filter(folder=photos)),
-    "kind": lambda _: Question(Query("red"), filter=Filter(extension=["jpg", "bmp"])),
-    "date": lambda _: Question(Query("red"), filter=Filter(since="2001-05", until="2098-12-31T23:59:59")),
-    "none from then": lambda _: Question(Query("red"), filter=Filter(until="2001")),
-    "bytes": lambda _: Question(Query("red"), filter=Filter(larger_than="300")),
-    "very many bytes": lambda _: Question(Query("red"), filter=Filter(larger_than="1.5GB")),
-    "pixels": lambda _: Question(Query("red"), filter=Filter(larger_than="90x60")),
-    "picture": lambda photos: Question(Query(image=str(photos / "red.png"))),
-    "picture with box": lambda photos: Question(
+REQUESTS: dict[str, Callable[[Path], SearchRequest]] = {
+    "text": lambda _: SearchRequest(Query("a red square")),
+    "phrases": lambda _: SearchRequest(Query(["red", "something blue", "red"])),
+    "signs": lambda _: SearchRequest(Query("R&B = 100% +1; #café/犬 'it''s' \"q\"\n\t?q=x&k=9")),
+    "unseen words": lambda _: SearchRequest(Query("zzyzx and a red qzyx", exclude="a zylograph")),
+    "one": lambda _: SearchRequest(Query("red"), k=1),
+    "all": lambda _: SearchRequest(Query("red"), k=1000),
+    "shortlist": lambda _: SearchRequest(Query("red"), shortlist="5"),
+    "all ranked": lambda _: SearchRequest(Query("red"), shortlist="all"),
+    "no hit": lambda _: SearchRequest(Query("red"), min_score=0.99),
+    "conditions": lambda _: SearchRequest(
+        Query(["red", "blue"], exclude="green", position=["left", "top"], min_area="2%")
+    ),
+    "place": lambda _: SearchRequest(Query("red", position="center")),
+    "folder": lambda photos: SearchRequest(Query("red"), filter=Filter(folder=photos)),
+    "kind": lambda _: SearchRequest(Query("red"), filter=Filter(extension=["jpg", "bmp"])),
+    "date": lambda _: SearchRequest(Query("red"), filter=Filter(since="2001-05", until="2098-12-31T23:59:59")),
+    "none from then": lambda _: SearchRequest(Query("red"), filter=Filter(until="2001")),
+    "bytes": lambda _: SearchRequest(Query("red"), filter=Filter(larger_than="300")),
+    "very many bytes": lambda _: SearchRequest(Query("red"), filter=Filter(larger_than="1.5GB")),
+    "pixels": lambda _: SearchRequest(Query("red"), filter=Filter(larger_than="90x60")),
+    "picture": lambda photos: SearchRequest(Query(image=str(photos / "red.png"))),
+    "picture with box": lambda photos: SearchRequest(
         Query("red", image=ImageExample(photos / "red.png", (4, 8, 28, 40), 2.5), exclude="magenta")
     ),
-    "bytes of a picture": lambda photos: Question(Query(image=ImageExample((photos / "cyan.png").read_bytes()))),
+    "bytes of a picture": lambda photos: SearchRequest(Query(image=ImageExample((photos / "cyan.png").read_bytes()))),
 }
 
 
 def test_the_server_answers_as_the_index_does(served: Site, subtests: pytest.Subtests) -> None:
-    for name, ask in QUESTIONS.items():
+    for name, ask in REQUESTS.items():
         with subtests.test(name):
-            question = ask(served.photos)
-            found, expected = ask_server(served, question), ask_here(served, question)
-            alike(found, expected)
-            if name != "conditions":  # what they leave is the model's business
+            request = ask(served.photos)
+            found, expected = ask_server(served, request), ask_here(served, request)
+            check_equal(found, expected)
+            if name != "conditions":  # What conditions leave depends on the model.
                 assert bool(found.hits) == (name not in ("no hit", "none from then", "very many bytes"))
-            assert list(found.unseen) == (["zzyzx", "qzyx", "zylograph"] if name == "unseen words" else [])
-            assert list(found.seconds) == ["server"]
-            assert 0 < found.seconds["server"] < 60
+            assert list(found.stats.unseen_words) == (["zzyzx", "qzyx", "zylograph"] if name == "unseen words" else [])
+            assert list(found.stats.seconds) == ["server"]
+            assert 0 < found.stats.seconds["server"] < 60
 
 
-def test_least_score_of_the_server(served: Site) -> None:
+def test_min_score_of_the_server(served: Site) -> None:
     scores = [hit.score for hit in ask_here(served, RED).hits]
     limit = (scores[2] + scores[3]) / 2
-    question = Question(Query("red"), min_score=limit)
-    found = ask_server(served, question)
-    alike(found, ask_here(served, question))
+    request = SearchRequest(Query("red"), min_score=limit)
+    found = ask_server(served, request)
+    check_equal(found, ask_here(served, request))
     assert len(found.hits) == 3 < len(scores)
 
 
 def test_pages_of_the_server_are_put_together(served: Site, subtests: pytest.Subtests) -> None:
     for most, k in itertools.product((1, 4, 16), (1, 14, 300)):
         with subtests.test(f"{most} a page, {k} in all"):
-            question = Question(Query("something blue"), k=k)
-            found = ask_server(served, question, most)
-            alike(found, ask_here(served, question))
+            request = SearchRequest(Query("something blue"), k=k)
+            found = ask_server(served, request, most)
+            check_equal(found, ask_here(served, request))
             assert len(found.hits) == min(k, PHOTOS)
             assert [hit.rank for hit in found.hits] == list(range(1, len(found.hits) + 1))
 
 
-def test_more_than_one_request_may_give(served: Site) -> None:
-    assert len(ask_server(served, Question(Query("red"), k=250)).hits) == PHOTOS
+def test_more_hits_than_one_page_holds(served: Site) -> None:
+    assert len(ask_server(served, SearchRequest(Query("red"), k=250)).hits) == PHOTOS
 
 
-BEYOND: dict[str, Callable[[Path], Question]] = {
-    "a long text": lambda _: Question(Query("red " * 500)),
-    "a text longer than any URL": lambda _: Question(Query("red " * 50_000)),
-    "many phrases": lambda _: Question(Query(["red", "blue", "green"] * 4)),
-    "many unwanted": lambda _: Question(Query("red", exclude=["blue", "green"] * 5)),
-    "a heavy picture": lambda photos: Question(Query("red", image=ImageExample(photos / "red.png", weight=1e6))),
-    "a light picture": lambda photos: Question(Query("red", image=ImageExample(photos / "red.png", weight=1e-6))),
-    "many kinds": lambda _: Question(Query("red"), filter=Filter(extension=[f"ext{i}" for i in range(60)] + ["png"])),
+BEYOND: dict[str, Callable[[Path], SearchRequest]] = {
+    "a long text": lambda _: SearchRequest(Query("red " * 500)),
+    "a text longer than any URL": lambda _: SearchRequest(Query("red " * 50_000)),
+    "many phrases": lambda _: SearchRequest(Query(["red", "blue", "green"] * 4)),
+    "many unwanted": lambda _: SearchRequest(Query("red", exclude=["blue", "green"] * 5)),
+    "a heavy picture": lambda photos: SearchRequest(Query("red", image=ImageExample(photos / "red.png", weight=1e6))),
+    "a light picture": lambda photos: SearchRequest(Query("red", image=ImageExample(photos / "red.png", weight=1e-6))),
+    "many kinds": lambda _: SearchRequest(
+        Query("red"), filter=Filter(extension=[f"ext{i}" for i in range(60)] + ["png"])
+    ),
 }
 
 
@@ -167,7 +171,7 @@ def test_what_is_too_much_for_the_server_is_refused(served: Site, subtests: pyte
 
 
 def test_the_command_prints_what_the_server_finds(served: Site, run: IndexRun, tmp_path: Path) -> None:
-    """As lines of JSON, paths and pictures; and it says how many views there were."""
+    """The command prints JSON, paths and pictures, and how many views there were."""
     done = run("query", "red", "-k", "3", "--paths", "-v", "--timings", "--server", served.url)
     assert done.code == 0
     assert done.out.splitlines() == [hit.path for hit in ask_here(served, RED).hits[:3]]
@@ -181,12 +185,12 @@ def test_the_command_prints_what_the_server_finds(served: Site, run: IndexRun, t
     assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 
-def test_words_that_the_model_of_the_server_does_not_know(served: Site, run: IndexRun) -> None:
+def test_words_unknown_to_the_model_of_the_server(served: Site, run: IndexRun) -> None:
     done = run("query", "a zzyzx", "--paths", "--server", served.url)
     assert done.err == "note: the server's model was trained on no text with 'zzyzx'; the hits do not know that word\n"
 
 
-def test_the_server_may_stand_in_the_environment(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_may_be_set_in_the_environment(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAIRSEARCH_SERVER", served.url)
     assert len(run("query", "red", "--paths").out.splitlines()) == 10
     done = run("query", "red", "--index", served.index)
@@ -205,7 +209,7 @@ def test_what_cannot_be_asked_of_a_server_is_a_usage_error(run: IndexRun, subtes
         with subtests.test(options[0]):
             done = run("query", "red", *options, "--server", "http://127.0.0.1:1")
             assert (done.code, done.out) == (2, "")
-            assert f"{options[0]} does not go with --server" in done.message
+            assert done.message.startswith(f"flairsearch: {options[0]}: it does not go with --server ")
 
 
 ADDRESSES = [
@@ -215,7 +219,7 @@ ADDRESSES = [
 ]
 
 
-def test_addresses_that_are_none(run: IndexRun, subtests: pytest.Subtests) -> None:
+def test_bad_addresses(run: IndexRun, subtests: pytest.Subtests) -> None:
     for address in ADDRESSES:
         with subtests.test(repr(address)):
             done = run("query", "red", "--server", address)
@@ -223,7 +227,7 @@ def test_addresses_that_are_none(run: IndexRun, subtests: pytest.Subtests) -> No
             assert "s3cret" not in done.message
 
 
-def test_addresses_that_are_some() -> None:
+def test_good_addresses() -> None:
     assert ServerClient.at("http://photos.lan/", None) == ServerClient(
         "http://photos.lan/", "photos.lan", None, False, None
     )
@@ -232,7 +236,7 @@ def test_addresses_that_are_some() -> None:
 
 BAD: dict[str, tuple[object, ...]] = {
     "since when": ("red", "--since", "May"),
-    "folder of nobody": ("red", "--under", "/nowhere"),
+    "folder that is not indexed": ("red", "--folder", "/nowhere"),
     "shortlist": ("red", "--shortlist", "0"),
     "k 0": ("red", "-k", "0"),
     "k below 0": ("red", "-k", "-3"),
@@ -247,7 +251,7 @@ BAD: dict[str, tuple[object, ...]] = {
 def test_mistakes_are_one_line(
     served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    """Those that are seen here end as they do without a server; what the server refuses has its words."""
+    """Mistakes seen here end as they do without a server; what the server refuses is told in its words."""
     monkeypatch.chdir(served.photos)
     for name, arguments in BAD.items():
         with subtests.test(name):
@@ -261,16 +265,16 @@ def test_mistakes_are_one_line(
 def test_pictures_that_cannot_be_read_are_not_sent(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.png", tmp_path):
         with pytest.raises(PictureError) as caught:
-            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query(image=str(path))))
+            ServerClient.at("http://127.0.0.1:1", None).search(SearchRequest(Query(image=str(path))))
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
 
 def test_pictures_that_are_too_large_are_not_sent(tmp_path: Path) -> None:
-    (tmp_path / "large.png").write_bytes(bytes(MOST_BODY + 1))
-    for picture in (ImageExample(tmp_path / "large.png"), ImageExample(bytes(MOST_BODY + 1))):
+    (tmp_path / "large.png").write_bytes(bytes(MAX_BODY_BYTES + 1))
+    for picture in (ImageExample(tmp_path / "large.png"), ImageExample(bytes(MAX_BODY_BYTES + 1))):
         with pytest.raises(PictureError, match="more than the 32 MB a server takes"):
-            ServerClient.at("http://127.0.0.1:1", None).search(Question(Query(image=picture)))
+            ServerClient.at("http://127.0.0.1:1", None).search(SearchRequest(Query(image=picture)))
 
 
 def test_an_empty_token_is_none(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,13 +282,13 @@ def test_an_empty_token_is_none(served: Site, run: IndexRun, monkeypatch: pytest
     assert run("query", "red", "--paths", "--server", served.url).code == 0
 
 
-def test_as_many_kinds_as_an_index_takes(served: Site) -> None:
-    scope = Filter(extension=[f"kind{number}" for number in range(48)] + ["png"])
-    alike(ask_server(served, Question(RED.terms, filter=scope)), ask_here(served, Question(RED.terms, filter=scope)))
+def test_many_extensions(served: Site) -> None:
+    request = SearchRequest(RED.query, Filter(extension=[f"kind{number}" for number in range(48)] + ["png"]))
+    check_equal(ask_server(served, request), ask_here(served, request))
 
 
 def test_a_hit_that_is_a_pipe_is_not_read(run: IndexRun, tmp_path: Path) -> None:
-    """The paths are the server's: here anything may have that name."""
+    """Paths come from the server: on this machine anything may have such a name."""
     os.mkfifo(tmp_path / "pipe.png")
 
     def answer(connection: socket.socket) -> None:
@@ -300,7 +304,7 @@ def test_a_hit_that_is_a_pipe_is_not_read(run: IndexRun, tmp_path: Path) -> None
 
 
 def test_a_real_model_from_end_to_end(real_index: Path, run: IndexRun, subtests: pytest.Subtests) -> None:
-    """The command prints the same, asked of the index or of its server."""
+    """The command prints the same whether it asks the index or its server."""
 
     def open_real(index: Path) -> Engine:
         return Engine.open(index, device="cpu", create=False)
@@ -308,7 +312,7 @@ def test_a_real_model_from_end_to_end(real_index: Path, run: IndexRun, subtests:
     picture = real_index.parent / "photos" / "blue.png"
     queries: list[tuple[object, ...]] = [
         ("something red",),
-        ("red", "a square", "--not", "a dog", "--min-area", "1%"),
+        ("red", "a square", "--exclude", "a dog", "--min-area", "1%"),
         ("--image", picture, "--box", "10,10,60,60"),
     ]
     with serving_index(real_index, open_engine=open_real) as site:
@@ -318,7 +322,7 @@ def test_a_real_model_from_end_to_end(real_index: Path, run: IndexRun, subtests:
                 asked = run("query", *query, form, "--server", site.url)
                 assert here.out
                 assert (asked.code, asked.err) == (here.code, here.err) == (0, "")
-                if form == "--json":  # a posted picture is decoded once more: the last digit may differ
+                if form == "--json":  # A posted picture is decoded once more, and the last digit may differ.
                     for one, other in zip(asked.out.splitlines(), here.out.splitlines(), strict=True):
                         assert _without_numbers(json.loads(one)) == _without_numbers(json.loads(other))
                         assert _numbers(json.loads(one)) == pytest.approx(_numbers(json.loads(other)), abs=3e-5)
@@ -331,7 +335,7 @@ def test_a_real_model_from_end_to_end(real_index: Path, run: IndexRun, subtests:
 
 def test_a_server_with_a_token(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_index(served.index, "secret-token") as site:
-        alike(ServerClient.at(site.url, "secret-token").search(RED), ask_here(served, RED))
+        check_equal(ServerClient.at(site.url, "secret-token").search(RED), ask_here(served, RED))
         monkeypatch.setenv("FLAIRSEARCH_TOKEN", "secret-token")
         assert run("query", "red", "--paths", "--server", site.url).code == 0
         for token in (None, "another", "x" * 5000):
@@ -387,10 +391,10 @@ def test_over_tls_with_a_certificate_that_is_trusted_and_without(
         assert run("query", "red", "--paths", "--server", f"https://127.0.0.1:{port}").out == "/x.png\n"
 
 
-# -- nobody, and others that answer on the port
+# -- no server, and others that answer on the port
 
 
-def test_nobody_there(run: IndexRun, subtests: pytest.Subtests) -> None:
+def test_no_server_there(run: IndexRun, subtests: pytest.Subtests) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = taken.getsockname()[1]
     for address in (f"http://127.0.0.1:{dead}", "http://no.such.host.invalid", f"http://{'a' * 300}.lan", "http://..."):
@@ -402,7 +406,7 @@ def test_nobody_there(run: IndexRun, subtests: pytest.Subtests) -> None:
 
 @contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Somebody who takes connections one by one; -> the port."""
+    """A server that takes connections one by one; -> its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.02)
     stopped = threading.Event()
@@ -426,7 +430,7 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         stopped.set()
-        for connection in taken:  # who still talks, talks to nobody
+        for connection in taken:  # An answer that is still being sent is cut off.
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         thread.join(15)
@@ -448,7 +452,16 @@ HIT = {
         "weakest": None,
     },
 }
-GOOD = {"hits": [HIT], "next": None, "in_scope": 1, "ranked": 1, "unseen": [], "warnings": [], "seconds": 0.1}
+GOOD = {
+    "hits": [HIT],
+    "next": None,
+    "complete": True,
+    "in_scope": 1,
+    "ranked": 1,
+    "unseen": [],
+    "warnings": [],
+    "seconds": 0.1,
+}
 
 STRANGERS: dict[str, bytes] = {
     "no HTTP": b"220 mail.example ESMTP\r\n",
@@ -491,12 +504,23 @@ MORE = {
     "a path that ends early": GOOD | {"hits": [HIT | {"path": "/x.png\0/y.png"}]},
     "a score in letters": GOOD | {"hits": [HIT | {"score": "nan"}]},
     "a photo of no size": GOOD | {"hits": [HIT | {"width_px": 0}]},
-    "phrases of nobody": GOOD | {"hits": [HIT | {"phrases": []}]},
+    "a hit without phrases": GOOD | {"hits": [HIT | {"phrases": []}]},
     "more hits than asked for": GOOD | {"hits": [HIT] * 11},
+    "no word on completeness": {name: value for name, value in GOOD.items() if name != "complete"},
     "a page without end": GOOD | {"hits": [], "next": 0},
     "pages that are not full": GOOD | {"hits": [HIT], "next": 1},
 }
 STRANGERS |= {name: said("200 OK", json.dumps(found).encode()) for name, found in MORE.items()}
+
+
+def test_an_incomplete_result_of_the_server_is_incomplete() -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(said("200 OK", json.dumps(GOOD | {"complete": False, "warnings": ["damaged"]}).encode()))
+
+    with answering(answer) as port:
+        found = ServerClient.at(f"http://127.0.0.1:{port}", None).search(RED)
+    assert (len(found), found.complete, found.warnings) == (1, False, ("damaged",))
 
 
 def test_a_stranger_is_one_line(run: IndexRun, subtests: pytest.Subtests) -> None:
@@ -515,7 +539,7 @@ def test_a_stranger_is_one_line(run: IndexRun, subtests: pytest.Subtests) -> Non
                 assert time.perf_counter() - begun < 5
 
 
-def test_what_a_server_says_cannot_steer_the_terminal(run: IndexRun) -> None:
+def test_control_characters_of_a_server_do_not_reach_the_terminal(run: IndexRun) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         told = {"warnings": ["\x1b[2J"], "unseen": ["\x1b[2J"], "hits": [HIT | {"path": "/\x1b[2J.png"}]}
@@ -541,7 +565,7 @@ def test_an_answer_that_is_too_large(run: IndexRun) -> None:
 
 
 def drip(connection: socket.socket) -> None:
-    """A byte now and then: every one of them in time."""
+    """Send a byte now and then, each before a socket times out."""
     connection.recv(65536)
     for byte in said("200 OK", json.dumps(GOOD).encode()):
         connection.sendall(bytes([byte]))
@@ -554,23 +578,25 @@ def hang(connection: socket.socket) -> None:
 
 
 def pages(connection: socket.socket) -> None:
-    """One full page after the other, and never the last."""
+    """Send one full page after the other, and never the last."""
     connection.recv(65536)
     time.sleep(0.05)
     connection.sendall(said("200 OK", json.dumps(GOOD | {"next": 1}).encode()))
 
 
 @pytest.mark.parametrize("how", [hang, drip, pages])
-def test_who_is_never_done_is_given_up(how: Callable[[socket.socket], None]) -> None:
+def test_a_server_that_never_ends_is_given_up(how: Callable[[socket.socket], None]) -> None:
     with answering(how) as port:
         begun = time.perf_counter()
         with pytest.raises(ServerError, match="not within 1 s"):
-            ServerClient.at(f"http://127.0.0.1:{port}", None).search(Question(Query("red"), k=10**9), 1, patience=1.0)
+            ServerClient.at(f"http://127.0.0.1:{port}", None).search(
+                SearchRequest(Query("red"), k=10**9), 1, seconds=1.0
+            )
         assert time.perf_counter() - begun < 2.5
 
 
 def test_a_server_that_ends_between_two_pages() -> None:
-    """Half an answer is none."""
+    """Half an answer counts as no answer."""
 
     def answer(connection: socket.socket) -> None:
         if b"offset=0" in connection.recv(65536):
@@ -579,6 +605,6 @@ def test_a_server_that_ends_between_two_pages() -> None:
     with answering(answer) as port:
         server = ServerClient.at(f"http://127.0.0.1:{port}", None)
         with pytest.raises(ServerError):
-            server.search(Question(Query("red"), k=3), page=1)
-        found = server.search(Question(Query("red"), k=1), page=1)
+            server.search(SearchRequest(Query("red"), k=3), page=1)
+        found = server.search(SearchRequest(Query("red"), k=1), page=1)
     assert [hit.path for hit in found.hits] == ["/x.png"]

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-EXAMPLES = 60  # of each operation, as described; and as many that are not
+EXAMPLES = 60  # Each operation gets this number of requests that fit the description, and of ones that do not.
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_the_server_is_as_described(served):
                 statuses.setdefault(case.operation.path, set()).add(answer.status_code)
                 case.validate_response(answer, checks=wanted)
 
-            with suppress(Unsatisfiable):  # nothing can be wrong where there is no parameter
+            with suppress(Unsatisfiable):  # A request without parameters cannot be wrong.
                 ask()
     assert len(statuses) == len(schema.raw_schema["paths"]) == 7
     assert {200, 400} <= statuses["/api/v1/search"]
