@@ -270,8 +270,9 @@ def read_part(source: str | bytes, box: Box | None, size: int, max_pixels: int =
     left, top, right, bottom = box or (0, 0, width, height)
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise UsageError(
-            f"box {left},{top},{right},{bottom} is not inside of {_describe(source)} - "
-            f"it has {width} x {height} pixels, upright"
+            f"{left},{top},{right},{bottom} is not inside of {_describe(source)} - "
+            f"it has {width} x {height} pixels, upright",
+            "box",
         )
     part = photo.crop(box) if box else photo  # resize(box=) would blend in pixels around the box.
     small = part.resize((size, size), Image.Resampling.BICUBIC)

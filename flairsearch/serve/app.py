@@ -28,7 +28,7 @@ from flairsearch.core.request import MAX_HITS, SearchRequest
 from flairsearch.images.decoding import MAX_BYTES
 from flairsearch.serve import answer_schemas as shapes
 from flairsearch.serve import schemas
-from flairsearch.serve.errors import ClientGone, ErrorMiddleware, Errors, naming_query
+from flairsearch.serve.errors import ErrorMiddleware, Errors, naming_query, unless_disconnected
 from flairsearch.serve.files import PRIVATE_HEADERS, PageFiles
 from flairsearch.serve.metrics import CONTENT_TYPE, Metrics
 from flairsearch.serve.original_files import content_disposition, open_original
@@ -76,12 +76,12 @@ class Api:
             with naming_query(number):
                 wanted.append(one.request(*await self._image(request, one, None)))
         answers = asyncio.gather(*map(_page_of_query, count(), self._put_all(wanted)))
-        pages = await _unless_disconnected(request, answers)
+        pages = await unless_disconnected(request, answers)
         return _json({"results": [self._sent(page, one) for page, one in zip(pages, wanted, strict=True)]})
 
     async def _search(self, request: Request, asked: schemas.Parameters, body: bytes | None) -> SearchJson:
         wanted = asked.request(*await self._image(request, asked, body))
-        page = await _unless_disconnected(request, asyncio.wrap_future(self.worker.search(wanted)))
+        page = await unless_disconnected(request, asyncio.wrap_future(self.worker.search(wanted)))
         return self._sent(page, wanted)
 
     def _put_all(self, wanted: Sequence[SearchRequest]) -> list[Future[Page]]:
@@ -116,7 +116,7 @@ class Api:
         await self._path(request, id)
         query = asked.request(*await self._image(request, asked, body)).query
         waiting = self.worker.call(lambda engine: engine.show(id, query))
-        hit = await _unless_disconnected(request, asyncio.wrap_future(waiting))
+        hit = await unless_disconnected(request, asyncio.wrap_future(waiting))
         return _json(schemas.heat_to_json(hit))
 
     async def image(self, request: Request, id: _Id, asked: Annotated[schemas.Size, Query()]) -> Response:
@@ -138,7 +138,7 @@ class Api:
     async def status(self, request: Request) -> Response:
         """What is served."""
         waiting = self.worker.call(lambda engine: (engine.status(), engine.encoder.device))
-        found, device = await _unless_disconnected(request, asyncio.wrap_future(waiting))
+        found, device = await unless_disconnected(request, asyncio.wrap_future(waiting))
         answer: shapes.StatusJson = {
             "version": version("flairsearch"),
             "index": self.worker.folder.name,
@@ -199,7 +199,7 @@ class Api:
 
     async def _work(self, request: Request, do: Callable[[], _T]) -> _T:
         """Do something in a thread for photos and files."""
-        return await _unless_disconnected(request, asyncio.wrap_future(self._pool.submit(do)))
+        return await unless_disconnected(request, asyncio.wrap_future(self._pool.submit(do)))
 
 
 def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()) -> ASGIApp:
@@ -282,24 +282,6 @@ async def _image_body(request: Request, asked: schemas.Parameters) -> bytes:
 async def _page_of_query(number: int, answer: Future[Page]) -> Page:
     with naming_query(number):
         return await asyncio.wrap_future(answer)
-
-
-async def _unless_disconnected(request: Request, answer: asyncio.Future[_T]) -> _T:
-    """The answer; a client that goes away before leaves the queue."""
-    gone = asyncio.ensure_future(_wait_for_disconnect(request))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        raise ClientGone("the client went away")
-    finally:
-        answer.cancel()
-        gone.cancel()
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _read(path: str) -> bytes:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +24,7 @@ from flairsearch.serve.worker import Busy, SearchWorker, Stopped
 
 CLIENT_CLOSED_REQUEST = 499  # The client went away: only the log and the metrics see this status.
 
+_T = TypeVar("_T")
 _log = logging.getLogger("flairsearch.serve.app")
 
 
@@ -39,6 +41,24 @@ def naming_query(number: int) -> Iterator[None]:
         raise type(error)(error.named(schemas.http_name), f"queries.{number}") from None
     except HTTPException as error:  # There is no image of that id.
         raise HTTPException(error.status_code, f"queries.{number}: {error.detail}") from None
+
+
+async def unless_disconnected(request: Request, answer: asyncio.Future[_T]) -> _T:
+    """The answer; a client that goes away before leaves the queue."""
+    gone = asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientGone("the client went away")
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def fail(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:

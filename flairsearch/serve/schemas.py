@@ -62,7 +62,7 @@ def _field(name: str) -> tuple[Any, Any]:
         return int | None, Field(None, ge=1, le=MAX_ID, description=help_text)
     kind: Any = option.kind
     if option.kind is str:
-        kind = Annotated[str, StringConstraints(max_length=option.max_length)]
+        kind = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=option.max_length)]
     bounds: dict[str, Any] = {"ge": option.least, "le": option.most}
     if option.kind is float:
         bounds["allow_inf_nan"] = False
@@ -73,6 +73,11 @@ def _field(name: str) -> tuple[Any, Any]:
         return Annotated[list[kind], BeforeValidator(_as_list)], Field([], description=option.help, **known)
     optional = kind if default is not None else kind | None
     return optional, Field(default, description=option.help, **known)
+
+
+def _as_text(value: Any) -> Any:
+    """A number in a body of JSON, as in `"shortlist": 300`, stands for its text."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _as_list(value: Any) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flairsearch.engine import Engine
 from flairsearch.model.flair import load_model
-from tests.support.command import Done, IndexRun, settle, shorten_bank
+from tests.support.command import Done, RunCommand, settle, shorten_bank
 from tests.support.random_flair import SMALL, random_flair, random_pictures, save_flair
 
 CAPTIONS = [["a dog", "a red ball"], ["two men on a bench"], ["snow", "a dog", "a hill"], ["a boat"]]
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluate(made: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> IndexRun:
+def evaluate(made: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """Return a function that runs `flairsearch eval ARGUMENTS` in the folder of the photos."""
     settle(made, monkeypatch)
     shorten_bank(monkeypatch)
@@ -53,7 +53,7 @@ def lines(done: Done) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.out.splitlines()]
 
 
-def test_annotated_photos(evaluate: IndexRun) -> None:
+def test_annotated_photos(evaluate: RunCommand) -> None:
     done = evaluate("val.json", "--model", "small.safetensors", "--rerank", 2, "--topk-texts-per-image", 3)
     assert done.code == 0
     assert done.err == "small, 4 views, 7 texts\n"
@@ -72,7 +72,7 @@ def test_annotated_photos(evaluate: IndexRun) -> None:
     ]
 
 
-def test_the_published_calls_give_the_same_ranks(evaluate: IndexRun, made: Path) -> None:
+def test_the_published_calls_give_the_same_ranks(evaluate: RunCommand, made: Path) -> None:
     """The default is the centre crop, so ranks equal those of get_logits over the reference's preprocessing."""
     found = lines(evaluate("val.json", "--model", "small.safetensors", "--json"))
     model = load_model(made / "small.safetensors")
@@ -91,7 +91,7 @@ def test_the_published_calls_give_the_same_ranks(evaluate: IndexRun, made: Path)
         assert row["recall"]["1"] == pytest.approx(np.mean([rank < 1 for rank in ranks]), abs=1e-6)
 
 
-def test_a_model_that_ranks_by_the_sum(evaluate: IndexRun, made: Path) -> None:
+def test_a_model_that_ranks_by_the_sum(evaluate: RunCommand, made: Path) -> None:
     """The sum of both cosines is the first mode; the other modes equal those of a model with the same weights."""
     save_flair(random_flair(replace(SMALL, score="sum")), made / "sum.safetensors")
     found = lines(evaluate("val.json", "--model", "sum.safetensors", "--rerank", 4, "--json"))
@@ -112,7 +112,7 @@ def test_a_model_that_ranks_by_the_sum(evaluate: IndexRun, made: Path) -> None:
     assert found[0]["recall"]["1"] == pytest.approx(np.mean([rank < 1 for rank in ranks]), abs=1e-6)
 
 
-def test_one_label_per_line(evaluate: IndexRun, made: Path) -> None:
+def test_one_label_per_line(evaluate: RunCommand, made: Path) -> None:
     """All photos of a label are relevant, and the best of them counts."""
     labels = ["dog", "boat", "dog", "boat"]
     rows = [{"image": f"images/{i}.png", "label": label} for i, label in enumerate(labels)]
@@ -132,7 +132,7 @@ def test_one_label_per_line(evaluate: IndexRun, made: Path) -> None:
     assert evaluate("labels.jsonl", "--model", "small.safetensors", "--json", "--format", "labelled").out == done.out
 
 
-def test_json_lines(evaluate: IndexRun) -> None:
+def test_json_lines(evaluate: RunCommand) -> None:
     found = lines(evaluate("val.json", "--photos", ".", "--views", "squash", "--model", "small.safetensors", "--json"))
     assert len(found) == 4 + 4
     for row in found[:4]:
@@ -147,12 +147,12 @@ def test_json_lines(evaluate: IndexRun) -> None:
 
 
 @pytest.mark.slow
-def test_an_index_with_the_whole_bank(made: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_with_the_whole_bank(made: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(made, monkeypatch)
     assert [row["prefilter"] for row in lines(run("eval", "--json"))] == ["global", "global", "fitted", "fitted"]
 
 
-def test_an_index(evaluate: IndexRun) -> None:
+def test_an_index(evaluate: RunCommand) -> None:
     found = lines(evaluate("--json"))
     assert [(row["prefilter"], row["top"]) for row in found] == [
         (name, top) for name in ("global", "fitted") for top in (10, 100)
@@ -163,7 +163,7 @@ def test_an_index(evaluate: IndexRun) -> None:
     assert len(done.out.splitlines()) == 6
 
 
-def test_codecs(evaluate: IndexRun) -> None:
+def test_codecs(evaluate: RunCommand) -> None:
     codecs = ["fp16", "int8", "q4", "q2", "q1"]
     done = evaluate("--codecs")
     assert done.code == 0
@@ -175,7 +175,7 @@ def test_codecs(evaluate: IndexRun) -> None:
     assert found[0]["difference"] == [0, 0]
 
 
-def test_mosaics(evaluate: IndexRun) -> None:
+def test_mosaics(evaluate: RunCommand) -> None:
     done = evaluate("val.json", "--mosaics", 5, "--model", "small.safetensors")
     assert (done.code, done.err) == (0, "small, 5 views, 7 texts\n")
 
@@ -197,7 +197,7 @@ USAGE = {
 }
 
 
-def test_usage_errors_give_one_line(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
+def test_usage_errors_give_one_line(evaluate: RunCommand, subtests: pytest.Subtests) -> None:
     for name, arguments in USAGE.items():
         with subtests.test(name):
             done = evaluate(*arguments)
@@ -205,18 +205,18 @@ def test_usage_errors_give_one_line(evaluate: IndexRun, subtests: pytest.Subtest
             assert " - " in done.message
 
 
-def test_numbers_must_be_positive(evaluate: IndexRun) -> None:
+def test_numbers_must_be_positive(evaluate: RunCommand) -> None:
     for option in ("--rerank", "--topk-texts-per-image", "--count"):
         assert evaluate("val.json", option, 0).code == 2
 
 
-def test_no_index(evaluate: IndexRun) -> None:
+def test_no_index(evaluate: RunCommand) -> None:
     done = evaluate("--index", "./new")
     assert (done.code, done.out) == (1, "")
     assert "no index at" in done.message
 
 
-def test_damaged_photo(evaluate: IndexRun, made: Path, tmp_path: Path) -> None:
+def test_damaged_photo(evaluate: RunCommand, made: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     (tmp_path / "v.json").write_text('[{"image": "x.jpg", "caption": ["a"]}]')
     done = evaluate(tmp_path / "v.json", "--model", "small.safetensors")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.command import Done, IndexRun, settle
+from tests.support.command import Done, RunCommand, settle
 from tests.support.random_flair import random_flair, random_pictures, save_flair
 
 SOURCES = [
@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluate(made: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> IndexRun:
+def evaluate(made: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     settle(made, monkeypatch)
     return lambda *arguments: run("eval", *arguments)
 
@@ -86,7 +86,7 @@ SOURCES_OF_BOXES = [
 ]
 
 
-def test_every_source_of_boxes(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
+def test_every_source_of_boxes(evaluate: RunCommand, subtests: pytest.Subtests) -> None:
     for arguments, summary in SOURCES_OF_BOXES:
         with subtests.test(" ".join(map(str, arguments))):
             done = evaluate(*arguments, "--regions", "--json", *SMALL)
@@ -97,7 +97,7 @@ def test_every_source_of_boxes(evaluate: IndexRun, subtests: pytest.Subtests) ->
             ]
 
 
-def test_instances(evaluate: IndexRun) -> None:
+def test_instances(evaluate: RunCommand) -> None:
     done = evaluate("instances.json", "--photos", ".", "--regions", "--prompt", "the {}", "--json", *SMALL)
     assert done.err == "note: left out: 1 crowds\nsmall, 5 views, 2 texts\n"
     assert sources(done) == SOURCES
@@ -105,7 +105,7 @@ def test_instances(evaluate: IndexRun) -> None:
     assert labelled.out == done.out  # Both files have the same boxes of the same photos.
 
 
-def test_tables(evaluate: IndexRun) -> None:
+def test_tables(evaluate: RunCommand) -> None:
     done = evaluate("val.json", "--pasted", 5, "--regions", *SMALL)
     lines = done.out.splitlines()
     assert lines[0].startswith("right view and box, IoU")
@@ -123,12 +123,12 @@ def test_tables(evaluate: IndexRun) -> None:
         assert 1 / 20 <= row["precision"] <= 5 / 20  # The five views fill 5 of 20 places, and 1 to 5 are relevant.
 
 
-def test_results_are_reproducible(evaluate: IndexRun) -> None:
+def test_results_are_reproducible(evaluate: RunCommand) -> None:
     first, again = (evaluate("val.json", "--mosaics", 4, "--regions", "--json", *SMALL).out for _ in range(2))
     assert first == again
 
 
-def test_segmentation(evaluate: IndexRun, tmp_path: Path) -> None:
+def test_segmentation(evaluate: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("dog\ncat\n")
     done = evaluate("voc", "--segmentation", "--classes", tmp_path / "names.txt", "--json", *SMALL)
     assert (done.code, done.err) == (0, "small, 6 photos, 2 classes\n")
@@ -164,7 +164,7 @@ USAGE = {
 }
 
 
-def test_usage_errors_give_one_line(evaluate: IndexRun, subtests: pytest.Subtests) -> None:
+def test_usage_errors_give_one_line(evaluate: RunCommand, subtests: pytest.Subtests) -> None:
     for name, arguments in USAGE.items():
         with subtests.test(name):
             done = evaluate(*arguments, *SMALL)

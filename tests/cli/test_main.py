@@ -18,7 +18,7 @@ from PIL import Image
 from flairsearch.cli.main import VERBS
 from flairsearch.engine import Engine
 from flairsearch.model import checkpoints
-from tests.support.command import IndexRun, settle
+from tests.support.command import RunCommand, settle
 from tests.support.fake import exif_of, paint, paint_red
 from tests.support.random_flair import random_flair, save_flair
 
@@ -54,13 +54,13 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def indexed(made_home: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> IndexRun:
+def indexed(made_home: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """`run` in a working folder whose photos and index the commands leave alone."""
     settle(made_home, monkeypatch)
     return run
 
 
-def test_index_then_query(home: Path, run: IndexRun) -> None:
+def test_index_then_query(home: Path, run: RunCommand) -> None:
     done = run("index", "photos", "--model", "small.safetensors")
     assert (done.code, done.out) == (0, "")
     assert "4 added" in done.err
@@ -87,13 +87,13 @@ FIELDS = ["rank", "id", "path", "score", "score_global", "logit", "width_px", "h
 FIELDS += ["phrases", "weakest"]
 
 
-def json_lines(run: IndexRun, *arguments: object) -> list[dict[str, Any]]:
+def json_lines(run: RunCommand, *arguments: object) -> list[dict[str, Any]]:
     done = run("query", *arguments, "--json")
     assert (done.code, done.err) == (0, "")
     return [json.loads(line) for line in done.out.splitlines()]
 
 
-def test_several_texts_are_phrases(indexed: IndexRun) -> None:
+def test_several_texts_are_phrases(indexed: RunCommand) -> None:
     """A photo's score is the mean of what each text alone gives it."""
     texts = ("a red ball", "something blue")
     alone = [{line["path"]: line["score"] for line in json_lines(indexed, text)} for text in texts]
@@ -113,7 +113,7 @@ def test_several_texts_are_phrases(indexed: IndexRun) -> None:
     assert shown == {**lines[0], "rank": 1}
 
 
-def test_an_image_example(indexed: IndexRun, made_home: Path) -> None:
+def test_an_image_example(indexed: RunCommand, made_home: Path) -> None:
     """An indexed photo finds itself; beside a text, its weight counts."""
     photo = made_home / "photos" / "30.png"
     (line,) = json_lines(indexed, "--image", photo, "-k", "1")
@@ -129,7 +129,7 @@ def test_an_image_example(indexed: IndexRun, made_home: Path) -> None:
 
 
 @pytest.mark.parametrize("positions", [("left",), ("right",), ("top", "right"), ("center",)])
-def test_positions(indexed: IndexRun, positions: tuple[str, ...]) -> None:
+def test_positions(indexed: RunCommand, positions: tuple[str, ...]) -> None:
     options = [part for position in positions for part in ("--position", position)]
     everything = json_lines(indexed, "something blue")
     done = indexed("query", "something blue", "--min-area", "1%", *options, "--json")
@@ -154,7 +154,7 @@ def _is_there(box: Sequence[int], line: dict[str, Any], positions: tuple[str, ..
     return all(sides[position] for position in positions)
 
 
-def test_conditions_that_no_photo_meets(indexed: IndexRun) -> None:
+def test_conditions_that_no_photo_meets(indexed: RunCommand) -> None:
     done = indexed("query", "a red ball", "--position", "left", "--min-area", "100%", "--min-score", "2")
     assert (done.code, done.out) == (0, "")
     assert done.err == "no photo to show: --exclude, --position, --min-area or --min-score hide all\n"
@@ -165,7 +165,7 @@ def test_conditions_that_no_photo_meets(indexed: IndexRun) -> None:
     assert done.err == "no photo to show: --min-score hides all\n"
 
 
-def test_json_lines(indexed: IndexRun) -> None:
+def test_json_lines(indexed: RunCommand) -> None:
     lines = [
         json.loads(line) for line in indexed("query", "a red ball", "--json", "--shortlist", "all").out.splitlines()
     ]
@@ -210,7 +210,7 @@ FILTERS = {  # The options, and how many of four photos they leave.
 
 
 def test_filters(
-    indexed: IndexRun, made_home: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+    indexed: RunCommand, made_home: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     monkeypatch.setenv("HOME", str(made_home))
     for name, (options, count) in FILTERS.items():
@@ -222,7 +222,7 @@ def test_filters(
             assert "a[red] b.png" in done.out or name in ("file's date", "several")
 
 
-def test_no_photo_within_the_filter(indexed: IndexRun) -> None:
+def test_no_photo_within_the_filter(indexed: RunCommand) -> None:
     done = indexed(
         "query", "a red ball", "--since", "2999-05", "--extension", "png", "--extension", ".jpg", "--folder", "photos"
     )
@@ -236,7 +236,7 @@ def test_no_photo_within_the_filter(indexed: IndexRun) -> None:
     assert done.err.endswith("--min-score hide all within the filter: --until 2001\n")
 
 
-def test_overlays(indexed: IndexRun, made_home: Path) -> None:
+def test_overlays(indexed: RunCommand, made_home: Path) -> None:
     done = indexed("query", "a red ball", "--paths", "-k", "2", "--overlay", "found")
     pictures = sorted((made_home / "found").iterdir())
     assert [picture.name[:3] for picture in pictures] == ["01-", "02-"]
@@ -249,7 +249,7 @@ def test_overlays(indexed: IndexRun, made_home: Path) -> None:
     assert indexed("query", "a red ball", "--overlay", "small.safetensors").code == 1
 
 
-def test_status_and_models(indexed: IndexRun, made_home: Path) -> None:
+def test_status_and_models(indexed: RunCommand, made_home: Path) -> None:
     out = indexed("status").out
     assert all(part in out for part in ("photos    4\n", "small", f"4 in {made_home / 'photos'}", "broken.jpg"))
     out = indexed("models", "list").out
@@ -258,7 +258,7 @@ def test_status_and_models(indexed: IndexRun, made_home: Path) -> None:
     assert "again: " in indexed("models", "import", "small.safetensors", "--name", "again").out
 
 
-def test_paths_for_xargs(indexed: IndexRun) -> None:
+def test_paths_for_xargs(indexed: RunCommand) -> None:
     """Paths are printed unchanged, each with a zero byte after it, and nothing else is."""
     paths = indexed("query", "a red ball", "--paths").out.splitlines()
     for more in ((), ("--json",), ("--paths", "--logits")):
@@ -269,7 +269,7 @@ def test_paths_for_xargs(indexed: IndexRun) -> None:
     assert (done.code, done.out) == (0, "")
 
 
-def test_names_of_any_bytes_for_xargs(home: Path, run: IndexRun) -> None:
+def test_names_of_any_bytes_for_xargs(home: Path, run: RunCommand) -> None:
     """Programs read the exact names of files, with ends of lines, blanks and quotes in them."""
     names = [b"two\nlines.png", b" a 'b\" .png", "犬.png".encode(), b"-0.png", b"$HOME.png"]
     for number, name in enumerate(names):
@@ -305,14 +305,14 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
     return wait
 
 
-def test_the_best_photo_is_opened(indexed: IndexRun, opened: Callable[[], list[str]]) -> None:
+def test_the_best_photo_is_opened(indexed: RunCommand, opened: Callable[[], list[str]]) -> None:
     done = indexed("query", "a red ball", "--paths", "--open")
     assert (done.code, done.err) == (0, "")
     assert opened() == done.out.splitlines()[:1]
 
 
 def test_the_best_photo_is_opened_as_it_is_drawn(
-    indexed: IndexRun, made_home: Path, opened: Callable[[], list[str]]
+    indexed: RunCommand, made_home: Path, opened: Callable[[], list[str]]
 ) -> None:
     done = indexed("query", "a red ball", "--paths", "--open", "--overlay", "drawn", "-k", "2")
     assert done.code == 0
@@ -322,13 +322,13 @@ def test_the_best_photo_is_opened_as_it_is_drawn(
     assert (made_home / path).is_file()
 
 
-def test_nothing_is_opened_where_nothing_is_found(indexed: IndexRun, tmp_path: Path, opened: object) -> None:
+def test_nothing_is_opened_where_nothing_is_found(indexed: RunCommand, tmp_path: Path, opened: object) -> None:
     assert indexed("query", "a red ball", "--open", "--min-score", "2").code == 0
     time.sleep(0.3)
     assert not (tmp_path / "opened").exists()
 
 
-def test_what_took_how_long(indexed: IndexRun) -> None:
+def test_what_took_how_long(indexed: RunCommand) -> None:
     """One line on stderr names the stages, which take no longer than all together, and what computed the scores."""
     done = indexed("query", "a red ball", "--paths", "--timings", "-v")
     assert (done.code, len(done.out.splitlines())) == (0, 4)
@@ -357,7 +357,7 @@ def test_a_cold_query_loads_nothing_heavy(made_home: Path, monkeypatch: pytest.M
         assert ("rich" in loaded) == (options == ("-v",))
 
 
-def test_exit_code_says_whether_anything_was_indexed(home: Path, run: IndexRun) -> None:
+def test_exit_code_says_whether_anything_was_indexed(home: Path, run: RunCommand) -> None:
     (home / "bad").mkdir()
     (home / "bad" / "x.jpg").write_bytes(b"no picture")
     done = run("index", "bad", "--index", "./b", "--model", "small.safetensors")
@@ -372,7 +372,7 @@ def segment_file(home: Path, kind: str = "tokens", index: str = "default") -> Pa
     return file
 
 
-def test_verify_finds_and_repairs(home: Path, run: IndexRun) -> None:
+def test_verify_finds_and_repairs(home: Path, run: RunCommand) -> None:
     run("index", "photos", "--model", "small.safetensors")
     done = run("verify")
     assert (done.code, done.out, done.err) == (0, "", "4 views, none damaged\n")
@@ -395,7 +395,7 @@ def test_verify_finds_and_repairs(home: Path, run: IndexRun) -> None:
     assert run("query", "a red ball", "--paths").out == paths
 
 
-def test_a_lost_segment_on_the_command_line(home: Path, run: IndexRun) -> None:
+def test_a_lost_segment_on_the_command_line(home: Path, run: RunCommand) -> None:
     run("index", "photos", "--model", "small.safetensors")
     file = segment_file(home)
     file.unlink()
@@ -418,7 +418,7 @@ def test_a_lost_segment_on_the_command_line(home: Path, run: IndexRun) -> None:
     assert len(run("query", "a red ball", "--paths").out.splitlines()) == 3
 
 
-def test_compact_on_the_command_line(home: Path, run: IndexRun) -> None:
+def test_compact_on_the_command_line(home: Path, run: RunCommand) -> None:
     run("index", "photos", "--model", "small.safetensors", "--codec", "fp16")
     assert "fp16" in run("status").out
     done = run("compact")
@@ -447,7 +447,7 @@ def test_compact_on_the_command_line(home: Path, run: IndexRun) -> None:
     assert run("compact").err.startswith("3 views rewritten; ")
 
 
-def test_rebuilding_keeps_the_codec_or_takes_a_new_one(home: Path, run: IndexRun) -> None:
+def test_rebuilding_keeps_the_codec_or_takes_a_new_one(home: Path, run: RunCommand) -> None:
     run("index", "photos", "--model", "small.safetensors", "--codec", "fp16")
     assert run("index", "--rebuild").code == 0
     assert "fp16" in run("status").out
@@ -472,7 +472,7 @@ ASKING = {
 
 
 @pytest.fixture
-def of_a_retired_model(home: Path, run: IndexRun) -> Path:
+def of_a_retired_model(home: Path, run: RunCommand) -> Path:
     """An index as an earlier version left it: made with a model that came with it then."""
     run("index", "photos", "--model", "small.safetensors")
     file = home.parent / "indexes" / "default" / "index.json"
@@ -482,7 +482,7 @@ def of_a_retired_model(home: Path, run: IndexRun) -> Path:
     return file.parent
 
 
-def test_an_index_of_a_retired_model_says_what_to_do(of_a_retired_model: Path, run: IndexRun) -> None:
+def test_an_index_of_a_retired_model_says_what_to_do(of_a_retired_model: Path, run: RunCommand) -> None:
     """Commands that need the model end with one line and change nothing; the others work."""
     before = {file: file.read_bytes() for file in of_a_retired_model.rglob("segments/*")}
     assert "4 unchanged" in run("index").err
@@ -501,7 +501,7 @@ def test_an_index_of_a_retired_model_says_what_to_do(of_a_retired_model: Path, r
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_rebuilding_replaces_a_retired_model(of_a_retired_model: Path, run: IndexRun) -> None:
+def test_rebuilding_replaces_a_retired_model(of_a_retired_model: Path, run: RunCommand) -> None:
     """The default model takes its place, here the bundled one; folders and codec stay."""
     done = run("index", "--rebuild")
     assert done.code == 0
@@ -513,7 +513,7 @@ def test_rebuilding_replaces_a_retired_model(of_a_retired_model: Path, run: Inde
     assert json.loads((of_a_retired_model / "index.json").read_text())["codec"] == "q1"
 
 
-def test_a_moved_folder_on_the_command_line(home: Path, run: IndexRun) -> None:
+def test_a_moved_folder_on_the_command_line(home: Path, run: RunCommand) -> None:
     run("index", "photos", "--model", "small.safetensors")
     (home / "photos").rename(home / "disk")
     done = run("index", "--move-root", "photos", "disk")
@@ -620,7 +620,7 @@ ERRORS = {
 }
 
 
-def test_usage_errors_are_one_line(indexed: IndexRun, made_home: Path, subtests: pytest.Subtests) -> None:
+def test_usage_errors_are_one_line(indexed: RunCommand, made_home: Path, subtests: pytest.Subtests) -> None:
     for name, arguments in USAGE.items():
         with subtests.test(name):
             done = indexed(*arguments)
@@ -629,7 +629,7 @@ def test_usage_errors_are_one_line(indexed: IndexRun, made_home: Path, subtests:
             assert not list(made_home.glob("new*"))
 
 
-def test_errors_are_one_line(indexed: IndexRun, made_home: Path, subtests: pytest.Subtests) -> None:
+def test_errors_are_one_line(indexed: RunCommand, made_home: Path, subtests: pytest.Subtests) -> None:
     for name, arguments in ERRORS.items():
         with subtests.test(name):
             done = indexed(*arguments)
@@ -638,7 +638,7 @@ def test_errors_are_one_line(indexed: IndexRun, made_home: Path, subtests: pytes
             assert not (made_home / "new").exists()
 
 
-def test_a_working_folder_that_is_gone(indexed: IndexRun, made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_folder_that_is_gone(indexed: RunCommand, made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that do not need it work, with whole paths; the others end with one line."""
     table, whole = indexed("query", "a red ball"), indexed("query", "a red ball", "--paths").out.splitlines()
     (made_home.parent / "gone").mkdir()
@@ -655,7 +655,7 @@ def test_a_working_folder_that_is_gone(indexed: IndexRun, made_home: Path, monke
     assert "'./some/index' is no place for an index" in done.message
 
 
-def test_typers_own_usage_errors(run: IndexRun) -> None:
+def test_typers_own_usage_errors(run: RunCommand) -> None:
     for arguments in (["--nothing"], ["show", "a"], ["query", "a", "-k", "many"], ["nonsense"], ["models", "nonsense"]):
         assert run(*arguments).code == 2
 
@@ -686,7 +686,7 @@ def test_a_verb_does_not_load_the_others() -> None:
     assert {module for module, _ in VERBS.values()} & {*loaded} == {"query"}
 
 
-def test_reader_that_goes_away_gets_no_traceback(indexed: IndexRun) -> None:
+def test_reader_that_goes_away_gets_no_traceback(indexed: RunCommand) -> None:
     script = f"set -o pipefail; '{sys.executable}' -m flairsearch status | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0  # The pipe was closed before it was read.

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flairsearch.cli.samples import QUERIES, copy_samples
-from tests.support.command import IndexRun, settle
+from tests.support.command import RunCommand, settle
 from tests.support.fake import paint
 
 SAMPLES = Path(str(resources.files("flairsearch.cli") / "sample_photos"))
@@ -79,7 +79,7 @@ def check(out: str, folder: str, overlay: Path, hits: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_from_photos_to_pictures(work: Path, run: IndexRun) -> None:
+def test_the_demo_from_photos_to_pictures(work: Path, run: RunCommand) -> None:
     done = run("demo")
     assert done.code == 0, done.err
     check(done.out, "demo/photos", Path("demo/overlay"), 3)
@@ -89,7 +89,7 @@ def test_the_demo_from_photos_to_pictures(work: Path, run: IndexRun) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_of_other_photos(work: Path, run: IndexRun) -> None:
+def test_the_demo_of_other_photos(work: Path, run: RunCommand) -> None:
     """Other photos are indexed in their folder, in an index of their own."""
     for colour in ("red", "blue"):
         paint(work / "mine" / f"{colour}.png", [], colour)

@@ -20,7 +20,7 @@ from flairsearch.core.filters import Filter
 from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.request import OPTIONS, SearchRequest
 from flairsearch.core.search_options import options_of
-from tests.support.command import IndexRun
+from tests.support.command import RunCommand
 
 if TYPE_CHECKING:  # The server needs an extra, without which its tests are skipped.
     from tests.support.served import Site
@@ -48,7 +48,7 @@ def test_a_name_on_the_command_line(parameter: str, name: str) -> None:
     assert name_on_command_line(parameter) == name
 
 
-def test_the_same_options_everywhere(served: Site, run: IndexRun) -> None:
+def test_the_same_options_everywhere(served: Site, run: RunCommand) -> None:
     """`query --help`, GET /search and the queries of a body of JSON have the options of OPTIONS, and no others."""
     done = run("query", "--help")
     assert done.code == 0
@@ -82,14 +82,14 @@ def test_no_option_is_defined_twice() -> None:
     assert own - {"--open-best"} <= OWN
 
 
-def test_help_describes_every_option(run: IndexRun) -> None:
+def test_help_describes_every_option(run: RunCommand) -> None:
     words = " ".join(run("query", "--help").out.split())
     for name, (option, _) in OPTIONS.items():
         assert option.help in words, name
 
 
 @pytest.mark.parametrize("verb", [None, *VERBS])
-def test_h_is_help(run: IndexRun, verb: str | None) -> None:
+def test_h_is_help(run: RunCommand, verb: str | None) -> None:
     arguments = [] if verb is None else [verb]
     short, long = run(*arguments, "-h"), run(*arguments, "--help")
     assert (short.code, short.err) == (0, "")
@@ -97,7 +97,7 @@ def test_h_is_help(run: IndexRun, verb: str | None) -> None:
     assert short.out == long.out
 
 
-def test_version(run: IndexRun) -> None:
+def test_version(run: RunCommand) -> None:
     done = run("--version")
     assert (done.code, done.out, done.err) == (0, f"flairsearch {version('flairsearch')}\n", "")
     assert run("--version", "query").out == done.out
@@ -128,7 +128,7 @@ def check_kinds(search: Search) -> None:
     assert any(abs(hit["score"] - hit["score_global"]) > 1e-3 for hit in flair.values())
 
 
-def test_kinds_of_scores_on_the_command_line(real_index: Path, run: IndexRun) -> None:
+def test_kinds_of_scores_on_the_command_line(real_index: Path, run: RunCommand) -> None:
     def search(*options: str) -> list[dict[str, Any]]:
         done = run("query", "something red", "--json", "--index", real_index, *options)
         assert done.code == 0, done.err
@@ -139,7 +139,7 @@ def test_kinds_of_scores_on_the_command_line(real_index: Path, run: IndexRun) ->
     assert search() in kinds, "without the option, the model says which"
 
 
-def test_kinds_of_scores_through_a_server(served: Site, run: IndexRun) -> None:
+def test_kinds_of_scores_through_a_server(served: Site, run: RunCommand) -> None:
     def search(*options: str) -> list[dict[str, Any]]:
         done = run("query", "red", "-k", "200", "--json", "--server", served.url, *options)
         assert (done.code, done.err) == (0, "")
@@ -161,7 +161,7 @@ def test_kinds_of_scores_over_http(served: Site) -> None:
     check_kinds(search)
 
 
-def test_a_kind_of_score_that_there_is_not(real_index: Path, run: IndexRun) -> None:
+def test_a_kind_of_score_that_there_is_not(real_index: Path, run: RunCommand) -> None:
     done = run("query", "red", "--score", "cosine", "--index", real_index)
     assert (done.code, done.out) == (2, "")
     assert done.message == "flairsearch: --score: there is no 'cosine' - use one of flair, global, sum"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flairsearch.engine import Engine
-from tests.support.command import IndexRun, settle
+from tests.support.command import RunCommand, settle
 from tests.support.fake import paint_red
 from tests.support.random_flair import random_flair, save_flair
 
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
-def test_a_photo_is_no_place_for_an_overlay(home: Path, run: IndexRun) -> None:
+def test_a_photo_is_no_place_for_an_overlay(home: Path, run: RunCommand) -> None:
     photo = home / "photos" / "a.png"
     data = photo.read_bytes()
     for arguments in (("show", photo, "red", "--out", photo), ("show", photo, "red", "--out", "photos/кот.png")):
@@ -46,14 +46,14 @@ def test_a_photo_is_no_place_for_an_overlay(home: Path, run: IndexRun) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
-def test_an_overlay_is_drawn_again(home: Path, run: IndexRun, kind: str) -> None:
+def test_an_overlay_is_drawn_again(home: Path, run: RunCommand, kind: str) -> None:
     out = home / f"drawn.{kind}"
     for heat in ([], ["--heat"]):
         assert run("show", "photos/a.png", "red", "--out", out, *heat).code == 0
     assert Image.open(out).size == Image.open(home / "photos" / "a.png").size
 
 
-def test_what_cannot_be_an_overlay(home: Path, run: IndexRun) -> None:
+def test_what_cannot_be_an_overlay(home: Path, run: RunCommand) -> None:
     Image.new("RGB", (9, 9)).save(home / "cut.png", exif=b"Exif\0\0MM\0*")  # Pillow cannot read such EXIF.
     (home / "folder.jpg").mkdir()
     data = (home / "cut.png").read_bytes()
@@ -96,7 +96,7 @@ def test_a_reader_that_goes_away(home: Path) -> None:
         assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_ctrl_c(home: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(home: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_ctrl_c(home: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> N
     assert done.err.endswith("flairsearch: stopped; what was committed is kept, run it again to go on\n")
 
 
-def test_a_photo_that_is_gone_is_not_opened(home: Path, run: IndexRun) -> None:
+def test_a_photo_that_is_gone_is_not_opened(home: Path, run: RunCommand) -> None:
     (best,) = run("query", "red", "--paths", "-k", "1").out.splitlines()
     os.unlink(best)
     done = run("query", "red", "--json", "-k", "1", "--open")
@@ -115,7 +115,7 @@ def test_a_photo_that_is_gone_is_not_opened(home: Path, run: IndexRun) -> None:
     assert done.err.endswith("is not there any more - run flairsearch index\n")
 
 
-def test_where_nothing_opens_pictures(home: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_opens_pictures(home: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(home))
     done = run("query", "red", "--paths", "-k", "1", "--open")
     assert (done.code, len(done.out.splitlines())) == (0, 1)

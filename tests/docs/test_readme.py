@@ -29,7 +29,7 @@ import pytest
 from flairsearch import Engine, Filter, Hit, IndexReport, Query
 from flairsearch.cli import main
 from flairsearch.core.reports import Status
-from tests.support.command import IndexRun, shorten_bank
+from tests.support.command import RunCommand, shorten_bank
 
 ROOT = Path(__file__).parents[2]
 README, CLI, PYTHON, HTTP = (ROOT / name for name in ("README.md", "docs/cli.md", "docs/python.md", "docs/http.md"))
@@ -174,7 +174,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("line", list(filter(is_run, SHOWN)))
-def test_commands_run(place: Path, run: IndexRun, line: str) -> None:
+def test_commands_run(place: Path, run: RunCommand, line: str) -> None:
     if "|" in line:
         done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -368,7 +368,7 @@ def names(page: Path, header: str) -> list[str]:
     return [name for row in found[1].splitlines() for name in spans(row.split("|")[1])]
 
 
-def test_json_fields(place: Path, run: IndexRun) -> None:
+def test_json_fields(place: Path, run: RunCommand) -> None:
     hit = json.loads(run("query", "a cat", "--json", "-k", 1).out)
     assert set(names(CLI, "field of a hit")) == set(hit)
     (phrase,), (region, *_) = hit["phrases"], hit["regions"]
@@ -435,7 +435,7 @@ def test_http_python(server: str) -> None:
     assert len(run_python(code.replace(ADDRESS, server), HTTP, {}).splitlines()) == 3
 
 
-def test_a_query_asks_the_server(server: str, run: IndexRun) -> None:
+def test_a_query_asks_the_server(server: str, run: RunCommand) -> None:
     """As docs/cli.md says."""
     asked = run("query", "a cat", "--server", server, "--timings", "--json")
     assert " server " in asked.err
@@ -446,7 +446,7 @@ def test_a_query_asks_the_server(server: str, run: IndexRun) -> None:
     ]
 
 
-def test_exit_codes(place: Path, run: IndexRun) -> None:
+def test_exit_codes(place: Path, run: RunCommand) -> None:
     assert run("query", "a cat", "--min-score", "0.999").code == 0
     assert run("query", "a cat", "--index", "./nowhere").code == 1
     assert run("query", "").code == 2

@@ -18,7 +18,7 @@ from flairsearch.core.errors import FlairSearchError
 from flairsearch.engine import Engine
 from flairsearch.indexing import watch as watching
 from flairsearch.store.writer import Writer
-from tests.support.command import IndexRun, settle
+from tests.support.command import RunCommand, settle
 from tests.support.fake import paint_red
 from tests.support.random_flair import random_flair, save_flair
 
@@ -122,7 +122,7 @@ def test_what_happens_meanwhile_is_told(root: Path, tmp_path: Path) -> None:
     assert told(news, 3)
 
 
-def test_without_the_extra_it_is_one_line(root: Path, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_is_one_line(root: Path, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "find_spec", lambda name: None)
     with pytest.raises(FlairSearchError):
         watching.check_installed()
@@ -203,7 +203,7 @@ def watcher(home: Path) -> Iterator[Watcher]:
 
 
 @pytest.mark.slow
-def test_a_folder_is_followed(home: Path, watcher: Watcher, run: IndexRun) -> None:
+def test_a_folder_is_followed(home: Path, watcher: Watcher, run: RunCommand) -> None:
     """New, changed, slowly copied and removed photos; other commands in between; Ctrl-C is no error."""
     photos = home / "photos"
     paint_red(photos / "9.png", 9)
@@ -244,7 +244,7 @@ def test_a_folder_is_followed(home: Path, watcher: Watcher, run: IndexRun) -> No
 def test_another_writer_is_waited_for_and_a_rebuilt_index_is_opened_anew(
     home: Path,
     watcher: Watcher,
-    run: IndexRun,
+    run: RunCommand,
 ) -> None:
     with Engine.open(create=False) as engine:
         folder, settings = engine.folder, engine.settings

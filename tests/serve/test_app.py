@@ -40,7 +40,7 @@ from flairsearch.rebuild import rebuild
 from flairsearch.serve import app as app_module
 from flairsearch.serve.files import PageFiles
 from flairsearch.serve.original_files import open_original
-from tests.support.command import IndexRun, settle
+from tests.support.command import RunCommand, settle
 from tests.support.served import (
     BITMAP,
     EVIL,
@@ -857,7 +857,7 @@ def test_a_server_prints_its_address_and_leaves_nothing(real_index, tmp_path, si
 
 
 @pytest.fixture
-def serve(run: IndexRun, monkeypatch):
+def serve(run: RunCommand, monkeypatch):
     """Run the command in this process; `visit` gets the address in place of the browser, then comes Ctrl-C."""
     terminate = signal.getsignal(signal.SIGTERM)
 
@@ -909,7 +909,7 @@ def test_a_rebuilt_index_is_searched(real_index, serve, tmp_path):
     assert str(own.parent / "more" / "new.png") in {hit["path"] for hit in after}
 
 
-def test_a_name_of_a_proxy_needs_a_token(real_index, serve, run: IndexRun):
+def test_a_name_of_a_proxy_needs_a_token(real_index, serve, run: RunCommand):
     def visit(url):
         address, _, token = url.partition("/?token=")
         headers = {"host": "photos.example", "origin": "https://photos.example", "authorization": f"Bearer {token}"}
@@ -927,7 +927,7 @@ def test_a_name_of_a_proxy_needs_a_token(real_index, serve, run: IndexRun):
         assert "without scheme and port" in done.message
 
 
-def test_wrong_options_are_one_line(real_index, run: IndexRun, monkeypatch):
+def test_wrong_options_are_one_line(real_index, run: RunCommand, monkeypatch):
     settle(real_index.parent, monkeypatch)
     for host in ("0.0.0.0", "192.168.1.2", "::", "photos.example"):
         done = run("serve", "--index", real_index, "--host", host)
@@ -942,7 +942,7 @@ def test_wrong_options_are_one_line(real_index, run: IndexRun, monkeypatch):
     assert "no index" in missing.message
 
 
-def test_without_the_extra_it_says_what_to_install(real_index, run: IndexRun, monkeypatch):
+def test_without_the_extra_it_says_what_to_install(real_index, run: RunCommand, monkeypatch):
     settle(real_index.parent, monkeypatch)
     monkeypatch.delitem(sys.modules, "flairsearch.serve.app", raising=False)
     monkeypatch.delattr("flairsearch.serve.app", raising=False)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.command import IndexRun
+from tests.support.command import RunCommand
 
 pytest.importorskip("fastapi", reason='needs pip install "flairsearch[serve]"')
 from flairsearch.core.errors import PictureError, UsageError
@@ -170,7 +170,7 @@ def test_what_is_too_much_for_the_server_is_refused(served: Site, subtests: pyte
 # -- the command
 
 
-def test_the_command_prints_what_the_server_finds(served: Site, run: IndexRun, tmp_path: Path) -> None:
+def test_the_command_prints_what_the_server_finds(served: Site, run: RunCommand, tmp_path: Path) -> None:
     """The command prints JSON, paths and pictures, and how many views there were."""
     done = run("query", "red", "-k", "3", "--paths", "-v", "--timings", "--server", served.url)
     assert done.code == 0
@@ -185,12 +185,14 @@ def test_the_command_prints_what_the_server_finds(served: Site, run: IndexRun, t
     assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 
-def test_words_unknown_to_the_model_of_the_server(served: Site, run: IndexRun) -> None:
+def test_words_unknown_to_the_model_of_the_server(served: Site, run: RunCommand) -> None:
     done = run("query", "a zzyzx", "--paths", "--server", served.url)
     assert done.err == "note: the server's model was trained on no text with 'zzyzx'; the hits do not know that word\n"
 
 
-def test_the_server_may_be_set_in_the_environment(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_may_be_set_in_the_environment(
+    served: Site, run: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLAIRSEARCH_SERVER", served.url)
     assert len(run("query", "red", "--paths").out.splitlines()) == 10
     done = run("query", "red", "--index", served.index)
@@ -199,7 +201,7 @@ def test_the_server_may_be_set_in_the_environment(served: Site, run: IndexRun, m
     assert "FLAIRSEARCH_SERVER" in done.message
 
 
-def test_what_cannot_be_asked_of_a_server_is_a_usage_error(run: IndexRun, subtests: pytest.Subtests) -> None:
+def test_what_cannot_be_asked_of_a_server_is_a_usage_error(run: RunCommand, subtests: pytest.Subtests) -> None:
     for options in (
         ("--model", "flair-small"),
         ("--device", "cpu"),
@@ -219,7 +221,7 @@ ADDRESSES = [
 ]
 
 
-def test_bad_addresses(run: IndexRun, subtests: pytest.Subtests) -> None:
+def test_bad_addresses(run: RunCommand, subtests: pytest.Subtests) -> None:
     for address in ADDRESSES:
         with subtests.test(repr(address)):
             done = run("query", "red", "--server", address)
@@ -249,7 +251,7 @@ BAD: dict[str, tuple[object, ...]] = {
 
 
 def test_mistakes_are_one_line(
-    served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+    served: Site, run: RunCommand, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     """Mistakes seen here end as they do without a server; what the server refuses is told in its words."""
     monkeypatch.chdir(served.photos)
@@ -277,7 +279,7 @@ def test_pictures_that_are_too_large_are_not_sent(tmp_path: Path) -> None:
             ServerClient.at("http://127.0.0.1:1", None).search(SearchRequest(Query(image=picture)))
 
 
-def test_an_empty_token_is_none(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_token_is_none(served: Site, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAIRSEARCH_TOKEN", "")
     assert run("query", "red", "--paths", "--server", served.url).code == 0
 
@@ -287,7 +289,7 @@ def test_many_extensions(served: Site) -> None:
     check_equal(ask_server(served, request), ask_here(served, request))
 
 
-def test_a_hit_that_is_a_pipe_is_not_read(run: IndexRun, tmp_path: Path) -> None:
+def test_a_hit_that_is_a_pipe_is_not_read(run: RunCommand, tmp_path: Path) -> None:
     """Paths come from the server: on this machine anything may have such a name."""
     os.mkfifo(tmp_path / "pipe.png")
 
@@ -303,7 +305,7 @@ def test_a_hit_that_is_a_pipe_is_not_read(run: IndexRun, tmp_path: Path) -> None
     assert f"no overlay for {tmp_path / 'pipe.png'}: it is no file" in done.err
 
 
-def test_a_real_model_from_end_to_end(real_index: Path, run: IndexRun, subtests: pytest.Subtests) -> None:
+def test_a_real_model_from_end_to_end(real_index: Path, run: RunCommand, subtests: pytest.Subtests) -> None:
     """The command prints the same whether it asks the index or its server."""
 
     def open_real(index: Path) -> Engine:
@@ -333,7 +335,7 @@ def test_a_real_model_from_end_to_end(real_index: Path, run: IndexRun, subtests:
 # -- with a token
 
 
-def test_a_server_with_a_token(served: Site, run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_a_token(served: Site, run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_index(served.index, "secret-token") as site:
         check_equal(ServerClient.at(site.url, "secret-token").search(RED), ask_here(served, RED))
         monkeypatch.setenv("FLAIRSEARCH_TOKEN", "secret-token")
@@ -346,7 +348,7 @@ def test_a_server_with_a_token(served: Site, run: IndexRun, monkeypatch: pytest.
             ServerClient.at(site.url, token)
 
 
-def test_the_token_is_sent_as_a_header_and_nowhere_else(run: IndexRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent_as_a_header_and_nowhere_else(run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
 
     def answer(connection: socket.socket) -> None:
@@ -365,7 +367,7 @@ def test_the_token_is_sent_as_a_header_and_nowhere_else(run: IndexRun, monkeypat
 
 
 def test_over_tls_with_a_certificate_that_is_trusted_and_without(
-    run: IndexRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
     import ssl
@@ -394,7 +396,7 @@ def test_over_tls_with_a_certificate_that_is_trusted_and_without(
 # -- no server, and others that answer on the port
 
 
-def test_no_server_there(run: IndexRun, subtests: pytest.Subtests) -> None:
+def test_no_server_there(run: RunCommand, subtests: pytest.Subtests) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = taken.getsockname()[1]
     for address in (f"http://127.0.0.1:{dead}", "http://no.such.host.invalid", f"http://{'a' * 300}.lan", "http://..."):
@@ -523,7 +525,7 @@ def test_an_incomplete_result_of_the_server_is_incomplete() -> None:
     assert (len(found), found.complete, found.warnings) == (1, False, ("damaged",))
 
 
-def test_a_stranger_is_one_line(run: IndexRun, subtests: pytest.Subtests) -> None:
+def test_a_stranger_is_one_line(run: RunCommand, subtests: pytest.Subtests) -> None:
     for name, content in STRANGERS.items():
         with subtests.test(name):
 
@@ -539,7 +541,7 @@ def test_a_stranger_is_one_line(run: IndexRun, subtests: pytest.Subtests) -> Non
                 assert time.perf_counter() - begun < 5
 
 
-def test_control_characters_of_a_server_do_not_reach_the_terminal(run: IndexRun) -> None:
+def test_control_characters_of_a_server_do_not_reach_the_terminal(run: RunCommand) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         told = {"warnings": ["\x1b[2J"], "unseen": ["\x1b[2J"], "hits": [HIT | {"path": "/\x1b[2J.png"}]}
@@ -551,7 +553,7 @@ def test_control_characters_of_a_server_do_not_reach_the_terminal(run: IndexRun)
     assert "\x1b" not in done.out + done.err
 
 
-def test_an_answer_that_is_too_large(run: IndexRun) -> None:
+def test_an_answer_that_is_too_large(run: RunCommand) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(said("200 OK", b'{"hits": [', length=10**12))

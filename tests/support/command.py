@@ -27,7 +27,7 @@ class Done:
         return line
 
 
-IndexRun = Callable[..., Done]
+RunCommand = Callable[..., Done]
 
 
 def shorten_bank(patch: pytest.MonkeyPatch, count: int = 100) -> None:
@@ -45,7 +45,7 @@ def settle(work: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> IndexRun:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """`flairsearch ARGUMENTS` through the console script's own function."""
 
     def run(*arguments: object) -> Done:
