@@ -62,7 +62,7 @@ def _field(name: str) -> tuple[Any, Any]:
         return int | None, Field(None, ge=1, le=MAX_ID, description=help_text)
     kind: Any = option.kind
     if option.kind is str:
-        kind = Annotated[str, BeforeValidator(_as_text), StringConstraints(max_length=option.max_length)]
+        kind = Annotated[str, StringConstraints(max_length=option.max_length)]
     bounds: dict[str, Any] = {"ge": option.least, "le": option.most}
     if option.kind is float:
         bounds["allow_inf_nan"] = False
@@ -71,6 +71,8 @@ def _field(name: str) -> tuple[Any, Any]:
         choices = {"items": {"type": "string", "enum": list(option.choices)}} if option.choices else {}
         known |= {"max_length": option.max_count, "json_schema_extra": choices or None}
         return Annotated[list[kind], BeforeValidator(_as_list)], Field([], description=option.help, **known)
+    if option.kind is str:
+        kind = Annotated[kind, BeforeValidator(_as_text)]
     optional = kind if default is not None else kind | None
     return optional, Field(default, description=option.help, **known)
 

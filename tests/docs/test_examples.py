@@ -82,7 +82,7 @@ def test_a_box_outside(tmp_path: Path, box: Box) -> None:
     with pytest.raises(UsageError) as caught:
         read_part(str(path), box, 48)
     (line,) = str(caught.value).splitlines()
-    assert line == f"box {','.join(map(str, box))} is not inside of {path} - it has 320 x 200 pixels, upright"
+    assert line == f"box: {','.join(map(str, box))} is not inside of {path} - it has 320 x 200 pixels, upright"
 
 
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:

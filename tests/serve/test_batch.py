@@ -142,7 +142,7 @@ WRONG_QUERIES: dict[str, tuple[Any, str]] = {
     "a folder that is not indexed": ({"q": "red", "folder": "/nowhere"}, "folder: "),
     "a box without an image": ({"q": "red", "box": "1,2,3,4"}, "box: there is no image"),
     "no box": ({"image": "RED", "box": "all"}, "box: 'all' is no box"),
-    "a box outside of the image": ({"image": "RED", "box": "0,0,999,999"}, "box 0,0,999,999 is not inside"),
+    "a box outside of the image": ({"image": "RED", "box": "0,0,999,999"}, "box: 0,0,999,999 is not inside"),
     "no id": ({"image": "red.png"}, "image: "),
 }
 
