@@ -108,8 +108,8 @@ def main() -> None:
             (index / "stop").touch()
             turns, _ = writer.communicate()
     print(
-        f"{args.searches:,} searches of {args.threads} threads in {seconds:.0f} s beside a writer ({turns.strip()} rounds "
-        f"of adding 100 photos and forgetting them, {len(states)} sizes of the index seen): {len(wrong)} wrong"
+        f"{args.searches:,} searches of {args.threads} threads in {seconds:.0f} s beside a writer ({turns.strip()} "
+        f"rounds of adding 100 photos and forgetting them, {len(states)} sizes of the index seen): {len(wrong)} wrong"
     )
     for line in wrong[:10]:
         print(line)

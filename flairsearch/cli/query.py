@@ -12,6 +12,7 @@ import typer
 
 from flairsearch.cli.options import DeviceOption, GivenIndexOption, IndexOption, ModelOption
 from flairsearch.cli.search_options import name_on_command_line, takes_search_options
+from flairsearch.core.blas_threads import use_one_blas_thread
 from flairsearch.core.errors import UsageError
 from flairsearch.core.paths import DEFAULT_INDEX
 from flairsearch.core.request import SearchRequest, SearchResult, SearchStats, example_from_options
@@ -98,6 +99,7 @@ def _ask_server(request: SearchRequest, url: str, local: Sequence[str]) -> Searc
 
 
 def _ask_here(request: SearchRequest, index: str | None, model: str | None, device: str) -> SearchResult:
+    use_one_blas_thread()
     from flairsearch.engine import Engine
 
     with Engine.open_for_one_search(index, model, device) as engine:
@@ -245,6 +247,7 @@ def show_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw where one photo shows what the text says."""
+    use_one_blas_thread()
     from flairsearch.core.query import Query
     from flairsearch.engine import Engine
     from flairsearch.output import formatting

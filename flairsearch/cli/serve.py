@@ -11,6 +11,7 @@ from urllib.parse import quote
 import typer
 
 from flairsearch.cli.options import DeviceOption, IndexOption
+from flairsearch.core.blas_threads import use_one_blas_thread
 from flairsearch.core.errors import UsageError
 from flairsearch.core.settings import check_token
 
@@ -40,6 +41,7 @@ def serve_command(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Search in the browser, and over HTTP."""
+    use_one_blas_thread()
     try:
         from flairsearch.serve import app
         from flairsearch.serve import server as server_module
