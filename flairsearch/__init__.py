@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flairsearch.core.hits import Hit, Region
     from flairsearch.core.query import ImageExample, Query
     from flairsearch.core.reports import IndexReport
+    from flairsearch.core.request import SearchResult
     from flairsearch.engine import Engine
     from flairsearch.model.flair import FLAIR, load_model
 
@@ -26,6 +27,7 @@ __all__ = [
     "IndexReport",
     "Query",
     "Region",
+    "SearchResult",
     "load_model",
 ]
 __version__ = "0.1.0"
@@ -39,6 +41,9 @@ _HOMES = {
     "IndexReport": "core.reports",
     "Filter": "core.filters",
     "Query": "core.query",
+    "Hit": "core.hits",
+    "Region": "core.hits",
+    "SearchResult": "core.request",
 }
 
 
@@ -48,4 +53,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'flairsearch' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"flairsearch.{_HOMES.get(name, 'core.types')}"), name)
+    return getattr(import_module(f"flairsearch.{_HOMES[name]}"), name)
