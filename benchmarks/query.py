@@ -34,10 +34,10 @@ def main() -> None:
             seconds, found, ranked = [], [], []
             for text in texts:
                 began = time.perf_counter()
-                hits = engine.search(text, 10, shortlist)
+                hits = engine.search(text, 10, shortlist=shortlist)
                 seconds.append(time.perf_counter() - began)
                 found.append({hit.path for hit in hits})
-                ranked += engine.reranked
+                ranked.append(hits.stats.views_ranked)
             exact = exact or found
             recall = statistics.mean(len(a & b) / len(b) for a, b in zip(found, exact, strict=True))
             share = statistics.median(ranked) / views
