@@ -63,14 +63,14 @@ class ScoredQueries:
     removed: Bools
 
 
-def score(encoder: Encoder, encoded: EncodedViews, queries: list[EncodedText]) -> F32:
+def score(encoder: TorchEncoder, encoded: EncodedViews, queries: list[EncodedText]) -> F32:
     """Return the exact scores, f32[N, T]."""
     scorer, count = TextBatchScorer(queries, encoder.pool_weights, encoder.device), len(encoded.tokens)
     return np.concatenate([scorer.score(encoded.part(slice(i, i + 64))) for i in range(0, count, 64)])
 
 
 def score_queries(
-    encoder: Encoder, encoded: EncodedViews, texts: list[str], relevant: Bools, removed: Bools
+    encoder: TorchEncoder, encoded: EncodedViews, texts: list[str], relevant: Bools, removed: Bools
 ) -> ScoredQueries:
     """Encode the texts and score all views."""
     queries = [q for i in range(0, len(texts), 256) for q in encoder.encode_texts(texts[i : i + 256])]
@@ -81,7 +81,7 @@ def score_queries(
 
 
 def score_captions(
-    encoder: Encoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64], said: NDArray[np.int64]
+    encoder: TorchEncoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64], said: NDArray[np.int64]
 ) -> ScoredQueries:
     """Score the distinct captions of the cells."""
     cells = list(dict.fromkeys(zip(shown.ravel().tolist(), said.ravel().tolist(), strict=True)))
@@ -92,7 +92,9 @@ def score_captions(
     )
 
 
-def score_words(encoder: Encoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64]) -> ScoredQueries:
+def score_words(
+    encoder: TorchEncoder, encoded: EncodedViews, notes: Annotations, shown: NDArray[np.int64]
+) -> ScoredQueries:
     """Score single words outside the null distribution.
 
     A word is present where two captions of a photo have it, and absent where no caption has it.
@@ -106,7 +108,7 @@ def score_words(encoder: Encoder, encoded: EncodedViews, notes: Annotations, sho
     return score_queries(encoder, encoded, words, np.asarray(relevant), np.asarray(removed))
 
 
-def patch_attention(encoder: Encoder, encoded: EncodedViews, asked: ScoredQueries, kept: Bools) -> F64:
+def patch_attention(encoder: TorchEncoder, encoded: EncodedViews, asked: ScoredQueries, kept: Bools) -> F64:
     """Return the attention that the zero key leaves in each query's best kept view, mean over heads, f64[T].
 
     kept: bool[N, T], the views that are searched.
@@ -171,7 +173,7 @@ def first(asked: ScoredQueries, views: int) -> ScoredQueries:
     )
 
 
-def separate(encoder: Encoder, encoded: EncodedViews, asked: ScoredQueries) -> dict[str, float]:
+def separate(encoder: TorchEncoder, encoded: EncodedViews, asked: ScoredQueries) -> dict[str, float]:
     """Return the AUROC of each signal."""
     everything, others = np.ones_like(asked.removed), ~asked.removed
     present, absent = signals(asked, everything), signals(asked, others)
@@ -201,9 +203,9 @@ def calibrate(background: Background, asked: ScoredQueries) -> list[float]:
     ]
 
 
-def measure(encoder: Encoder, encoded: EncodedViews, groups: dict[str, ScoredQueries], sizes: list[int]) -> None:
+def measure(encoder: TorchEncoder, encoded: EncodedViews, groups: dict[str, ScoredQueries], sizes: list[int]) -> None:
     """Print the AUROC of each signal, and how often the null distribution is right."""
-    bank_scores = score(encoder, encoded, encoder.encode_prompts()[:: prompts.TEXTS // BANK_TEXTS])
+    bank_scores = score(encoder, encoded, encoder.encode_prompts()[:: prompts.BANK_SIZE // BANK_TEXTS])
     for name, asked in groups.items():
         cut = {size: first(asked, size) for size in sizes}
         columns = [f"{size:,} views, {len(cut[size].queries):,} queries" for size in sizes]
@@ -221,7 +223,7 @@ def measure(encoder: Encoder, encoded: EncodedViews, groups: dict[str, ScoredQue
                 print(f"| {size:,} views, background of {label} | {row} |", flush=True)
 
 
-def measure_words(encoder: Encoder, folder: Path, file: Path) -> None:
+def measure_words(encoder: TorchEncoder, folder: Path, file: Path) -> None:
     """Print the AUROC of single labels: present among all photos, absent among photos of other labels."""
     found = caption_gallery(
         read_caption_dataset(file, folder), encoder.encode_images, "squash", encoder.config.image_size

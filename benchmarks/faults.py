@@ -51,6 +51,8 @@ from flairsearch.engine import Engine
 from flairsearch.images.decoding import content_hash
 from flairsearch.indexing import pipeline, repair  # noqa: F401 - Engine would import them in each child
 from flairsearch.indexing.lifecycle import create_index, open_settings
+from flairsearch.search import index_states, query_encoder  # noqa: F401 - Engine would import them in each child
+from flairsearch.shortlist.shortlist import make_derived_files
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.database import Database
 from flairsearch.store.derived_files import checksum_matches
@@ -65,8 +67,8 @@ LEFT_OVER = "left over"
 SCORE_TOLERANCE = {"fp16": 0.01, "int8": 0.03, "q2": 0.1}  # Largest relative error of a score by codec.
 # These limits make several commits, pieces and segments of a dozen photos.
 SMALL_LIMITS = WriteLimits(
-    StoreLimits(piece_views=2, segment_views=5, levels=(4, 8), merge_segments=2, basis_views=8),
-    IngestLimits(batch=2, commit_views=2),
+    StoreLimits(read_views=2, max_segment_views=5, size_tiers=(4, 8), merge_fan_in=2, min_basis_views=8),
+    IngestLimits(batch_views=2, commit_views=2),
 )
 
 
@@ -293,9 +295,14 @@ def open_engine(index: Path, codec: str = "fp16", limits: WriteLimits = WRITE_LI
             create_index(index, replace(fake_settings(), codec=codec))
         except OSError as error:  # Engine.open does the same.
             raise StoreError(f"{index} cannot be made ({error.strerror})") from None
-    engine = Engine(index, open_settings(index), Path("fake"), "cpu", limits=limits)
-    engine.__dict__["encoder"] = engine.__dict__["texts"] = Encoder()
-    return engine
+    # A process that expects few searches scores in numpy: to load numba takes longer than all else that a child does.
+    return Engine(index, open_settings(index), Encoder(), limits=limits, expected_searches=1)
+
+
+def search_shortlist(engine: Engine) -> None:
+    """Search with a shortlist, from derived files that are written first where they are missing or damaged."""
+    make_derived_files(Snapshot(engine.folder, engine.settings, engine._catalog))
+    engine.search("red", 1, shortlist=2)
 
 
 def run_command(job: dict) -> None:
@@ -304,7 +311,7 @@ def run_command(job: dict) -> None:
         match job["do"]:
             case "open":
                 engine.search("red")
-                engine.search("red", 1, shortlist=2)  # This search uses the prefilter.
+                search_shortlist(engine)
             case "add":
                 engine.add(job.get("folders", ()))
             case "forget":
@@ -454,7 +461,7 @@ def inspect(seen: Observation, world: World, engine: Engine) -> None:
     damage = [damage for _, _, damages in engine.verify() for damage in damages]
     seen.damaged = sorted(path for view in damage for path in view.paths)
     seen.listing = listing(catalog)
-    seen.skipped = sorted(file.path for file in catalog.census.skipped())
+    seen.skipped = sorted(file.path for file in catalog.statistics.skipped())
     reader, state = Snapshot(engine.folder, engine.settings, catalog), catalog.state()
     seen.codecs = {label.partition(":")[0] for n, _, label in state.segments if (state.views.segment == n).any()}
     for number, count, _ in state.segments:
@@ -472,7 +479,7 @@ def inspect(seen: Observation, world: World, engine: Engine) -> None:
             if stored.get(digest) != [readable[path]]:
                 seen.wrong.append(f"{path}: {stored.get(digest)} red patches stored, {readable[path]} painted")
     tolerance = max((SCORE_TOLERANCE[name] for name in seen.codecs), default=0)
-    engine.search("red", 1, shortlist=2)  # This search uses the prefilter.
+    search_shortlist(engine)
     hits = engine.search("red", k=1000, shortlist="all")
     seen.ranking = [hit.path for hit in hits if hit.path in readable]
     seen.wrong += [f"{path} is not found" for path in sorted(readable.keys() - set(seen.ranking))]
@@ -498,7 +505,7 @@ def find_left_over(index: Path) -> list[str]:
     expected |= {f"codecs/{label.partition(':')[2]}.npz" for _, _, label in state.segments if ":" in label}
     kinds = ("faiss", "views")
     derived = [next((index / "prefilter").glob(f"{state.generation:06d}-*.{kind}"), None) for kind in kinds]
-    expected |= {f"prefilter/{file.name}" for file in derived if file and is_whole(file)}
+    expected |= {f"prefilter/{file.name}" for file in derived if file and checksum_matches(file)}
     found = {str(file.relative_to(index)) for file in index.rglob("*") if file.is_file()}
     return sorted(found - expected) + [f"segment {n} has no view" for n, count in rows.items() if not count]
 
@@ -884,7 +891,7 @@ def lost_basis(world: World, _rng: random.Random) -> Iterator[list[str]]:
     (file,) = (world.index / "codecs").glob("*.npz")
     file.rename(world.work / "basis")
     wrong = check_damaged(world, sorted(base.after.listing))
-    wrong += check_error(run(world, do="add"), "no view that is whole - run flairsearch verify --repair")
+    wrong += check_error(run(world, do="add"), "no view that is undamaged - run flairsearch verify --repair")
     (world.work / "basis").rename(file)
     yield wrong + check_damaged(world, [])
 
@@ -950,7 +957,7 @@ def flipped_basis(world: World, rng: random.Random) -> Iterator[list[str]]:
         if seen.damaged not in ([], sorted(base.after.listing)):
             wrong.append(f"byte {offset}: verify names {seen.damaged}")
         ended = run(world, do="add", folders=[str(world.photos)])
-        wrong += check_error(ended, "no view that is whole") if seen.damaged or ended["crash"] else []
+        wrong += check_error(ended, "no view that is undamaged") if seen.damaged or ended["crash"] else []
         file.write_bytes(whole)
         yield wrong + check_damaged(world, [])
 
@@ -989,7 +996,7 @@ def search_only(world: World, base: Baseline) -> list[str]:
     """Return what is wrong with the answers of an index that is searched without verifying it."""
     try:
         with open_engine(world.index) as engine:
-            engine.search("red", 1, shortlist=2)  # This search uses the prefilter.
+            search_shortlist(engine)
             found = [hit.path for hit in engine.search("red", k=1000, shortlist="all")]
     except Exception:
         return [describe_exception()]

@@ -64,15 +64,15 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def index_once(photos: Path, home: Path, model: str, encoder: Encoder) -> float:
+def index_once(photos: Path, home: Path, model: str, encoder: TorchEncoder) -> float:
     """Return the seconds that a new index of the photos takes."""
     shutil.rmtree(home, ignore_errors=True)
     with Engine.open(home, model) as engine:
-        engine.__dict__["encoder"] = encoder
+        engine.encoder = encoder
         return timed(lambda: engine.add(photos))
 
 
-def encode_only(encoder: Encoder, pictures: list[Picture]) -> float:
+def encode_only(encoder: TorchEncoder, pictures: list[Picture]) -> float:
     """Return the seconds that the model takes for decoded pictures."""
     batches = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
     return timed(lambda: [encoder.encode_images(batch) for batch in batches])

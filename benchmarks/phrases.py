@@ -26,7 +26,7 @@ from flairsearch.model.encoder import TorchEncoder
 from flairsearch.regions.boxes import find_boxes, find_heat, patch_mask
 from flairsearch.regions.locator import Locator
 from flairsearch.rerank.many_texts import TextBatchScorer
-from flairsearch.search.hits import UNWANTED
+from flairsearch.search.searcher import EXCLUSION_QUANTILE
 
 Scores = NDArray[np.float32]
 CELLS = 4
@@ -76,8 +76,8 @@ def judge(
         if not other:
             continue
         encoded_view = encoded.only(view)
-        heat = find_heat(locator.attend(encoded_view, query)[0], locator.compare(encoded_view, query)[0])
-        parts = np.stack([inside(box, len(heat)) for box in find_boxes(heat)])
+        heat = find_heat(locator.attend(encoded_view, query)[0], locator.patch_similarity(encoded_view, query)[0])
+        parts = np.stack([patch_mask(box, len(heat)) for box in find_boxes(heat)])
         part = parts[locator.score_parts(encoded_view.tokens[0], query, parts).argmax()]
         for name, text in other.items():
             in_region, in_photo = locator.score_parts(
@@ -85,7 +85,7 @@ def judge(
             )
             null_scores = TextBatchScorer([text], encoder.pool_weights).score(sample)[:, 0]
             found[name].append((float(in_region), float(in_photo)))
-            excluded[name].append(bool(in_region >= np.quantile(null_scores, UNWANTED)))
+            excluded[name].append(bool(in_region >= np.quantile(null_scores, EXCLUSION_QUANTILE)))
     for column, name in enumerate(("the region", "the whole photo")):
         values = {kind: [row[column] for row in rows] for kind, rows in found.items()}
         print(
@@ -94,7 +94,8 @@ def judge(
         )
     shares = ", ".join(f"{name} {np.mean(rows):.0%}" for name, rows in excluded.items())
     print(
-        f"excluded by --exclude (a score above {UNWANTED:.0%} of the photos'), by where the text is present: {shares}"
+        f"excluded by --exclude (a score above {EXCLUSION_QUANTILE:.0%} of the photos'), "
+        f"by where the text is present: {shares}"
     )
 
 

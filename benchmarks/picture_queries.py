@@ -60,9 +60,9 @@ def unit(vectors: Array) -> Array:
 
 
 @torch.inference_mode()
-def vectors_of(encoder: Encoder, pictures: list[Picture]) -> dict[str, Array]:
+def vectors_of(encoder: TorchEncoder, pictures: list[Picture]) -> dict[str, Array]:
     """Return the vectors of each kind by name, f32[N, D]."""
-    parts = [encoder._look(pictures[i : i + 32]) for i in range(0, len(pictures), 32)]
+    parts = [encoder._encode_views(pictures[i : i + 32]) for i in range(0, len(pictures), 32)]
     g, local = (torch.cat(column) for column in zip(*parts, strict=True))
     mean = torch.from_numpy(unit(np.stack([query.vector for query in encoder.encode_texts(prompts.texts(200))]))).mean(
         0

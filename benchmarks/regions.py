@@ -34,7 +34,7 @@ Threshold = Callable[[PatchMap], float | None]
 class PairSet:
     """Pairs of a caption and a relevant view, with their maps and true boxes in view coordinates."""
 
-    def __init__(self, name: str, gallery: galleries.BoxGallery, encoder: Encoder) -> None:
+    def __init__(self, name: str, gallery: galleries.BoxGallery, encoder: TorchEncoder) -> None:
         self.name, truth = name, gallery.truth
         pieces = list(gallery.encoded)
         frames = [frame for _, batch_frames in pieces for frame in batch_frames]
@@ -46,7 +46,7 @@ class PairSet:
         for view, text in truth.annotated.tolist():
             encoded_view = encoded.only(view)
             self.attention.append(locator.attend(encoded_view, queries[text])[0])
-            self.similarity.append(locator.compare(encoded_view, queries[text])[0])
+            self.similarity.append(locator.patch_similarity(encoded_view, queries[text])[0])
             self.patches.append(pool_patches(locator, encoded_view, queries[text]))
             is_true = (truth.view == view) & (truth.label == truth.label_of_text[text])
             self.truth.append(np.array([frames[view].to_view(box) for box in truth.box[is_true].tolist()]))
@@ -90,7 +90,7 @@ def of_maximum(share: float) -> Threshold:
     return lambda values: float(share * values.max())
 
 
-def load(dataset: CaptionDataset, encoder: Encoder, count: int, boxes: Path | None) -> list[PairSet]:
+def load(dataset: CaptionDataset, encoder: TorchEncoder, count: int, boxes: Path | None) -> list[PairSet]:
     """Make the sets of mosaics, boxes and pasted photos."""
     encode, size = encoder.encode_images, encoder.config.image_size
     plans = [("2x2", MosaicPlan(count, 2, seed=5)), ("3x3", MosaicPlan(max(1, count * 4 // 9), 3, seed=5))]
@@ -157,8 +157,8 @@ def print_rows(sets: list[PairSet]) -> None:
 
 def _clear_caches() -> None:
     """Clear what regions/boxes.py has cached for the former constants."""
-    boxes_module._band.cache_clear()
-    boxes_module._spread.cache_clear()
+    boxes_module._smoothing_matrix.cache_clear()
+    boxes_module._interpolation_matrix.cache_clear()
 
 
 def main() -> None:
@@ -173,7 +173,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     dataset = first_photos(read_caption_dataset(args.annotations, args.photos_folder), args.photos)
-    encoder = Encoder(args.model, "cpu")
+    encoder = TorchEncoder(args.model, "cpu")
     sets = load(dataset, encoder, args.count, args.boxes)
     sizes = ", ".join(f"{pairs.name} {len(pairs):,}" for pairs in sets)
     print(f"{args.model}, {len(dataset.photos):,} photos; pairs: {sizes}")

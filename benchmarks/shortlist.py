@@ -111,7 +111,7 @@ def measure_auto(engine: Engine, texts: list[str], exact: Scores, paths: list[st
         hits = engine.search(text, TOP_VIEWS)
         seconds.append(time.perf_counter() - began)
         found.append(len(best & {hit.path for hit in hits}) / TOP_VIEWS)
-        shares.append(engine.reranked[0] / len(paths))
+        shares.append(hits.stats.views_ranked / len(paths))
     return (
         f"{statistics.mean(found):.4f} of the top 10; ranks {statistics.median(shares):.2%} of the views, median "
         f"({np.percentile(shares, 95):.1%} at the 95th percentile); {statistics.median(seconds) * 1e3:.0f} ms a query"
@@ -189,8 +189,8 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         return first, second
 
     yield ("global token", *both(lambda i: pooled @ units[i].T))
-    texts = vectors[: prompts.TEXTS] / np.linalg.norm(vectors[: prompts.TEXTS], axis=1, keepdims=True)
-    bank_scores = scores[:, : prompts.TEXTS]
+    texts = vectors[: prompts.BANK_SIZE] / np.linalg.norm(vectors[: prompts.BANK_SIZE], axis=1, keepdims=True)
+    bank_scores = scores[:, : prompts.BANK_SIZE]
     mean = bank_scores.mean(1, keepdims=True)
     linear = ridge(texts - texts.mean(0), bank_scores - mean, 1.0)
     yield ("linear in the text", *both(lambda i: linear @ (units[i] - texts.mean(0)).T + mean))
@@ -204,9 +204,9 @@ def variants(work: Path, captions: list[str]) -> Iterator[tuple[str, list[float]
         *((count, 900, 512) for count in (1200, 4800)),
     ):
         made = fit(vectors[:texts_], scores[sample, :texts_], width, asked_)
-        codes = made.codes(scores[:, made.asked]).astype(np.float32)
+        codes = made.codes(scores[:, made.anchors]).astype(np.float32)
         feats = [np.stack([made.features(text) for text in group], 1) for group in raw]
-        name = f"kernel, bank of {texts_:,}, {len(made.asked):,} asked, {len(made.steps):,} bytes"
+        name = f"kernel, bank of {texts_:,}, {len(made.anchors):,} asked, {len(made.quant_steps):,} bytes"
         yield (name, *both(lambda i, codes=codes, feats=feats: codes @ feats[i]))
 
 

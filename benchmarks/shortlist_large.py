@@ -22,15 +22,23 @@ from numpy.typing import NDArray
 
 from benchmarks.flickr import FRAME, Annotations
 from flairsearch import Engine
+from flairsearch.core.query import Query
+from flairsearch.core.request import SearchRequest, SearchResult
 from flairsearch.core.settings import IndexSettings
+from flairsearch.core.timing import StageTimer
 from flairsearch.core.types import EncodedQuery, EncodedText, EncodedViews, ImageFile
 from flairsearch.indexing.lifecycle import create_index
+from flairsearch.rerank.backend import choose_backend
+from flairsearch.search.index_states import open_snapshot
+from flairsearch.search.local_place import LocalPlace
+from flairsearch.search.policy import DEFAULT_POLICY
 from flairsearch.search.searcher import Searcher
 from flairsearch.shortlist.build import fit_views
 from flairsearch.shortlist.code_scan import CodeScan, prefix_of
 from flairsearch.shortlist.predictor_file import CODES_OFFSET_BYTES, PredictorFile
 from flairsearch.shortlist.shortlist import Shortlist
 from flairsearch.store.catalog import Catalog
+from flairsearch.store.codec_training import needs_training, train_codec
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 
@@ -65,13 +73,20 @@ def make_index(engine: Engine, folder: Path, views: int) -> None:
         for number, digest in enumerate(hashes, done):
             writer.add_image(ImageFile("/recombined", f"{number:07d}.jpg", 1, 1), digest)
         done += len(hashes)
-        writer.commit()
-        if writer.WANTS_BASIS:
-            writer.fit(engine.encoder.token_metric)
-    for _ in writer.compact():
+        if writer.commit():
+            writer.compactor.merge(writer.target)
+        if needs_training(writer):
+            train_codec(writer, engine.encoder.token_metric)
+    for _ in writer.compactor.compact(writer.target, dead_too=True):
         pass
     print(f"{views:,} views stored in {time.perf_counter() - began:.0f} s", flush=True)
     writer.close()
+
+
+def search(searcher: Searcher, query: EncodedText, shortlist: str | int) -> SearchResult:
+    """Return the 10 best images for an encoded text."""
+    request = SearchRequest(Query("an encoded text"), k=10, shortlist=shortlist)
+    return searcher.search_many([EncodedQuery((query,))], request, StageTimer())[0]
 
 
 def milliseconds(work: Callable[[EncodedText], object], queries: list[EncodedText]) -> str:
@@ -139,22 +154,21 @@ def main() -> None:
         catalog = Catalog(folder)
         began = time.perf_counter()
         # Views that an earlier run has fitted are skipped.
-        done = list(fit_views(Snapshot(folder, engine.settings, catalog), engine._make_bank))
+        done = list(fit_views(Snapshot(folder, engine.settings, catalog), engine.encoder))
         if done:
             print(f"fitted vectors of {done[-1] - done[0]:,} views in {time.perf_counter() - began:.0f} s", flush=True)
-        reader = Snapshot(folder, engine.settings, catalog)
-        searcher = Searcher(reader, catalog, engine.encoder.pool_weights, engine.encoder.device)
+        reader = open_snapshot(folder, engine.settings, catalog, DEFAULT_POLICY)
+        backend = choose_backend(engine.encoder.device, len(queries) * len(reader))
+        place = LocalPlace(reader, catalog, engine.encoder.pool_weights, backend, DEFAULT_POLICY)
+        searcher = Searcher(place, DEFAULT_POLICY)
     print(f"{len(reader):,} views, {len(queries)} captions, warm, without the text encoder")
-    for shortlist in (1000, "auto"):
-        time_ = milliseconds(lambda q, s=shortlist: searcher.search(EncodedQuery((q,)), 10, s), queries)
-        print(f"  query, shortlist {shortlist}: {time_}")
-    shares = []
-    for query in queries:
-        searcher.search(EncodedQuery((query,)), 10)
-        shares += searcher.reranked
-    print(f"  auto ranks {statistics.median(shares):,.0f} views, median")
+    for size in (1000, "auto"):
+        time_ = milliseconds(lambda q, s=size: search(searcher, q, s), queries)
+        print(f"  query, shortlist {size}: {time_}")
+    ranked = [search(searcher, query, "auto").stats.views_ranked for query in queries]
+    print(f"  auto ranks {statistics.median(ranked):,.0f} views, median")
     shortlist = Shortlist(reader)
-    print(f"  prefilter, 1,000 views: {milliseconds(lambda q: shortlist.search(q.vector, 1000), queries)}")
+    print(f"  shortlist, 1,000 views: {milliseconds(lambda q: shortlist.search(q.vector, 1000), queries)}")
     files = [folder / "fitted/codes", *(folder / "prefilter").glob("*")]
     print("  bytes a view:", {str(f.relative_to(folder)): round(f.stat().st_size / len(reader)) for f in files})
 
@@ -173,7 +187,7 @@ def main() -> None:
     print(f"{args.codes:,} codes")
     for count in (100, 1000, 10_000):
         time_ = milliseconds(lambda q, n=count: scan.search(fit.features(q.vector), n), queries)
-        print(f"  prefilter, {count:,} views: {time_}")
+        print(f"  shortlist, {count:,} views: {time_}")
     for count in (100, 1000):
         print(f"  recall@{count:,} against all inner products: {recalls(scan, codes, features[:40], count):.4f}")
     if args.faiss:

@@ -28,14 +28,23 @@ import numpy as np
 
 from flairsearch.codecs.codec import needs_basis
 from flairsearch.core.limits import INGEST_LIMITS, STORE_LIMITS
+from flairsearch.core.query import Query
 from flairsearch.core.reports import IndexReport
+from flairsearch.core.request import SearchRequest
 from flairsearch.core.settings import DEFAULT_CODEC, IndexSettings
+from flairsearch.core.timing import StageTimer
 from flairsearch.core.types import EncodedQuery, EncodedText, EncodedViews, Frame, ImageFile, PoolWeights
 from flairsearch.indexing.lifecycle import create_index
-from flairsearch.indexing.pipeline import EncoderCalls, ingest
+from flairsearch.indexing.pipeline import ingest
+from flairsearch.rerank.backend import Backend
+from flairsearch.search.index_states import open_snapshot
+from flairsearch.search.local_place import LocalPlace
+from flairsearch.search.policy import DEFAULT_POLICY
 from flairsearch.search.searcher import Searcher
+from flairsearch.shortlist.build import PredictorPolicy
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset, NewView
+from flairsearch.store.codec_training import train_codec
 from flairsearch.store.segments import SegmentWriter, segment_paths
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
@@ -95,7 +104,7 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
         encoded = _tokens(rng, INGEST_LIMITS.commit_views, args.dim)
         if needs_basis(args.codec):  # The basis is fitted first, because views before it would use another codec.
             _append(writer, rng, files[:512], EncodedViews(*(c[:512] for c in _columns(encoded))))
-            writer.fit(np.eye(args.dim, dtype=np.float32))
+            train_codec(writer, np.eye(args.dim, dtype=np.float32))
         began = time.perf_counter()
         done = writer.catalog.counts()[1]
         first = done
@@ -104,7 +113,7 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
             _append(writer, rng, batch, EncodedViews(*(c[: len(batch)] for c in _columns(encoded))))
             done += len(batch)
         figures["append, encoded by the codec: views/s"] = (real - first) / (time.perf_counter() - began)
-        for _ in writer.compact():
+        for _ in writer.compactor.compact(writer.target, dead_too=True):
             pass
         figures |= _fill(writer, rng, files, done, settings)
         figures["bytes of a view's tokens"] = writer.snapshot().codecs[writer.catalog.segments()[-1][2]].stride
@@ -144,20 +153,21 @@ def _append(writer: Writer, rng: np.random.Generator, files: list[ImageFile], en
     writer.add_views(hashes, [FRAME] * len(files), encoded)
     for file, digest in zip(files, hashes, strict=True):
         writer.add_image(file, digest)
-    writer.commit()
+    if writer.commit():
+        writer.compactor.merge(writer.target)
 
 
 def _fill(
     writer: Writer, rng: np.random.Generator, files: list[ImageFile], done: int, settings: IndexSettings
 ) -> dict[str, float]:
     """Append copies of existing rows in segments as compaction makes them, and measure a plain file for comparison."""
-    reader = writer.reader()
+    reader = writer.snapshot()
     rows = reader.coded(reader.views.id[: INGEST_LIMITS.commit_views])
     ((label, codec),) = reader.codecs.items()
     seconds, count, catalog = 0.0, len(files) - done, writer.catalog
     segments = writer.folder / "segments"
     while done < len(files):
-        batch = files[done : done + STORE_LIMITS.segment_views]
+        batch = files[done : done + STORE_LIMITS.max_segment_views]
         hashes = [rng.bytes(32) for _ in batch]
         unit = rng.standard_normal((len(batch), codec.dim), np.float32)
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -211,13 +221,14 @@ def opened(work: Path) -> dict[str, float]:
     """Open the index as usual, then search."""
     with Peak() as peak:
         opening, searcher = _open(work / "index")
-        before, dim = peak.mib, searcher.reader.dim
+        before, dim = peak.mib, IndexSettings.load(work / "index").dim
         rng, seconds = np.random.default_rng(1), []
+        request = SearchRequest(Query("an encoded text"), k=10, shortlist=2000)
         for i in range(10):
             vector, u = rng.standard_normal(dim, np.float32), rng.standard_normal((HEADS, dim), np.float32) / dim
             query = EncodedText(str(i), vector, u, np.zeros(HEADS, np.float32))
             began = time.perf_counter()
-            searcher.search(EncodedQuery((query,)), 10, 2000)
+            searcher.search_many([EncodedQuery((query,))], request, StageTimer())
             seconds.append(time.perf_counter() - began)
     return {
         "open: s": opening,
@@ -236,7 +247,9 @@ def _open(index: Path) -> tuple[float, Searcher]:
     import_module("flairsearch.shortlist.faiss_index")  # Loading its libraries is not measured.
     began = time.perf_counter()
     catalog = Catalog(index)
-    searcher = Searcher(Snapshot(index, settings, catalog), catalog, weights, "cpu")
+    snapshot = open_snapshot(index, settings, catalog, DEFAULT_POLICY)
+    place = LocalPlace(snapshot, catalog, weights, Backend("numba"), DEFAULT_POLICY)
+    searcher = Searcher(place, DEFAULT_POLICY)
     return time.perf_counter() - began, searcher
 
 
@@ -335,9 +348,10 @@ def scan(work: Path) -> dict[str, float]:
     settings = IndexSettings.load(index)
     with Peak() as peak, _writer(index, settings) as writer:
         began = time.perf_counter()
-        report = next(
-            step for step in ingest(writer, [], EncoderCalls(_never, _never)) if isinstance(step, IndexReport)
-        )
+        # Without an encoder, the run fails if anything is to be encoded; the index has no score predictor to fit.
+        policy = PredictorPolicy(exhaustive_views=sys.maxsize)
+        steps = ingest(writer, [], None, predictor_policy=policy)
+        report = next(step for step in steps if isinstance(step, IndexReport))
         seconds = time.perf_counter() - began
     assert (report.unchanged, report.added, report.removed) == (image_count(index), 0, 0), report
     began = time.perf_counter()
@@ -348,10 +362,6 @@ def scan(work: Path) -> dict[str, float]:
         "of it, looking at every file: s": time.perf_counter() - began,
         "files": walked,
     }
-
-
-def _never(*_: object) -> EncodedViews:
-    raise AssertionError("nothing has changed")
 
 
 def _walk(folder: Path) -> Iterator[os.stat_result]:

@@ -76,7 +76,7 @@ def main() -> None:
     recalls = []
     usual = aggregation.TOP_VIEWS_PER_IMAGE
     for views, best in (("squash", usual), *((args.views, best) for best in args.best or [usual])):
-        aggregation.VIEWS = best
+        aggregation.TOP_VIEWS_PER_IMAGE = best
         row, recall = measure(work, folder, views, captions, photos, cells_of_mosaic, boxes)
         print(f"{row} the {best} best views of a photo" if args.best else row, flush=True)
         recalls.append(recall)
@@ -104,7 +104,7 @@ def measure(
         times, found, placed, overlaps = [], np.zeros(len(RECALL_KS)), np.zeros(len(RECALL_KS)), []
         for caption, photo in zip(captions, photos.tolist(), strict=True):
             began = time.perf_counter()
-            hits = engine.search(caption, HITS, "all")
+            hits = engine.search(caption, HITS, shortlist="all")
             times.append(time.perf_counter() - began)
             right = [(hit, boxes[cells_of_mosaic[int(Path(hit.path).stem)] == photo]) for hit in hits]
             overlap = np.array([_overlap(hit, truth) for hit, truth in right])

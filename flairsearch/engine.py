@@ -118,7 +118,8 @@ class Engine:
         with self._writing() as writer:
             for step in ingest(writer, paths, self.encoder, ignore, self._limits.ingest, predictor_policy):
                 if isinstance(step, IndexReport):
-                    open_snapshot(self.folder, self.settings, self._catalog)  # The first search finds its files made.
+                    # The first search finds its files made.
+                    open_snapshot(self.folder, self.settings, self._catalog, self._policy)
                 yield step
 
     def forget(self, path: str | Path) -> int:

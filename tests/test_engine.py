@@ -25,7 +25,6 @@ from flairsearch.core.reports import IndexReport, Progress
 from flairsearch.engine import Engine
 from flairsearch.model import checkpoints, encoder
 from flairsearch.model.flair import ModelConfig, load_model
-from flairsearch.output import formatting
 from flairsearch.rebuild import IndexOptions, rebuild
 from tests.support.fake import FakeEncoder, expected_score, fake_engine, paint, paint_red
 from tests.support.random_flair import CONV, SMALL, SUM, random_flair, random_pictures, save_flair
@@ -220,7 +219,7 @@ def test_folder_where_none_can_be_made(tmp_path: Path) -> None:
 
 def test_search_sees_what_another_engine_added(tmp_path: Path, photos: Path) -> None:
     reader, writer = fake_engine(tmp_path / "index"), fake_engine(tmp_path / "index")
-    assert reader.search("red") == []
+    assert reader.search("red").hits == ()
     writer.add(photos)
     assert [Path(hit.path).stem for hit in reader.search("red")] == ["30", "3"]
     paint_red(photos / "64.png", 64)
@@ -236,7 +235,7 @@ def test_forget(tmp_path: Path, photos: Path) -> None:
     assert engine.forget(photos / "3.png") == 1
     assert (photos / "3.png").exists()
     assert engine.forget(photos) == 1
-    assert engine.search("red") == []
+    assert engine.search("red").hits == ()
     with pytest.raises(UsageError):
         engine.forget(photos)
 
@@ -302,7 +301,8 @@ def test_errors_have_one_base() -> None:
 
 def test_public_names_do_not_load_torch_before_use() -> None:
     code = (
-        "import sys; from flairsearch import Engine, FlairSearchError, Hit, Region, Report\n"
+        "import sys; from flairsearch import Engine, Filter, FlairSearchError, Hit, ImageExample, IndexReport\n"
+        "from flairsearch import Query, Region, SearchResult\n"
         "assert not {'torch', 'open_clip', 'faiss'} & set(sys.modules), sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -324,7 +324,7 @@ def test_an_image_by_its_id(tmp_path: Path, photos: Path) -> None:
             assert engine.path_of(hit.image) == hit.path
             shown, same = engine.show(hit.image, "red"), engine.show(hit.path, "red")
             assert (shown.path, shown.image, shown.rank) == (hit.path, hit.image, 1)
-            assert formatting.to_dict(shown) == formatting.to_dict(same)
+            assert shown.to_dict() == same.to_dict()
             assert (shown.score, shown.regions) == (pytest.approx(hit.score), hit.regions)
             np.testing.assert_array_equal(shown.phrases[0].heat, same.phrases[0].heat)
         gone = hits[0].image
@@ -343,10 +343,10 @@ def test_an_image_by_its_id(tmp_path: Path, photos: Path) -> None:
 def test_conditions_do_not_matter_where_one_image_is_shown(tmp_path: Path, photos: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
-        terms = Query("red", exclude="red", position="right", min_area="90%")
-        assert engine.search(terms) == []
+        query = Query("red", exclude="red", position="right", min_area="90%")
+        assert engine.search(query).hits == ()
         for hit in engine.search("red"):
-            assert engine.show(hit.image, terms).regions == engine.show(hit.image, "red").regions
+            assert engine.show(hit.image, query).regions == engine.show(hit.image, "red").regions
 
 
 def test_a_picture_as_bytes_is_as_its_file(tmp_path: Path, photos: Path) -> None:
@@ -444,11 +444,11 @@ FIRST = """
 import json, sys
 from pathlib import Path
 from flairsearch.engine import Engine
-from flairsearch.core.query import Terms
+from flairsearch.core.query import Query
 folder = Path(sys.argv[1])
 def files(): return {str(path): path.stat().st_mtime_ns for path in (folder / "prefilter").iterdir()}
 before = files()
-with Engine.open(folder, device="cpu", create=False) as engine:
+with Engine.open_for_one_search(folder) as engine:
     hits = engine.search("a red ball", 3)
     many = engine.search(Query(["red", "a dog"], exclude="blue", position="left"), 3)
 new = sorted(path for path, changed in files().items() if before.get(path) != changed)
@@ -488,8 +488,8 @@ def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
     assert (len(paths), loaded, made) == (3, [], [])
     with Engine.open(tmp_path / "index", device="cpu") as engine:
         engine.forget(paths[0])
-    again, loaded, made = first_query(tmp_path / "index")  # makes what it takes, but for what only the model makes
-    assert not {"torch", "open_clip"} & set(loaded)
+    again, loaded, made = first_query(tmp_path / "index")  # It writes the derived files that need no model.
+    assert loaded == []
     assert made
     assert len(again) == 3
     assert again[:2] == paths[1:]
@@ -517,5 +517,5 @@ def test_a_further_page_warns_of_nothing(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
         for offset in (0, 2, 7, 9):
-            engine.search("red", 2, offset=offset)
-            assert (engine.warnings(), engine.passed_over) == ([], [0])
+            result = engine.search("red", 2, offset=offset)
+            assert (result.warnings, result.stats.images_not_judged, result.complete) == ((), 0, True)

@@ -63,7 +63,7 @@ class IndexStates:
 
     def _open(self, request: SearchRequest, phrases: int) -> OpenedState:
         if self._opened is None or self._opened.snapshot.generation != self._catalog.generation():
-            snapshot = open_snapshot(self._folder, self._settings, self._catalog)
+            snapshot = open_snapshot(self._folder, self._settings, self._catalog, self._policy)
             expected = self._policy.expected_views(request.shortlist, len(snapshot)) * phrases * self._expected_searches
             backend = choose_backend(self._encoder.device, expected)
             place = LocalPlace(snapshot, self._catalog, self._encoder.pool_weights, backend, self._policy)
@@ -71,8 +71,8 @@ class IndexStates:
         return self._opened
 
 
-def open_snapshot(folder: Path, settings: IndexSettings, catalog: Catalog) -> Snapshot:
+def open_snapshot(folder: Path, settings: IndexSettings, catalog: Catalog, policy: SearchPolicy) -> Snapshot:
     """The newest state. The files that make opening it quick are written here, and nowhere else."""
     snapshot = Snapshot(folder, settings, catalog)
-    make_derived_files(snapshot)
+    make_derived_files(snapshot, policy.exhaustive_views)
     return snapshot

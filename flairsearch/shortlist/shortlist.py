@@ -15,7 +15,6 @@ from flairsearch.core.types import Candidates
 from flairsearch.shortlist.code_scan import PREFIX_DIMS, CodeScan, prefix_of
 from flairsearch.shortlist.predictor_file import CODES_OFFSET_BYTES, PredictorFile
 from flairsearch.shortlist.score_predictor import ScorePredictor
-from flairsearch.store.derived_files import DerivedFiles, checksum_matches
 from flairsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -107,12 +106,12 @@ class Shortlist:
         return _kept_global_index(self._snapshot) or _build_global_index(self._snapshot)
 
 
-def make_derived_files(snapshot: Snapshot) -> None:
-    """Write the files that a Shortlist would otherwise compute when it opens, where one is missing.
+def make_derived_files(snapshot: Snapshot, exhaustive_views: int = 0) -> None:
+    """Write the files that a Shortlist would otherwise compute when it opens, where one is missing or damaged.
 
     These are the columns of views and, with a predictor, where the codes of each view are, else the FAISS index of
     global tokens. Nothing is written of a damaged index, or where the folder cannot be written: opening takes longer
-    then.
+    then. exhaustive_views: an index of at most this number of views is ranked whole, and gets no FAISS index.
     """
     snapshot.save_columns()
     if snapshot.damage:
@@ -120,12 +119,12 @@ def make_derived_files(snapshot: Snapshot) -> None:
     file = PredictorFile(snapshot.folder, snapshot.dim)
     predictor = file.load()
     with suppress(OSError):
-        if predictor is None:
-            if snapshot.cache.find(_GLOBAL) is None:
-                with snapshot.cache.atomic_write(_GLOBAL) as path:
-                    _build_global_index(snapshot).save(path)
-        elif snapshot.cache.find(_kind(predictor)) is None:
-            _save_codes(snapshot, file, predictor)
+        if predictor is not None:
+            if _load_codes(snapshot, file, predictor) is None:
+                _save_codes(snapshot, file, predictor)
+        elif len(snapshot) > exhaustive_views and _kept_global_index(snapshot) is None:
+            with snapshot.cache.atomic_write(_GLOBAL) as path:
+                _build_global_index(snapshot).save(path)
 
 
 def _build_global_index(snapshot: Snapshot) -> FaissIndex:
@@ -148,8 +147,7 @@ def _open_codes(
     """The codes of all views that have some; the ids of the other views."""
     ids, rows = snapshot.views.id, file.rows(predictor, snapshot.generation)
     flat = rows.view(np.int8).reshape(len(rows), rows.itemsize)
-    kept = None if snapshot.damage else _load(snapshot.cache, _kind(predictor), len(ids), len(rows))
-    places, prefixes = kept or _find_codes(snapshot, file, predictor)
+    places, prefixes = _load_codes(snapshot, file, predictor) or _find_codes(snapshot, file, predictor)
     has_codes = places >= 0
     if has_codes.all():
         return CodeScan(ids, prefixes, places, flat, CODES_OFFSET_BYTES, is_compiled), ids[:0]
@@ -171,7 +169,7 @@ def _find_codes(
 
 
 def _save_codes(snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor) -> None:
-    """The file that `_load` maps, once every view has codes. Raises OSError."""
+    """The file that `_load_codes` maps, once every view has codes. Raises OSError."""
     if len(file.rows(predictor, snapshot.generation)) < len(snapshot):
         return
     places, prefixes = _find_codes(snapshot, file, predictor)
@@ -181,17 +179,22 @@ def _save_codes(snapshot: Snapshot, file: PredictorFile, predictor: ScorePredict
             stream.write(prefixes.data)
 
 
-def _load(cache: DerivedFiles, kind: str, count: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:
-    """Of each view the place of its row i64[N], and its head i8[N, HEAD], memory-mapped; None without a file."""
-    file = cache.find(kind)
+def _load_codes(
+    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor
+) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:
+    """What `_find_codes` gives, memory-mapped; None where the index or the file is damaged, or there is no file."""
+    count = len(snapshot)
+    if snapshot.damage or not count:
+        return None
     try:
-        if file is None or not count or file.stat().st_size != count * (8 + PREFIX_DIMS) or not checksum_matches(file):
+        kept = snapshot.cache.find_intact(_kind(predictor))
+        if kept is None or kept.stat().st_size != count * (8 + PREFIX_DIMS):
             return None
-        data = np.memmap(file, np.uint8, "r").view(np.ndarray)
+        data = np.memmap(kept, np.uint8, "r").view(np.ndarray)
     except OSError:
         return None
     places = data[: 8 * count].view("<i8")
-    if places.min() < 0 or places.max() >= rows:
+    if places.min() < 0 or places.max() >= len(file.rows(predictor, snapshot.generation)):
         return None
     return places, data[8 * count :].view(np.int8).reshape(count, PREFIX_DIMS)
 

@@ -20,10 +20,20 @@ class DerivedFiles:
 
     def __init__(self, folder: Path, generation: int) -> None:
         self._folder, self._generation = folder, generation
+        self._intact: set[Path] = set()  # Files whose checksum was found right.
 
     def find(self, kind: str) -> Path | None:
         """Return the file of a kind for this generation; None if there is none."""
         return next(self._folder.glob(f"{self._generation:06d}-*.{kind}"), None)
+
+    def find_intact(self, kind: str) -> Path | None:
+        """Return the file of a kind if its checksum is right; it is computed once. Raises OSError."""
+        file = self.find(kind)
+        if file is not None and file not in self._intact:
+            if not checksum_matches(file):
+                return None
+            self._intact.add(file)
+        return file
 
     @contextmanager
     def atomic_write(self, kind: str) -> Iterator[Path]:

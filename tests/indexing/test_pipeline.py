@@ -11,7 +11,7 @@ from flairsearch.core.limits import INGEST_LIMITS, IngestLimits, StoreLimits
 from flairsearch.core.reports import IndexReport, Progress, Skipped
 from flairsearch.images import decoding, loading
 from flairsearch.indexing.lifecycle import create_index
-from flairsearch.indexing.pipeline import EncoderCalls, ingest
+from flairsearch.indexing.pipeline import ingest
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
@@ -20,30 +20,29 @@ from tests.support.fake import DIM, SIZE, FakeEncoder, fake_engine, fake_setting
 SETTINGS = fake_settings()
 
 
-class Index:
-    """An index under test, and what a run of it reads and encodes."""
+class Index(FakeEncoder):
+    """An index under test, and the encoder of its runs, which counts the views it encodes; files read are recorded."""
 
     def __init__(self, folder, monkeypatch):
-        self.folder, self.read, self.encoded, self.encode = folder, [], 0, FakeEncoder().encode_images
+        self.folder, self.read, self.encoded, self.encode = folder, [], 0, super().encode_images
         create_index(folder, SETTINGS)
         read_bytes = loading.read_bytes
         monkeypatch.setattr(loading, "read_bytes", lambda path: self.read.append(path) or read_bytes(path))
 
-    def _encode(self, pictures):
+    def encode_images(self, pictures):
         self.encoded += len(pictures)
         return self.encode(pictures)
 
-    def steps(self, *folders, exclude=(), limits=INGEST_LIMITS):
+    def steps(self, *folders, ignore=(), limits=INGEST_LIMITS):
         self.read, self.encoded = [], 0
         writer = Writer(self.folder, SETTINGS)
         try:
-            encoder = EncoderCalls(self._encode, lambda: FakeEncoder().token_metric)
-            yield from ingest(writer, [str(folder) for folder in folders], encoder, exclude, limits)
+            yield from ingest(writer, [str(folder) for folder in folders], self, ignore, limits)
         finally:
             writer.close()
 
-    def add(self, *folders, exclude=(), limits=INGEST_LIMITS):
-        *_, report = self.steps(*folders, exclude=exclude, limits=limits)
+    def add(self, *folders, ignore=(), limits=INGEST_LIMITS):
+        *_, report = self.steps(*folders, ignore=ignore, limits=limits)
         return report
 
     def images(self):
@@ -200,8 +199,8 @@ def test_a_damaged_photo_keeps_what_is_known_of_it_and_is_tried_again(index, pho
     assert index.ask("skipped") == []
 
 
-def test_an_excluded_file_is_not_indexed(index, photos):
-    assert index.add(photos, exclude=["[12].png"]) == IndexReport(added=3)
+def test_an_ignored_file_is_not_indexed(index, photos):
+    assert index.add(photos, ignore=["[12].png"]) == IndexReport(added=3)
 
 
 def test_no_file_is_indexed_twice_whatever_the_order_of_folders(index, photos):

@@ -195,7 +195,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def watcher(home: Path) -> Iterator[Watcher]:
-    watcher = Watcher("photos", "--model", "small.safetensors", "--device", "cpu", "--exclude", "x*")
+    watcher = Watcher("photos", "--model", "small.safetensors", "--device", "cpu", "--ignore", "x*")
     watcher.wait_for("1 added")
     watcher.wait_for("watching photos; Ctrl-C ends it")
     yield watcher

@@ -181,10 +181,10 @@ def test_forget_takes_a_photo_or_a_folder_out_and_leaves_the_files(engine, photo
 
 
 def test_an_empty_index_has_no_hits(engine, photos):
-    assert engine.search("red") == []
+    assert engine.search("red").hits == ()
     engine.add(photos)
     engine.forget(photos)
-    assert engine.search("red") == []
+    assert engine.search("red").hits == ()
 
 
 def test_an_open_engine_sees_what_another_one_wrote(engine, photos, tmp_path):
@@ -373,7 +373,7 @@ def test_a_second_writer_is_one_line_and_readers_go_on(tmp_path, photos):
         next(steps)
         with pytest.raises(StoreError, match="is being written by another process"):
             second.add(photos)
-        assert second.search("red") == []
+        assert second.search("red").hits == ()
         for _ in steps:
             pass
         assert names(second.search("red", k=1)) == ["12.png"]
@@ -384,8 +384,10 @@ def test_a_lost_segment_is_left_out_and_told_in_one_line(engine, photos, tmp_pat
     engine.add(paint_red(tmp_path / "more" / "40.png", 40).parent)
     file = engine.folder / "segments" / "000001.tokens"
     file.unlink()
-    assert names(engine.search("red")) == ["40.png"]
-    assert engine.damage() == [f"{file} is missing - run flairsearch verify --repair"]
+    result = engine.search("red")
+    assert names(result) == ["40.png"]
+    assert result.warnings == (f"{file} is missing - run flairsearch verify --repair",)
+    assert not result.complete
 
 
 def test_pictures_are_made_of_whole_patches():

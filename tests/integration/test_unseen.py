@@ -108,7 +108,7 @@ def query(
     paint(tmp_path / "photos" / "blue.png", [("blue", (0, 0, 20, 20))], size=(90, 60))
     save_flair(random_flair(CONV), tmp_path / "small.safetensors", seen)
     with Engine.open("default", "small.safetensors", device="cpu") as engine:
-        assert engine.unseen_words("a zebra") == ["zebra"]
+        assert engine.unseen_words("a zebra") == ("zebra",)
         engine.add("photos")
 
     def query(*arguments: str) -> tuple[str, str]:

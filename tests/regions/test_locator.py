@@ -103,7 +103,7 @@ def test_the_whole_view_scores_as_in_the_ranking(patches: int, dim: int, heads: 
 @pytest.mark.parametrize(("patches", "dim", "heads"), SHAPES)
 def test_similarity_is_the_cosine_of_local_tokens(patches: int, dim: int, heads: int) -> None:
     model, text, local = draw(3, patches, dim, heads)
-    found = Locator(model.folding.weights).patch_similarity(keep(local), fold(model, text))
+    found = Locator(model.folded_pool.weights).patch_similarity(keep(local), fold(model, text))
     expected = F.cosine_similarity(local, text.double(), dim=-1).numpy()
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-3  # The error is half a step of fp16 at 4, in each dimension.
@@ -135,7 +135,7 @@ def test_similarity_of_a_models_own_tokens() -> None:
     images = torch.randn(2, 3, SMALL.image_size, SMALL.image_size)
     _, local = oracle_image(model, images)
     (text,) = oracle_text(model, model.tokenize(["two dogs"]))
-    found = Locator(model.folding.weights).patch_similarity(keep(local), fold(model, text.float()))
+    found = Locator(model.folded_pool.weights).patch_similarity(keep(local), fold(model, text.float()))
     expected = F.cosine_similarity(local, text, dim=-1).numpy()
     assert np.abs(found - expected).max() <= 1e-3
     assert np.ptp(expected) > 0.1

@@ -20,6 +20,7 @@ from flairsearch.codecs.codec import Codec, make_codec
 from flairsearch.core.types import EncodedText, EncodedViews, PoolWeights
 from flairsearch.model.flair import LAYER_NORM_EPS
 from flairsearch.rerank import numba_backend, numpy_backend
+from flairsearch.rerank.backend import Backend
 from flairsearch.rerank.reranker import Reranker
 from flairsearch.rerank.torch_backend import TorchPool
 from tests.support.backends import CODECS, Rows, ask, in_float64, make, pool, stacked
@@ -43,12 +44,12 @@ def in_torch(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[Encod
 
 
 def in_triton(codec: Codec, rows: Rows, weights: PoolWeights, queries: list[EncodedText]) -> np.ndarray:
-    there = torch.from_numpy(np.ascontiguousarray(rows)).to(TRITON_DEVICE)
-    return Reranker(codec, weights, TRITON_DEVICE).score_there([there], queries)
+    on_device = torch.from_numpy(np.ascontiguousarray(rows)).to(TRITON_DEVICE)
+    return Reranker(codec, weights, Backend("triton", TRITON_DEVICE)).score_on_device([on_device], queries)
 
 
 @dataclass(frozen=True)
-class Backend:
+class BackendCase:
     """A scoring backend and its accuracy."""
 
     score: Callable[[Codec, Rows, PoolWeights, list[EncodedText]], np.ndarray]
@@ -58,10 +59,10 @@ class Backend:
 
 
 BACKENDS = {
-    "numpy": Backend(in_numpy, 1e-5, 1e20),
-    "numba": Backend(in_numba, 1e-5, 1e20),
-    "torch": Backend(in_torch, 1e-5, 1e20),
-    "triton": Backend(in_triton, 1e-3, 30, slow=True),
+    "numpy": BackendCase(in_numpy, 1e-5, 1e20),
+    "numba": BackendCase(in_numba, 1e-5, 1e20),
+    "torch": BackendCase(in_torch, 1e-5, 1e20),
+    "triton": BackendCase(in_triton, 1e-3, 30, slow=True),
 }
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TRITON_DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -72,7 +73,7 @@ on_triton = [pytest.mark.interpreter, pytest.mark.skipif(no_triton, reason="neit
 @pytest.fixture(
     scope="module", params=[pytest.param(name, marks=on_triton if name == "triton" else []) for name in BACKENDS]
 )
-def backend(request: pytest.FixtureRequest) -> Backend:
+def backend(request: pytest.FixtureRequest) -> BackendCase:
     return BACKENDS[request.param]
 
 
@@ -111,7 +112,7 @@ EDGES = [  # Each case has views, patches, heads, dimensions of a head, queries.
 ]
 
 
-def check(backend: Backend, name: str, shape: tuple[int, ...], seed: int) -> None:
+def check(backend: BackendCase, name: str, shape: tuple[int, ...], seed: int) -> None:
     views, patches, heads, size, count = shape
     codec, rows = make(name, views, patches, heads * size, seed)
     weights, queries = pool(heads, size), ask(count, heads, heads * size)
@@ -125,7 +126,7 @@ def check(backend: Backend, name: str, shape: tuple[int, ...], seed: int) -> Non
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(**SHAPES)
 def test_equals_float64(
-    backend: Backend, names: Sequence[str], views: int, patches: int, heads: int, size: int, queries: int, seed: int
+    backend: BackendCase, names: Sequence[str], views: int, patches: int, heads: int, size: int, queries: int, seed: int
 ) -> None:
     views = min(views, 3) if backend.slow else views
     for name in names:
@@ -133,14 +134,14 @@ def test_equals_float64(
         check(backend, name, (views, patches, heads, size, queries), seed)
 
 
-def test_edges_equal_float64(backend: Backend, subtests: pytest.Subtests) -> None:
+def test_edges_equal_float64(backend: BackendCase, subtests: pytest.Subtests) -> None:
     for (views, *shape), name in product(EDGES, CODECS):
         with subtests.test(f"{views}, {shape}, {name}"):
             check(backend, name, (min(views, 3) if backend.slow else views, *shape), 0)
 
 
 @pytest.mark.parametrize(("patches", "dim", "heads"), [(49, 64, 8), (9, 48, 3)])
-def test_fp16_equals_the_published_formula(backend: Backend, patches: int, dim: int, heads: int) -> None:
+def test_fp16_equals_the_published_formula(backend: BackendCase, patches: int, dim: int, heads: int) -> None:
     """The oracle folds nothing; the only difference is the rounding of the tokens."""
     model = pool_flair(dim, heads, seed=7)
     local = torch.randn(5, patches, dim).double() * 3 + 1
@@ -160,7 +161,7 @@ def test_fp16_equals_the_published_formula(backend: Backend, patches: int, dim: 
 @example(names=CODECS, bias=-200.0)
 @example(names=CODECS, bias=0.0)
 @example(names=CODECS, bias=200.0)
-def test_extreme_logits(backend: Backend, names: Sequence[str], bias: float) -> None:
+def test_extreme_logits(backend: BackendCase, names: Sequence[str], bias: float) -> None:
     """The zero key takes all of the attention or none, without overflow or warning."""
     weights, queries = pool(4, 16), ask(2, 4, 64)
     for name in names:
@@ -178,7 +179,7 @@ def test_extreme_logits(backend: Backend, names: Sequence[str], bias: float) -> 
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_pool_with_zero_output_scores_zero(backend: Backend) -> None:
+def test_a_pool_with_zero_output_scores_zero(backend: BackendCase) -> None:
     codec, rows = make("fp16", 3, 9, 16)
     nothing = PoolWeights(*(np.zeros(s, np.float32) for s in ((2, 8, 16), (2, 8), (16, 16), (16,))), 1.0, 0.0)
     np.testing.assert_array_equal(backend.score(codec, rows, nothing, ask(2, 2, 16)), np.zeros((3, 2)))
@@ -199,7 +200,7 @@ def layouts_of(rows: Rows, file: Path) -> Iterator[Rows]:
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
-def test_rows_of_any_memory_layout(backend: Backend, tmp_path: Path) -> None:
+def test_rows_of_any_memory_layout(backend: BackendCase, tmp_path: Path) -> None:
     for name in CODECS:
         codec, rows = make(name, 6, 9, 64)
         weights, queries = pool(4, 16), ask(1, 4, 64)

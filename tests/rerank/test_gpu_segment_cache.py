@@ -17,9 +17,13 @@ from tests.support.fake import FakeEncoder, fake_engine, paint_red
 pytest.importorskip("triton", reason="triton is not installed")
 from flairsearch.engine import Engine
 from flairsearch.rerank import gpu_segment_cache, numba_backend, triton_backend
+from flairsearch.rerank.backend import Backend, choose_backend
 from flairsearch.rerank.gpu_segment_cache import GpuSegmentCache, ResidencePolicy
-from flairsearch.search import scorer
+from flairsearch.search.index_states import OpenedState, open_snapshot
+from flairsearch.search.local_place import LocalPlace
+from flairsearch.search.policy import DEFAULT_POLICY
 from flairsearch.search.scorer import Scorer
+from flairsearch.search.searcher import Searcher
 from flairsearch.store.snapshot import Snapshot
 
 GPU = torch.cuda.is_available()
@@ -161,8 +165,8 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def on(device: str, index: Path, capacity: int, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """Open an engine with a GpuSegmentCache; numba_backend stands in for kernels that cannot run here."""
+def on(device: str, index: Path, cache: GpuSegmentCache, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Open an engine whose rows go through a cache; numba_backend stands in for kernels that cannot run here."""
     if device == "cpu" and not INTERPRETED:
 
         def attend(codec, rows, u, c):
@@ -172,7 +176,11 @@ def on(device: str, index: Path, capacity: int, monkeypatch: pytest.MonkeyPatch)
     encoder = FakeEncoder()
     encoder.device = device
     engine = fake_engine(index, encoder=encoder)
-    engine._searcher()._scorer.__dict__["resident"] = GpuSegmentCache(device, capacity=capacity)
+    snapshot = open_snapshot(index, engine.settings, engine._catalog, DEFAULT_POLICY)
+    backend, weights = Backend("triton", device), encoder.pool_weights
+    place = LocalPlace(snapshot, engine._catalog, weights, backend, DEFAULT_POLICY)
+    place._scorer = Scorer(snapshot, weights, backend, cache)
+    engine._states._opened = OpenedState(snapshot, Searcher(place, DEFAULT_POLICY), backend)
     return engine
 
 
@@ -183,11 +191,12 @@ def test_a_search_finds_what_the_cpu_path_finds(
 ) -> None:
     """The capacities: all rows are streamed, segments evict each other, a mixture of both, all segments stay cached."""
     with fake_engine(index) as plain:
-        reader = plain._searcher().reader
+        reader = Snapshot(index, plain.settings, plain._catalog)
         sizes = [rows.nbytes for _, rows, _, _ in reader.by_segment(reader.views.id)]
         assert len(sizes) == 4
         assert len(reader.codecs) == 2
-        with on(device, index, int(held * max(sizes)), monkeypatch) as engine:
+        cache = GpuSegmentCache(device, capacity=int(held * max(sizes)))
+        with on(device, index, cache, monkeypatch) as engine:
             for texts, k, shortlist in (
                 (["red"], 3, "all"),
                 (["red"], 12, 5),
@@ -196,14 +205,13 @@ def test_a_search_finds_what_the_cpu_path_finds(
                 (["red"], 1, 1),
                 (["red"], 12, "all"),
             ):
-                found = engine.search_many(texts, k, shortlist)
-                expected = plain.search_many(texts, k, shortlist)
+                found = engine.search_many(texts, k, shortlist=shortlist)
+                expected = plain.search_many(texts, k, shortlist=shortlist)
                 if texts == ["red"]:
                     assert [hit.path for hit in found[0]] == [hit.path for hit in expected[0]]
                 for hits, others in zip(found, expected, strict=True):
                     scores = [hit.score for hit in hits]
                     assert scores == pytest.approx([hit.score for hit in others], abs=2e-4)
-            cache = engine._searcher()._scorer.resident
             assert len(cached_numbers(cache)) == {0: 0, 1: 1, 100: 4}.get(held, len(cached_numbers(cache)))
             photo = index.parent / "photos" / "3.png"
             assert engine.show(photo, "red").score == pytest.approx(plain.show(photo, "red").score, abs=2e-4)
@@ -211,13 +219,13 @@ def test_a_search_finds_what_the_cpu_path_finds(
 
 def test_cached_segments_are_read_before_others_evict_them(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With capacity for two of the three requested segments, each search copies only one."""
-    with on("cpu", index, 0, monkeypatch) as engine:
+    with on("cpu", index, GpuSegmentCache("cpu", capacity=0), monkeypatch) as engine:
         reader, copied = Snapshot(index, engine.settings, engine._catalog), []
         views = reader.views.id[dict(reader.by_codec(reader.views.id))["int8"]]
         parts = list(reader.by_segment(views))
         assert [len(wanted) for _, _, _, wanted in parts] == [4, 4, 1]
         cache = GpuSegmentCache("cpu", capacity=2 * parts[0][1].nbytes)
-        own = Scorer(reader, FakeEncoder().pool_weights, "cpu", cache)
+        own = Scorer(reader, FakeEncoder().pool_weights, Backend("triton", "cpu"), cache)
         put = cache.put
         monkeypatch.setattr(cache, "put", lambda number, rows: copied.append(number) or put(number, rows))
         expected = None
@@ -230,10 +238,10 @@ def test_cached_segments_are_read_before_others_evict_them(index: Path, monkeypa
 
 def test_there_is_no_cache_on_a_cpu_and_it_is_made_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     no_codecs, weights, made = SimpleNamespace(codecs={}), FakeEncoder().pool_weights, []
-    assert Scorer(no_codecs, weights, "cpu").resident is None
-    monkeypatch.setattr(scorer, "fused_on_gpu", lambda device: device == "cuda:7")
-    monkeypatch.setattr(gpu_segment_cache, "GpuSegmentCache", lambda device: made.append(device) or "resident")
-    on_gpu = Scorer(no_codecs, weights, "cuda:7")
+    for expected_scores in (1, 10**9):
+        assert Scorer(no_codecs, weights, choose_backend("cpu", expected_scores)).segment_cache is None
+    monkeypatch.setattr(gpu_segment_cache, "GpuSegmentCache", lambda device: made.append(device) or "a cache")
+    on_gpu = Scorer(no_codecs, weights, choose_backend("cuda:7", 1))
     assert made == []
-    assert [on_gpu.resident, on_gpu.resident] == ["resident", "resident"]
+    assert [on_gpu.segment_cache, on_gpu.segment_cache] == ["a cache", "a cache"]
     assert made == ["cuda:7"]

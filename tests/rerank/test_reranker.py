@@ -58,7 +58,7 @@ def test_equals_flair_in_float64(views: int, patches: int, dim: int, heads: int)
 
 def test_equals_the_models_own_scores() -> None:
     model, text, local = make(5, 49, 128, 8)
-    pool, query = TorchPool(model.folding.weights), fold(model, text)
+    pool, query = TorchPool(model.folded_pool.weights), fold(model, text)
     expected = model.scores(local.float(), text[None])[:, 0].numpy()
     _, attention = model.visual_proj(text[None], local.float())
     assert np.abs(pool.score([stored(local)], query) - expected).max() <= 1e-5
@@ -69,7 +69,7 @@ def test_float64_fold_is_exact() -> None:
     """In double precision, the only error is the rounding of the folded weights to float32."""
     model, text, local = make(3, 49, 128, 8)
     expected, share = oracle_pool(model, text, local)
-    pool = TorchPool(model.folding.weights, dtype=torch.float64)
+    pool = TorchPool(model.folded_pool.weights, dtype=torch.float64)
     assert np.abs(pool.score([stored(local)], fold(model, text)) - expected).max() <= 1e-6
     assert np.abs(pool.attend([stored(local)], fold(model, text)) - share).max() <= 1e-6
 
@@ -89,7 +89,7 @@ def test_zero_logits_share_attention_evenly() -> None:
 
 def test_the_division_into_pieces_does_not_change_scores() -> None:
     model, text, local = make(CHUNK_VIEWS + 5, 9, 64, 4)
-    pool, query, x = TorchPool(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
+    pool, query, x = TorchPool(model.folded_pool.weights), fold(model, text), stored(local).astype(np.float16)
 
     def pieces() -> Iterator[np.ndarray]:
         yield from (x[:1], x[1:1], x[1:4], x[4:])
@@ -111,7 +111,7 @@ def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches
     """Tokens are given as spatial @ x; only the logits are transformed back to patches."""
     model, text, local = make(views, patches, dim, heads)
     expected, share = oracle_pool(model, text, local)
-    query, weights, spatial = fold(model, text), model.folded_pool.weights, turned(patches)
+    query, weights, spatial = fold(model, text), model.folded_pool.weights, random_rotation(patches)
     y = spatial @ stored(local)
     for dtype, exact in ((torch.float64, 2e-6), (torch.float32, 2e-5)):
         pool = TorchPool(weights, dtype=dtype, spatial=spatial.astype(np.float32))
@@ -126,7 +126,7 @@ def test_coordinates_over_frequencies_equal_flair_in_float64(views: int, patches
 
 def test_the_identity_as_spatial_transform_changes_nothing() -> None:
     model, text, local = make(5, 49, 64, 4)
-    query, weights, x = fold(model, text), model.folding.weights, stored(local).astype(np.float16)
+    query, weights, x = fold(model, text), model.folded_pool.weights, stored(local).astype(np.float16)
     plain, same = TorchPool(weights), TorchPool(weights, spatial=np.eye(49, dtype=np.float32))
     assert np.abs(plain.score([x], query) - same.score([x], query)).max() <= 1e-6
     assert np.abs(plain.attend([x], query) - same.attend([x], query)).max() <= 1e-6
@@ -138,9 +138,9 @@ def test_a_constant_view_has_frequency_zero_only() -> None:
     one = stored(local)[:, :1]
     y = np.zeros((2, 49, 64))
     y[:, 0] = one[:, 0] * 7  # The transform is orthonormal: the coordinate is sqrt(49) times the mean.
-    pool = TorchPool(model.folding.weights, spatial=cosine_transform(49))
+    pool = TorchPool(model.folded_pool.weights, spatial=cosine_transform(49))
     query = fold(model, text)
-    expected = TorchPool(model.folding.weights).score([one.repeat(49, axis=1)], query)
+    expected = TorchPool(model.folded_pool.weights).score([one.repeat(49, axis=1)], query)
     assert np.abs(pool.score([y], query) - expected).max() <= 1e-5
     attention = pool.attend([y], query)
     assert np.abs(attention - attention[:, :1]).max() <= 1e-6
@@ -149,7 +149,7 @@ def test_a_constant_view_has_frequency_zero_only() -> None:
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_inputs_are_not_modified() -> None:
     model, text, local = make(3, 9, 64, 4)
-    pool, query, x = TorchPool(model.folding.weights), fold(model, text), stored(local).astype(np.float16)
+    pool, query, x = TorchPool(model.folded_pool.weights), fold(model, text), stored(local).astype(np.float16)
     before = x.copy()
     x.flags.writeable = False  # A memory-mapped segment is read-only, too.
     first = pool.score([x], query)
@@ -162,5 +162,5 @@ def test_inputs_are_not_modified() -> None:
 def test_gpu_equals_cpu() -> None:
     model, text, local = make(130, 196, 512, 8)
     x, query = stored(local).astype(np.float16), fold(model, text)
-    cpu, gpu = TorchPool(model.folding.weights), TorchPool(model.folding.weights, "cuda")
+    cpu, gpu = TorchPool(model.folded_pool.weights), TorchPool(model.folded_pool.weights, "cuda")
     assert np.abs(cpu.score([x], query) - gpu.score([x], query)).max() <= 1e-4

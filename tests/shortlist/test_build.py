@@ -58,7 +58,7 @@ def test_codes_predict_the_ranking_score(index: Path) -> None:
     """With a global share of one half, codes predict the mean of the conditioned and the global cosine."""
     filled(index, range(61))
     fit_all(index, SumCounting())
-    fit = PredictorFile(index, DIM).fit()
+    fit = PredictorFile(index, DIM).load()
     assert fit is not None
     views, texts = encoded(range(61)), SumEncoder().encode_prompts()
     conditioned = np.stack([by_hand.score(views.tokens, text, SumEncoder().pool_weights) for text in texts], 1)
@@ -126,7 +126,7 @@ def test_an_index_that_shrinks_keeps_its_codes(index: Path) -> None:
 
 @pytest.mark.parametrize("anchors", [TEXTS, 25])  # Anchors are all texts of the bank, or some.
 def test_an_interrupted_run_is_continued(index: Path, anchors: int) -> None:
-    policy = replace(SMALL, asked_texts=anchors)
+    policy = replace(SMALL, anchor_texts=anchors)
     filled(index, range(60))
     fit_all(index, policy=policy)
     expected = codes(index)
@@ -138,7 +138,7 @@ def test_an_interrupted_run_is_continued(index: Path, anchors: int) -> None:
             assert len(list(islice(work, yields))) == yields
             work.close()  # type: ignore[attr-defined]
         fit_all(index, bank, policy)
-        assert alike(codes(index), expected)
+        assert nearly_equal(codes(index), expected)
         assert bank.views <= 60 + 20 + 14  # no more than the sample, or a write, is lost
         assert fit_all(index, policy=policy) == []
 
@@ -152,7 +152,7 @@ def test_repeated_interruptions(index: Path) -> None:
     for _ in range(9):
         with reading(index) as reader:
             list(islice(fit_views(reader, Counting(), SMALL), 4))
-    assert alike(codes(index), expected)
+    assert nearly_equal(codes(index), expected)
 
 
 def test_a_full_disk_keeps_written_codes(index: Path) -> None:
@@ -320,7 +320,7 @@ def test_views_never_get_codes_newer_than_a_restored_backup(index: Path, later: 
     assert list(found) == list(range(1, 31))
     fit = PredictorFile(index, DIM).load()
     assert fit is not None
-    texts = BankEncoder().fold(fit.texts[fit.asked])
+    texts = BankEncoder().fold(fit.texts[fit.anchors])
     exact = TextBatchScorer(texts, BankEncoder().pool_weights).score(encoded(range(100, 110)))
     assert np.abs(fit.codes(exact) - np.array([found[view] for view in range(21, 31)])).max() <= 1
     assert sum(found[view] == lost[view] for view in range(21, 31)) == 0

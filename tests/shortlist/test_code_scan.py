@@ -5,23 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numba  # noqa: F401 - The compiled loops are used once numba is loaded.
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from flairsearch.shortlist import code_scan
 from flairsearch.shortlist.code_scan import PREFIX_DIMS, CodeScan, multiply_codes, prefix_of
 
 START = 5  # A code begins at this byte of its row.
 
 
-def opened(codes: np.ndarray, ids: np.ndarray, seed: int = 0) -> CodeScan:
+def opened(codes: np.ndarray, ids: np.ndarray, seed: int = 0, is_compiled: bool = True) -> CodeScan:
     """Make a scan whose rows are in another order than the ids, with unrelated rows between them."""
     places = np.random.default_rng(seed).permutation(2 * len(codes))[: len(codes)].astype(np.int64)
     rows = np.full((2 * len(codes), START + codes.shape[1] + 3), 99, np.int8)
     rows[places, START : START + codes.shape[1]] = codes
-    return CodeScan(ids, prefix_of(codes), places, rows, START)
+    return CodeScan(ids, prefix_of(codes), places, rows, START, is_compiled)
 
 
 def decaying_codes(count: int, width: int) -> np.ndarray:
@@ -151,11 +151,10 @@ def test_products_are_equal_without_numba(width: int, size: int, selection: str,
     }[selection]
     features = rng.normal(size=width).astype(np.float32)
     found = [np.full(500 if places is None else len(places), np.nan, np.float32) for _ in range(2)]
-    assert "numba" in sys.modules
-    multiply_codes(rows, places, start, features, found[0], size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, "numba")
-        multiply_codes(rows, places, start, features, found[1], size)
+        patch.setattr(code_scan, "_BYTES_PER_TASK", size * width)
+        for scores, is_compiled in zip(found, (True, False), strict=True):
+            multiply_codes(rows, places, start, features, scores, is_compiled)
     chosen = rows if places is None else rows[places]
     exact = chosen[:, start : start + width].astype(float) @ features.astype(float)
     for scores in found:
@@ -163,36 +162,37 @@ def test_products_are_equal_without_numba(width: int, size: int, selection: str,
 
 
 @pytest.mark.parametrize("min_refined", [400, 16384])
-def test_the_same_views_are_found_without_numba(min_refined: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_views_are_found_without_numba(min_refined: int) -> None:
     codes, ids = decaying_codes(9000, 200), np.arange(3, 27_003, 3)
-    scan, several = opened(codes, ids), np.random.default_rng(7).normal(size=(5, 200)).astype(np.float32)
+    several = np.random.default_rng(7).normal(size=(5, 200)).astype(np.float32)
     among = ids[::2]
     cases = [(features, 30, allowed) for features in several for allowed in (None, among)]
-    compiled = [scan.search(*case, min_refined=min_refined) for case in cases]
-    monkeypatch.delitem(sys.modules, "numba")
-    plain = [scan.search(*case, min_refined=min_refined) for case in cases]
+    compiled, plain = (
+        [opened(codes, ids, is_compiled=is_compiled).search(*case, min_refined=min_refined) for case in cases]
+        for is_compiled in (True, False)
+    )
     for found, other in zip(compiled, plain, strict=True):
         np.testing.assert_array_equal(found.views, other.views)
         np.testing.assert_allclose(found.scores, other.scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize("with_numba", [True, False])
-def test_equal_codes_have_equal_scores(with_numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not with_numba:
-        monkeypatch.delitem(sys.modules, "numba")
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_equal_codes_have_equal_scores(is_compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (70, 640):
         rng = np.random.default_rng(0)
         codes = np.tile(rng.integers(-127, 128, (61, width)).astype(np.int8), (7, 1))
         scores = np.empty(len(codes), np.float32)
-        multiply_codes(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, 100)
+        monkeypatch.setattr(code_scan, "_BYTES_PER_TASK", 100 * width)
+        multiply_codes(codes, None, 0, rng.normal(size=width).astype(np.float32), scores, is_compiled)
         np.testing.assert_array_equal(scores.reshape(7, 61), np.tile(scores[:61], (7, 1)))
 
 
-def test_a_scan_does_not_load_numba() -> None:
+def test_a_scan_that_is_not_compiled_loads_no_numba() -> None:
     code = (
         "import sys; import numpy as np; from flairsearch.shortlist.code_scan import CodeScan, prefix_of\n"
         "codes = np.random.default_rng(0).integers(-9, 9, (70_000, 80)).astype(np.int8); ids = np.arange(70_000)\n"
-        "found = CodeScan(ids, prefix_of(codes), ids, codes, 0).search(np.ones(80, np.float32), 10)\n"
+        "scan = CodeScan(ids, prefix_of(codes), ids, codes, 0, is_compiled=False)\n"
+        "found = scan.search(np.ones(80, np.float32), 10)\n"
         "assert found.scores[0] == codes.sum(1).max(); assert 'numba' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -17,13 +17,13 @@ from flairsearch.shortlist import shortlist
 from flairsearch.shortlist.build import drop_lost
 from flairsearch.shortlist.predictor_file import PredictorFile
 from flairsearch.shortlist.score_predictor import ScorePredictor
-from flairsearch.shortlist.shortlist import Shortlist
+from flairsearch.shortlist.shortlist import Shortlist, make_derived_files
 from flairsearch.store.derived_files import checksum_matches, drop_damaged, drop_leftovers
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM
 from tests.support.fits import Counting, a_fit, codes, fit_all
-from tests.support.indexes import SETTINGS, encoded, filled, reading, remove, saved
+from tests.support.indexes import SETTINGS, encoded, filled, open_shortlist, reading, remove, saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N, WIDTH = 60, 70  # Codes are wider than the scan's prefixes.
@@ -78,7 +78,7 @@ def check(index: Path, found: Any, views: Any = None, fit: ScorePredictor = PRED
     """Check all results of a newly opened shortlist; `found`: the codes i8[n, W] of the views that have some."""
     ids = np.arange(1, len(found) + 1) if views is None else np.asarray(views)
     with reading(index) as reader:
-        near = Shortlist(reader)
+        near = open_shortlist(reader)
         assert near.predicts
         for text in TEXTS:
             for count in (1, 2, 7, len(found), len(found) + 9):
@@ -188,7 +188,7 @@ def check_half(index: Path, covered: int) -> None:
     rest = np.setdiff1d(np.arange(1, N + 1), known)
     put(index, known, random_codes()[known - 1])
     with reading(index) as reader:
-        near = Shortlist(reader)
+        near = open_shortlist(reader)
         assert near.predicts
         for text in TEXTS:
             for count in (1, 2, 3, 10, 25, N, N + 5):
@@ -287,7 +287,7 @@ def test_a_damaged_file_is_rewritten(full: Path, tmp_path: Path, damage: str) ->
         filled(tmp_path / "other", range(N - 1))
         put(tmp_path / "other", range(1, N), random_codes()[: N - 1])
         with reading(tmp_path / "other") as reader:
-            Shortlist(reader)
+            make_derived_files(reader)
         file.write_bytes(kept(tmp_path / "other")[0].read_bytes())
     elif damage == "of other rows":
         put(full, range(1, N + 1), random_codes())
@@ -297,7 +297,7 @@ def test_a_damaged_file_is_rewritten(full: Path, tmp_path: Path, damage: str) ->
         file.write_bytes({"cut": data[:-1], "empty": b"", "longer": data + b"\0", "a flipped bit": flipped}[damage])
     if damage == "of other rows":
         with reading(full) as reader:
-            assert np.isposinf(Shortlist(reader).search(TEXTS[0], 9).scores).sum() == 1
+            assert np.isposinf(open_shortlist(reader).search(TEXTS[0], 9).scores).sum() == 1
         return
     for _ in range(2):
         check(full, random_codes())
@@ -320,7 +320,7 @@ def test_files_of_older_generations_are_removed(full: Path) -> None:
     for image in (3, 4):
         remove(full, [image])
         with reading(full) as reader:
-            Shortlist(reader)
+            make_derived_files(reader)
         (new,) = kept(full)
         assert new != old
         assert checksum_matches(new)
@@ -337,7 +337,7 @@ def test_verify_and_the_next_writer_check_the_file(full: Path) -> None:
     assert drop_damaged(full / "prefilter") == [file]
     remove(full, [5])
     with reading(full) as reader:
-        Shortlist(reader)
+        make_derived_files(reader)
         drop_leftovers(full / "prefilter", reader.generation)
         (later,) = kept(full)
         drop_leftovers(full / "prefilter", reader.generation - 1)

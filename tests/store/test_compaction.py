@@ -11,11 +11,18 @@ import pytest
 from flairsearch.codecs.codec import AVERAGE_BITS, needs_basis
 from flairsearch.core.errors import StoreError, UsageError
 from flairsearch.core.limits import IngestLimits, StoreLimits
+from flairsearch.core.query import Query
+from flairsearch.core.request import SearchRequest
 from flairsearch.core.settings import IndexSettings
+from flairsearch.core.timing import StageTimer
 from flairsearch.core.types import EncodedQuery, EncodedText, EncodedViews, ImageFile, PoolWeights
 from flairsearch.indexing.lifecycle import create_index
+from flairsearch.rerank.backend import Backend
+from flairsearch.search.local_place import LocalPlace
+from flairsearch.search.policy import DEFAULT_POLICY
 from flairsearch.search.searcher import Searcher
 from flairsearch.store.catalog import Catalog
+from flairsearch.store.codec_training import is_trained, train_codec
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support import by_hand
@@ -41,8 +48,8 @@ def made(folder):
 def write(index, numbers, codec="fp16", removed=()):
     """Commit views in a codec; a codec with a basis gets one fitted to the existing views."""
     writer = Writer(index, replace(SETTINGS, codec=codec))
-    if needs_basis(codec) and not writer.has_basis and len(writer.hashes):
-        writer.fit(METRIC)
+    if needs_basis(codec) and not is_trained(writer) and len(writer.hashes):
+        train_codec(writer, METRIC)
     if numbers:
         add(writer, numbers)
         writer.commit()
@@ -55,10 +62,10 @@ def compact(index, codec="fp16", steps=None, **limits):
     """Compact and return (done, total) of each step, interrupted after `steps`. limits: fields of StoreLimits."""
     writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(**limits))
     try:
-        if needs_basis(codec) and not writer.has_basis:
-            writer.fit(METRIC)
+        if needs_basis(codec) and not is_trained(writer):
+            train_codec(writer, METRIC)
         told = []
-        for step in writer.compact():
+        for step in writer.compactor.compact(writer.target, dead_too=True):
             told.append(step)
             if len(told) == steps:
                 break
@@ -111,7 +118,9 @@ def test_a_search_covers_all_codecs(index, catalog):
     vector, u, c, value, value_bias, out, out_bias = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     weights = PoolWeights(value, value_bias, out, out_bias, 1.0, 0.0)
     query = EncodedText("", vector, u, c)
-    hits = Searcher(reader, catalog, weights, "cpu").search(EncodedQuery((query,)), 1000, "all")
+    searcher = Searcher(LocalPlace(reader, catalog, weights, Backend("numba"), DEFAULT_POLICY), DEFAULT_POLICY)
+    request = SearchRequest(Query("anything"), k=1000, shortlist="all")
+    (hits,) = searcher.search_many([EncodedQuery((query,))], request, StageTimer())
     assert len(hits) == 200
 
     stored = reader.encoded(reader.views.id)
@@ -360,9 +369,9 @@ def test_open_readers_work_during_and_after_compaction(index, catalog, codec):
     old, expected = Snapshot(index, SETTINGS, catalog), encoded(left)
     writer = Writer(index, replace(SETTINGS, codec=codec), StoreLimits(max_segment_views=8))
     if codec == "q2":
-        writer.fit(METRIC)
+        train_codec(writer, METRIC)
     steps = 0
-    for _ in writer.compact():
+    for _ in writer.compactor.compact(writer.target, dead_too=True):
         steps += 1
         np.testing.assert_array_equal(all_tokens(old), expected.tokens)
         fresh = Snapshot(index, SETTINGS, catalog)
@@ -439,14 +448,14 @@ def test_damaged_views_are_not_used_for_a_basis(index, catalog):
     data[4 * stride + 1] = 0x7C  # A value of the fifth view becomes infinite.
     file.write_bytes(data)
     writer = Writer(index, replace(SETTINGS, codec="q4"))
-    writer.fit(METRIC)
+    train_codec(writer, METRIC)
     others = encoded([0, 1, 2, 3, 5, 6, 7, 8, 9]).tokens.reshape(-1, DIM).astype(float)
-    np.testing.assert_allclose(writer._target.codec.basis.mean, others.mean(0), atol=1e-5)
+    np.testing.assert_allclose(writer.target.codec.basis.mean, others.mean(0), atol=1e-5)
     writer.close()
     file.unlink()
     writer = Writer(index, replace(SETTINGS, codec="q4"))
-    with pytest.raises(StoreError, match="has no view that is whole - run flairsearch verify --repair first"):
-        writer.fit(METRIC)
+    with pytest.raises(StoreError, match="has no view that is undamaged - run flairsearch verify --repair first"):
+        train_codec(writer, METRIC)
     writer.close()
 
 
@@ -620,7 +629,7 @@ def test_an_interrupted_fit_is_repeated(tmp_path):
         add_photos(tmp_path, engine, range(11))
     settings = IndexSettings.load(tmp_path / "index")
     writer = Writer(tmp_path / "index", settings)
-    writer.fit(METRIC)
+    train_codec(writer, METRIC)
     writer.close()
     (tmp_path / "index" / "codecs" / "000002.part").write_bytes(b"half")
     with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), codec="q2", store_limits=SMALL) as engine:
@@ -639,11 +648,14 @@ def test_a_missing_basis_gives_one_line(tmp_path):
     for damage in (None, data[:-5], b""):
         file.unlink() if damage is None else file.write_bytes(damage)
         with fake_engine(tmp_path / "index", encoder=PhotoEncoder(), store_limits=SMALL) as engine:
-            assert engine.search("red") == []
-            (line,) = set(engine.damage())
+            result = engine.search("red")
+            assert (result.hits, result.complete) == ((), False)
+            (line,) = set(result.warnings)
             assert line.startswith(f"{file} is ")
             assert "\n" not in line
-            with pytest.raises(StoreError, match="has no view that is whole - run flairsearch verify --repair first"):
+            with pytest.raises(
+                StoreError, match="has no view that is undamaged - run flairsearch verify --repair first"
+            ):
                 engine.add()
             assert codecs_of(engine) == {"q2:000001"}
     file.write_bytes(data)
@@ -673,7 +685,7 @@ def test_repair_after_a_damaged_basis_fits_a_new_one(tmp_path, damage):
         assert scores(engine).keys() == before.keys()
         for path, score in scores(engine).items():
             assert score == pytest.approx(before[path], abs=0.1)
-        assert engine.damage() == []
+        assert engine.search("red").warnings == ()
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
@@ -690,12 +702,12 @@ def test_photos_are_added_while_a_basis_is_damaged(tmp_path, damage, fresh):
         damaged = [one for _, _, some in engine.verify() for one in some]
         assert {path for one in damaged for path in one.paths} == old
         assert len(scores(engine)) == fresh
-        assert len(engine.damage()) == 1
+        assert len(engine.search("red").warnings) == 1
         assert engine.repair(damaged) == []
         engine.add()
         assert [one for _, _, some in engine.verify() for one in some] == []
         assert len(scores(engine)) == 14 + fresh
-        assert engine.damage() == []
+        assert engine.search("red").warnings == ()
 
 
 def damage_basis(file, damage):

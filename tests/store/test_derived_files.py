@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from flairsearch.indexing.lifecycle import create_index
-from flairsearch.shortlist.shortlist import open_prefilter
+from flairsearch.shortlist.shortlist import make_derived_files
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.derived_files import DerivedFiles, checksum, checksum_matches, drop_damaged
 from flairsearch.store.snapshot import Snapshot
@@ -196,7 +196,7 @@ def test_a_restored_catalogue_does_not_use_derived_files_of_lost_generations(tmp
     for number in range(ahead):
         filled(index, range(10 + number, 11 + number))
     catalog = Catalog(index)
-    open_prefilter(Snapshot(index, SETTINGS, catalog))
+    make_derived_files(Snapshot(index, SETTINGS, catalog))
     catalog.close()
     for path in [*index.glob("*.sqlite*"), *(index / "segments").iterdir()]:
         path.unlink()

@@ -54,19 +54,20 @@ class Photo:
             return datetime(1970, 1, 1) + timedelta(seconds=self.taken)
         return datetime.fromtimestamp(self.mtime_ns // 10**9)
 
-    def is_in(self, scope: Filter) -> bool:
+    def is_in(self, query_filter: Filter) -> bool:
         """Whether the photo meets each condition of the filter."""
-        if scope.under is not None and not self.absolute.startswith(scope.under.rstrip("/") + "/"):
+        if query_filter.path is not None and not self.absolute.startswith(query_filter.path.rstrip("/") + "/"):
             return False
-        if scope.since is not None and self.date < scope.since:
+        if query_filter.taken_since is not None and self.date < query_filter.taken_since:
             return False
-        if scope.before is not None and self.date >= scope.before:
+        if query_filter.taken_before is not None and self.date >= query_filter.taken_before:
             return False
-        if scope.larger_than is not None and self.size <= scope.larger_than:
+        if query_filter.larger_than_bytes is not None and self.size <= query_filter.larger_than_bytes:
             return False
-        if scope.sides is not None and (self.sides[0] < scope.sides[0] or self.sides[1] < scope.sides[1]):
+        width, height = query_filter.min_sides or (0, 0)
+        if self.sides[0] < width or self.sides[1] < height:
             return False
-        return not scope.extensions or self.path.rsplit(".", 1)[1].lower() in scope.extensions
+        return not query_filter.extensions or self.path.rsplit(".", 1)[1].lower() in query_filter.extensions
 
 
 @pytest.fixture(autouse=True, params=["UTC0", "XST-9:30XDT,M3.2.0,M11.1.0"])
@@ -78,19 +79,19 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     time.tzset()
 
 
-def some_moment(rng: random.Random) -> datetime:
+def random_moment(rng: random.Random) -> datetime:
     """Draw a time with few distinct minutes, so that bounds are hit exactly, and without changes of the clock."""
     return datetime(
         rng.choice((2019, 2023, 2024)), rng.choice((1, 5, 12)), rng.choice((1, 17, 31)), 0, rng.choice((0, 59))
     )
 
 
-def some_scope(rng: random.Random) -> Filter:
+def random_filter(rng: random.Random) -> Filter:
     def maybe(make: Callable[[], str]) -> str | None:
         return make() if rng.random() < 0.4 else None
 
     def date() -> str:
-        return some_moment(rng).strftime(rng.choice(("%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H:%M")))
+        return random_moment(rng).strftime(rng.choice(("%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H:%M")))
 
     under = maybe(lambda: rng.choice((*ROOTS, "/", "/photos/", "/other disk", "/photos/" + rng.choice(FOLDERS))))
     size = maybe(lambda: rng.choice(("2kB", "3k", "0", "640x480", "480x640", "100x500")))
@@ -108,7 +109,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Photo]]
     for root in ROOTS:
         catalog.add_root(root)
     sides = [rng.choice(((640, 480), (480, 640), (100, 100), (4000, 500))) for _ in range(400)]
-    taken = [None if rng.random() < 0.25 else clock_seconds(some_moment(rng)) for _ in range(400)]
+    taken = [None if rng.random() < 0.25 else clock_seconds(random_moment(rng)) for _ in range(400)]
     frames = [Frame(*pair, 0.0, 0.0, 1.0, 1.0) for pair in sides]
     hashes = [number.to_bytes(16, "big") for number in range(400)]
     views = [NewView(hashes[n], n, 0, frames[n], taken[n]) for n in range(400)]
@@ -116,7 +117,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Photo]]
     for number in range(600):
         content = number if number < 400 else rng.randrange(400)
         root, name = rng.choice(ROOTS), f"{rng.choice(FOLDERS)}{number}.{rng.choice(ENDINGS)}"
-        mtime = int(some_moment(rng).timestamp()) * 10**9 + rng.choice((0, 0, 999_999_999))
+        mtime = int(random_moment(rng).timestamp()) * 10**9 + rng.choice((0, 0, 999_999_999))
         size = rng.choice((1999, 2000, 2001, 3000, 3001))
         added.append((ImageFile(root, name, size, mtime), hashes[content]))
         photos.append(Photo(number + 1, content, root, name, size, taken[content], mtime, sides[content]))
@@ -141,15 +142,15 @@ def test_random_filters_in_the_catalogue(catalog: Catalog, filled: tuple[Path, l
     numbers = {content: int.from_bytes(digest, "big") for content, digest in hashes.items()}
     view_of = {numbers[c]: v for v, c in zip(state.views.id.tolist(), state.views.content.tolist(), strict=True)}
     for _ in range(60):
-        scope = some_scope(rng)
-        inside = [photo for photo in photos if photo.is_in(scope)]
-        views = catalog.views_in(scope)
+        query_filter = random_filter(rng)
+        inside = [photo for photo in photos if photo.is_in(query_filter)]
+        views = catalog.views_in(query_filter)
         assert views.dtype == np.int64
-        assert views.tolist() == sorted({view_of[photo.content] for photo in inside}), scope
+        assert views.tolist() == sorted({view_of[photo.content] for photo in inside}), query_filter
         sizes.add(len(inside))
         chosen = set(views.tolist())
         contents = [c for c in numbers if view_of[numbers[c]] in chosen]
-        found = {numbers[c]: images for c, images in catalog.images_of(contents, scope).items()}
+        found = {numbers[c]: images for c, images in catalog.images_of(contents, query_filter).items()}
         assert found == {
             n: [(p.image, p.absolute) for p in inside if p.content == n] for n in {p.content for p in inside}
         }
@@ -170,7 +171,7 @@ def test_far_dates_and_large_sizes_are_only_numbers(catalog: Catalog) -> None:
     for date in ("0001", "1600", "2600", "9998"):
         assert len(catalog.views_in(Filter(since=date))) == everything * (date < "2000")
         assert len(catalog.views_in(Filter(until=date))) == everything * (date > "2000")
-    assert len(catalog.views_in(Filter(larger_than=10**30))) == 0
+    assert len(catalog.views_in(Filter(larger_than="999999999999999999GB"))) == 0
     assert len(catalog.views_in(Filter(larger_than="999999999GB"))) == 0
     assert len(catalog.views_in(Filter(larger_than="999999999x1"))) == 0
 
@@ -200,9 +201,9 @@ class Album:
     def dates(self) -> dict[str, datetime]:
         return {photo.absolute: photo.date for photo in self.photos}
 
-    def expected(self, scope: Filter) -> list[str]:
+    def expected(self, query_filter: Filter) -> list[str]:
         """Return the paths, best first; ties by image id."""
-        inside = [photo for photo in self.photos if photo.is_in(scope)]
+        inside = [photo for photo in self.photos if photo.is_in(query_filter)]
         return [p.absolute for p in sorted(inside, key=lambda p: (-self.areas[p.absolute], p.image))]
 
 
@@ -214,14 +215,14 @@ def make_album(folder: Path, encoder: FakeEncoder, policy: SearchPolicy = DEFAUL
         name = f"{rng.choice(('', 'a/', 'b/'))}{number}.{rng.choice(('png', 'webp', 'tif'))}"
         path = rng.choice(roots) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        taken = some_moment(rng) if rng.random() < 0.7 else None
-        save(path, area := rng.randint(1, 64), taken, some_moment(rng), number, rng.choice((1, 2000)))
+        taken = random_moment(rng) if rng.random() < 0.7 else None
+        save(path, area := rng.randint(1, 64), taken, random_moment(rng), number, rng.choice((1, 2000)))
         areas[str(path)], dates[str(path)] = area, taken
         if number % 4 == 0:
             twin = rng.choice(roots) / "twins" / path.name
             twin.parent.mkdir(parents=True, exist_ok=True)
             twin.write_bytes(path.read_bytes())
-            saved = some_moment(rng).timestamp()
+            saved = random_moment(rng).timestamp()
             os.utime(twin, (saved, saved))
             areas[str(twin)], dates[str(twin)] = area, taken
     engine = fake_engine(folder / "index", encoder=encoder, policy=policy)
@@ -239,11 +240,13 @@ def make_album(folder: Path, encoder: FakeEncoder, policy: SearchPolicy = DEFAUL
     return Album(engine, photos, areas)
 
 
-def some_folders(album: Album, rng: random.Random, scope: Filter) -> Filter:
+def for_album(album: Album, rng: random.Random, query_filter: Filter) -> Filter:
     folders = sorted({os.path.dirname(path) for path in album.areas})
-    under = rng.choice(folders) if scope.under else None
-    sides = scope.sides and rng.choice(((64, 64), (65, 64), (10, 10)))
-    return Filter(under, scope.since, scope.before, scope.larger_than, sides, scope.extensions and ("png", "tif"))
+    folder = rng.choice(folders) if query_filter.path else None
+    larger_than = rng.choice(("64x64", "65x64", "10x10")) if query_filter.min_sides else query_filter.larger_than
+    return Filter(
+        folder, query_filter.since, query_filter.until, larger_than, query_filter.extensions and ("png", "tif")
+    )
 
 
 @pytest.mark.parametrize("fitted", [False, True])
@@ -256,31 +259,33 @@ def test_random_filters_in_searches(tmp_path: Path, fitted: bool) -> None:
     assert (tmp_path / "index" / "fitted").exists() == fitted
     with fake_engine(tmp_path / "index", encoder=encoder, policy=few) as engine:
         for _ in range(20):
-            scope = some_folders(album, rng, some_scope(rng))
-            expected = album.expected(scope)
-            hits = engine.search("red", 200, "all", filter=scope)
+            query_filter = for_album(album, rng, random_filter(rng))
+            expected = album.expected(query_filter)
+            hits = engine.search("red", 200, shortlist="all", filter=query_filter)
+            in_filter = hits.stats.views_in_filter
             assert [hit.path for hit in hits] == expected
             assert all(hit.date == dates[hit.path] for hit in hits)
-            assert engine.in_scope == len({(album.areas[p], os.path.basename(p)) for p in expected})
+            assert in_filter == len({(album.areas[p], os.path.basename(p)) for p in expected})
             assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
             if not fitted:
                 assert [hit.score for hit in hits] == pytest.approx(
                     [expected_score(album.areas[path]) for path in expected], abs=1e-3
                 )
             for shortlist in ("auto", 10):
-                some = engine.search("red", 10, shortlist, filter=scope)
+                some = engine.search("red", 10, shortlist=shortlist, filter=query_filter)
                 assert len(some) == min(10, len(expected))
                 assert {hit.path for hit in some} <= set(expected)
-                if engine.in_scope <= 10:
+                if in_filter <= 10:
                     assert [hit.path for hit in some] == expected[:10]
-            first = [hit.path for hit in engine.search("red", 1, filter=scope)]  # by `auto`
-            if engine.in_scope <= 20:  # few enough: all of them
-                assert (first, engine.reranked) == (expected[:1], [engine.in_scope])
+            first = engine.search("red", 1, filter=query_filter)  # The shortlist is `auto`.
+            if in_filter <= 20:  # These are few enough to rank all of them.
+                assert [hit.path for hit in first] == expected[:1]
+                assert first.stats.views_ranked == in_filter
             else:
-                assert engine.reranked[0] <= 5 + 0.02 * engine.in_scope
+                assert first.stats.views_ranked <= 5 + 0.02 * in_filter
             full += len(expected) >= 10
-            narrow += 0 < engine.in_scope <= 10
-            together = engine.search_many(["red", "blue", "red"], 5, "all", filter=scope)
+            narrow += 0 < in_filter <= 10
+            together = engine.search_many(["red", "blue", "red"], 5, shortlist="all", filter=query_filter)
             assert [hit.path for hit in together[0]] == [hit.path for hit in together[2]] == expected[:5]
             assert {hit.path for hit in together[1]} <= set(expected)
     assert full > 3
@@ -302,17 +307,17 @@ def test_a_narrow_filter_fills_k(tmp_path: Path) -> None:
         paint_red(tmp_path / "photos" / f"{number}.png", 60, mark=100 + number)
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
-        assert not any("few" in hit.path for hit in engine.search("red", 10, 10))
-        for scope in (
+        assert not any("few" in hit.path for hit in engine.search("red", 10, shortlist=10))
+        for query_filter in (
             Filter(folder=tmp_path / "photos" / "few"),
             Filter(until="2023"),
             Filter("/", "2020", "2020-01"),
         ):
-            hits = engine.search("red", 10, 10, filter=scope)
+            hits = engine.search("red", 10, shortlist=10, filter=query_filter)
             assert len(hits) == 10
             assert all("few" in hit.path for hit in hits)
-            assert engine.reranked == [10]
-            assert engine.in_scope == 12
+            assert hits.stats.views_ranked == 10
+            assert hits.stats.views_in_filter == 12
         assert len(engine.search("red", 10, filter=Filter(since="2020-01-03", until="2020-01-05"))) == 3
 
 
@@ -321,13 +326,13 @@ def test_a_filter_follows_the_index(tmp_path: Path) -> None:
     save(photos / "1.png", 10, None, old, 1, 1)
     save(photos / "2.png", 20, old, datetime(2024, 5, 5), 2, 1)
 
-    def found(scope: Filter) -> list[str]:
-        return [Path(hit.path).name for hit in engine.search("red", filter=scope)]
+    def found(query_filter: Filter) -> list[str]:
+        return [Path(hit.path).name for hit in engine.search("red", filter=query_filter)]
 
     with fake_engine(tmp_path / "index") as engine:
         engine.add(photos)
         assert found(Filter(until="2019")) == ["2.png", "1.png"]
-        os.utime(photos / "1.png", (1.7e9, 1.7e9))  # touched: it has no other date
+        os.utime(photos / "1.png", (1.7e9, 1.7e9))  # The photo has no other date.
         os.utime(photos / "2.png", (1.7e9, 1.7e9))
         engine.add()
         assert found(Filter(until="2019")) == ["2.png"]
@@ -335,13 +340,13 @@ def test_a_filter_follows_the_index(tmp_path: Path) -> None:
         (photos / "2.png").rename(photos / "sub" / "3.png")
         engine.add()
         assert found(Filter(until="2019", folder=photos / "sub")) == ["3.png"]
-        (photos / "sub" / "3.png").unlink()  # its folder need not be there, but a photo in it
+        (photos / "sub" / "3.png").unlink()  # The folder may be missing as long as the index has a photo in it.
         (photos / "sub").rmdir()
         assert found(Filter(folder=photos / "sub")) == ["3.png"]
         engine.add()
         with pytest.raises(UsageError, match="sub holds no indexed photo"):
             found(Filter(folder=photos / "sub"))
-        save(photos / "4.png", 20, old, datetime(2024, 5, 5), 2, 1)  # the same bytes as 2.png's, that were gone
+        save(photos / "4.png", 20, old, datetime(2024, 5, 5), 2, 1)  # The bytes are those of 2.png, which is gone.
         list(engine.compact())
         engine.add()
         assert found(Filter(until="2019")) == ["4.png"]
@@ -357,7 +362,7 @@ def test_views_of_a_missing_segment_match_no_filter(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         hits = engine.search("red", filter=Filter(extension="png"))
         assert [Path(hit.path).name for hit in hits] == ["2.png"]
-        assert engine.in_scope == 1
+        assert hits.stats.views_in_filter == 1
 
 
 def test_a_filter_of_a_thousand_folders(tmp_path: Path) -> None:
@@ -383,9 +388,9 @@ def test_filters_use_database_indexes(tmp_path: Path) -> None:
         catalog.add_root("/r")
         with catalog._database.read() as connection:
             connection.set_trace_callback(asked.append)
-        for scope in (Filter(extension="png"), Filter(since="2024"), Filter(larger_than="2MB")):
-            catalog.views_in(scope)
-            catalog.images_of([1, 2], scope)
+        for query_filter in (Filter(extension="png"), Filter(since="2024"), Filter(larger_than="2MB")):
+            catalog.views_in(query_filter)
+            catalog.images_of([1, 2], query_filter)
         catalog.images_of([1, 2], Filter(folder="/r/sub"))
         queries = [one for one in asked if "images" in one]
         assert len(queries) == 7

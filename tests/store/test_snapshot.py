@@ -11,7 +11,7 @@ import pytest
 
 from flairsearch.core.types import EncodedViews, ImageFile
 from flairsearch.indexing.lifecycle import create_index
-from flairsearch.shortlist.shortlist import open_prefilter
+from flairsearch.shortlist.shortlist import make_derived_files
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.changeset import Changeset
 from flairsearch.store.derived_files import DerivedFiles
@@ -19,7 +19,18 @@ from flairsearch.store.segments import MappedRows
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM, PATCHES, fake_engine, paint_red
-from tests.support.indexes import FRAME, SETTINGS, add, digest, encoded, filled
+from tests.support.indexes import (
+    FRAME,
+    SETTINGS,
+    add,
+    candidate_count,
+    commit,
+    compact,
+    digest,
+    encoded,
+    filled,
+    open_shortlist,
+)
 
 
 def test_views_are_read_by_id_in_any_order(index, catalog):
@@ -105,7 +116,7 @@ def test_a_missing_or_truncated_segment_is_left_out_with_one_line(index, catalog
 
 
 def check_that_the_second_segment_is_left(reader):
-    assert reader.lost.id.tolist() == [1, 2, 3]
+    assert reader.unreadable_views.id.tolist() == [1, 2, 3]
     assert reader.views.id.tolist() == [4, 5, 6, 7, 8]
     np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(3, 8)).tokens)
     np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), encoded(range(3, 8)).pooled)
@@ -116,7 +127,7 @@ def test_an_unused_segment_may_be_missing(index, catalog):
     catalog.commit(Changeset(removed=[1, 2, 3]))
     (index / "segments" / "000001.tokens").unlink()
     reader = Snapshot(index, SETTINGS, catalog)
-    assert (reader.damage, len(reader.lost.id), len(reader)) == ([], 0, 5)
+    assert (reader.damage, len(reader.unreadable_views.id), len(reader)) == ([], 0, 5)
 
 
 def test_opening_is_repeated_if_a_segment_has_just_been_removed(index, catalog, monkeypatch):
@@ -125,7 +136,7 @@ def test_opening_is_repeated_if_a_segment_has_just_been_removed(index, catalog, 
     old = catalog.state()
     writer = Writer(index, SETTINGS)
     writer.remove_images([1, 2, 3])
-    writer.commit()
+    commit(writer)
     writer.close()
     for name in ("000001.tokens", "000001.pooled"):
         (index / "segments" / name).unlink()
@@ -140,7 +151,7 @@ def test_an_open_snapshot_does_not_change(index, catalog):
     writer = Writer(index, SETTINGS)
     writer.remove_images([1, 2])
     add(writer, range(3, 9))
-    writer.commit()
+    commit(writer)
     writer.close()
     assert len(reader) == 3
     np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(3)).tokens)
@@ -154,7 +165,7 @@ READER = """
     from flairsearch.store.catalog import Catalog
     from flairsearch.core.settings import IndexSettings
     from flairsearch.store.snapshot import Snapshot
-    from flairsearch.shortlist.shortlist import open_prefilter
+    from flairsearch.shortlist.shortlist import Shortlist, make_derived_files
 
     assert "torch" not in sys.modules
     folder = Path(sys.argv[1])
@@ -166,8 +177,9 @@ READER = """
         assert count % 3 == 0, f"{count} views: part of a commit"
         assert count >= last, f"{count} views after {last}"
         assert reader.damage == [], reader.damage
-        prefilter = open_prefilter(reader)
-        assert len(prefilter) == count
+        make_derived_files(reader)
+        found = Shortlist(reader).search(np.ones(settings.dim, np.float32), count + 9)
+        assert len(found.views) == count
         if count:
             np.testing.assert_array_equal(reader.views.id, np.arange(1, count + 1))
             tokens = reader.encoded(reader.views.id).tokens
@@ -199,14 +211,14 @@ def test_a_reader_in_another_process_sees_only_whole_states(index, monkeypatch):
     states = {0: 0}  # The number of views of each generation.
     for name in ("commit", "rewrite"):
         monkeypatch.setattr(writer.catalog, name, recording(writer.catalog, name, states))
-    for commit in range(commits):
-        numbers = range(3 * commit, 3 * commit + 3)
+    for first in range(0, 3 * commits, 3):
+        numbers = range(first, first + 3)
         tokens = np.stack([np.full((PATCHES, DIM), n % 1000, np.float16) for n in numbers])
         flat = np.zeros((3, PATCHES), np.float16)
         writer.add_views([digest(n) for n in numbers], [FRAME] * 3, EncodedViews(tokens[:, 0], tokens, flat, flat))
         for n in numbers:
             writer.add_image(ImageFile("/photos", f"{n}.jpg", 1, 1), digest(n))
-        writer.commit()
+        commit(writer)
     writer.close()
     assert len(states) > commits + 1  # Merges are commits, too, but change no view.
     out, err = reader.communicate(timeout=60)
@@ -237,12 +249,12 @@ def check_reader(index, catalog, numbers):
     columns = np.stack((reader.views.id, reader.views.content, reader.views.segment, reader.views.row), axis=1)
     np.testing.assert_array_equal(columns, by_hand(catalog))
     np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), expected.pooled)
-    prefilter = open_prefilter(reader)
-    assert len(prefilter) == len(numbers)
+    shortlist = open_shortlist(reader)
+    assert candidate_count(shortlist) == len(numbers)
     for text in np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32):
         scores = expected.pooled.astype(np.float64) @ text / np.linalg.norm(text)
         order = np.lexsort((reader.views.id, -scores))[:7]
-        found = prefilter.search(text, 7)
+        found = shortlist.search(text, 7)
         assert found.views.tolist() == reader.views.id[order].tolist()
         np.testing.assert_allclose(found.scores, scores[order], rtol=1e-3)
     return reader
@@ -252,7 +264,7 @@ def test_derived_files_match_the_index(index, catalog):
     filled(index, range(50), range(50, 60))
     writer = Writer(index, SETTINGS)
     writer.remove_images([1, 7, 55])
-    writer.commit()
+    commit(writer)
     writer.close()
     numbers = [n for n in range(60) if n not in (0, 6, 54)]
     for _ in range(3):  # The files are made first and loaded then.
@@ -277,7 +289,7 @@ def test_a_damaged_derived_file_is_rebuilt(index, catalog, tmp_path, kind, damag
         create_index(tmp_path / "other", SETTINGS)
         filled(tmp_path / "other", range(100, 139))
         other = Catalog(tmp_path / "other")
-        open_prefilter(Snapshot(tmp_path / "other", SETTINGS, other))
+        make_derived_files(Snapshot(tmp_path / "other", SETTINGS, other))
         other.close()
         (stranger,) = (tmp_path / "other" / "prefilter").glob(f"*.{kind}")
         file.write_bytes(stranger.read_bytes())
@@ -297,17 +309,20 @@ def test_verify_removes_a_derived_file_with_a_flipped_bit(tmp_path, kind):
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
         expected = [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")]
-        engine.search("red", 1, shortlist=2)  # This search uses FAISS.
+        make_derived_files(Snapshot(tmp_path / "index", engine.settings, engine._catalog))
+        few = [hit.path for hit in engine.search("red", 1, shortlist=2)]  # This search uses FAISS.
     (file,) = (tmp_path / "index" / "prefilter").glob(f"*.{kind}")
     data = bytearray(file.read_bytes())
     data[-3] ^= 0x40  # This byte belongs to the last view.
     file.write_bytes(data)
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score) for hit in engine.search("red")] == [hit[:2] for hit in expected]
+        assert [hit.path for hit in engine.search("red", 1, shortlist=2)] == few
         assert [found for _, _, some in engine.verify() for found in some] == []
     with fake_engine(tmp_path / "index") as engine:
         assert [(hit.path, hit.score, hit.score_global) for hit in engine.search("red")] == expected
-        engine.search("red", 1, shortlist=2)
+        make_derived_files(Snapshot(tmp_path / "index", engine.settings, engine._catalog))
+        assert [hit.path for hit in engine.search("red", 1, shortlist=2)] == few
     data[-3] ^= 0x40
     assert file.read_bytes() == bytes(data)  # The file was rebuilt.
 
@@ -349,7 +364,7 @@ def test_a_reader_of_an_older_state_may_write_its_derived_files_late(index, cata
     old = Snapshot(index, SETTINGS, catalog)
     filled(index, range(10, 14))
     check_reader(index, catalog, range(14))
-    assert len(open_prefilter(old)) == 10
+    assert candidate_count(open_shortlist(old)) == 10
     assert np.concatenate(list(old.all_pooled())).shape == (10, DIM)
     check_reader(index, catalog, range(14))
     filled(index, range(14, 15))
@@ -360,18 +375,18 @@ def test_a_reader_of_an_older_state_may_write_its_derived_files_late(index, cata
 def test_an_index_without_a_view(index, catalog):
     for _ in range(2):
         reader = Snapshot(index, SETTINGS, catalog)
-        assert (len(reader), reader.damage, len(open_prefilter(reader))) == (0, [], 0)
+        assert (len(reader), reader.damage, candidate_count(open_shortlist(reader))) == (0, [], 0)
         assert list(reader.all_pooled()) == []
-        assert len(open_prefilter(reader).search(np.ones(DIM, np.float32), 5).views) == 0
+        assert len(open_shortlist(reader).search(np.ones(DIM, np.float32), 5).views) == 0
     filled(index, range(3))
     check_reader(index, catalog, range(3))
     writer = Writer(index, SETTINGS)
     writer.remove_images([1, 2, 3])
-    writer.commit()
+    commit(writer)
     for _ in range(2):
         reader = Snapshot(index, SETTINGS, catalog)
-        assert (len(reader), reader.damage, len(open_prefilter(reader))) == (0, [], 0)
-        list(writer.compact())
+        assert (len(reader), reader.damage, candidate_count(open_shortlist(reader))) == (0, [], 0)
+        compact(writer)
     writer.close()
     filled(index, range(3, 5))
     check_reader(index, catalog, range(3, 5))
@@ -382,12 +397,12 @@ def test_derived_files_of_an_incomplete_index_are_not_saved(index, catalog):
     file = index / "segments" / "000001.pooled"
     file.rename(index / "away")
     reader = Snapshot(index, SETTINGS, catalog)
-    assert (len(reader), len(open_prefilter(reader))) == (4, 4)
+    assert (len(reader), candidate_count(open_shortlist(reader))) == (4, 4)
     (index / "away").rename(file)
     check_reader(index, catalog, range(9))
     file.unlink()  # The complete file that is saved now is not used for the remaining views.
     reader = Snapshot(index, SETTINGS, catalog)
-    found = open_prefilter(reader).search(np.ones(DIM, np.float32), 99)
+    found = open_shortlist(reader).search(np.ones(DIM, np.float32), 99)
     assert sorted(found.views.tolist()) == [6, 7, 8, 9]
 
 
@@ -397,16 +412,17 @@ MAKE = """
     from flairsearch.store.catalog import Catalog
     from flairsearch.store.snapshot import Snapshot
     from flairsearch.core.settings import IndexSettings
-    from flairsearch.shortlist.shortlist import open_prefilter
+    from flairsearch.shortlist.shortlist import Shortlist, make_derived_files
 
     folder, catalogs = Path(sys.argv[1]), []
     settings, catalog = IndexSettings.load(folder), Catalog(folder)
     print("ready", flush=True)
     for line in sys.stdin:
         reader = Snapshot(folder, settings, catalog)
-        prefilter = open_prefilter(reader)
-        found = prefilter.search(reader.pooled(reader.views.id[:1])[0].astype("f4"), 1)
-        print(len(reader), len(prefilter), found.views[0] in reader.views.id, len(reader.damage), flush=True)
+        make_derived_files(reader)
+        shortlist, text = Shortlist(reader), reader.pooled(reader.views.id[:1])[0].astype("f4")
+        found, every = shortlist.search(text, 1), shortlist.search(text, len(reader) + 9).views
+        print(len(reader), len(every), found.views[0] in reader.views.id, len(reader.damage), flush=True)
 """
 
 
@@ -446,7 +462,7 @@ def test_a_reader_of_many_commits_holds_few_files_open(index, catalog):
     writer = Writer(index, SETTINGS)
     for number in range(100):
         add(writer, [number])
-        writer.commit()
+        commit(writer)
     writer.close()
     before = open_files()
     reader = check_reader(index, catalog, range(100))
@@ -493,8 +509,8 @@ def test_a_reader_slower_than_two_merges_sees_a_whole_state(index, catalog, monk
             left[0] -= 1
             writer = Writer(index, SETTINGS)
             add(writer, [100 + left[0]])
-            writer.commit()
-            list(writer.compact())
+            commit(writer)
+            compact(writer)
             writer.close()
         return state
 
@@ -513,7 +529,7 @@ def test_a_derived_file_of_a_lost_generation_is_not_used(index, catalog):
         stale.save(DerivedFiles(index / "prefilter", catalog.generation() + ahead))
     for number in range(10, 13):
         add(writer, [number])
-        writer.commit()
+        commit(writer)
         reader = Snapshot(index, SETTINGS, catalog)
         assert len(reader) == len(range(3)) + number - 9
     writer.close()

@@ -12,13 +12,23 @@ from flairsearch.core.limits import STORE_LIMITS, StoreLimits
 from flairsearch.core.settings import IndexSettings
 from flairsearch.core.types import ImageFile
 from flairsearch.indexing.lifecycle import create_index, replace_index
-from flairsearch.shortlist.shortlist import open_prefilter
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.verify import verify
 from flairsearch.store.writer import Writer
 from tests.support.fake import DIM, PATCHES
-from tests.support.indexes import SETTINGS, add, digest, encoded, files, filled
+from tests.support.indexes import (
+    SETTINGS,
+    add,
+    candidate_count,
+    commit,
+    compact,
+    digest,
+    encoded,
+    files,
+    filled,
+    open_shortlist,
+)
 
 MERGE = STORE_LIMITS.merge_fan_in
 
@@ -39,7 +49,7 @@ def test_an_empty_commit_changes_nothing(index, catalog):
     filled(index, range(3))
     before = catalog.generation()
     writer = Writer(index, SETTINGS)
-    writer.commit()
+    commit(writer)
     writer.close()
     assert catalog.generation() == before
 
@@ -146,7 +156,7 @@ def commit_each(index, numbers, limits=STORE_LIMITS):
     writer = Writer(index, SETTINGS, limits)
     for number in numbers:
         add(writer, [number])
-        writer.commit()
+        commit(writer)
     writer.close()
 
 
@@ -200,17 +210,17 @@ def test_a_dead_view_stays_for_a_returning_content(index, catalog, dead):
     commit_each(index, range(MERGE - 1))
     writer = Writer(index, SETTINGS)
     writer.remove_images([number + 1 for number in dead])
-    writer.commit()
+    commit(writer)
     known = set(writer.hashes)
     for number in range(100, 100 + 2 * MERGE):
         add(writer, [number])
-        writer.commit()
+        commit(writer)
     assert len(catalog.segments()) < MERGE
     for number in dead:
         assert digest(number) in known
         writer.add_image(ImageFile("/photos", f"{number} again.jpg", 1, 1), digest(number))
-    writer.commit()
-    list(writer.compact())
+    commit(writer)
+    compact(writer)
     writer.close()
     numbers = [*range(MERGE - 1), *range(100, 100 + 2 * MERGE)]
     reader = Snapshot(index, SETTINGS, catalog)
@@ -224,8 +234,8 @@ def test_compaction_removes_merged_dead_views(index, catalog):
     writer.remove_images([1, 2, 3])
     for number in range(3, 3 + MERGE):
         add(writer, [number])
-        writer.commit()
-    list(writer.compact())
+        commit(writer)
+    compact(writer)
     writer.close()
     check_all(index, catalog, range(3, 3 + MERGE))
     assert digest(0) not in catalog.hashes()
@@ -239,7 +249,7 @@ def test_snapshots_older_than_a_merge_do_not_change(index, catalog):
     for count, reader in enumerate(readers, 1):
         np.testing.assert_array_equal(reader.encoded(reader.views.id).tokens, encoded(range(count)).tokens)
         np.testing.assert_array_equal(np.concatenate(list(reader.all_pooled())), encoded(range(count)).pooled)
-        assert len(open_prefilter(reader)) == count
+        assert candidate_count(open_shortlist(reader)) == count
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "cut"])
@@ -289,7 +299,7 @@ def test_a_full_disk_while_merging_loses_nothing(index, catalog, monkeypatch):
     monkeypatch.setattr(writer._segment, "finish", lambda: None)
     monkeypatch.setattr("flairsearch.store.segments.SegmentWriter.append_rows", full)
     with suppress(OSError):  # Committed views stay committed.
-        writer.commit()
+        commit(writer)
     writer.close()
     monkeypatch.undo()
     Writer(index, SETTINGS).close()

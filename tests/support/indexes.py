@@ -10,6 +10,7 @@ import numpy as np
 
 from flairsearch.core.limits import STORE_LIMITS, StoreLimits
 from flairsearch.core.types import EncodedViews, Frame, ImageFile
+from flairsearch.shortlist.shortlist import Shortlist, make_derived_files
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Snapshot
 from flairsearch.store.writer import Writer
@@ -49,9 +50,19 @@ def filled(index: Path, *batches: Sequence[int], limits: StoreLimits = STORE_LIM
     writer = Writer(index, SETTINGS, limits)
     for numbers in batches:
         add(writer, numbers)
-        if writer.commit():
-            writer.compactor.merge(writer.target)
+        commit(writer)
     writer.close()
+
+
+def commit(writer: Writer) -> None:
+    """Commit as an indexing run does: many small segments are merged."""
+    if writer.commit():
+        writer.compactor.merge(writer.target)
+
+
+def compact(writer: Writer) -> list[tuple[int, int]]:
+    """Compact as `flairsearch compact` does; return the steps (views done, views in all)."""
+    return list(writer.compactor.compact(writer.target, dead_too=True))
 
 
 def remove(index: Path, images: list[int]) -> None:
@@ -70,6 +81,17 @@ def reading(index: Path) -> Iterator[Snapshot]:
         yield Snapshot(index, SETTINGS, catalog)
     finally:
         catalog.close()
+
+
+def open_shortlist(snapshot: Snapshot) -> Shortlist:
+    """Open a shortlist after its derived files are written."""
+    make_derived_files(snapshot)
+    return Shortlist(snapshot)
+
+
+def candidate_count(shortlist: Shortlist) -> int:
+    """Return how many views a shortlist can find."""
+    return len(shortlist.search(np.ones(DIM, np.float32), 1 << 20).views)
 
 
 def saved(index: Path) -> Callable[[], None]:
