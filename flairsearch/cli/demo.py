@@ -13,10 +13,10 @@ from flairsearch.cli.query import query_command
 
 
 def demo_command(
-    photos: Annotated[Path | None, typer.Option(help="Your own folder; none: sample photographs.")] = None,
+    photos: Annotated[Path | None, typer.Option(help="Your own folder of photos (default: six sample photos).")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the sample photos, the index and the pictures.")] = Path("demo"),
 ) -> None:
-    """Index photos, run a few queries, draw the regions."""
+    """Index photos, run three queries and draw the regions."""
     from flairsearch.cli.samples import QUERIES, copy_samples
     from flairsearch.output.formatting import short_path
 

@@ -15,30 +15,28 @@ if TYPE_CHECKING:
     from flairsearch.core.reports import IndexReport, Progress
 
 
-_Folders = Annotated[
-    list[Path] | None, typer.Argument(help="Folders of photos; without any, all known ones are read again.")
-]
+_Folders = Annotated[list[Path] | None, typer.Argument(help="Folders of photos (default: all folders of the index).")]
 _Views = Annotated[
     str | None,
     typer.Option(
-        help="squash: the whole photo; center: its middle square; tiles:N: the whole and about N squares.",
+        help="How a photo becomes views. squash: the whole photo; center: its middle square; tiles:N: the whole photo "
+        "and about N squares of it.",
         autocompletion=complete_views,
     ),
 ]
 _Ignore = Annotated[
-    list[str] | None, typer.Option(metavar="GLOB", help="Leave out files whose name or path matches this glob.")
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Leave out files whose name or path matches this glob. May be repeated."),
 ]
-_Rebuild = Annotated[
-    bool, typer.Option("--rebuild", help="Make a new index in place of the old one, for another model or views.")
-]
+_Rebuild = Annotated[bool, typer.Option("--rebuild", help="Make the index anew, for another model or other views.")]
 _Codec = Annotated[
-    str | None, typer.Option(help="How tokens are stored: fp16, int8, q4, q2, q1.", autocompletion=complete_codec)
+    str | None, typer.Option(help="How tokens are stored: fp16, int8, q4, q2 or q1.", autocompletion=complete_codec)
 ]
 _MoveRoot = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="OLD NEW", help="The photos of a known folder are in another folder now."),
+    typer.Option(metavar="OLD NEW", help="Photos of the folder OLD are now in the folder NEW."),
 ]
-_Watch = Annotated[bool, typer.Option("--watch", help="Keep running and index what changes, until Ctrl-C.")]
+_Watch = Annotated[bool, typer.Option("--watch", help="Keep running, and index changes as they happen, until Ctrl-C.")]
 
 
 def index_command(
@@ -53,7 +51,7 @@ def index_command(
     watch: _Watch = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Index folders of photos, or bring the index up to date."""
+    """Index folders of photos, or update the index."""
     from flairsearch.cli.watch import ending_on_interrupt, keep_watching
     from flairsearch.core.paths import index_folder
     from flairsearch.engine import Engine
@@ -162,10 +160,10 @@ def _tell(report: IndexReport, folder: Path) -> None:
 
 def status_command(
     index: IndexOption = "default",
-    skipped: Annotated[bool, typer.Option("--skipped", help="List every file that was left out.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    skipped: Annotated[bool, typer.Option("--skipped", help="List every skipped file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """What the index holds."""
+    """Show what the index holds."""
     from flairsearch.engine import Engine
     from flairsearch.output.status import status_to_json, to_lines
 

@@ -66,10 +66,10 @@ def root() -> Any:
     @app.callback()
     def flairsearch(
         version: Annotated[
-            bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+            bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
         ] = False,
     ) -> None:
-        """Search a folder of photos with a sentence: the photos, and the place in each photo."""
+        """Search a folder of photos with a sentence: find the photos, and the place in each photo."""
 
     return typer.main.get_command(app)
 

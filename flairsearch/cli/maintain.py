@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def forget_command(
-    path: Annotated[Path, typer.Argument(help="A photo or folder in the index.")], index: IndexOption = "default"
+    path: Annotated[Path, typer.Argument(help="An indexed photo or folder.")], index: IndexOption = "default"
 ) -> None:
     """Remove a photo or a folder from the index; the files stay."""
     from flairsearch.engine import Engine
@@ -24,7 +24,7 @@ def forget_command(
         known = any(Path(root) in path.expanduser().absolute().parents for root in engine.status().roots)
     typer.echo(f"{count:,} photos removed from the index; the files are untouched", err=True)
     if known:
-        typer.echo("their folder is still indexed: the next run finds them again, unless with --ignore", err=True)
+        typer.echo("their folder is still indexed: the next run adds them again unless you give --ignore", err=True)
 
 
 def verify_command(
@@ -32,7 +32,7 @@ def verify_command(
     repair: Annotated[bool, typer.Option("--repair", help="Encode damaged views again from their photos.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Check every stored byte against its checksum."""
+    """Compare every stored byte with its checksum."""
     from flairsearch.engine import Engine
 
     with Engine.open(index, device=device, create=False) as engine:
@@ -57,14 +57,14 @@ def compact_command(
     index: IndexOption = "default",
     codec: Annotated[
         str | None,
-        typer.Option(help="Write all views in this codec: fp16, int8, q4, q2, q1.", autocompletion=complete_codec),
+        typer.Option(help="Convert all views to this codec: fp16, int8, q4, q2 or q1.", autocompletion=complete_codec),
     ] = None,
     refit_shortlist: Annotated[
-        bool, typer.Option("--refit-shortlist", help="Fit the score predictor of the shortlist anew.")
+        bool, typer.Option("--refit-shortlist", help="Fit the shortlist's score predictor again.")
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Give back the room of photos that are gone; with --codec, keep tokens in another way."""
+    """Free the space of removed photos; with --codec, convert all tokens."""
     from flairsearch.engine import Engine
 
     with Engine.open(index, device=device, create=False) as engine:

@@ -14,7 +14,7 @@ app = typer.Typer(
 
 @app.command("list")
 def models_list() -> None:
-    """Known and imported models."""
+    """List the bundled, published and imported models."""
     from flairsearch.model import checkpoints
 
     for name, where in checkpoints.list_models():
@@ -22,7 +22,7 @@ def models_list() -> None:
 
 
 @app.command("pull")
-def models_pull(name: str) -> None:
+def models_pull(name: Annotated[str, typer.Argument(help="A published model of `flairsearch models list`.")]) -> None:
     """Download a published model into the cache."""
     from flairsearch.model import checkpoints
 
@@ -31,9 +31,10 @@ def models_pull(name: str) -> None:
 
 @app.command("import")
 def models_import(
-    file: Path, name: Annotated[str | None, typer.Option(help="Name to keep it under; default: the file's.")] = None
+    file: Annotated[Path, typer.Argument(help="A .safetensors or published .pt file.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model (default: the file's name).")] = None,
 ) -> None:
-    """Check a checkpoint file and keep it in the cache."""
+    """Check a model file and copy it to the cache."""
     from flairsearch.model import checkpoints
 
     imported = checkpoints.import_file(file, name)

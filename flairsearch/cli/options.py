@@ -55,6 +55,10 @@ IndexOption = Annotated[str, _INDEX]
 GivenIndexOption = Annotated[str | None, _INDEX]  # None says that no index was named.
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="Model name, .safetensors or published .pt file.", autocompletion=complete_model),
+    typer.Option(
+        "--model", help="Model: a name, a .safetensors file or a published .pt file.", autocompletion=complete_model
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", autocompletion=complete_device)]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda or mps.", autocompletion=complete_device)
+]

@@ -43,24 +43,29 @@ def query_command(
     values: dict[str, Any],
     index: GivenIndexOption = None,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", envvar="FLAIRSEARCH_SERVER", help="Ask a running flairsearch serve.")
+        str | None,
+        typer.Option(metavar="URL", envvar="FLAIRSEARCH_SERVER", help="Ask the flairsearch server at this URL."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print only the paths.")] = False,
-    null: Annotated[bool, typer.Option("--null", "-0", help="Print only the paths, for xargs -0.")] = False,
-    logits: Annotated[bool, typer.Option("--logits", help="Show the score as FLAIR's logit.")] = False,
-    thumbnails: Annotated[bool, typer.Option(help="Show small pictures in the table, where the terminal can.")] = True,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Print only the paths, each ended by a zero byte, for xargs -0.")
+    ] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Show scores as FLAIR's logits.")] = False,
+    thumbnails: Annotated[bool, typer.Option(help="Show small pictures in the table, if the terminal can.")] = True,
     overlay: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Save pictures with the regions drawn to this folder.")
+        Path | None, typer.Option(metavar="FOLDER", help="Save the photos, with their regions drawn, to this folder.")
     ] = None,
-    heat: Annotated[bool, typer.Option("--heat", help="Draw the heat map too.")] = False,
-    open_best: Annotated[bool, typer.Option("--open", help="Show the best photo, with --overlay as drawn.")] = False,
-    timings: Annotated[bool, typer.Option("--timings", help="Say what took how long, and what computed it.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how many views were ranked exactly.")] = False,
+    heat: Annotated[bool, typer.Option("--heat", help="Draw the heat map as well.")] = False,
+    open_best: Annotated[
+        bool, typer.Option("--open", help="Open the best photo; with --overlay, the drawn one.")
+    ] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Print how long each step took.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print how many views were ranked exactly.")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Find photos, and the place in each."""
+    """Find the photos that match a text or an image, and the place in each."""
     start = process_age_seconds() or 0.0
     request = SearchRequest.from_options(values, example_from_options(values["image"], values))
     presentation = _Presentation(json, paths, null, logits, thumbnails, overlay, heat, open_best)
@@ -173,7 +178,7 @@ def _say_unseen(words: Iterable[str], index: str | None) -> None:
         from flairsearch.core.settings import IndexSettings
 
         model = "the server's model" if index is None else IndexSettings.load(index_folder(index)).model
-        typer.echo(f"note: {model} was trained on no text with {quoted}; the hits do not know that word", err=True)
+        typer.echo(f"note: {model} was trained on no text with {quoted}; it can only guess what that means", err=True)
 
 
 def _say_nothing(request: SearchRequest, stats: SearchStats) -> None:
@@ -237,16 +242,17 @@ def _draw(hit: Hit, path: Path, heat: bool) -> Path | None:
 def show_command(
     image: Annotated[Path, typer.Argument(help="An indexed photo.")],
     texts: Annotated[
-        list[str], typer.Argument(metavar="TEXT...", help="What to look for in it; several texts are phrases.")
+        list[str], typer.Argument(metavar="TEXT...", help="What to look for in the photo; several texts are phrases.")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Picture to write; by default NAME-regions.jpg in this folder.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Picture to write (default: NAME-regions.jpg in the current folder)."),
     ] = None,
-    heat: Annotated[bool, typer.Option("--heat", help="Draw the heat map too.")] = False,
+    heat: Annotated[bool, typer.Option("--heat", help="Draw the heat map as well.")] = False,
     index: IndexOption = "default",
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw where one photo shows what the text says."""
+    """Draw where one indexed photo shows what the texts say."""
     use_one_blas_thread()
     from flairsearch.core.query import Query
     from flairsearch.engine import Engine

@@ -26,21 +26,23 @@ SERVE_MODULES = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_clie
 
 def serve_command(
     index: IndexOption = "default",
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8421,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other than this machine's own needs a token.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8421,
     token: Annotated[
         str | None, typer.Option(envvar="FLAIRSEARCH_TOKEN", help="Secret that requests must send.", show_envvar=True)
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST", help="Another host name of this server, such as that of a proxy."),
+        typer.Option(
+            metavar="HOST", help="Another host name of this server, for example that of a proxy. May be repeated."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Search in the browser, and over HTTP."""
+    """Serve the index: a page for the browser, and an HTTP API."""
     use_one_blas_thread()
     try:
         from flairsearch.serve import app

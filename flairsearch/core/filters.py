@@ -30,13 +30,21 @@ class Filter:
     """
 
     folder: str | os.PathLike[str] | None = option(
-        None, "Only photos below this folder.", metavar="FOLDER", max_length=4096
+        None, "Search only photos below this folder.", metavar="FOLDER", max_length=4096
     )
-    since: str | None = option(None, "Only photos taken from DATE on: 2024, 2024-05, 2024-05-17.", metavar="DATE")
-    until: str | None = option(None, "Only photos taken up to and including DATE.", metavar="DATE")
-    larger_than: str | None = option(None, "Only photos larger than this: 2MB, or 1920x1080.", metavar="SIZE")
+    since: str | None = option(
+        None, "Search only photos taken on or after DATE: 2024, 2024-05 or 2024-05-17.", metavar="DATE"
+    )
+    until: str | None = option(None, "Search only photos taken up to and including DATE.", metavar="DATE")
+    larger_than: str | None = option(
+        None, "Search only photos larger than this: 2MB, or 1920x1080 pixels.", metavar="SIZE"
+    )
     extension: str | Sequence[str] = option(
-        (), "Only these kinds of files: jpg, or jpg,png.", many=True, metavar="EXT", max_count=50
+        (),
+        "Search only files with these extensions: jpg, or jpg,png. May be repeated.",
+        many=True,
+        metavar="EXT",
+        max_count=50,
     )
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ class HitFieldsJson(TypedDict):
     logit: float
     width_px: int
     height_px: int
-    date: Annotated[str | None, "ISO 8601 without a zone: when the camera, else the file, says it was taken."]
+    date: Annotated[str | None, "ISO 8601, local time without a zone: from the camera, else from the file."]
     regions: list[RegionJson]
     weakest: Annotated[str | None, "The phrase with the lowest score; null with one phrase."]
 

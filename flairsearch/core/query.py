@@ -27,10 +27,10 @@ class ImageExample:
     """
 
     source: str | os.PathLike[str] | bytes = option(
-        None, "Look for what this image shows.", metavar="FILE", name="image"
+        None, "Search for what this image shows.", metavar="FILE", name="image"
     )
     box: Box | str | None = option(
-        None, "The part of the image that is meant, in pixels: left,top,right,bottom.", metavar="L,T,R,B"
+        None, "The part of the image to search for, in its pixels: left,top,right,bottom.", metavar="L,T,R,B"
     )
     weight: float = option(
         1.0, "Weight of the image relative to one text.", kind=float, least=0.001, most=1000, name="image_weight"
@@ -71,7 +71,7 @@ class Query:
 
     text: str | Sequence[str] = option(
         (),
-        "What to look for, in quotes; several texts are phrases that must all be there.",
+        "What to look for, in quotes. Several texts are phrases: each gets its own score and boxes.",
         many=True,
         metavar="TEXT...",
         max_length=MAX_TEXT_LETTERS,
@@ -79,17 +79,21 @@ class Query:
     )
     image: ImageExample | str | os.PathLike[str] | None = None
     exclude: str | Sequence[str] = option(
-        (), "What must not be where the match is.", many=True, metavar="TEXT", max_length=MAX_TEXT_LETTERS
+        (),
+        "Leave out photos that show this where the match is. May be repeated.",
+        many=True,
+        metavar="TEXT",
+        max_length=MAX_TEXT_LETTERS,
     )
     position: str | Sequence[str] = option(
         (),
-        "Where the match has to be: left, right, top, bottom or center; several must all hold.",
+        "Where in the photo the match must be: left, right, top, bottom or center. If repeated, all must hold.",
         many=True,
         metavar="PLACE",
         choices=POSITIONS,
     )
     min_area: float | str = option(
-        "0%", "How large the match has to be, as a share of the photo: 5% or 0.05.", metavar="SHARE"
+        "0%", "How large the match must be, as a share of the photo: 5% or 0.05.", metavar="SHARE"
     )
     images: tuple[ImageExample, ...] = field(init=False)
 

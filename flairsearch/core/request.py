@@ -27,19 +27,20 @@ class SearchRequest:
 
     query: Query
     filter: Filter = NO_FILTER
-    k: int = option(10, "How many photos at most.", kind=int, least=1, most=MAX_HITS)
+    k: int = option(10, "The largest number of photos to return.", kind=int, least=1, most=MAX_HITS)
     offset: int = option(
         0,
-        "How many of the best photos to leave out: the next page begins after them.",
+        "Skip this number of the best photos, to get the next page.",
         kind=int,
         least=0,
         most=MAX_OFFSET,
     )
     shortlist: str | int = option("auto", "How many views to rank exactly: auto, all or a number.", metavar="N")
-    min_score: float | None = option(None, "Hide photos that score less.", kind=float, metavar="SCORE")
+    min_score: float | None = option(None, "Leave out photos with a lower score.", kind=float, metavar="SCORE")
     score: str | None = option(
         None,
-        "Rank by FLAIR's cosine (flair), the global token's (global) or both (sum); by default as the model says.",
+        "What ranks photos: flair (the text-conditioned score), global (one vector per photo) or sum (their mean); "
+        "the default is in the model's file.",
         metavar="KIND",
         choices=tuple(GLOBAL_SHARES),
     )

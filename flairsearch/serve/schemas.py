@@ -58,7 +58,7 @@ def _field(name: str) -> tuple[Any, Any]:
     """The type and the Field of one option."""
     option, default = OPTIONS[name]
     if name == "image":  # Over HTTP it is an indexed image, whose file the server has.
-        help_text = "Id of an indexed image: look for what it shows."
+        help_text = "Id of an indexed image: search for what it shows."
         return int | None, Field(None, ge=1, le=MAX_ID, description=help_text)
     kind: Any = option.kind
     if option.kind is str:
@@ -147,7 +147,7 @@ class Size(BaseModel):
         None,
         ge=16,
         le=4096,
-        description="Send an upright JPEG whose long side has at most this many pixels; by default the original.",
+        description="Send an upright JPEG whose long side has at most this many pixels (default: the original file).",
     )
 
 
@@ -158,7 +158,7 @@ class Side(BaseModel):
 
     size: int = Field(
         256,
-        description="The long side has at most this many pixels.",
+        description="The long side of the thumbnail has this many pixels at most.",
         json_schema_extra={"enum": [256, 512]},
     )
 
