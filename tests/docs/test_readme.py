@@ -1,6 +1,6 @@
-"""What README.md and docs/ say is so: commands and Python run, links lead somewhere, names, options and fields exist.
+"""README.md and docs/ are true: commands and Python blocks run, links lead somewhere, names, options and fields exist.
 
-Commands are run in a folder with eight photos, where ~ is a folder with the same ones; what is not run is named here.
+Commands run in a folder with the sample photos, and ~ has a folder with the same ones. NOT_RUN names what is not run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tomllib
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,16 +26,31 @@ from xml.etree import ElementTree
 import click
 import pytest
 
-from flairsearch import Engine, Filter, Hit, IndexReport, Query
+from flairsearch import (
+    Engine,
+    Filter,
+    Hit,
+    ImageExample,
+    IndexReport,
+    Query,
+    Region,
+    SearchRequest,
+    SearchResult,
+)
 from flairsearch.cli import main
+from flairsearch.core.errors import FlairSearchError
+from flairsearch.core.hits import PhraseMatch
 from flairsearch.core.reports import Status
-from tests.support.command import RunCommand, shorten_bank
+from flairsearch.core.request import SearchStats
+from tests.support.command import IndexRun, shorten_bank
 
 ROOT = Path(__file__).parents[2]
 README, CLI, PYTHON, HTTP = (ROOT / name for name in ("README.md", "docs/cli.md", "docs/python.md", "docs/http.md"))
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="no README.md")
 PAGES = sorted((README, *(ROOT / "docs").glob("*.md")))
-CURRENT = [page for page in PAGES if page.name not in ("regions.md", "shortlist.md")]  # what speaks of the whole tool
+# These pages name options of flairsearch only; the other two also name options of benchmarks.
+CURRENT = [page for page in PAGES if page.name not in ("regions.md", "shortlist.md")]
+OPENING = ("open", "open_for_one_search", "close")  # Methods that open and close an Engine.
 
 ADDRESS = "http://127.0.0.1:8421"
 NOT_RUN = {  # the beginning of a command -> why it is only parsed
@@ -174,7 +189,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("line", list(filter(is_run, SHOWN)))
-def test_commands_run(place: Path, run: RunCommand, line: str) -> None:
+def test_commands_run(place: Path, run: IndexRun, line: str) -> None:
     if "|" in line:
         done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -196,7 +211,7 @@ def test_commands_parse(page: Path) -> None:
             assert words[0] in options(root), line
             continue
         command, context = root, click.Context(root, info_name="flairsearch")
-        while words and (below := getattr(command, "commands", None)) is not None:
+        while words and (below := subcommands(command)):
             assert words[0] in below, f"no command {words[0]!r}: {line}"
             command = below[words.pop(0)]
         if words:
@@ -209,10 +224,18 @@ def test_commands_parse(page: Path) -> None:
 # -- what --help says
 
 
+def subcommands(command: Any) -> dict[str, Any]:
+    """The commands below a command, by name."""
+    if not hasattr(command, "list_commands"):
+        return {}
+    context = click.Context(command)
+    return {name: command.get_command(context, name) for name in command.list_commands(context)}
+
+
 def options(command: Any) -> set[str]:
-    """Its own, and those of the commands below it."""
+    """The options of a command and of the commands below it."""
     found = {name for one in command.params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
-    return found.union(*(options(below) for below in getattr(command, "commands", {}).values()))
+    return found.union(*(options(below) for below in subcommands(command).values()))
 
 
 def section(page: Path, title: str) -> str:
@@ -235,28 +258,27 @@ def options_in(text: str) -> set[str]:
 
 def test_all_verbs_and_options_are_documented() -> None:
     root = main.root()
-    verbs = getattr(root, "commands", {})
+    verbs = subcommands(root)
+    assert verbs
     first = re.findall(r"^\| \[(\w+)\]\(#(\w+)\)", text_of(CLI), re.MULTILINE)
     assert {verb for verb, anchor in first if verb == anchor} == set(verbs)
     for verb, command in verbs.items():
         named = options_in(section(CLI, verb))
         missing = options(command) - named - {"--help"}
         assert not missing, f"docs/cli.md says nothing of {verb} {' '.join(sorted(missing))}"
-        for below in getattr(command, "commands", {}):
+        for below in subcommands(command):
             assert f"`{below}`" in section(CLI, verb)
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 def test_options_exist(page: Path) -> None:
-    known = options(main.root()) | {"--help"}
-    modules = re.compile(r"python -m [^`\n]*|the same[^|\n]*`[^`\n]*`|`--(paste|count|mosaics|variants|cost)[^`\n]*`")
-    text = modules.sub("", text_of(page)) if page.name == "measured.md" else text_of(page)
-    assert not options_in(text) - known, f"{page.name}: no option {options_in(text) - known}"
+    unknown = options_in(text_of(page)) - options(main.root()) - {"--help", "-h"}
+    assert not unknown, f"{page.name}: no option {unknown}"
 
 
 def test_options_are_of_their_verb() -> None:
     """In the section of a verb no option of another one is in a table."""
-    for verb, command in getattr(main.root(), "commands", {}).items():
+    for verb, command in subcommands(main.root()).items():
         rows = re.findall(r"^\| (`-[^|]*)\|", section(CLI, verb), re.MULTILINE)
         assert not options_in("\n".join(rows)) - options(command), verb
 
@@ -307,19 +329,27 @@ def test_readme_python(place: Path) -> None:
     known: dict[str, Any] = {}
     printed = run_python(code, README, known)
     photos = len(list((place / "photos").iterdir()))
-    assert len(printed.splitlines()) == len(known["hits"]) == photos
+    assert len(printed.splitlines()) == len(known["result"]) == photos
     assert known["report"].added + known["report"].unchanged == photos
+    assert len(known["recent"]) <= photos
+    assert known["best_box"] == known["result"].hits[0].regions[0].box
 
 
 def test_python_page(place: Path) -> None:
     known: dict[str, Any] = {}
-    printed = [run_python(code, PYTHON, known) for code in blocks(PYTHON, "python")]
-    assert all(printed)
-    assert str(known["engine"].unseen_words("an avocado")) in printed[1].splitlines()
-    assert printed[3].count("chelsea.png") == 1  # a picture finds itself
-    assert "no index at" in printed[-2]
-    best = known["engine"].__class__.__name__, known["hit"].path
-    assert best == ("Engine", str(place / "photos" / "chelsea.png"))
+    printed = {code: run_python(code, PYTHON, known) for code in blocks(PYTHON, "python")}
+    assert all(printed.values())
+    (several,) = (text for code, text in printed.items() if "unseen_words" in code)
+    assert str(known["engine"].unseen_words("an avocado")) in several.splitlines()
+    (similar,) = (text for code, text in printed.items() if "similar =" in code)
+    assert similar.splitlines()[-1] == str(place / "photos" / "chelsea.png")  # An image finds itself.
+    (errors,) = (text for code, text in printed.items() if "except FlairSearchError" in code)
+    assert errors.startswith("min_area - min_area: ")
+    assert "no index at" in errors
+    (model,) = (text for code, text in printed.items() if "load_model(" in code)
+    assert model.startswith("torch.Size([1, 3, 448, 448]) ")
+    assert known["result"].stats.backend
+    assert known["hit"].path == str(place / "photos" / "chelsea.png")
 
 
 def test_python_names_exist() -> None:
@@ -327,10 +357,10 @@ def test_python_names_exist() -> None:
 
     (listed,) = re.findall(r"^The public names are (.*?)\.\s", text_of(PYTHON), re.MULTILINE | re.DOTALL)
     assert set(spans(listed)) == set(flairsearch.__all__)
-    of_engine = {name.partition("(")[0] for name in names(PYTHON, "method")}
-    public = {name for name in vars(Engine) if not name.startswith("_")} - {"open", "close", "encoder", "texts"}
-    assert of_engine == public | {"in_scope", "reranked", "passed_over"}
-    assert set(names(PYTHON, "field")) == fields_of(Hit) | {"weakest"}
+    methods = {name.partition("(")[0] for name in names(PYTHON, "method")}
+    assert methods | set(OPENING) == {name for name in vars(Engine) if not name.startswith("_")}
+    errors = {kind.__name__ for kind in FlairSearchError.__subclasses__() if hasattr(flairsearch, kind.__name__)}
+    assert set(names(PYTHON, "class")) == errors
     (code,) = blocks(README, "python")
     for kind, owner in (("report", IndexReport), ("hit", Hit)):
         for node in ast.walk(ast.parse(code)):
@@ -340,18 +370,48 @@ def test_python_names_exist() -> None:
     assert set(comment.split(", ")) <= fields_of(IndexReport)
 
 
+def test_python_fields() -> None:
+    """What an answer holds is documented whole; of what a caller makes, all that the constructor takes."""
+    answers = {
+        "result": SearchResult,
+        "stats": SearchStats,
+        "hit": Hit,
+        "region": Region,
+        "phrase": PhraseMatch,
+        "report": IndexReport,
+    }
+    for title, kind in answers.items():
+        properties = {name for name, value in vars(kind).items() if isinstance(value, property)}
+        assert set(names(PYTHON, f"field of a {title}".replace("a stats", "stats"))) == fields_of(kind) | properties
+    given = {"a query": Query, "an example": ImageExample, "a filter": Filter, "a request": SearchRequest}
+    for title, kind in given.items():
+        parameters = {field.name: field.default for field in fields(kind) if field.init}
+        assert names(PYTHON, f"field of {title}") == list(parameters)
+        rows = section(PYTHON, kind.__name__)
+        for name, value in parameters.items():
+            row = next(row for row in rows.splitlines() if row.startswith(f"| `{name}` |"))
+            for written in re.findall(r"; default:? `?\"?([\w.]+)\"?`? \|", row):
+                assert value is not MISSING
+                assert written in (str(value), f"{value:g}" if isinstance(value, float) else "", "none"), row
+
+
 def test_signatures() -> None:
-    """Parameters and defaults of what docs/python.md writes out."""
+    """Parameters and defaults of the methods that docs/python.md writes out."""
     import inspect
 
-    written = re.findall(r"`(?:(Engine|Terms|Scope)\.)?(\w+)\(([^`]*=[^`]*)\)`", text_of(PYTHON))
-    kinds = {"Engine": Engine, "Terms": Query, "Scope": Filter, "": Engine}
-    assert len(written) >= 5
-    for kind, name, parameters in written:
-        there = inspect.signature(getattr(kinds[kind], name)).parameters.values()
-        real = [one.name if one.default is one.empty else f"{one.name}={one.default!r}" for one in there]
+    written = re.findall(r"`(?:Engine\.)?(\w+)\(([^`]*)\)`", "\n".join([section(PYTHON, "Engine")]))
+    assert len(written) >= 15
+    for name, parameters in written:
+        signature = inspect.signature(getattr(Engine, name)).parameters.values()
+        real = [_written(one) for one in signature if one.name != "self"]
         plain = [part.strip().replace("'", '"') for part in re.split(r",(?! *\))", parameters)]
-        assert [part for part in plain if part != "*"] == [one.replace("'", '"') for one in real if one != "self"], name
+        assert [part for part in plain if part not in ("*", "")] == [one.replace("'", '"') for one in real], name
+
+
+def _written(parameter: Any) -> str:
+    """A parameter as a signature shows it, without its type."""
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    return f"{stars}{parameter.name}" + ("" if parameter.default is parameter.empty else f"={parameter.default!r}")
 
 
 def fields_of(kind: Any) -> set[str]:
@@ -368,7 +428,7 @@ def names(page: Path, header: str) -> list[str]:
     return [name for row in found[1].splitlines() for name in spans(row.split("|")[1])]
 
 
-def test_json_fields(place: Path, run: RunCommand) -> None:
+def test_json_fields(place: Path, run: IndexRun) -> None:
     hit = json.loads(run("query", "a cat", "--json", "-k", 1).out)
     assert set(names(CLI, "field of a hit")) == set(hit)
     (phrase,), (region, *_) = hit["phrases"], hit["regions"]
@@ -426,8 +486,23 @@ def test_curl(server: str, line: str) -> None:
     command = line.replace(ADDRESS, server).replace("curl ", "curl -sS --fail-with-body ", 1)
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    if "/search" in line:
+    if "application/json" in line:
+        _check_batch(json.loads(done.stdout)["results"], line)
+    elif "/search" in line:
         assert json.loads(done.stdout).keys() >= {"hits"}
+
+
+def _check_batch(results: list[dict[str, Any]], line: str) -> None:
+    """Answers to several searches are as many as the queries, and have the fields of the example in docs/http.md."""
+    (body,) = re.findall(r"-d '(.*?)'", line)
+    asked = json.loads(body)["queries"]
+    (example,) = blocks(HTTP, "json")
+    shown = json.loads(example)["results"]
+    assert len(results) == len(asked) == len(shown)
+    for result, shape in zip(results, shown, strict=True):
+        assert result.keys() == shape.keys() == set(names(HTTP, "field of a search"))
+        assert result["hits"]
+        assert all(hit.keys() <= result["hits"][0].keys() for hit in shape["hits"])
 
 
 def test_http_python(server: str) -> None:
@@ -435,7 +510,7 @@ def test_http_python(server: str) -> None:
     assert len(run_python(code.replace(ADDRESS, server), HTTP, {}).splitlines()) == 3
 
 
-def test_a_query_asks_the_server(server: str, run: RunCommand) -> None:
+def test_a_query_asks_the_server(server: str, run: IndexRun) -> None:
     """As docs/cli.md says."""
     asked = run("query", "a cat", "--server", server, "--timings", "--json")
     assert " server " in asked.err
@@ -446,7 +521,7 @@ def test_a_query_asks_the_server(server: str, run: RunCommand) -> None:
     ]
 
 
-def test_exit_codes(place: Path, run: RunCommand) -> None:
+def test_exit_codes(place: Path, run: IndexRun) -> None:
     assert run("query", "a cat", "--min-score", "0.999").code == 0
     assert run("query", "a cat", "--index", "./nowhere").code == 1
     assert run("query", "").code == 2
