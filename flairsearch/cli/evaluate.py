@@ -102,7 +102,7 @@ def eval_command(
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure retrieval on annotated photos, shortlists on an index, or how well places in photos are found."""
+    """Measure retrieval, shortlists, codecs or regions."""
     has_places = regions or segmentation
     if annotations is None and (photos or format_name or mosaics or rerank or topk or has_places):
         raise UsageError("no annotations for these options - give a file: flairsearch eval ANNOTATIONS --photos DIR")

@@ -64,7 +64,7 @@ def compact_command(
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Free the space of removed photos; with --codec, convert all tokens."""
+    """Free the space of removed photos, or change the codec."""
     from flairsearch.engine import Engine
 
     with Engine.open(index, device=device, create=False) as engine:

@@ -49,7 +49,7 @@ def _fitting(words: Sequence[str], incomplete: str) -> list[str]:
 
 
 _INDEX = typer.Option(
-    "--index", help="Name or folder of the index.", autocompletion=complete_index, show_default="default"
+    "--index", help="Name or folder of the index (default: default).", autocompletion=complete_index, show_default=False
 )
 IndexOption = Annotated[str, _INDEX]
 GivenIndexOption = Annotated[str | None, _INDEX]  # None says that no index was named.

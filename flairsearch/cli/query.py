@@ -65,7 +65,7 @@ def query_command(
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Find the photos that match a text or an image, and the place in each."""
+    """Find photos by text or image, and the place in each."""
     start = process_age_seconds() or 0.0
     request = SearchRequest.from_options(values, example_from_options(values["image"], values))
     presentation = _Presentation(json, paths, null, logits, thumbnails, overlay, heat, open_best)

@@ -47,6 +47,11 @@ from tests.support.command import IndexRun, shorten_bank
 ROOT = Path(__file__).parents[2]
 README, CLI, PYTHON, HTTP = (ROOT / name for name in ("README.md", "docs/cli.md", "docs/python.md", "docs/http.md"))
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="no README.md")
+OTHERS = (
+    "CHANGELOG.md",
+    "indexes/README.md",
+    "flairsearch/model/data/flair-small.md",
+)  # Of these the links are checked.
 PAGES = sorted((README, *(ROOT / "docs").glob("*.md")))
 # These pages name options of flairsearch only; the other two also name options of benchmarks.
 CURRENT = [page for page in PAGES if page.name not in ("regions.md", "shortlist.md")]
@@ -281,6 +286,21 @@ def test_options_are_of_their_verb() -> None:
     for verb, command in subcommands(main.root()).items():
         rows = re.findall(r"^\| (`-[^|]*)\|", section(CLI, verb), re.MULTILINE)
         assert not options_in("\n".join(rows)) - options(command), verb
+
+
+def test_changelog() -> None:
+    """Old options and parameters are gone, and new ones exist."""
+    from flairsearch.core.request import OPTIONS
+
+    verbs, changes = subcommands(main.root()), text_of(ROOT / "CHANGELOG.md")
+    renamed = re.findall(r"^\| (\w+) \| `(--[\w-]+)` \| `(--[\w-]+)` \|", changes, re.MULTILINE)
+    assert len(renamed) >= 7
+    for verb, old, new in renamed:
+        assert old == "--exclude" or old not in options(verbs[verb]), old  # The name means something else now.
+        assert new in options(verbs[verb]), new
+    parameters = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section(ROOT / "CHANGELOG.md", "Unreleased"), re.MULTILINE)
+    assert {new for old, new in parameters if new.islower()} == {"exclude", "position", "folder", "extension"}
+    assert not {old for old, _ in parameters} & OPTIONS.keys()
 
 
 def test_environment() -> None:
@@ -539,7 +559,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / name for name in OTHERS)], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)) if not re.match(r"[a-z]+:", link)]
     for link in links:
