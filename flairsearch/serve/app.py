@@ -70,7 +70,7 @@ class Api:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return _json(await self._search(request, asked, await _image_body(request, asked)))
         if asked.model_fields_set:
-            raise UsageError("options stand beside a body of JSON - give them in the body")
+            raise UsageError("a search with a body of JSON takes no parameters in the URL - give them in the body")
         wanted = []
         for number, one in enumerate(schemas.read_batch(await request.body()).searches):
             with naming_query(number):

@@ -110,7 +110,9 @@ class BatchParameters(BaseModel):
         for number, given in enumerate(self.queries):
             own = {http_name("text"): given} if isinstance(given, str) else given
             if not isinstance(own, dict):
-                raise UsageError("it is neither a text nor an object of options", f"queries.{number}")
+                raise UsageError(
+                    "a query is a text or an object of parameters - give one of these", f"queries.{number}"
+                )
             try:
                 found.append(SearchParameters.model_validate(shared | own))
             except ValidationError as error:

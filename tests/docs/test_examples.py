@@ -1,4 +1,4 @@
-"""Pictures that are looked for: read from files, the part that is meant, and what they find in an index."""
+"""Example images of a query: how they and their boxes are read from files, and which scores they give."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.support.fake import COLOURS, SIZE, FakeEncoder, exif_of, expected_sco
 
 WIDTH, HEIGHT = 320, 200
 MARKS = {"red": (0, 0, 100, 60), "green": (200, 20, 320, 120), "blue": (40, 100, 140, 200)}
-TURN_BACK = {  # EXIF orientation -> how an upright picture is stored
+# EXIF orientation -> the transposition that stores an upright picture.
+TURN_BACK = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,14 +46,16 @@ def test_a_box_is_cut_out_of_the_upright_photo(tmp_path: Path, orientation: int)
         picture = read_part(str(path), box, 48)
         assert picture.pixels.shape == (48, 48, 3)
         assert picture.pixels.dtype == np.uint8
-        assert (picture.pixels == COLOURS[colour]).all()  # nothing of what is around, not at the edge either
+        assert (
+            picture.pixels == COLOURS[colour]
+        ).all()  # Nothing around the box is in the picture, not even at its edge.
         assert picture.frame == Frame(WIDTH, HEIGHT, *box)
         wider = (max(box[0] - 1, 0), max(box[1] - 1, 0), min(box[2] + 1, WIDTH), min(box[3] + 1, HEIGHT))
         assert (read_part(str(path), wider, 48).pixels != COLOURS[colour]).any()
 
 
 def test_it_comes_from_full_resolution(tmp_path: Path) -> None:
-    """A part that is as large as the square is its pixels; the whole is what an index has of it."""
+    """A box as large as the model's square gives its very pixels; the whole image gives the view that an index has."""
     pixels = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
     path = str(tmp_path / "noise.png")
@@ -106,7 +109,7 @@ def test_files_that_are_no_pictures(tmp_path: Path) -> None:
 
 
 def test_a_painted_region_asks_for_its_colour(tmp_path: Path) -> None:
-    """The fake encoder's examples are the texts that name the colour of most of the box; and scores are theirs."""
+    """A box that is mostly of one colour gives the same query and scores as the text that names the colour."""
     half, encoder = SIZE // 2, FakeEncoder()
     much = paint(tmp_path / "much.png", [("red", (0, 0, half, SIZE)), ("blue", (half, 0, SIZE, half))])
     little = paint(tmp_path / "little.png", [("red", (0, 0, half, half)), ("blue", (half, 0, SIZE, SIZE))])

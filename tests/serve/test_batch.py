@@ -120,9 +120,9 @@ def test_media_types_of_json(client: httpx.Client, kind: str) -> None:
 
 
 WRONG_QUERIES: dict[str, tuple[Any, str]] = {
-    "a number": (5, "it is neither a text nor an object of options"),
-    "a list": (["red"], "it is neither a text nor an object of options"),
-    "nothing": (None, "it is neither a text nor an object of options"),
+    "a number": (5, "a query is a text or an object of parameters - give one of these"),
+    "a list": (["red"], "a query is a text or an object of parameters - give one of these"),
+    "nothing": (None, "a query is a text or an object of parameters - give one of these"),
     "an unknown option": ({"q": "red", "colour": "blue"}, "colour: no such parameter"),
     "a name of Python": ({"text": "red"}, "text: no such parameter"),
     "queries in a query": ({"queries": ["red"]}, "queries: no such parameter"),
@@ -195,7 +195,7 @@ def test_bodies_that_are_no_batch(client: httpx.Client, subtests: pytest.Subtest
 def test_options_in_the_url_besides_the_body(client: httpx.Client) -> None:
     for options in ({"k": 3}, {"q": "red"}, {"image": 1}, {"score": "sum"}):
         answer = client.post(SEARCH, params=options, json={"queries": ["red"]})
-        assert error_of(answer) == "options stand beside a body of JSON - give them in the body"
+        assert error_of(answer) == "a search with a body of JSON takes no parameters in the URL - give them in the body"
 
 
 def test_json_is_no_image_of_regions(client: httpx.Client) -> None:
