@@ -110,7 +110,7 @@ def example_from_options(source: str | bytes | None, values: Mapping[str, Any], 
         return ImageExample(source, values.get("box"), 1.0 if weight is None else weight, name)
     for parameter in ("box", "image_weight"):
         if values.get(parameter) not in (None, OPTIONS[parameter][1]):
-            raise UsageError("this is about an image, and there is none - give the image too", parameter)
+            raise UsageError("there is no image that this applies to - give an image too", parameter)
     return None
 
 

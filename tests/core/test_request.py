@@ -69,7 +69,7 @@ def test_options_of_an_image() -> None:
 def test_options_without_the_image_that_they_are_about() -> None:
     assert example_from_options(None, {"box": None, "image_weight": 1.0, "k": 3}) is None
     for name, value in (("box", "1,2,3,4"), ("image_weight", 2.0)):
-        with pytest.raises(UsageError, match=f"^{name}: this is about an image, and there is none"):
+        with pytest.raises(UsageError, match=f"^{name}: there is no image that this applies to"):
             example_from_options(None, {name: value})
 
 

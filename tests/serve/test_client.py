@@ -187,7 +187,9 @@ def test_the_command_prints_what_the_server_finds(served: Site, run: RunCommand,
 
 def test_words_unknown_to_the_model_of_the_server(served: Site, run: RunCommand) -> None:
     done = run("query", "a zzyzx", "--paths", "--server", served.url)
-    assert done.err == "note: the server's model was trained on no text with 'zzyzx'; it can only guess what that means\n"
+    assert (
+        done.err == "note: the server's model was trained on no text with 'zzyzx'; it can only guess what that means\n"
+    )
 
 
 def test_the_server_may_be_set_in_the_environment(
