@@ -39,7 +39,7 @@ class SearchRequest:
     min_score: float | None = option(None, "Leave out photos with a lower score.", kind=float, metavar="SCORE")
     score: str | None = option(
         None,
-        "What ranks photos: flair (the text-conditioned score), global (one vector per photo) or sum (their mean); "
+        "What ranks photos: flair (conditioned on the text), global (one vector per photo) or sum (their mean); "
         "the default is in the model's file.",
         metavar="KIND",
         choices=tuple(GLOBAL_SHARES),
