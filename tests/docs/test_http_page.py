@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -85,6 +86,16 @@ def _check_batch(results: list[dict[str, Any]], line: str) -> None:
         assert result.keys() == shape.keys() == set(table_names(HTTP, "field of a search"))
         assert result["hits"]
         assert all(hit.keys() <= result["hits"][0].keys() for hit in shape["hits"])
+
+
+def test_a_wrong_query_is_named_by_its_place(server: str) -> None:
+    body = json.dumps({"queries": ["a dog", {"q": "a cat", "min_area": 7}], "position": "left"}).encode()
+    request = urllib.request.Request(f"{server}/api/v1/search", body, {"content-type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    with caught.value:
+        assert caught.value.code == 400
+        assert json.load(caught.value)["error"].startswith("queries.1: min_area: ")
 
 
 def test_http_python(server: str) -> None:
