@@ -108,7 +108,7 @@ def eval_command(
         raise UsageError("no annotations for these options - give a file: flairsearch eval ANNOTATIONS --photos DIR")
     if annotations is not None and has_places:
         if codecs or rerank or topk or count or (regions and segmentation):
-            raise UsageError("--regions and --segmentation measure nothing else - leave other measurements away")
+            raise UsageError("--regions and --segmentation measure nothing else - leave out the other measurements")
         options = BoxOptions(
             annotations,
             photos,
@@ -126,7 +126,7 @@ def eval_command(
     if pasted or prompt != DEFAULT_PROMPT or instances or split or classes:
         raise UsageError("--pasted, --prompt, --instances, --split, --classes are for places - add --regions")
     if codecs and (rerank or topk):
-        raise UsageError("--codecs measures nothing but codecs - leave --rerank and --topk-texts-per-image away")
+        raise UsageError("--codecs measures only codecs - leave out --rerank and --topk-texts-per-image")
     count = count or (DEFAULT_CODEC_COUNT if codecs else None)
     if annotations is None:
         max_views = _parse_view_count(views) or (count if codecs else None)

@@ -72,7 +72,7 @@ def show_regions(options: BoxOptions, model: str | None, device: str, json: bool
     if options.mosaics and options.pasted:
         raise UsageError("--mosaics and --pasted are two kinds of pictures - ask for one at a time")
     if options.classes or ((options.mosaics or options.pasted) and (options.instances or options.split)):
-        raise UsageError("--classes is for --segmentation, --instances and --split for refs - leave them away")
+        raise UsageError("--classes is for --segmentation, --instances and --split are for refs - leave them out")
     from flairsearch.evaluate import tables
     from flairsearch.evaluate.region_run import evaluate_regions
     from flairsearch.evaluate.retrieval_run import encode_in_groups

@@ -91,7 +91,7 @@ def _announce(page: str, open_page: bool) -> None:
 def _check_token(token: str | None, is_local: bool, host: str) -> None:
     """Raise UsageError if a token is missing or too weak for a host."""
     if token is None and not is_local:
-        raise UsageError(f"anybody who reaches {host} could look at the photos - give a token: --token TEXT")
+        raise UsageError(f"everybody who reaches {host} could see the photos - give a token: --token TEXT")
     if token is not None:
         check_token(token)
 
