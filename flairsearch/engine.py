@@ -26,7 +26,7 @@ from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.derived_files import drop_damaged
 from flairsearch.store.snapshot import Snapshot
-from flairsearch.store.statistics import status_of
+from flairsearch.store.status import status_of
 from flairsearch.store.verify import Damage, verify
 from flairsearch.store.writer import Writer
 

@@ -76,9 +76,9 @@ def root() -> Any:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from flairsearch import __version__
+        from importlib.metadata import version
 
-        typer.echo(f"flairsearch {__version__}")
+        typer.echo(f"flairsearch {version('flairsearch')}")
         raise typer.Exit
 
 

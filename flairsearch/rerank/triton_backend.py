@@ -138,19 +138,8 @@ def _attend_frequencies(codec: Quantised, rows: Tensor, u: Tensor, c: Tensor, mi
         return lambda meta: (triton.cdiv(n, meta["BV"]) * (length // meta[tile]) * (len(factor) // block),)
 
     project[grid_of("BF", frequencies)](
-        *(
-            rows,
-            tables.addresses,
-            tables.steps,
-            tables.coded_channels,
-            high,
-            low,
-            factor,
-            logits,
-            *sizes,
-            columns,
-            len(factor),
-        ),
+        *(rows, tables.addresses, tables.steps, tables.coded_channels, high, low, factor, logits),
+        *(*sizes, columns, len(factor)),
         **{"BQ": block},
     )
     codes = rows[:, tables.gains : tables.gains + codec.patches][:, tables.order]

@@ -8,15 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flairsearch.core.atomic_file import atomic_write
-from flairsearch.core.reports import IndexRun, Skipped, Status
-from flairsearch.core.settings import IndexSettings
+from flairsearch.core.reports import IndexRun, Skipped
 from flairsearch.store.database import Database
-
-if TYPE_CHECKING:
-    from flairsearch.store.catalog import Catalog
 
 PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")
 """The purposes that the bytes of an index are counted for."""
@@ -87,25 +82,3 @@ def _part_of(path: str) -> str:
     if top.startswith("catalog.sqlite"):
         return "catalogue"
     return {"fitted": "fitted_vectors", "prefilter": "caches"}.get(top, "other")
-
-
-def status_of(folder: Path, settings: IndexSettings, catalog: Catalog) -> Status:
-    """Return the status of an index."""
-    images, views = catalog.counts()
-    statistics = catalog.statistics
-    photos, sizes = statistics.photos(), statistics.sizes()
-    return Status(
-        folder=str(folder),
-        model=settings.model,
-        weights_hash=settings.weights_hash,
-        views_policy=settings.views,
-        codec=settings.codec,
-        roots=tuple(sorted(photos)),
-        images=images,
-        views=views,
-        bytes=sum(sizes.values()),
-        skipped=tuple(statistics.skipped()),
-        photos=photos,
-        sizes=sizes,
-        last_run=statistics.last_run(),
-    )

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from flairsearch.core.reports import IndexReport, RunCommand, Skipped, Status
+from flairsearch.core.reports import IndexReport, IndexRun, Skipped, Status
 from flairsearch.engine import Engine
 from flairsearch.output.status import to_lines, to_text
 from flairsearch.store.statistics import PARTS
@@ -63,7 +63,7 @@ def test_contents_and_sizes():
     ],
 )
 def test_the_last_run(seconds, text):
-    last = RunCommand(time.time() - seconds - 0.5, 12.34, 3, 0, 0, 1, 1196, 2, 12)
+    last = IndexRun(time.time() - seconds - 0.5, 12.34, 3, 0, 0, 1, 1196, 2, 12)
     found = lines(replace(STATUS, last_run=last))[-2:]
     assert found == [
         f"last run {text}, in 12.3 s: 3 added, 1 removed, 1,196 unchanged, 2 skipped",
@@ -110,12 +110,12 @@ def test_the_status_has_the_last_run(tmp_path, photos):
         assert tuple(status.sizes) == PARTS
         assert status.bytes == sum(status.sizes.values()) > status.sizes["tokens"] > 0
         last = status.last_run
-        assert replace(last, finished=0, seconds=0) == RunCommand(0, 0, 3, 0, 0, 0, 0, 1, 1)
+        assert replace(last, finished=0, seconds=0) == IndexRun(0, 0, 3, 0, 0, 0, 0, 1, 1)
         assert began <= last.finished <= time.time()
         assert 0 < last.seconds <= time.time() - began
         (photos / "3.png").unlink()
         engine.add()
-        assert replace(engine.status().last_run, finished=0, seconds=0) == RunCommand(0, 0, 0, 0, 0, 1, 2, 1, 1)
+        assert replace(engine.status().last_run, finished=0, seconds=0) == IndexRun(0, 0, 0, 0, 0, 1, 2, 1, 1)
         engine.forget(photos)  # Forgetting does not count as a run.
         assert engine.status().last_run.unchanged == 2
 
