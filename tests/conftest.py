@@ -17,7 +17,7 @@ from tests.support.fake import fake_settings, paint
 pytest_plugins = ["tests.support.browsed"]
 settings.register_profile("day", max_examples=15, deadline=None)
 settings.register_profile("night", max_examples=300, deadline=None)
-settings.load_profile("day")  # --hypothesis-profile=night has the last word
+settings.load_profile("day")  # The option --hypothesis-profile=night overrides it.
 NOBODY = 65534
 
 

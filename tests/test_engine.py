@@ -58,7 +58,7 @@ def test_real_model_from_folder_to_hits(tmp_path: Path, photos: Path) -> None:
         expected = model.scores(local, model.encode_text(model.tokenize(["a red ball"])))[:, 0]
     assert [hit.score for hit in hits] == pytest.approx(expected.tolist(), abs=1e-2)
     assert hits[0].score >= hits[1].score
-    with Engine.open(tmp_path / "index", device="cpu", create=False) as engine:  # the index knows its model
+    with Engine.open(tmp_path / "index", device="cpu", create=False) as engine:  # The index knows its model.
         assert engine.search("a red ball", k=10)[0].path == hits[0].path
 
 
@@ -110,11 +110,13 @@ def test_the_score_is_the_configurations(tmp_path: Path) -> None:
     for hit in found["sum"]:
         other = alone[hit.path]
         assert hit.score == pytest.approx((other.score + other.score_global) / 2, abs=1e-5)
-        assert hit.regions == other.regions  # where it is does not depend on it
+        assert hit.regions == other.regions  # The place does not depend on the model.
 
 
 def _pictures(model: flairsearch.FLAIR, paths: list[str]):  # type: ignore[no-untyped-def]
-    return torch.stack([model.preprocess(Image.open(path)) for path in paths])  # squares: no crop, so squash agrees
+    return torch.stack(
+        [model.preprocess(Image.open(path)) for path in paths]
+    )  # Square photos are not cropped, so squash agrees.
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_changed_weights_under_the_same_name_are_refused(tmp_path: Path) -> None
     Engine.open(tmp_path / "index", model=model_file(tmp_path, 0)).close()
     checkpoints.import_file(model_file(tmp_path, 1), "model0")
     with Engine.open(tmp_path / "index") as engine:
-        assert engine.status().images == 0  # what needs no model works
+        assert engine.status().images == 0  # Everything that needs no model works.
         with pytest.raises(StoreError, match="--rebuild"):
             engine.search("red")
 
@@ -163,7 +165,9 @@ def test_an_index_of_a_retired_model(tmp_path: Path, photos: Path) -> None:
     list(rebuild(tmp_path / "index", [], IndexOptions(model_file(tmp_path, 1)), "cpu"))
     assert Engine.open(tmp_path / "index").settings.model == "model1"
     file.write_text(file.read_text().replace('"model1"', '"flair-tiny"'))
-    checkpoints.import_file(model_file(tmp_path, 1), "flair-merged30m")  # the default is the best that is here
+    checkpoints.import_file(
+        model_file(tmp_path, 1), "flair-merged30m"
+    )  # The default is the best model on this machine.
     *_, report = rebuild(tmp_path / "index", [], device="cpu")
     assert report == IndexReport(added=2)
     with Engine.open(tmp_path / "index", device="cpu") as engine:
@@ -333,11 +337,11 @@ def test_an_image_by_its_id(tmp_path: Path, photos: Path) -> None:
             assert engine.path_of(image) is None
             with pytest.raises(UsageError, match=f"no image {image} in the index"):
                 engine.show(image, "red")
-        assert engine.path_of(hits[1].image) == hits[1].path  # ids stay
+        assert engine.path_of(hits[1].image) == hits[1].path  # Ids stay.
         paint_red(photos / "new.png", 12)
         engine.add()
         (new,) = [hit.image for hit in engine.search("red") if hit.path.endswith("new.png")]
-        assert new not in [hit.image for hit in hits]  # and none is given again
+        assert new not in [hit.image for hit in hits]  # No id is given again.
 
 
 def test_conditions_do_not_matter_where_one_image_is_shown(tmp_path: Path, photos: Path) -> None:
@@ -403,7 +407,7 @@ def test_a_photo_is_shown_while_others_write(
     patches: int | None,
 ) -> None:
     """While the text is encoded, just before its views are looked up, and just after. `patches`: what it shows then."""
-    photo = paint_red(photos / "9.png", 9)  # the last one
+    photo = paint_red(photos / "9.png", 9)  # This is the last photo.
     meanwhile: list[Callable[[Engine, Path], None]] = []
 
     class Slow(FakeEncoder):
@@ -417,7 +421,7 @@ def test_a_photo_is_shown_while_others_write(
 
     with fake_engine(tmp_path / "index") as writer, fake_engine(tmp_path / "index", encoder=Slow()) as engine:
         writer.add(photos)
-        assert engine.show(photo, "red").path == str(photo)  # a state is open
+        assert engine.show(photo, "red").path == str(photo)  # A state is open already.
         views_at = engine._catalog.views_at
 
         def slow(path: str) -> list[int]:
@@ -475,11 +479,11 @@ def test_a_first_query_needs_only_what_add_prepared(tmp_path: Path) -> None:
     assert first_query(tmp_path / "index") == (expected, [], [])
     assert first_query(tmp_path / "index") == (expected, [], [])
     with Engine.open(tmp_path / "index", device="cpu") as engine:
-        engine.add()  # nothing new
+        engine.add()  # Nothing is new.
     assert first_query(tmp_path / "index") == (expected, [], [])
     shutil.rmtree(tmp_path / "index" / "prefilter")
     with Engine.open(tmp_path / "index", device="cpu") as engine:
-        engine.add()  # nothing new, but the caches are gone
+        engine.add()  # Nothing is new, but the derived files are gone.
     assert first_query(tmp_path / "index") == (expected, [], [])
     (tmp_path / "photos" / "0.png").unlink()
     with Engine.open(tmp_path / "index", device="cpu") as engine:

@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "flairsearch"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 NUMERIC = ("codecs/", "core/", "evaluate/", "images/", "indexing/", "model/", "output/", "regions/", "rerank/")
-HOMES = {  # third-party library -> the rooms, or modules, that may import it
+HOMES = {  # Each third-party library, and the rooms or modules that may import it.
     "PIL": ("images/", "output/overlay.py", "evaluate/segmentation.py", "cli/thumbnails.py"),
     "faiss": ("shortlist/faiss_index.py",),
     "fastapi": ("serve/",),

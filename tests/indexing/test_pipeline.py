@@ -206,7 +206,7 @@ def test_an_ignored_file_is_not_indexed(index, photos):
 def test_no_file_is_indexed_twice_whatever_the_order_of_folders(index, photos):
     inner = photos / "inner"
     paint_red(inner / "6.png", 6)
-    paint_red(photos / "away" / "inner" / "7.png", 7)  # of the same name, but no root
+    paint_red(photos / "away" / "inner" / "7.png", 7)  # This folder has the same name, but is no root.
     assert index.add(inner) == IndexReport(added=1)
     assert index.add(photos) == IndexReport(added=6, unchanged=1)
     assert len(index.images()) == 7
@@ -215,7 +215,9 @@ def test_no_file_is_indexed_twice_whatever_the_order_of_folders(index, photos):
     assert index.add(inner) == IndexReport(added=1, unchanged=1)
     paint_red(inner / "9.png", 9)
     assert index.add(photos) == IndexReport(added=1, unchanged=8)
-    assert index.add(photos / "away") == IndexReport(unchanged=6)  # inside a known folder: that one is rescanned
+    assert index.add(photos / "away") == IndexReport(
+        unchanged=6
+    )  # The folder is inside a known one, which is scanned again.
 
 
 @pytest.mark.parametrize("folder", ["missing", "1.png"])
@@ -289,7 +291,7 @@ def test_an_interrupted_run_keeps_what_was_encoded_and_goes_on(index, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         index.add(limits=IngestLimits(batch_views=4))
     done = 4 * batches
-    assert len(index.images()) == 20 + done  # new ones come first; nothing is gone in a run that was cut off
+    assert len(index.images()) == 20 + done  # New photos come first, and an interrupted run removes nothing.
     index.encode = encode
     report = index.add(limits=IngestLimits(batch_views=4))
     assert report == IndexReport(added=20 - done, updated=1, removed=1, unchanged=18 + done)
@@ -348,7 +350,7 @@ class Looking(FakeEncoder):
         return super().encode_images(pictures)
 
 
-SIDE = 160  # of a photo; tiles:4 are 2 x 2 of 96 pixels, at 0 and 64
+SIDE = 160  # These are the tiles of a photo: tiles:4 makes 2 x 2 tiles of 96 pixels, at 0 and 64.
 CORNERS = [(left, top) for top in (0, 64) for left in (0, 64)]
 SPOTS = {"one": (10, 10, 26, 26), "two": (134, 10, 150, 26), "three": (10, 134, 26, 150), "four": (134, 134, 150, 150)}
 
@@ -396,7 +398,7 @@ def test_the_whole_and_its_tiles_are_stored(tiled, spotted):
         for (_, found, _), expected in zip(views, tokens, strict=True):
             np.testing.assert_allclose(
                 np.frombuffer(found, np.float16), expected.ravel(), atol=0.01
-            )  # as the codec has it
+            )  # The codec rounds it.
 
 
 def test_a_small_square_is_found_in_its_tile(tiled):
@@ -421,7 +423,7 @@ def test_steps_of_the_model_are_as_large_as_ever_and_no_photo_is_split(tmp_path,
             engine.add(spotted)
             assert engine.encoder.steps == steps
             assert [count for _, count, _ in engine._catalog.segments()] == segments
-    limits = IngestLimits(batch_views=4, commit_views=7)  # a photo has more views than a step may
+    limits = IngestLimits(batch_views=4, commit_views=7)  # A photo has more views than a step of the model takes.
     with fake_engine(tmp_path / "small", "tiles:4", Looking(), ingest_limits=limits) as engine:
         engine.add(spotted)
         assert engine.encoder.steps == [4, 1] * 4
@@ -447,7 +449,7 @@ def test_a_run_cut_off_leaves_no_photo_with_a_part_of_its_views(tmp_path, spotte
             with pytest.raises(KeyboardInterrupt):
                 engine.add(spotted)
             engine.encoder.encode_images = encode
-            done = stop // 2  # two steps a photo
+            done = stop // 2  # Each photo takes two steps.
             assert (engine.status().images, engine.status().views) == (done, 5 * done)
             assert engine.add(spotted) == IndexReport(added=4 - done, unchanged=done)
             assert engine.status().views == 20
@@ -496,7 +498,7 @@ def test_a_damaged_tile_is_made_again_as_it_was(tiled, spotted, kind, monkeypatc
         assert tiled.repair(found) == []
         assert (len(decoded), tiled.encoder.steps) == (len({row // 5 for row in rows}), [len(rows)])
         assert damaged(tiled) == []
-        assert stored(tiled) == before  # checksums are of the bytes: they are equal, too
+        assert stored(tiled) == before  # Equal bytes have equal checksums.
     list(tiled.compact())
     assert stored(tiled) == before
     assert damaged(tiled) == []
@@ -541,11 +543,11 @@ def test_a_photo_that_comes_back_after_half_a_compaction_has_all_its_views(tiled
     for row in (1, 6):
         data[row * len(data) // 20] ^= 1
     file.write_bytes(data)
-    assert tiled.repair(damaged(tiled)) == []  # into a segment of their own
+    assert tiled.repair(damaged(tiled)) == []  # They go into a segment of their own.
     (spotted / "one.png").rename(spotted.parent / "away.png")
     tiled.add()
     with fake_engine(tiled.folder, store_limits=StoreLimits(max_segment_views=1)) as engine:
-        steps = engine.compact()  # one segment after the other
+        steps = engine.compact()  # One segment is written after the other.
         next(steps)
         steps.close()
     assert [count for _, count, _ in tiled._catalog.segments()] == [2, 14]

@@ -44,7 +44,7 @@ def watch(root: Path, apart: Path) -> Iterator[bool]:
 
 def follow(root: Path, apart: Path) -> Iterator[bool]:
     news = watch(root, apart)
-    assert next(news)  # what happened before
+    assert next(news)  # This happened before the watch began.
     assert not told(news, 2)
     return news
 
@@ -60,14 +60,14 @@ def test_photos_and_folders_are_news(root: Path, tmp_path: Path) -> None:
     paint_red(root / "new" / "trip.2024" / "5.png", 5)
     assert told(news)
     assert not told(news, 2)
-    paint_red(root / "new" / "trip.2024" / "6.png", 6)  # a folder that came later is watched too
+    paint_red(root / "new" / "trip.2024" / "6.png", 6)  # A folder that was added later is watched, too.
     assert told(news)
     (root / "new" / "trip.2024").rename(tmp_path / "elsewhere")
     assert told(news)
 
 
 def test_other_files_the_index_and_hidden_ones_are_none(root: Path, tmp_path: Path) -> None:
-    root = root.rename(tmp_path / ".photos")  # a hidden folder is one that was asked for
+    root = root.rename(tmp_path / ".photos")  # A hidden folder is watched if it is a root.
     news = follow(root, root / "index")
     (root / "notes.txt").write_text("no photo")
     paint_red(root / "index" / "4.png", 4)
@@ -89,7 +89,7 @@ def test_the_index_is_told_by_whatever_way_it_is_reached(root: Path, tmp_path: P
         file.parent.mkdir(exist_ok=True, parents=True)
     news = watch(reached[photos], reached[index] / "index")
     assert next(news)
-    for file in written:  # what is gone may have been a photo, had it been elsewhere
+    for file in written:  # A path that is gone may have been a photo.
         file.write_bytes(b"new")
         file.unlink()
     paint_red(root / "index" / "4.png", 4)
@@ -107,7 +107,7 @@ def test_a_folder_that_goes_and_comes_back_is_watched_again(root: Path, tmp_path
     assert told(news)
     paint_red(root / "4.png", 4)
     assert told(news)
-    shutil.rmtree(root)  # and made anew at once: it may even get the same inode
+    shutil.rmtree(root)  # The new folder may even get the same inode.
     paint_red(root / "5.png", 5)
     assert told(news)
     assert not told(news, 2)
@@ -118,7 +118,7 @@ def test_a_folder_that_goes_and_comes_back_is_watched_again(root: Path, tmp_path
 def test_what_happens_meanwhile_is_told(root: Path, tmp_path: Path) -> None:
     news = follow(root, tmp_path / "index")
     paint_red(root / "4.png", 4)
-    time.sleep(0.5)  # the caller is busy
+    time.sleep(0.5)  # The caller is busy for a while.
     assert told(news, 3)
 
 
@@ -140,7 +140,7 @@ class Watcher:
             [sys.executable, "-m", "flairsearch", "index", "--watch", *arguments],
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job has none
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A background job has no terminal.
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
@@ -210,13 +210,13 @@ def test_a_folder_is_followed(home: Path, watcher: Watcher, run: RunCommand) -> 
     paint_red(photos / "x.png", 9, mark=3)
     assert watcher.wait_for("1 added").endswith("1 added, 1 unchanged")
     assert "2 in " in run("status").out
-    assert "1 photos removed" in run("forget", "photos/3.png").err  # the lock is free between runs
+    assert "1 photos removed" in run("forget", "photos/3.png").err  # The lock is free between runs.
     (photos / "9.png").unlink()
     assert watcher.wait_for("1 removed").endswith("1 added, 1 removed")
     (photos / "9.png").write_bytes(b"")
     watcher.wait_for("skipped: photos/9.png")
     whole = paint_red(home / "whole.bmp", 20).read_bytes()
-    with (photos / "20.bmp").open("wb") as stream:  # a large photo on its way
+    with (photos / "20.bmp").open("wb") as stream:  # A large photo is being copied.
         for start in range(0, len(whole), len(whole) // 5):
             stream.write(whole[start : start + len(whole) // 5])
             stream.flush()
@@ -258,7 +258,7 @@ def test_another_writer_is_waited_for_and_a_rebuilt_index_is_opened_anew(
     paint_red(home / "photos" / "20.png", 20)
     watcher.wait_for("1 added", 40)
     assert run("verify").code == 0
-    with Engine.open(create=False) as engine:  # all of the other model: they would not be found equal else
+    with Engine.open(create=False) as engine:  # All views are of the other model; otherwise the answers would differ.
         assert engine.settings.model == "other"
         scores = {Path(hit.path).name: hit.score for hit in engine.search("a red ball", k=9)}
     with Engine.open(home / "again", "other.safetensors", views="center", device="cpu") as engine:

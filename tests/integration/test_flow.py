@@ -144,7 +144,9 @@ def test_identical_files_are_all_hits(engine, photos):
 
 
 def test_a_shortlist_ranks_the_nearest_only(engine, photos):
-    Image.new("RGB", (64, 64), (128, 0, 0)).save(photos / "reddish.png")  # near red as a whole, no red patch in it
+    Image.new("RGB", (64, 64), (128, 0, 0)).save(
+        photos / "reddish.png"
+    )  # The photo is nearly red as a whole, but has no red patch.
     engine.add(photos)
     assert names(engine.search("red", k=20, shortlist=1)) == ["reddish.png"]
     assert names(engine.search("red", k=1, shortlist="all")) == ["12.png"]
@@ -295,7 +297,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_committed(tmp_path):
         images = verify(index, photos)
         assert images >= max(before, seen)
         seen = images
-        if seen == 64:  # it came to the end: from the start again
+        if seen == 64:  # The run had ended, so the next one begins from the start.
             shutil.rmtree(index)
             seen = 0
             with fake_engine(index):

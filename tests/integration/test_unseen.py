@@ -36,13 +36,13 @@ def model(seen: frozenset[int]) -> FLAIR:
         ("a dog runs on the red grass.", []),
         ("A DOG Runs On The GRASS", []),
         ("a zebra", ["zebra"]),
-        ("Zebra, a ZEBRA and a zebra!", ["zebra", "and"]),  # once, lower case
-        ("a yak, the zebra, an emu", ["yak", "zebra", "an", "emu"]),  # in order, not sorted
-        ("zebra.", ["zebra"]),  # punctuation that was seen does not stick to it
+        ("Zebra, a ZEBRA and a zebra!", ["zebra", "and"]),  # A word is named once, in lower case.
+        ("a yak, the zebra, an emu", ["yak", "zebra", "an", "emu"]),  # Words keep their order.
+        ("zebra.", ["zebra"]),  # Known punctuation is not part of a word.
         ("the dog's zebra", ["zebra"]),
         ("a zebra's ball", ["zebra"]),
         ("the CAFÉ", []),
-        ("cats &amp; dogs", []),  # as the tokenizer reads it
+        ("cats &amp; dogs", []),  # This is how the tokenizer reads it.
         ("cats\n\n dogs\tzebra ", ["zebra"]),
         ("", []),
         ("   ", []),

@@ -74,7 +74,11 @@ def test_a_part_scores_as_a_pool_over_its_tokens_alone(patches: int, dim: int, h
     model, text, local = draw(1, patches, dim, heads)
     x, rng = keep(local).tokens[0], np.random.default_rng(patches)
     parts = rng.random((12, patches)) < rng.random((12, 1))
-    parts[0], parts[1], parts[2] = True, False, np.arange(patches) == patches // 2  # all, none and one
+    parts[0], parts[1], parts[2] = (
+        True,
+        False,
+        np.arange(patches) == patches // 2,
+    )  # The parts are all patches, none and one.
     found = Locator(model.folded_pool.weights).score_parts(x, fold(model, text), parts)
     oracle = pool_oracle(model, text)
     expected = [oracle(x[part]) for part in parts if part.any()]
@@ -222,7 +226,7 @@ def test_inputs_are_not_modified() -> None:
     columns = [encoded.pooled, encoded.tokens, encoded.shift, encoded.scale, query.vector, query.u, query.c]
     before = [column.copy() for column in columns]
     for column in columns:
-        column.flags.writeable = False  # as memory-mapped rows are
+        column.flags.writeable = False  # Memory-mapped rows are read-only, too.
     frame, locator = Frame(10, 10, 0, 0, 10, 10), Locator(model.folded_pool.weights)
     first = locator.find(encoded, frame, query)
     assert locator.find(encoded, frame, query)[1] == first[1]

@@ -23,7 +23,7 @@ from flairsearch.store.snapshot import Snapshot
 from tests.support import by_hand
 from tests.support.fake import COLOURS, SIZE, FakeEncoder, expected_score, fake_engine, mosaic, paint, paint_red
 
-BIG = 256  # pixels along a side of photos with tiles: a patch of the whole is 32, one of a tile of tiles:4 is 19
+BIG = 256  # The side of photos with tiles in pixels: a patch of the whole is 32 wide, one of a tile of tiles:4 is 19.
 
 
 def names(hits: Sequence[Hit]) -> list[str]:
@@ -154,7 +154,7 @@ def test_ties_go_by_image_id_and_twins_are_all_hits(tmp_path: Path) -> None:
 # -- what must not be there
 
 
-NOT = {  # squares beside the red one, 8,8 to 40,40; whether blue is where the match is
+NOT = {  # A square beside the red one at 8,8 to 40,40, and whether blue is where the match is.
     "nothing": ([], False),
     "beside": ([("blue", (48, 48, 64, 64))], False),
     "all around": ([("blue", (56, 0, 64, 64)), ("blue", (0, 56, 64, 64))], False),
@@ -254,7 +254,7 @@ def test_only_matches_at_a_place(tmp_path: Path, views: str, at: tuple[str, ...]
         paint(tmp_path / "photos" / f"{name}.png", [("red", box)], size=(BIG, BIG))
     with indexed(tmp_path, views) as engine:
         hits = engine.search(Query("red", position=at))
-        uncertain = {"middle"} if views != "squash" and at != ("center",) else set()  # tiles see parts of it
+        uncertain = {"middle"} if views != "squash" and at != ("center",) else set()  # Each tile sees a part of it.
         assert set(names(hits)) - uncertain == AT[at] - uncertain
         for hit in hits:
             assert hit.score == pytest.approx(engine.show(hit.path, "red").score, abs=1e-6)
@@ -296,7 +296,7 @@ def test_only_matches_so_large(tmp_path: Path, side: int) -> None:
 @pytest.mark.parametrize("k", [1, 3, 9, 10, 11, 99])
 @pytest.mark.parametrize("shortlist", ["auto", "all", 25])
 def test_k_is_filled_from_further_down(tmp_path: Path, k: int, shortlist: str | int) -> None:
-    for number in range(30):  # red patches fall from photo to photo
+    for number in range(30):  # Each photo has fewer red patches than the one before.
         left, wide = (32, 32) if number < 20 else (0, 24)
         rest = (30 - number) % 3 * 8
         rows = 8 * ((30 - number) // 5)
@@ -347,7 +347,7 @@ def test_scope_and_conditions_together(tmp_path: Path) -> None:
         terms = Query("red", position="left")
         assert [Path(h.path).parent.name for h in engine.search(terms)] == ["one", "two"]
         (hit,) = engine.search(terms, filter=Filter(folder=str(tmp_path / "photos" / "two")))
-        assert hit.path == str(tmp_path / "photos" / "two" / "left.png")  # and no twin of it
+        assert hit.path == str(tmp_path / "photos" / "two" / "left.png")  # No twin of it is found.
         assert engine.search(terms, filter=Filter(extension="jpg")).hits == ()
 
 

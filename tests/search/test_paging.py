@@ -21,7 +21,24 @@ from flairsearch.search.policy import DEFAULT_POLICY, SearchPolicy
 from tests.support.bank_encoder import BankEncoder
 from tests.support.fake import SIZE, fake_engine, mosaic, paint, paint_red
 
-AREAS = [5, 40, 1, 23, 64, 12, 40, 31, 40, 5, 5, 64, 2, 33, 40, 17]  # red patches; many tie
+AREAS = [
+    5,
+    40,
+    1,
+    23,
+    64,
+    12,
+    40,
+    31,
+    40,
+    5,
+    5,
+    64,
+    2,
+    33,
+    40,
+    17,
+]  # Number of red patches of each photo; many are equal.
 
 
 def make(folder: Path) -> Path:

@@ -82,7 +82,7 @@ def test_several_queries_of_every_kind(encoder: Listening, tmp_path: Path) -> No
     assert np.allclose(asked[3].shares, np.array([1, 1, 0.25]) / 2.25)
     assert [one.positions for one in asked] == [(), ("left", "top"), (), (), ()]
     assert [one.min_area for one in asked] == [0, 0.05, 0, 0, 0]
-    assert len(encoder.texts) == 1  # all together
+    assert len(encoder.texts) == 1  # All texts were encoded together.
     assert len(encoder.texts[0]) == 9
 
 
@@ -206,4 +206,4 @@ def test_boxes_outside_of_the_picture(encoder: Listening, tmp_path: Path, box: t
 def test_a_wrong_query_says_so(encoder: Listening) -> None:
     with pytest.raises(UsageError, match="text: the text is empty"):
         ask(encoder, "a red ball", "")
-    assert encoder.texts == []  # before any work
+    assert encoder.texts == []  # The error came before any work.

@@ -42,7 +42,7 @@ from tests.support.fake import (
     paint_red,
 )
 
-AREAS = [5, 40, 1, 23, 64, 12, 40, 31]  # red patches of each photo; two of them tie
+AREAS = [5, 40, 1, 23, 64, 12, 40, 31]  # Number of red patches of each photo; two are equal.
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_only_the_shortlist_is_ranked(engine: Engine, tmp_path: Path) -> None:
     assert numbers(by_global)[-1] == 90
     for size in range(1, 10):
         hits = engine.search("red", k=9, shortlist=size)
-        if size != 2:  # between 1 and 6, whose global tokens are equal
+        if size != 2:  # The score is between those of 1 and 6, whose global tokens are equal.
             shortlist = {hit.path for hit in by_global[:size]}
             assert [hit.path for hit in hits] == [hit.path for hit in everything if hit.path in shortlist]
         assert len(hits) == size
@@ -270,8 +270,8 @@ def test_photos_rank_by_the_sum_where_the_model_says_so(tmp_path: Path, views: s
     with fake_engine(tmp_path / "index", views, SumEncoder(), codec) as engine:
         engine.add(tmp_path / "photos")
         mosaic(tmp_path / "photos" / "25.png", 25)
-        engine.add()  # another segment
-        moved, near = 0, 1e-5 if codec == "fp16" else 1e-4  # int8 is restored in float16
+        engine.add()  # This photo is in another segment.
+        moved, near = 0, 1e-5 if codec == "fp16" else 1e-4  # Tokens of int8 are restored in float16.
         for text in ("red", "white", "a blue thing", "cyan"):
             expected, conditioned = (rank_by_hand(engine, text, share) for share in (0.5, 0.0))
             best = sorted(expected, key=lambda path: -expected[path])
@@ -423,7 +423,7 @@ def test_predictions_all_alike(predicted: float) -> None:
     exact, _ = drawn(0)
     views = Predicted(exact, np.full_like(exact, predicted))
     assert views.search(10) == views.search(10, DEFAULT_POLICY.shortlist_size("auto", 20_000))
-    views = Predicted(np.full_like(exact, 0.25), np.full_like(exact, predicted))  # and all scores
+    views = Predicted(np.full_like(exact, 0.25), np.full_like(exact, predicted))  # All scores are equal, too.
     assert [view for view, _ in views.search(10)] == list(range(10))
 
 

@@ -139,7 +139,7 @@ def test_an_interrupted_run_is_continued(index: Path, anchors: int) -> None:
             work.close()  # type: ignore[attr-defined]
         fit_all(index, bank, policy)
         assert nearly_equal(codes(index), expected)
-        assert bank.views <= 60 + 20 + 14  # no more than the sample, or a write, is lost
+        assert bank.views <= 60 + 20 + 14  # At most the sample or one write is lost.
         assert fit_all(index, policy=policy) == []
 
 

@@ -138,7 +138,7 @@ def test_format_2_is_migrated_and_uses_the_dates_of_files(tmp_path):
     assert formats(old) == (2, 2)
     with opened(old) as engine:
         check_all_there(engine)
-        november = Filter(since="2023-11-13", until="2023-11-16")  # 1.7e9 seconds, in any zone
+        november = Filter(since="2023-11-13", until="2023-11-16")  # The time is about 1.7e9 seconds in any zone.
         assert [hit.path for hit in engine.search("red", filter=november)] == [path for path, _ in HITS]
         assert engine.search("red", filter=Filter(since="2023-11-17")).hits == ()
         file = paint_red(tmp_path / "photos" / "60.png", 60)

@@ -16,9 +16,9 @@ from flairsearch.engine import Engine
 from flairsearch.indexing.lifecycle import create_index
 from flairsearch.search.policy import DEFAULT_POLICY
 
-SIZE, GRID, DIM = 64, 8, 4  # pixels, patches along a side, embedding: red, green, blue, and one for the pool's bias
+SIZE, GRID, DIM = 64, 8, 4  # Pixels and patches along a side; the embedding has red, green, blue and the pool's bias.
 PATCHES = GRID * GRID
-SHARP = 20.0  # how far the logit falls from one colour to the next
+SHARP = 20.0  # The logit falls by this much from one colour to the next.
 COLOURS = {
     "black": (0, 0, 0),
     "red": (255, 0, 0),
@@ -97,7 +97,7 @@ def _ask(text, colour):
 
 def expected_score(patches):
     """The exact score of a view with so many patches of the colour asked for (some, not none)."""
-    share = patches / PATCHES  # e^logit of a patch is 1 / P, of the zero key 1
+    share = patches / PATCHES  # For a patch e^logit is 1 / P, for the zero key 1.
     attended = share / (share + 1)
     return 3**0.5 * attended / (3 * attended**2 + 1) ** 0.5
 
@@ -136,7 +136,7 @@ def exif_of(more=(), **first):
         exif[int(name.removeprefix("tag_"), 16)] = value
     if more:
         exif.get_ifd(0x8769).update(more)
-        exif[0x8769] = 0  # Pillow asks whether it is there, and finds the place itself
+        exif[0x8769] = 0  # Pillow only asks whether it is there, and finds the place itself.
     return exif
 
 

@@ -5,8 +5,8 @@ from io import BytesIO
 
 import numpy as np
 
-_BYTE, _TEXT, _SHORT, _LONG, _FRACTION = 1, 2, 3, 4, 10  # types of TIFF's values
-CFA = 32803  # "photometric": a mosaic of colours
+_BYTE, _TEXT, _SHORT, _LONG, _FRACTION = 1, 2, 3, 4, 10  # Types of the values in TIFF files.
+CFA = 32803  # The tag "photometric" with the value of a colour mosaic.
 
 
 def make_dng(width=640, height=480, turn=1, preview=None, date="2001:05:17 14:00:00"):

@@ -133,7 +133,7 @@ def raw(site: Site, data: bytes, half: bool = False, seconds: float = 20.0) -> b
             if half:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # refused before all of it was sent
+            pass  # The server refused before everything was sent.
         try:
             while part := connection.recv(65536):
                 parts.append(part)
