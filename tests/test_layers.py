@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
+import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -34,7 +37,6 @@ HOMES = {  # Each third-party library, and the rooms or modules that may import 
     "torch": ("model/", "rerank/"),
     "triton": ("rerank/",),
     "typer": ("cli/",),
-    "typing_extensions": ("serve/answer_schemas.py",),
     "uvicorn": ("serve/server.py",),
     "watchfiles": ("indexing/watch.py",),
 }
@@ -43,7 +45,6 @@ SERVE = {
     "prometheus_client",
     "pydantic",
     "starlette",
-    "typing_extensions",
     "uvicorn",
 }  # The extra `serve` brings these.
 COMFORT = {"pillow_heif", "rawpy", "textual_image", "watchfiles"}  # Each of these is an extra of its own.
@@ -156,3 +157,38 @@ def test_sizes() -> None:
                 first = node.body[0].lineno if node.name.endswith("_command") else node.lineno
                 assert (node.end_lineno or 0) - first + 1 <= 50, f"{where} is too long"
                 assert node.args.kwarg is None or where in PASS_OPTIONS_ON, f"{where} takes any parameter"
+
+
+PROPER_NAMES = {"asyncio", "einsum", "httpx", "numpy", "torch", "uvicorn"}  # A sentence may begin with one of these.
+DIRECTIVE = re.compile(r"(noqa|type:|ruff:|mypy:|pragma|fmt:|-- )")
+
+
+def sentences(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of every comment; a comment over several lines is one."""
+    line, text, alone = 0, "", False
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        is_alone = token.line.lstrip().startswith("#")
+        if is_alone and alone and token.start[0] == line + 1:
+            line, text = line + 1, f"{text} {token.string.lstrip('# ')}"
+            continue
+        if text:
+            yield line, text
+        line, text, alone = token.start[0], token.string.lstrip("#: "), is_alone
+    if text:
+        yield line, text
+
+
+def test_a_comment_is_a_sentence() -> None:
+    """It begins with a capital letter, or a name or a number, and ends with a full stop."""
+    for module in MODULES:
+        for line, comment in sentences(PACKAGE / module):
+            text = re.sub(r"(noqa: \w+( - )?|type: ignore\[[^\]]*\][ #-]*)", "", comment).strip()
+            text = re.sub(r"^\w*\[[^\]]*\][:,]? *", "", text)  # The type and shape of an array may come first.
+            if not text or DIRECTIVE.match(text):
+                continue
+            first = text.split()[0]
+            is_name = not first.isalpha() or len(first) == 1 or first in PROPER_NAMES
+            assert first[0].isupper() or is_name or text != comment, f"{module}:{line}: {comment}"
+            assert text.endswith((".", "?", ":", ")", "`")), f"{module}:{line}: {comment}"

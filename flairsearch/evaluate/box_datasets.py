@@ -139,7 +139,7 @@ def read_box_dataset(
             rows, read_row = open_refs(data, instances or file.with_name("instances.json"), split or "val")
         else:
             rows, read_row = OPENERS[format_name](data, prompt)
-        for number, row in enumerate(rows, 1):  # noqa: B007 - the error below names the row
+        for number, row in enumerate(rows, 1):  # noqa: B007 - The error below names the row.
             collector.add(read_row(row))
     except FormatError as error:
         where = f"{file}, row {number} of its annotations" if number else str(file)

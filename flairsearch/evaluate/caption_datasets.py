@@ -80,7 +80,7 @@ def read_caption_dataset(file: Path, photos: Path | None = None, format_name: st
         format_name = format_name or _detect_format(data)
         rows, read_row = FORMATS[format_name].open_rows(data, file)
         collector = _Collector()
-        for number, row in enumerate(rows, 1):  # noqa: B007 - the error below names the row
+        for number, row in enumerate(rows, 1):  # noqa: B007 - The error below names the row.
             collector.add(*read_row(row))
     except FormatError as error:
         where = f"{file}, row {number} of its captions" if number else str(file)

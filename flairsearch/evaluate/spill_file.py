@@ -24,7 +24,7 @@ class SpillFile:
         self._row = np.dtype([])
         self._rows = self.patches = 0
         try:
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - __exit__ closes it
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - __exit__ closes it.
         except OSError as error:
             raise _write_error(error) from None
 
