@@ -96,7 +96,7 @@ def make(work: Path, args: argparse.Namespace) -> dict[str, float]:
     """Make empty files as photos, and an index of them."""
     files = list(_touch(work / "photos", args.views))
     index = work / "index"
-    create_index(index, IndexSettings("synthetic", "none", 224, PATCHES, args.dim, codec=args.codec))
+    create_index(index, IndexSettings("synthetic", "none", 224, PATCHES, args.dim, "squash", args.codec))
     settings, rng = IndexSettings.load(index), np.random.default_rng(0)
     real, figures = min(ENCODED_VIEWS, args.views), {}
     with _writer(index, settings) as writer:

@@ -33,8 +33,8 @@ class IndexSettings:
     image_size: int  # Side of a view in pixels.
     patches: int
     dim: int
-    views: str = "squash"  # The view policy; see `check_views`.
-    codec: str = "fp16"
+    views: str  # The view policy; see `check_views`.
+    codec: str  # The codec of new segments; DEFAULT_CODEC is the choice for a new index.
     format: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:

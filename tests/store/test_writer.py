@@ -98,7 +98,7 @@ def test_two_writers_at_once_are_refused(index):
 @pytest.mark.parametrize("damage", ["catalogue", "segments", "settings"])
 def test_a_writer_that_cannot_start_releases_the_lock(index, damage):
     place = index / {"catalogue": "catalog.sqlite", "segments": "segments", "settings": "index.json"}[damage]
-    settings = SETTINGS if damage != "settings" else IndexSettings("fake", "", 64, PATCHES, DIM, codec="int9")
+    settings = SETTINGS if damage != "settings" else IndexSettings("fake", "", 64, PATCHES, DIM, "squash", "int9")
     if damage != "settings":
         place.rename(index.parent / "away")
     with pytest.raises(StoreError) as caught:
