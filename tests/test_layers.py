@@ -137,11 +137,11 @@ def test_records_are_frozen() -> None:
                     assert "frozen=True" in ast.unparse(decorator), f"{module}: {ast.unparse(node)[:80]}"
 
 
-# Options of a search are defined once (core/search_options.py); these functions pass them on without their names.
+# Options of a search are defined once (core/option.py); these functions pass them on without their names.
 PASS_OPTIONS_ON = {
-    "cli/search_options.py: run",
+    "cli/option_parameters.py: run",
     "core/request.py: of",
-    "core/search_options.py: option",
+    "core/option.py: option",
     "engine.py: search",
     "engine.py: search_many",
 }

@@ -108,7 +108,7 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except FlairSearchError as error:
-        from flairsearch.cli.search_options import name_on_command_line
+        from flairsearch.cli.option_parameters import name_on_command_line
         from flairsearch.output.formatting import escape
 
         typer.echo(f"flairsearch: {escape(error.named(name_on_command_line))}", err=True)

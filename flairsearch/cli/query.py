@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flairsearch.cli.option_parameters import name_on_command_line, takes_search_options
 from flairsearch.cli.options import DeviceOption, GivenIndexOption, IndexOption, ModelOption
-from flairsearch.cli.search_options import name_on_command_line, takes_search_options
 from flairsearch.core.blas_threads import use_one_blas_thread
 from flairsearch.core.errors import UsageError
 from flairsearch.core.paths import DEFAULT_INDEX
@@ -196,7 +196,7 @@ def _say_nothing(request: SearchRequest, stats: SearchStats) -> None:
 def _options_of_filter(request: SearchRequest) -> str:
     """The options of the filter, as they are written on the command line."""
     from flairsearch.core.filters import Filter
-    from flairsearch.core.search_options import options_of
+    from flairsearch.core.option import options_of
     from flairsearch.output.formatting import short_path
 
     given = {name: value for name, value in request.to_options().items() if name in options_of(Filter)}

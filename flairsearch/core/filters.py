@@ -11,7 +11,7 @@ from functools import cached_property
 
 from flairsearch.core.dates import parse_date
 from flairsearch.core.errors import UsageError
-from flairsearch.core.search_options import as_tuple, option
+from flairsearch.core.option import as_tuple, option
 
 _SIDES = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
 _BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")

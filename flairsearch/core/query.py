@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.search_options import as_tuple, option
+from flairsearch.core.option import as_tuple, option
 from flairsearch.core.types import Box
 
 POSITIONS = ("left", "right", "top", "bottom", "center")

@@ -9,8 +9,8 @@ from typing import Any, overload
 from flairsearch.core.errors import UsageError
 from flairsearch.core.filters import NO_FILTER, Filter
 from flairsearch.core.hits import Hit
+from flairsearch.core.option import Option, option, options_of
 from flairsearch.core.query import ImageExample, Query
-from flairsearch.core.search_options import Option, option, options_of
 from flairsearch.core.types import GLOBAL_SHARES
 
 MAX_HITS = 200  # One answer over HTTP holds at most this many hits.

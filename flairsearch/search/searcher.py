@@ -12,7 +12,7 @@ from flairsearch.core.request import SearchRequest, SearchResult, SearchStats
 from flairsearch.core.timing import StageTimer
 from flairsearch.core.types import EncodedQuery
 from flairsearch.search.aggregation import ScoredImages
-from flairsearch.search.hits import FoundImage, build_hits, found_images
+from flairsearch.search.hit_builder import FoundImage, build_hits, found_images
 from flairsearch.search.places import F32, Ids, Places
 from flairsearch.search.policy import SearchPolicy
 from flairsearch.search.ranker import RankedImages, Ranker

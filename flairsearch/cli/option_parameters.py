@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flairsearch.core.option import Option
 from flairsearch.core.request import OPTIONS
-from flairsearch.core.search_options import Option
 
 
 def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:

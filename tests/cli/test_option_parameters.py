@@ -15,11 +15,11 @@ import pytest
 
 from flairsearch.cli import query
 from flairsearch.cli.main import VERBS
-from flairsearch.cli.search_options import name_on_command_line
+from flairsearch.cli.option_parameters import name_on_command_line
 from flairsearch.core.filters import Filter
+from flairsearch.core.option import options_of
 from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.request import OPTIONS, SearchRequest
-from flairsearch.core.search_options import options_of
 from tests.support.command import RunCommand
 
 if TYPE_CHECKING:  # The server needs an extra, without which its tests are skipped.

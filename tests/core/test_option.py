@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from flairsearch.core.errors import UsageError
 from flairsearch.core.filters import Filter
+from flairsearch.core.option import options_of
 from flairsearch.core.query import POSITIONS, ImageExample, Query
 from flairsearch.core.request import OPTIONS, SearchRequest, example_from_options
-from flairsearch.core.search_options import options_of
 from tests.support.fake import FakeEncoder, fake_engine, paint_red
 
 TEXTS = [
