@@ -84,14 +84,14 @@ def main() -> None:
             def search(thread: int) -> None:
                 for turn in range(args.searches // args.threads):
                     text = texts[(thread + turn) % len(texts)]
-                    query = Query(text, position="center") if turn % 5 == 4 else Query(text)
+                    query = Query(text, position="center") if turn % 25 == 24 else Query(text)
                     try:
                         result = engine.search(query, K)
                     except Exception as error:
                         wrong.append(f"{text}: {type(error).__name__}: {error}")
                         continue
                     states.add(result.stats.views_in_filter)
-                    if turn % 5 == 4:
+                    if turn % 25 == 24:
                         continue
                     base = {hit.path: hit.score for hit in whole[text]}
                     found = [(hit.path, hit.score) for hit in result]
