@@ -20,7 +20,7 @@ DEFAULT_CODEC = "q1"
 MAX_EXHAUSTIVE_VIEWS = 2000  # Up to this size, every query scores all views and no score predictor is fitted.
 
 SINGLE_VIEW_POLICIES = ("squash", "center")  # The other view policy is tiles:N.
-TILE_COUNTS = range(2, 65)  # The values of N in tiles:N; `tile_count` reads at most two digits.
+TILE_COUNTS = range(2, 65)  # The accepted values of N in tiles:N; `tile_count` reads at most two digits.
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -31,8 +31,8 @@ class IndexSettings:
     model: str
     weights_hash: str
     image_size: int  # Side of a view in pixels.
-    patches: int
-    dim: int
+    patches: int  # The number of patches of a view.
+    dim: int  # The dimension of a token.
     views: str = "squash"  # The view policy; see `check_views`.
     codec: str = "fp16"
     format: int = FORMAT_VERSION
