@@ -1,6 +1,6 @@
 """flairsearch: type a sentence, get the photos and the place in each photo.
 
-The names in `__all__` are public; everything else is private. The README has the map of the rooms.
+The names in `__all__` are public; everything else is private. The README describes the subpackages.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+# The module, below flairsearch, of each public name.
 _HOMES = {
     "Engine": "engine",
     "FLAIR": "model.flair",

@@ -1,4 +1,4 @@
-"""Engine: one index and one model behind open / add / search / show / forget / status / close. It only delegates."""
+"""Engine: the methods of one index and its model. Each only calls the packages that do the work."""
 
 from __future__ import annotations
 
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     from flairsearch.core.protocols import Encoder
     from flairsearch.search.index_states import IndexStates, OpenedState
 
-MANY_SEARCHES = 1000  # An engine is expected to search more often than it takes to be worth loading everything.
+MANY_SEARCHES = 1000  # A long-lived engine is expected to run so many searches that the fastest backend pays off.
 
 
 class Engine:
-    """Make one with `Engine.open`; threads may share it. Heavy libraries are imported when they are first needed."""
+    """One index and one model. Make an Engine with `Engine.open`; threads may share it.
+
+    Heavy libraries are imported when they are first needed.
+    """
 
     def __init__(
         self,
@@ -51,11 +54,14 @@ class Engine:
         policy: SearchPolicy = DEFAULT_POLICY,
         expected_searches: int = MANY_SEARCHES,
     ) -> None:
-        """limits, policy: thresholds of writing and of searches, which tests make small."""
+        """Use `Engine.open` instead.
+
+        limits, policy: the thresholds of writing and of searches, which tests make small.
+        expected_searches: about how many searches will follow; the backend is chosen for this number.
+        """
         self.folder, self.settings, self.encoder = folder, settings, encoder
         self._limits, self._policy, self._expected_searches = limits, policy, expected_searches
         self._catalog = Catalog(folder)
-        self._opened: OpenedState | None = None
 
     @staticmethod
     def open(
@@ -67,35 +73,37 @@ class Engine:
         codec: str | None = None,
         create: bool = True,
     ) -> Engine:
-        """Open an index by name or folder; make an empty one when there is none and `create`.
+        """Open an index by name or folder; with `create`, make an empty one if there is none.
 
         Raises StoreError when there is no such index, or it was made with other weights or another view policy;
-        WeightsError when the model cannot be had (without `model`, not before it is needed).
+        WeightsError when the model cannot be loaded (without `model`, this happens only when the model is needed).
         """
         folder = index_folder(index)
         check_device(device)
-        settings, known = open_index(folder, model, views, codec, create)
-        return Engine(folder, settings, LazyEncoder(folder, settings, known, device))
+        settings, model = open_index(folder, model, views, codec, create)
+        return Engine(folder, settings, LazyEncoder(folder, settings, model, device))
 
     @staticmethod
     def open_for_one_search(
         index: str | Path | None = None, model: str | Path | None = None, device: str = "auto"
     ) -> Engine:
-        """Open an index that is there for a single search: nothing is loaded that takes longer than it saves.
+        """Open an existing index for a single search: nothing is loaded that takes longer to load than it saves.
 
-        device: `auto` is the CPU, as a GPU takes longer to start than it saves one search. Raises as `open` does.
+        device: `auto` means the CPU, since starting a GPU takes longer than it saves in one search.
+        Raises the errors of `open`.
         """
         folder = index_folder(index)
         check_device(device)
-        settings, known = open_index(folder, model, None, None, create=False)
-        encoder = LazyEncoder(folder, settings, known, "cpu" if device == "auto" else device)
+        settings, model = open_index(folder, model, None, None, create=False)
+        encoder = LazyEncoder(folder, settings, model, "cpu" if device == "auto" else device)
         return Engine(folder, settings, encoder, expected_searches=1)
 
     # -- write
 
     def add(self, folders: str | Path | Sequence[str | Path] = (), ignore: Sequence[str] = ()) -> IndexReport:
-        """Index folders, or rescan all known ones; unchanged files are not read again.
+        """Index folders and return the report; unchanged files are not read again.
 
+        folders: one or several folders; without any, all folders of the index are scanned again.
         ignore: globs of names or paths to leave out.
         """
         report = IndexReport()
@@ -107,32 +115,35 @@ class Engine:
     def adding(
         self, folders: str | Path | Sequence[str | Path] = (), ignore: Sequence[str] = ()
     ) -> Iterator[Progress | IndexReport]:
-        """`add`, step by step: Progress after every file, the report at the end."""
+        """Do what `add` does, step by step: yield Progress after every file and the report at the end."""
         from flairsearch.indexing.pipeline import ingest
         from flairsearch.search.index_states import open_snapshot
         from flairsearch.shortlist.build import PredictorPolicy
 
-        given = [folders] if isinstance(folders, str | Path) else folders
-        paths = [os.fspath(folder) for folder in given]
+        folders = [folders] if isinstance(folders, str | Path) else folders
+        paths = [os.fspath(folder) for folder in folders]
         predictor_policy = PredictorPolicy(exhaustive_views=self._policy.exhaustive_views)
         with self._writing() as writer:
             for step in ingest(writer, paths, self.encoder, ignore, self._limits.ingest, predictor_policy):
                 if isinstance(step, IndexReport):
-                    # The first search finds its files made.
+                    # Opening a snapshot writes the derived files now, so that the first search need not.
                     open_snapshot(self.folder, self.settings, self._catalog, self._policy)
                 yield step
 
     def forget(self, path: str | Path) -> int:
-        """Remove an image, or all images below a folder; the photos stay. Returns how many."""
+        """Remove an image, or all images below a folder, from the index; return their number. The photos stay.
+
+        Raises UsageError when the index does not contain the path.
+        """
         absolute = os.path.abspath(os.path.expanduser(path))
         with self._writing() as writer:
             return forget(writer, absolute)
 
     def compact(self, codec: str | None = None) -> Iterator[tuple[int, int]]:
-        """Give back the room of photos that are gone and, with `codec`, write all views in it.
+        """Free the disk space of removed photos and, with `codec`, convert all views to that codec.
 
         Yields (views done, views in all). Raises UsageError when there is no such codec, StoreError when segments are
-        damaged; these stay as they are.
+        damaged; damaged segments stay as they are.
         """
         settings = replace(self.settings, codec=check_codec(codec or self.settings.codec))
         with self._writing(settings) as writer:
@@ -141,7 +152,7 @@ class Engine:
             yield from writer.compactor.compact(writer.target, dead_too=True)
 
     def refit(self) -> Iterator[tuple[int, int]]:
-        """Fit a new score predictor for the shortlist to the stored tokens: (views done, views in all)."""
+        """Fit a new score predictor of the shortlist to the stored tokens; yield (views done, views in all)."""
         from flairsearch.shortlist.build import PredictorPolicy, refit_views
 
         with self._writing() as writer:
@@ -149,24 +160,24 @@ class Engine:
             yield from refit_views(writer.snapshot(), self.encoder, policy)
 
     def verify(self) -> Iterator[tuple[int, int, list[Damage]]]:
-        """Compare every stored byte with its checksum: (views done, views in all, damaged ones), piece by piece.
+        """Compare every stored byte with its checksum; yield (views done, views in all, newly found damage).
 
-        Damaged files that can be made again are removed.
+        Damaged derived files are removed, since the next search makes them again.
         """
         drop_damaged(self.folder / "prefilter")
         yield from verify(Snapshot(self.folder, self.settings, self._catalog), self._catalog, self._limits.store)
 
     def repair(self, damage: Sequence[Damage]) -> list[Damage]:
-        """Encode damaged views again from their photos. Returns those whose photo is gone or has changed."""
+        """Encode damaged views again from their photos; return the damage whose photo is gone or has changed."""
         from flairsearch.indexing.repair import repair
 
         with self._writing() as writer:
             return list(repair(writer, damage, self.encoder, self._limits.ingest))
 
     def move_root(self, old: str | Path, new: str | Path) -> None:
-        """The same photos are in another folder now (a disk that moved); nothing is encoded again.
+        """Record that the photos of one folder are in another folder now; nothing is encoded again.
 
-        Raises UsageError when there is no folder `new`, StoreError when `old` is not one of the index.
+        Raises UsageError when there is no folder `new`, StoreError when `old` is not a folder of the index.
         """
         check_move(old, new)
         with self._writing() as writer:
@@ -178,12 +189,12 @@ class Engine:
     # -- read
 
     def search(self, query: str | Query | SearchRequest, k: int = 10, **options: Any) -> SearchResult:
-        """The k photos that answer a query best, each with its regions.
+        """Return the k photos that answer a query best, each with its regions.
 
-        query: a text, or more: `Query(["white puppy", "black ears"], exclude="leash", position="left")`.
+        query: a text or a Query: `Query(["white puppy", "black ears"], exclude="leash", position="left")`.
         options: the other fields of SearchRequest. `filter`: which photos are searched, `Filter(since="2024-05")`;
-        `offset`: how many of the best to leave out; `shortlist`: how many views to rank exactly, "auto", "all" or a
-        number; `min_score`. A whole SearchRequest takes the place of all.
+        `offset`: how many of the best photos to skip; `shortlist`: how many views to rank exactly, "auto", "all" or a
+        number; `min_score`: the lowest score of a hit. If `query` is a SearchRequest, k and options are ignored.
         Raises UsageError when a value makes no sense or the filter's folder holds no indexed photo, PictureError when
         an image of the query cannot be read, StoreError when the index is damaged.
         """
@@ -192,22 +203,23 @@ class Engine:
     def search_many(
         self, queries: Sequence[str | Query | SearchRequest], k: int = 10, **options: Any
     ) -> list[SearchResult]:
-        """`search` for each query, in less time than one by one: they are encoded, and tokens read, together."""
+        """Search for each query; faster than one by one, since texts are encoded and tokens read for all together."""
         timer, requests = StageTimer(), [SearchRequest.of(query, k, **options) for query in queries]
         if not requests:
             return []
         encoded = self._encode([request.query for request in requests], timer)
         for opened in self._states.newest(requests[0], len(encoded[0].phrases), timer):
             results: dict[int, SearchResult] = {}
-            for alike in _grouped(requests):
-                found = opened.searcher.search_many([encoded[i] for i in alike], requests[alike[0]], timer)
-                results |= zip(alike, found, strict=True)
-        return [self._finished(results[i], request, opened, timer) for i, request in enumerate(requests)]
+            for group in _group_by_options(requests):
+                group_results = opened.searcher.search_many([encoded[i] for i in group], requests[group[0]], timer)
+                results |= zip(group, group_results, strict=True)
+        return [self._add_engine_stats(results[i], request, opened, timer) for i, request in enumerate(requests)]
 
     def show(self, image: str | Path | int, query: str | Query) -> Hit:
-        """Where one indexed photo, or the image of that id, shows what a query speaks of.
+        """Return the hit of one indexed photo: where it shows what a query describes.
 
-        Conditions of the query do not matter. Raises UsageError when the photo is not in the index.
+        image: the path of a photo, or the id of an indexed image. Conditions of the query are ignored.
+        Raises UsageError when the photo is not in the index.
         """
         path = self.path_of(image) if isinstance(image, int) else image
         if path is None:
@@ -221,15 +233,15 @@ class Engine:
         return hit
 
     def path_of(self, image: int) -> str | None:
-        """Where an image is, absolute; None when the index has no such id."""
+        """Return the absolute path of an image; None when the index has no such id."""
         return self._catalog.path_of(image)
 
     def status(self) -> Status:
-        """What the index holds."""
+        """Return what the index holds."""
         return status_of(self.folder, self.settings, self._catalog)
 
     def unseen_words(self, *texts: str) -> tuple[str, ...]:
-        """The words of texts, each once, that are in no training text of the model: it can only guess them."""
+        """Return the words, each once, that are in no training text of the model: it can only guess their meaning."""
         return tuple(dict.fromkeys(word for text in texts for word in self.encoder.unseen_words(text)))
 
     def _encode(self, queries: Sequence[Query], timer: StageTimer) -> list[EncodedQuery]:
@@ -246,10 +258,10 @@ class Engine:
             self.folder, self.settings, self._catalog, self.encoder, self._policy, self._expected_searches
         )
 
-    def _finished(
+    def _add_engine_stats(
         self, result: SearchResult, request: SearchRequest, opened: OpenedState, timer: StageTimer
     ) -> SearchResult:
-        """The result with what only the engine knows."""
+        """Return the result with unseen words, times, backend and damage, which only the engine knows."""
         query, damage = request.query, opened.snapshot.damage
         stats = replace(
             result.stats,
@@ -263,7 +275,7 @@ class Engine:
     def close(self) -> None:
         """Close the catalogue; the engine is not used afterwards."""
         self._catalog.close()
-        vars(self).pop("_states", None)  # The open segments go with it.
+        vars(self).pop("_states", None)  # This releases the open segments.
 
     def __enter__(self) -> Engine:
         return self
@@ -272,9 +284,9 @@ class Engine:
         self.close()
 
 
-def _grouped(requests: Sequence[SearchRequest]) -> list[list[int]]:
-    """The places of requests that differ in their queries alone: these are answered together."""
+def _group_by_options(requests: Sequence[SearchRequest]) -> list[list[int]]:
+    """Return groups of positions; requests of one group differ only in their queries and are answered together."""
     groups: dict[object, list[int]] = {}
-    for place, request in enumerate(requests):
-        groups.setdefault(request.besides_query, []).append(place)
+    for position, request in enumerate(requests):
+        groups.setdefault(request.besides_query, []).append(position)
     return list(groups.values())

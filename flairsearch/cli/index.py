@@ -1,4 +1,4 @@
-"""`flairsearch index`, once or for as long as photos change, and `status`. Talk and progress to stderr."""
+"""`flairsearch index`, with or without --watch, and `flairsearch status`. Messages and progress go to stderr."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flairsearch.core.errors import UsageError
 if TYPE_CHECKING:
     from flairsearch.core.reports import IndexReport, Progress
 
+MAX_LISTED_SKIPPED = 20  # A run prints at most this many skipped files; `status --skipped` lists all.
 
 _Folders = Annotated[list[Path] | None, typer.Argument(help="Folders of photos (default: all folders of the index).")]
 _Views = Annotated[
@@ -70,18 +71,18 @@ def index_command(
     if rebuild or not (folder / "index.json").exists():
         _check_folders(folders or [])
     if model is None and not (folder / "index.json").exists():
-        _say_default_model()
+        _print_default_model()
     report = None
     with ending_on_interrupt(watch):
         if rebuild:
             options = IndexOptions(model, views, codec)
             report = _follow(rebuild_index(folder, folders or [], options, device, ignore or []))
-            _tell(report, folder)
+            _print_report(report, folder)
         if watch or not rebuild:
             with Engine.open(folder, model, device=device, views=views, codec=codec) as engine:
                 if report is None:
                     report = _follow(engine.adding(folders or [], ignore or []))
-                    _tell(report, folder)
+                    _print_report(report, folder)
                 if watch:
                     keep_watching(engine, report, lambda engine: _follow(engine.adding((), ignore or [])), device)
     if report and report.skipped and not report.indexed and not watch:
@@ -92,11 +93,12 @@ def _check_folders(folders: list[Path]) -> None:
     """Refuse a mistyped folder before an empty index is made."""
     for folder in folders:
         if not folder.expanduser().is_dir():
-            what = "is a file" if folder.exists() else "is not there"
-            raise UsageError(f"{folder} {what} - give a folder of photos")
+            reason = "is a file" if folder.exists() else "is not there"
+            raise UsageError(f"{folder} {reason} - give a folder of photos")
 
 
-def _say_default_model() -> None:
+def _print_default_model() -> None:
+    """Print how to get a better model if only the bundled one is available."""
     from flairsearch.model import checkpoints
 
     name = checkpoints.default_name()
@@ -109,7 +111,7 @@ def _say_default_model() -> None:
 
 
 def _follow(steps: Iterator[Progress | IndexReport]) -> IndexReport:
-    """Show progress on stderr; -> the report."""
+    """Show the progress of an indexing run on stderr; return its report."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -143,16 +145,17 @@ def _follow(steps: Iterator[Progress | IndexReport]) -> IndexReport:
     return report
 
 
-def _tell(report: IndexReport, folder: Path) -> None:
+def _print_report(report: IndexReport, folder: Path) -> None:
+    """Print warnings, skipped files and a summary of an indexing run to stderr."""
     from flairsearch.output.formatting import short_path
     from flairsearch.output.status import to_text, to_video_line
 
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    for skipped in report.skipped[:20]:
+    for skipped in report.skipped[:MAX_LISTED_SKIPPED]:
         typer.echo(f"skipped: {short_path(skipped.path)}: {skipped.reason}", err=True)
-    if len(report.skipped) > 20:
-        typer.echo(f"skipped: {len(report.skipped) - 20} more, see 'flairsearch status'", err=True)
+    if len(report.skipped) > MAX_LISTED_SKIPPED:
+        typer.echo(f"skipped: {len(report.skipped) - MAX_LISTED_SKIPPED} more, see 'flairsearch status'", err=True)
     if report.videos:
         typer.echo(to_video_line(report.videos), err=True)
     typer.echo(f"{to_text(report)} -> {short_path(str(folder))}", err=True)

@@ -1,4 +1,4 @@
-"""The command line, the only place that prints: results to stdout, talk and progress to stderr."""
+"""The command `flairsearch`. Only cli/ prints: results go to stdout, messages and progress to stderr."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from typer.core import TyperGroup
 
 from flairsearch.core.errors import FlairSearchError, UsageError
 
+# The option -h does the same as --help.
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-# Of each verb the module, and in it the function, or the Typer of several verbs.
+# The module of each verb, and the name of its function, or of its Typer if it has verbs of its own.
 VERBS = {
     "index": ("index", "index_command"),
     "query": ("query", "query_command"),
@@ -36,31 +37,32 @@ VERBS = {
 
 
 class LazyGroup(TyperGroup):
-    """The verbs; each is imported when it is asked for: all of them take longer than a server's answer."""
+    """The group of all verbs. A verb is imported when it is used, since importing all takes longer than a query."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of the verbs, in the order of --help."""
+        """Return the names of the verbs in the order of --help."""
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a verb; None where there is no such verb."""
-        return _command(cmd_name) if cmd_name in VERBS else None
+        """Return the command of a verb; None if there is no such verb."""
+        return _load_command(cmd_name) if cmd_name in VERBS else None
 
 
 @cache
-def _command(verb: str) -> Any:
+def _load_command(verb: str) -> Any:
+    """Import the command of a verb."""
     module, name = VERBS[verb]
-    found = getattr(import_module(f"flairsearch.cli.{module}"), name)
-    if not isinstance(found, typer.Typer):
-        found, command = typer.Typer(add_completion=False, rich_markup_mode=None), found
-        found.command(verb, context_settings=HELP_NAMES)(command)
-    made = typer.main.get_command(found)
-    made.name = verb
-    return made
+    app = getattr(import_module(f"flairsearch.cli.{module}"), name)
+    if not isinstance(app, typer.Typer):
+        app, function = typer.Typer(add_completion=False, rich_markup_mode=None), app
+        app.command(verb, context_settings=HELP_NAMES)(function)
+    command = typer.main.get_command(app)
+    command.name = verb
+    return command
 
 
 def root() -> Any:
-    """The command `flairsearch` itself."""
+    """Return the command `flairsearch` itself."""
     app = typer.Typer(cls=LazyGroup, no_args_is_help=True, rich_markup_mode=None, context_settings=HELP_NAMES)
 
     @app.callback()
@@ -74,8 +76,8 @@ def root() -> Any:
     return typer.main.get_command(app)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         from importlib.metadata import version
 
         typer.echo(f"flairsearch {version('flairsearch')}")
@@ -83,11 +85,13 @@ def _print_version(wanted: bool) -> None:
 
 
 def main() -> None:
-    """The console script: one line for every expected error."""
-    # images/decoding.py has a limit of its own.
+    """Run the command line; every expected error is printed as one line."""
+    # Pillow's warning is not needed, since images/decoding.py limits the size of images itself.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # Of broken EXIF, which counts as none.
-    if sys.stdout is None:  # The shell has closed it: >&-.
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="PIL"
+    )  # Pillow warns of broken EXIF, which is ignored.
+    if sys.stdout is None:  # The shell has closed stdout with >&-.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - It stays open to the end.
     if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
         codecs.register_error("json", _escape)
@@ -97,7 +101,7 @@ def main() -> None:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """Characters that the terminal's encoding lacks, as JSON escapes them."""
+    """Return characters that the terminal's encoding lacks as JSON escapes, and the position after them."""
     assert isinstance(error, UnicodeEncodeError)
     missing = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(missing[::2], missing[1::2], strict=True)), error.end
@@ -105,6 +109,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
+    """Print an expected error as one line, and exit with its status."""
     try:
         yield
     except FlairSearchError as error:
@@ -116,10 +121,10 @@ def _one_line_errors() -> Iterator[None]:
     except SystemExit as end:  # Typer has handled the error already.
         if end.code == 130:
             typer.echo("flairsearch: stopped; what was committed is kept, run it again to go on", err=True)
-        if isinstance(end.__context__, BrokenPipeError):  # The reader of the pipe has gone.
+        if isinstance(end.__context__, BrokenPipeError):  # The program that reads stdout has ended.
             sys.exit(141)
         raise
-    except OSError as error:  # For example a full disk behind stdout.
+    except OSError as error:  # For example, stdout is a file on a full disk.
         typer.echo(f"flairsearch: {error}", err=True)
         sys.exit(1)
 

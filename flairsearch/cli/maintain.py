@@ -1,4 +1,4 @@
-"""`flairsearch forget`, `verify`, `compact`: what is done to an index besides indexing. Talk to stderr."""
+"""`flairsearch forget`, `verify` and `compact`: maintain an index. Messages go to stderr."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def forget_command(
 
     with Engine.open(index, create=False) as engine:
         count = engine.forget(path)
-        known = any(Path(root) in path.expanduser().absolute().parents for root in engine.status().roots)
+        is_in_root = any(Path(root) in path.expanduser().absolute().parents for root in engine.status().roots)
     typer.echo(f"{count:,} photos removed from the index; the files are untouched", err=True)
-    if known:
+    if is_in_root:
         typer.echo("their folder is still indexed: the next run adds them again unless you give --ignore", err=True)
 
 
@@ -36,15 +36,15 @@ def verify_command(
     from flairsearch.engine import Engine
 
     with Engine.open(index, device=device, create=False) as engine:
-        damage, total = [one for _, _, found in engine.verify() for one in found], engine.status().views
-        for one in damage:
-            typer.echo("\t".join((f"view {one.view}", *one.paths)))
+        damage, total = [view for _, _, damaged in engine.verify() for view in damaged], engine.status().views
+        for view in damage:
+            typer.echo("\t".join((f"view {view.view}", *view.paths)))
         if damage and repair:
-            left = engine.repair(damage)
-            typer.echo(f"{len(damage) - len(left):,} of {len(damage):,} damaged views encoded again", err=True)
-            for one in left:
-                typer.echo(f"not repaired, the photo is gone or has changed: {' '.join(one.paths)}", err=True)
-            damage = left
+            unrepaired = engine.repair(damage)
+            typer.echo(f"{len(damage) - len(unrepaired):,} of {len(damage):,} damaged views encoded again", err=True)
+            for view in unrepaired:
+                typer.echo(f"not repaired, the photo is gone or has changed: {' '.join(view.paths)}", err=True)
+            damage = unrepaired
         elif damage:
             typer.echo(f"{len(damage):,} of {total:,} views are damaged - run flairsearch verify --repair", err=True)
         else:
@@ -77,6 +77,7 @@ def compact_command(
 
 
 def _refit(engine: Engine) -> None:
+    """Fit the score predictor again, with progress on stderr."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what a shell offers for them."""
+"""Options that several commands share, and their completions in a shell."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from flairsearch.core.settings import SINGLE_VIEW_POLICIES, Device
 
 
 def complete_index(incomplete: str) -> list[str]:
-    """Names of the indexes in their home; a folder's name is left to the shell."""
+    """Return names of indexes for `--index`; the shell itself completes paths."""
     home = index_folder("any").parent
     try:
-        return _fitting(sorted(file.parent.name for file in home.glob("*/index.json")), incomplete)
+        return _matching(sorted(file.parent.name for file in home.glob("*/index.json")), incomplete)
     except OSError:
         return []
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Names of models that are here, for `--model`."""
+    """Return names of models on this machine for `--model`."""
     from flairsearch.model import checkpoints
 
-    return _fitting([name for name, _ in checkpoints.list_models()], incomplete)
+    return _matching([name for name, _ in checkpoints.list_models()], incomplete)
 
 
 def complete_codec(incomplete: str) -> list[str]:
-    """Names of codecs, for `--codec`."""
+    """Return names of codecs for `--codec`."""
     from flairsearch.codecs.codec import CODECS
 
-    return _fitting(CODECS, incomplete)
+    return _matching(CODECS, incomplete)
 
 
 def complete_views(incomplete: str) -> list[str]:
-    """View policies, for `--views`."""
-    return _fitting((*SINGLE_VIEW_POLICIES, "tiles:5", "tiles:10"), incomplete)
+    """Return view policies for `--views`."""
+    return _matching((*SINGLE_VIEW_POLICIES, "tiles:5", "tiles:10"), incomplete)
 
 
 def complete_device(incomplete: str) -> list[str]:
-    """Devices, for `--device`."""
-    return _fitting(get_args(Device), incomplete)
+    """Return devices for `--device`."""
+    return _matching(get_args(Device), incomplete)
 
 
-def _fitting(words: Sequence[str], incomplete: str) -> list[str]:
+def _matching(words: Sequence[str], incomplete: str) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
 
@@ -52,7 +52,7 @@ _INDEX = typer.Option(
     "--index", help="Name or folder of the index (default: default).", autocompletion=complete_index, show_default=False
 )
 IndexOption = Annotated[str, _INDEX]
-GivenIndexOption = Annotated[str | None, _INDEX]  # None says that no index was named.
+GivenIndexOption = Annotated[str | None, _INDEX]  # None means that the user named no index.
 ModelOption = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""`flairsearch query` and `show`: hits to stdout, talk to stderr."""
+"""`flairsearch query` and `flairsearch show`. Hits go to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Presentation:
-    """How hits are shown."""
+    """The options that say how hits are shown."""
 
     json: bool
     paths: bool
-    null: bool  # Each path is ended by a zero byte.
+    null: bool  # Only paths are printed, each ended by a zero byte.
     logits: bool
     thumbnails: bool
     overlay: Path | None
@@ -73,29 +73,32 @@ def query_command(
         local = {"index": index, "model": model, "device": device != "auto", "heat": overlay is not None and heat}
         result = _ask_server(request, server, [name for name, value in local.items() if value])
     else:
-        result = _ask_here(request, index, model, device)
-    shown = _show_hits(result, presentation)
-    _say(request, result, None if server else index or DEFAULT_INDEX)
+        result = _search_locally(request, index, model, device)
+    show_seconds = _show_hits(result, presentation)
+    _print_messages(request, result, None if server else index or DEFAULT_INDEX)
     if verbose:
-        _say_how_many(result.stats, bool(request.filter))
+        _print_view_counts(result.stats, bool(request.filter))
     if timings:
-        _say_timings({"start": start, **result.stats.seconds, "show": shown}, result.stats.backend)
+        _print_timings({"start": start, **result.stats.seconds, "show": show_seconds}, result.stats.backend)
 
 
 def _show_hits(result: SearchResult, presentation: _Presentation) -> float:
-    """Print the hits, draw and open them as asked; -> the seconds it took."""
+    """Draw, print and open hits as the options say; return the seconds it took."""
     timer = StageTimer()
     with timer.stage("show"):
         folder, heat = presentation.overlay, presentation.heat
         drawn = [_draw(hit, folder / _file_name(hit), heat) for hit in result] if folder else []
-        _print(result.hits, presentation)
+        _print_hits(result.hits, presentation)
         if presentation.open_best and result.hits:
-            _open(str(next(filter(None, drawn[:1]), result[0].path)))
+            _open_picture(str(next(filter(None, drawn[:1]), result[0].path)))
     return timer.seconds["show"]
 
 
 def _ask_server(request: SearchRequest, url: str, local: Sequence[str]) -> SearchResult:
-    """local: options that were given and only a query on this machine can follow. Raises UsageError on any."""
+    """Send a query to a server.
+
+    local: the options in use that need a query on this machine. Raises UsageError if there are any.
+    """
     from flairsearch.serve.client import ServerClient
 
     if local:
@@ -103,7 +106,8 @@ def _ask_server(request: SearchRequest, url: str, local: Sequence[str]) -> Searc
     return ServerClient.at(url, os.environ.get("FLAIRSEARCH_TOKEN") or None).search(request)
 
 
-def _ask_here(request: SearchRequest, index: str | None, model: str | None, device: str) -> SearchResult:
+def _search_locally(request: SearchRequest, index: str | None, model: str | None, device: str) -> SearchResult:
+    """Run a query on this machine."""
     use_one_blas_thread()
     from flairsearch.engine import Engine
 
@@ -111,7 +115,8 @@ def _ask_here(request: SearchRequest, index: str | None, model: str | None, devi
         return engine.search(request)
 
 
-def _print(hits: Sequence[Hit], presentation: _Presentation) -> None:
+def _print_hits(hits: Sequence[Hit], presentation: _Presentation) -> None:
+    """Print hits to stdout as a table, JSON or paths."""
     from flairsearch.output import formatting
 
     if presentation.null:
@@ -136,7 +141,7 @@ def _print(hits: Sequence[Hit], presentation: _Presentation) -> None:
 
 
 def _print_paths(hits: Sequence[Hit]) -> None:
-    """Print paths unchanged for a program; for a terminal with control characters escaped."""
+    """Print paths: unchanged to a file or pipe, and with escaped control characters to a terminal."""
     from flairsearch.output import formatting
 
     if sys.stdout.isatty():
@@ -148,8 +153,8 @@ def _print_paths(hits: Sequence[Hit]) -> None:
         sys.stdout.flush()
 
 
-def _open(path: str) -> None:
-    """Show a picture with the program that this machine has for pictures."""
+def _open_picture(path: str) -> None:
+    """Open a picture in the machine's default program."""
     from flairsearch.output import formatting
 
     if not os.path.exists(path):
@@ -159,20 +164,21 @@ def _open(path: str) -> None:
 
 
 def _file_name(hit: Hit) -> str:
-    """The name of the picture with the regions drawn."""
+    """Return the name of the picture with the drawn regions."""
     return f"{hit.rank:02d}-{Path(hit.path).stem[:60]}.jpg"
 
 
-def _say(request: SearchRequest, result: SearchResult, index: str | None) -> None:
-    """Say what there is to know besides the hits. index: None when a server answered."""
-    _say_unseen(result.stats.unseen_words, index)
+def _print_messages(request: SearchRequest, result: SearchResult, index: str | None) -> None:
+    """Print unseen words, warnings and, without hits, the reason. index: None if a server answered."""
+    _print_unseen_words(result.stats.unseen_words, index)
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if not result.hits:
-        _say_nothing(request, result.stats)
+        _print_why_empty(request, result.stats)
 
 
-def _say_unseen(words: Iterable[str], index: str | None) -> None:
+def _print_unseen_words(words: Iterable[str], index: str | None) -> None:
+    """Print which words of the query the model has never seen. index: None if a server answered."""
     if quoted := ", ".join(repr(word) for word in words):
         from flairsearch.core.paths import index_folder
         from flairsearch.core.settings import IndexSettings
@@ -181,39 +187,40 @@ def _say_unseen(words: Iterable[str], index: str | None) -> None:
         typer.echo(f"note: {model} was trained on no text with {quoted}; it can only guess what that means", err=True)
 
 
-def _say_nothing(request: SearchRequest, stats: SearchStats) -> None:
-    """Say why there is no hit."""
-    limits = _options_of_filter(request)
+def _print_why_empty(request: SearchRequest, stats: SearchStats) -> None:
+    """Print why there is no hit."""
+    filter_options = _filter_options(request)
     if not stats.views_in_filter:
-        why = "no indexed photo is within the filter" if limits else "the index is empty"
+        why = "no indexed photo is within the filter" if filter_options else "the index is empty"
     else:
         conditions = "--exclude, --position, --min-area or --min-score hide"
-        which = conditions if request.query.has_conditions else "--min-score hides"
-        why = f"{which} all within the filter" if limits else f"{which} all"
-    typer.echo(f"no photo to show: {why}{f': {limits}' if limits else ''}", err=True)
+        reason = conditions if request.query.has_conditions else "--min-score hides"
+        why = f"{reason} all within the filter" if filter_options else f"{reason} all"
+    typer.echo(f"no photo to show: {why}{f': {filter_options}' if filter_options else ''}", err=True)
 
 
-def _options_of_filter(request: SearchRequest) -> str:
-    """The options of the filter, as they are written on the command line."""
+def _filter_options(request: SearchRequest) -> str:
+    """Return the options of the filter as the user writes them on the command line."""
     from flairsearch.core.filters import Filter
     from flairsearch.core.option import options_of
     from flairsearch.output.formatting import short_path
 
-    given = {name: value for name, value in request.to_options().items() if name in options_of(Filter)}
+    filter_values = {name: value for name, value in request.to_options().items() if name in options_of(Filter)}
     texts = {
-        name: ",".join(value) if isinstance(value, tuple) else short_path(str(value)) for name, value in given.items()
+        name: ",".join(value) if isinstance(value, tuple) else short_path(str(value))
+        for name, value in filter_values.items()
     }
     return " ".join(f"{name_on_command_line(name)} {text}" for name, text in texts.items())
 
 
-def _say_how_many(stats: SearchStats, is_filtered: bool) -> None:
+def _print_view_counts(stats: SearchStats, is_filtered: bool) -> None:
     share = stats.views_ranked / max(1, stats.views_in_filter)
-    what = "views within the filter" if is_filtered else "views"
-    typer.echo(f"{stats.views_ranked:,} of {stats.views_in_filter:,} {what} ranked exactly ({share:.1%})", err=True)
+    noun = "views within the filter" if is_filtered else "views"
+    typer.echo(f"{stats.views_ranked:,} of {stats.views_in_filter:,} {noun} ranked exactly ({share:.1%})", err=True)
 
 
-def _say_timings(seconds: Mapping[str, float], backend: str) -> None:
-    """Milliseconds by stage: `start` is from the start of Python to the command; the rest is between the stages."""
+def _print_timings(seconds: Mapping[str, float], backend: str) -> None:
+    """Print the milliseconds of each stage and in all. `start` lasts from the start of Python to the command."""
     parts = "  ".join(f"{name} {1000 * taken:.0f}" for name, taken in seconds.items() if taken)
     age = process_age_seconds()
     total = "" if age is None else f"  in all {1000 * age:.0f}"
@@ -221,14 +228,14 @@ def _say_timings(seconds: Mapping[str, float], backend: str) -> None:
 
 
 def _draw(hit: Hit, path: Path, heat: bool) -> Path | None:
-    """Save a picture with the regions drawn; None when the photo cannot be read."""
+    """Save the photo with its regions drawn; return the path, or None if the photo cannot be read."""
     from flairsearch.core.errors import PictureError
     from flairsearch.images.decoding import open_upright
     from flairsearch.output import formatting
     from flairsearch.output import overlay as overlay_module
 
     try:
-        if os.path.exists(hit.path) and not os.path.isfile(hit.path):  # A pipe of that name would never end.
+        if os.path.exists(hit.path) and not os.path.isfile(hit.path):  # Reading a pipe could block for ever.
             raise PictureError(f"{hit.path}: it is no file")
         photo = open_upright(hit.path)
     except PictureError as error:
@@ -261,6 +268,6 @@ def show_command(
     query = Query(texts)
     with Engine.open_for_one_search(index, device=device) as engine:
         hit = engine.show(image, query)
-        _say_unseen(engine.unseen_words(*query.texts), index)
+        _print_unseen_words(engine.unseen_words(*query.texts), index)
     _draw(hit, out or Path(f"{image.stem}-regions.jpg"), heat)
     typer.echo(formatting.to_json(hit))

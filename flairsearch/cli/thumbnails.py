@@ -63,9 +63,8 @@ def _find_renderer() -> tuple[_Render, int] | None:
         return None
     if Console().color_system not in ("256", "truecolor", "windows"):
         return None
-    logging.getLogger("textual_image").addHandler(
-        logging.NullHandler()
-    )  # A terminal that does not answer is no reason for a log message.
+    # Without a handler, textual-image would print a message if the terminal does not answer.
+    logging.getLogger("textual_image").addHandler(logging.NullHandler())
     from textual_image.renderable import HalfcellImage, UnicodeImage
     from textual_image.renderable import Image as BestImage
 

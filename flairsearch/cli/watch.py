@@ -87,9 +87,9 @@ class _WatchedIndex:
 
         if _settings_version(self._engine.folder) != self._settings:
             folder = self._engine.folder
-            fresh = Engine.open(folder, device=self._device, create=False)
+            engine = Engine.open(folder, device=self._device, create=False)
             self._engine.close()
-            self._engine, self._settings = fresh, _settings_version(folder)
+            self._engine, self._settings = engine, _settings_version(folder)
 
     def _print_changes(self, report: IndexReport) -> None:
         """Print new warnings, newly skipped files and, if anything changed, one line about the run."""
@@ -100,9 +100,8 @@ class _WatchedIndex:
             if warning not in self._warned:
                 typer.echo(f"warning: {warning}", err=True)
         for skipped in report.skipped:
-            if (
-                skipped.path not in self._skipped
-            ):  # Only the path is compared: the reason changes while a photo is copied.
+            # Only the path is compared, since the reason changes while a photo is copied.
+            if skipped.path not in self._skipped:
                 typer.echo(f"skipped: {short_path(skipped.path)}: {skipped.reason}", err=True)
         self._warned = set(report.warnings)
         self._skipped |= {skipped.path for skipped in report.skipped}

@@ -24,18 +24,18 @@ def chunks(values: Any, size: int) -> Iterator[Any]:
 def positions_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the positions of the wanted values in `ids`, i64[n], ascending; values that are not in `ids` have none.
 
-    ids, wanted: i64, ascending.
+    ids: i64[N], ascending. wanted: i64[K], ascending.
     """
     wanted = wanted[: int(wanted.searchsorted(ids[-1:], "right").sum())]  # Values larger than all ids are dropped.
     positions = ids.searchsorted(wanted)
-    found: NDArray[np.int64] = positions[ids[positions] == wanted]
-    return found
+    result: NDArray[np.int64] = positions[ids[positions] == wanted]
+    return result
 
 
-def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
-    """Return positions i64[min(count, most)] of `count` values, evenly spaced."""
+def evenly_spaced(count: int, max_positions: int) -> NDArray[np.int64]:
+    """Return evenly spaced positions i64[min(count, max_positions)] in a sequence of `count` values."""
     import numpy as np
 
-    chosen = min(count, most)
-    positions: NDArray[np.int64] = np.arange(chosen) * count // max(1, chosen)
+    size = min(count, max_positions)
+    positions: NDArray[np.int64] = np.arange(size) * count // max(1, size)
     return positions

@@ -15,7 +15,8 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Several processes may replace the same file at once: the last one wins. After an error the temporary file is
     deleted; a killed process leaves it behind as `NAME.HEX.part`.
-    durable: the bytes survive a power cut; the folder's entry does once the folder is synchronised, too.
+    durable: flush the bytes to the disk first, so that they survive a power cut. The new name itself survives one only
+    after the caller has synchronised the folder, too.
     Raises OSError when the file cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.urandom(8).hex()}.part")

@@ -33,20 +33,20 @@ def from_clock_seconds(seconds: int) -> datetime:
 
 
 def parse_date(text: str, parameter: str) -> tuple[datetime, datetime]:
-    """Parse a year, month, day, minute or second; return its start, and the start of the next one.
+    """Parse a year, month, day, minute or second; return its start and its end, which is the start of the next one.
 
     parameter: the name of the parameter that holds the date, for the error.
     Raises UsageError when the text is not a date.
     """
     for form, length in _DATE_FORMATS.items():
         try:
-            first = datetime.strptime(text.strip().replace(" ", "T"), form)
-            after = first + length
+            start = datetime.strptime(text.strip().replace(" ", "T"), form)
+            end = start + length
         except (ValueError, OverflowError):
             continue
         if form == "%Y":
-            after = after.replace(month=1, day=1)
+            end = end.replace(month=1, day=1)
         elif form == "%Y-%m":
-            after = after.replace(day=1)
-        return first, after
+            end = end.replace(day=1)
+        return start, end
     raise UsageError(f"{text!r} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00", parameter)

@@ -1,4 +1,4 @@
-"""What can go wrong, as one line each: found - where - what to do."""
+"""The exceptions of flairsearch. The text of each is one line: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 class FlairSearchError(Exception):
-    """Base of every error a caller may expect; its text is one line that says what to do.
+    """Base class of all errors that a caller may expect; its text is one line that says what to do.
 
-    parameter: the name of the parameter that is wrong, as Python has it. The text begins with it; a caller that knows
-    the parameter by another name, as the command line does, writes the text with `named`.
+    parameter: the Python name of the parameter that is wrong, or None. The text begins with this name. The command line
+    and HTTP have other names for some parameters; they get their text from `named`.
     """
 
     def __init__(self, message: str, parameter: str | None = None) -> None:
@@ -20,21 +20,21 @@ class FlairSearchError(Exception):
         return self.named(lambda parameter: parameter)
 
     def named(self, name_of: Callable[[str], str]) -> str:
-        """The text with the parameter as `name_of` calls it."""
+        """Return the text, beginning with `name_of(parameter)` in place of the Python name."""
         return self.message if self.parameter is None else f"{name_of(self.parameter)}: {self.message}"
 
 
 class WeightsError(FlairSearchError):
-    """A model file that is missing, damaged, of another shape, or unsafe to read."""
+    """A model file is missing, damaged, of another shape, or unsafe to read."""
 
 
 class PictureError(FlairSearchError):
-    """A file that is not a picture we can decode."""
+    """A file is not a picture that can be decoded."""
 
 
 class StoreError(FlairSearchError):
-    """An index that is missing, damaged, locked, or of another format or model."""
+    """An index is missing, damaged, locked, or of another format or model."""
 
 
 class UsageError(FlairSearchError):
-    """A request that makes no sense as it stands (the command line exits with 2)."""
+    """A request makes no sense (the command line exits with status 2)."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flairsearch.core.types import Box, Frame
 
-if TYPE_CHECKING:  # A command that asks a server has hits and no arrays.
+if TYPE_CHECKING:  # A query sent to a server has hits but needs no numpy.
     import numpy as np
     from numpy.typing import NDArray
 
@@ -30,30 +30,31 @@ class Region:
 
 @dataclass(frozen=True)
 class PhraseMatch:
-    """What one phrase of a query, a text or an image, finds in a photo."""
+    """What a photo shows of one phrase of a query; a phrase is a text or an example image."""
 
     text: str  # The text, or the name of the image.
-    score: float  # Exact; from the photo's views that answer the phrase best.
-    regions: tuple[Region, ...]  # Best first.
-    heat: NDArray[np.float32] | None = field(repr=False, compare=False)  # [G, G] over `frame`; a server sends none.
-    frame: Frame = field(repr=False)  # Where the best view lies on the photo.
+    score: float  # The exact score, from the photo's views that answer the phrase best.
+    regions: tuple[Region, ...]  # The regions of this phrase, best first.
+    heat: NDArray[np.float32] | None = field(repr=False, compare=False)
+    """f32[G, G]: the heat map of the best view, whose patches cover `frame`; None in hits of a server."""
+    frame: Frame = field(repr=False)  # The position of the best view in the photo.
 
 
 @dataclass(frozen=True)
 class Hit:
     """One photo that answers a query, its score and the places in it."""
 
-    rank: int  # From 1.
-    path: str  # Absolute.
-    score: float  # Weighted mean of the phrases' scores.
-    score_global: float  # Weighted mean of the phrases' cosines with the global token.
-    width: int  # Of the upright photo, in pixels.
-    height: int  # Of the upright photo, in pixels.
-    regions: tuple[Region, ...]  # Of all phrases: first the best of each.
-    phrases: tuple[PhraseMatch, ...]  # In the order of the query.
+    rank: int  # The position in the result, from 1.
+    path: str  # The absolute path of the photo.
+    score: float  # The weighted mean of the phrases' scores.
+    score_global: float  # The weighted mean of the phrases' cosines with the global token.
+    width: int  # The width of the upright photo in pixels.
+    height: int  # The height of the upright photo in pixels.
+    regions: tuple[Region, ...]  # The regions of all phrases: first the best of each, then the second best, and so on.
+    phrases: tuple[PhraseMatch, ...]  # The phrases in the order of the query.
     logit: float = 0.0  # FLAIR's logit of the score.
     image: int = 0  # The photo's id in the index.
-    date: datetime | None = None  # Local time without a zone: what the camera wrote, else when the file was saved.
+    date: datetime | None = None  # Local time without a zone: from the camera, else from the file.
 
     @property
     def weakest(self) -> PhraseMatch:
@@ -61,7 +62,7 @@ class Hit:
         return min(self.phrases, key=lambda phrase: phrase.score)
 
     def to_dict(self) -> HitJson:
-        """The hit as JSON has it, without heat, numbers rounded to six decimals; every field is always there."""
+        """Return the hit as JSON without heat maps; numbers have six decimals, and every field is present."""
         return {
             "rank": self.rank,
             "id": self.image,
@@ -81,29 +82,30 @@ class Hit:
         }
 
     @staticmethod
-    def from_dict(found: Mapping[str, Any], names: Sequence[str] | None = None) -> Hit:
-        """The hit that `to_dict` gave, without heat. names: what its phrases are called, where that is known better.
+    def from_dict(values: Mapping[str, Any], names: Sequence[str] | None = None) -> Hit:
+        """Return the hit of which `to_dict` made the values, without heat maps.
 
-        Raises KeyError, TypeError, ValueError or OverflowError when it is none.
+        names: the names of its phrases, in place of the texts in the values.
+        Raises KeyError, TypeError, ValueError or OverflowError when the values are not those of a hit.
         """
-        width, height = int(found["width_px"]), int(found["height_px"])
-        whole = Frame(width, height, 0, 0, width, height)
-        texts = names or [str(one["text"]) for one in found["phrases"]]
+        width, height = int(values["width_px"]), int(values["height_px"])
+        frame = Frame(width, height, 0, 0, width, height)
+        texts = names or [str(phrase["text"]) for phrase in values["phrases"]]
         return Hit(
-            rank=int(found["rank"]),
-            path=str(found["path"]),
-            score=float(found["score"]),
-            score_global=float(found["score_global"]),
+            rank=int(values["rank"]),
+            path=str(values["path"]),
+            score=float(values["score"]),
+            score_global=float(values["score_global"]),
             width=width,
             height=height,
-            regions=_regions_from_json(found["regions"]),
+            regions=_regions_from_json(values["regions"]),
             phrases=tuple(
-                PhraseMatch(text, float(one["score"]), _regions_from_json(one["regions"]), None, whole)
-                for text, one in zip(texts, found["phrases"], strict=True)
+                PhraseMatch(text, float(phrase["score"]), _regions_from_json(phrase["regions"]), None, frame)
+                for text, phrase in zip(texts, values["phrases"], strict=True)
             ),
-            logit=float(found["logit"]),
-            image=int(found["id"]),
-            date=None if found["date"] is None else datetime.fromisoformat(found["date"]),
+            logit=float(values["logit"]),
+            image=int(values["id"]),
+            date=None if values["date"] is None else datetime.fromisoformat(values["date"]),
         )
 
 
@@ -111,9 +113,9 @@ def _regions_to_json(regions: Sequence[Region]) -> list[RegionJson]:
     return [{"box": list(region.box), "score": round(region.score, 6)} for region in regions]
 
 
-def _regions_from_json(found: Sequence[Mapping[str, Any]]) -> tuple[Region, ...]:
+def _regions_from_json(values: Sequence[Mapping[str, Any]]) -> tuple[Region, ...]:
     regions = []
-    for one in found:
-        left, top, right, bottom = map(int, one["box"])
-        regions.append(Region((left, top, right, bottom), float(one["score"])))
+    for region in values:
+        left, top, right, bottom = map(int, region["box"])
+        regions.append(Region((left, top, right, bottom), float(region["score"])))
     return tuple(regions)

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 # A layout gives the dtype and the dimensions of each array: `"D C"` has two, and a letter has one size in all arrays.
 Layout = Mapping[str, tuple[DTypeLike, str]]
-# numpy and zipfile raise these on a damaged file; RuntimeError is for an encrypted or unusually compressed one.
+# These are the errors of numpy and zipfile on a damaged file; an encrypted file raises RuntimeError.
 _DAMAGE_ERRORS = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, OverflowError),
     *(BadZipFile, TokenError, zlib.error),
@@ -28,7 +28,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def load_arrays(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a layout; all their numbers are finite.
+    """Read the arrays of a layout and check their dtypes and shapes, and that all numbers are finite.
 
     Raises FileNotFoundError, and ValueError with a one-line description when the file does not fit the layout.
     """
@@ -40,13 +40,13 @@ def load_arrays(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
     except _DAMAGE_ERRORS as error:
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     sizes: dict[str, int] = {}
-    for name, (kind, sides) in layout.items():
-        expected = [int(side) if side.isdigit() else sizes.get(side) for side in sides.split()]
+    for name, (dtype, dimensions) in layout.items():
+        expected = [int(letter) if letter.isdigit() else sizes.get(letter) for letter in dimensions.split()]
         shape = arrays[name].shape
         fits = len(shape) == len(expected) and all(
             size in (None, real) for size, real in zip(expected, shape, strict=True)
         )
-        if arrays[name].dtype != kind or not fits or not arrays[name].size or not np.isfinite(arrays[name]).all():
+        if arrays[name].dtype != dtype or not fits or not arrays[name].size or not np.isfinite(arrays[name]).all():
             raise ValueError("its arrays do not fit")
-        sizes |= dict(zip(sides.split(), shape, strict=True))
+        sizes |= dict(zip(dimensions.split(), shape, strict=True))
     return arrays

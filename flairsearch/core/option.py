@@ -1,7 +1,7 @@
-"""How the options of a search are written down, once: each beside the field that holds it.
+"""Option: the one description of an option of a search, kept with the dataclass field that holds its value.
 
-The fields of core/query.Query, core/filters.Filter and core/request.SearchRequest carry an `Option`. From these the
-command line derives its options, HTTP its parameters and their schema, and a query sent to a server its URL.
+Fields of Query and ImageExample (core/query.py), Filter and SearchRequest have an `Option` in their metadata. From
+these the command line derives its options, HTTP its parameters, and a query to a server its URL.
 """
 
 from __future__ import annotations
@@ -15,44 +15,47 @@ _KEY = "option"  # The key of an Option in the metadata of a dataclass field.
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a search: what it means, and which values it takes."""
+    """One option of a search: its meaning and its values."""
 
     help: str
+    """What the option does, for --help and the HTTP schema."""
     kind: type = str
     """The type of one value: str, int or float."""
     many: bool = False
     """Whether the option may be given several times."""
     metavar: str | None = None
-    """What stands for the value in --help."""
+    """The name of the value in --help."""
     choices: Sequence[str] = ()
+    """The only possible values, if there are any."""
     least: float | None = None
+    """The smallest number that HTTP accepts."""
     most: float | None = None
-    """The bounds of a number that comes over HTTP."""
+    """The largest number that HTTP accepts."""
     max_length: int = 100
-    """The longest text that comes over HTTP, in letters."""
+    """The largest number of characters in a text that HTTP accepts."""
     max_count: int = 8
-    """The largest number of values that come over HTTP."""
+    """The largest number of values that HTTP accepts."""
     name: str | None = None
-    """The option's name, where it is not the field's."""
+    """The option's name, if it is not the field's name."""
     http_name: str | None = None
-    """The name over HTTP, where it is not the option's."""
+    """The name over HTTP, if it is not the option's name."""
 
 
 def option(default: Any, description: str, **more: Any) -> Any:
-    """A dataclass field that is an option of a search. more: the other fields of Option."""
+    """Return a dataclass field that is an option of a search. more: the other fields of Option."""
     return field(default=default, metadata={_KEY: Option(description, **more)})
 
 
 def options_of(*records: type) -> dict[str, tuple[Option, Any]]:
-    """The options that dataclasses have, by name, each with its default."""
-    found: dict[str, tuple[Option, Any]] = {}
+    """Return the options in the fields of dataclasses, by name, each with its default."""
+    options: dict[str, tuple[Option, Any]] = {}
     for record in records:
-        for one in fields(record):
-            if chosen := one.metadata.get(_KEY):
-                found[chosen.name or one.name] = (chosen, one.default)
-    return found
+        for record_field in fields(record):
+            if found := record_field.metadata.get(_KEY):
+                options[found.name or record_field.name] = (found, record_field.default)
+    return options
 
 
-def as_tuple(given: str | Sequence[str]) -> tuple[str, ...]:
-    """One text, or several, as a tuple."""
-    return (given,) if isinstance(given, str) else tuple(given)
+def as_tuple(texts: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one text or several texts as a tuple."""
+    return (texts,) if isinstance(texts, str) else tuple(texts)

@@ -1,4 +1,4 @@
-"""What the stages ask of one another, where they must not import each other."""
+"""The interface of the model, for packages that must not import it."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """A FLAIR model, as indexing and searching need it: model/lazy_encoder.py loads its parts when they are needed."""
+    """What indexing and searching need of a FLAIR model; model/lazy_encoder.py loads its parts when they are needed."""
 
     @property
     def device(self) -> str:
-        """Where the model's arithmetic is done: cpu, mps, or cuda with or without a number."""
+        """The device that the model runs on: cpu, mps, or cuda with or without a number."""
         ...
 
     @property
     def pool_weights(self) -> PoolWeights:
-        """What re-ranking needs of the model besides an encoded query."""
+        """The weights of the attention pool, which re-ranking needs besides an encoded query."""
         ...
 
     @property
     def token_metric(self) -> NDArray[np.float32]:
-        """f32[D, D]: e^T metric e says how much an error e of a stored token matters."""
+        """f32[D, D]: an error e f32[D] of a stored token costs e^T metric e when codecs are trained."""
         ...
 
     def encode_images(self, pictures: Sequence[Picture]) -> EncodedViews:
-        """N views u8[S, S, 3] -> what the index keeps of them."""
+        """Return what the index stores of N views, whose pixels are u8[S, S, 3]."""
         ...
 
     def encode_image_queries(self, pictures: Sequence[Picture], names: Sequence[str]) -> list[EncodedText]:
-        """Images to look for, u8[S, S, 3], and what they are called -> each as a query's phrase."""
+        """Return example images u8[S, S, 3] as phrases of a query, with the names of the images as texts."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Texts -> each as a query's phrase."""
+        """Return texts as phrases of a query."""
         ...
 
     def encode_prompts(self) -> list[EncodedText]:
-        """The texts of model/prompts.py, which the score predictor is fitted to."""
+        """Return the encoded texts of model/prompts.py, which the score predictor is fitted to."""
         ...
 
     def fold(self, vectors: NDArray[np.float32]) -> list[EncodedText]:
-        """Global text tokens f32[T, D], not normalised -> phrases whose texts are not known any more."""
+        """Return phrases for global text tokens f32[T, D], not normalised; the texts themselves are not known."""
         ...
 
     def unseen_words(self, text: str) -> list[str]:
-        """The words of a text that are in no training text of the model."""
+        """Return the words of a text that are in no training text of the model."""
         ...

@@ -1,4 +1,4 @@
-"""What a query asks for: texts and example images, what must not be there, and where the match has to be."""
+"""Query and ImageExample: what to look for, what must not be there, and where in the photo the match must be."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from flairsearch.core.errors import UsageError
 from flairsearch.core.option import as_tuple, option
 from flairsearch.core.types import Box
 
+# The parts of a photo that a match can be required to lie in.
 POSITIONS = ("left", "right", "top", "bottom", "center")
-MAX_TEXT_LETTERS = 1000  # A text that comes over HTTP has at most this many letters; the model reads far fewer.
+MAX_TEXT_LETTERS = 1000  # HTTP accepts texts of at most this many characters; the model reads far fewer.
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class ImageExample:
     """An image to look for, or a part of it: `ImageExample("ball.jpg", box=(40, 30, 200, 180))`.
 
     source: the path of an image file, or its bytes. box: (left, top, right, bottom) in pixels of the upright image, or
-    the same as "40,30,200,180"; without a box the whole image is meant. weight: in the score, where a text weighs 1.
-    name: what the image is called in the hits; a file has its own name.
-    Raises UsageError when the box is none or the weight is not above 0.
+    the same as "40,30,200,180"; without a box the whole image is used. weight: of the image in the score; a text has
+    weight 1. name: the name of the image in the hits; the default is the name of the file.
+    Raises UsageError when the box is not valid or the weight is not above 0.
     """
 
     source: str | os.PathLike[str] | bytes = option(
@@ -51,12 +52,12 @@ class ImageExample:
 
     @property
     def path(self) -> str | None:
-        """The path of the image's file; None where the bytes were given."""
+        """The path of the image's file; None if the source is bytes."""
         return None if isinstance(self.source, bytes) else os.fspath(self.source)
 
     @property
     def part(self) -> Box | None:
-        """The box in pixels of the upright image; None: the whole image."""
+        """The box in pixels of the upright image; None for the whole image."""
         return None if self.box is None else read_box(self.box)
 
 
@@ -64,8 +65,9 @@ class ImageExample:
 class Query:
     """What to look for: `Query(["white puppy", "black ears"], exclude="leash", position="left", min_area="5%")`.
 
-    Each text, and the image, is a phrase: it has a score and regions of its own in every hit, whose score is the
-    weighted mean of theirs. What is excluded is judged where the phrases are found, not elsewhere in the photo.
+    Each text, and the image, is a phrase. Every phrase has its own score and regions in every hit, and the score of the
+    hit is the weighted mean of its phrases' scores. An excluded text must not be shown where the phrases are found; it
+    may be shown elsewhere in the photo.
     Raises UsageError when the query asks for nothing, or a value makes no sense.
     """
 
@@ -124,12 +126,12 @@ class Query:
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """The texts of what must not be there."""
+        """The texts that say what must not be there."""
         return as_tuple(self.exclude)
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """Of POSITIONS, those that must all hold."""
+        """The members of POSITIONS that must all hold."""
         return as_tuple(self.position)
 
     @cached_property
@@ -139,15 +141,20 @@ class Query:
 
     @property
     def has_conditions(self) -> bool:
-        """Whether a photo that scores well may still be left out for what it shows, or where."""
+        """Whether the query has conditions: a photo that does not meet them is left out, however well it scores."""
         return bool(self.exclude or self.position or self.min_share)
 
 
 def read_box(box: Box | str) -> Box:
-    """Raises UsageError when it is no box: four whole numbers, left < right, top < bottom, none negative."""
+    """Return a box as four integers.
+
+    Raises UsageError unless it is four whole numbers with 0 <= left < right and 0 <= top < bottom.
+    """
     try:
         parts = box.split(",") if isinstance(box, str) else list(box)
-        left, top, right, bottom = (int(str(part)) for part in parts)  # The text of 1.5 is no whole number.
+        left, top, right, bottom = (
+            int(str(part)) for part in parts
+        )  # Through its text, 1.5 is refused and not cut to 1.
     except (TypeError, ValueError):
         left = top = right = bottom = 0
     if not (0 <= left < right and 0 <= top < bottom):
@@ -156,7 +163,11 @@ def read_box(box: Box | str) -> Box:
 
 
 def read_share(value: float | str, parameter: str) -> float:
-    """A share like "5%" or 0.05 -> 0.05. Raises UsageError on anything but a share from 0 to 1."""
+    """Return a share, "5%" or 0.05, as a number from 0 to 1.
+
+    parameter: the name of the parameter that holds the share, for the error.
+    Raises UsageError when the value is not a share from 0 to 1.
+    """
     text = str(value).strip()
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -176,12 +187,12 @@ def _check_text(text: str, parameter: str, advice: str) -> None:
         raise UsageError("the text is no valid UTF-8 - check the terminal's encoding", parameter) from None
 
 
-def _check_positions(given: Sequence[str]) -> tuple[str, ...]:
-    positions = tuple(dict.fromkeys(given))
+def _check_positions(texts: Sequence[str]) -> tuple[str, ...]:
+    positions = tuple(dict.fromkeys(texts))
     for position in positions:
         if position not in POSITIONS:
             raise UsageError(f"there is no {position!r} - use one of {', '.join(POSITIONS)}", "position")
-    for one, other in (("left", "right"), ("top", "bottom")):
-        if one in positions and other in positions:
-            raise UsageError(f"nothing is at the {one} and at the {other} - give one of them", "position")
+    for side, opposite in (("left", "right"), ("top", "bottom")):
+        if side in positions and opposite in positions:
+            raise UsageError(f"nothing is at the {side} and at the {opposite} - give one of them", "position")
     return positions

@@ -1,4 +1,4 @@
-"""What an indexing run did, and what an index holds."""
+"""Records of what an indexing run did, and of what an index holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file or folder that was left out, and why, in one line."""
+    """A file or folder that was skipped, and the reason in one line."""
 
     path: str
     reason: str
@@ -15,7 +15,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an indexing run has come, in files that had to be read."""
+    """How far an indexing run has come; counts are of files that must be read."""
 
     done: int
     total: int
@@ -24,7 +24,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class IndexRun:
-    """What the last indexing run did; counts are of files."""
+    """The record of an indexing run that the index keeps; counts are of files."""
 
     finished: float  # Seconds since 1970, UTC.
     seconds: float  # How long the run took.
@@ -34,7 +34,7 @@ class IndexRun:
     removed: int
     unchanged: int
     skipped: int
-    videos: int  # Videos that were left out.
+    videos: int  # Videos that were found and ignored.
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Status:
     roots: tuple[str, ...]
     images: int
     views: int
-    bytes: int  # On disk.
+    bytes: int  # The size of the index on disk.
     skipped: tuple[Skipped, ...]
-    photos: dict[str, int] = field(default_factory=dict)  # Images of each root.
-    sizes: dict[str, int] = field(default_factory=dict)  # Bytes of each of store/statistics.PARTS.
-    last_run: IndexRun | None = None  # None: no run was recorded.
+    photos: dict[str, int] = field(default_factory=dict)  # The number of images of each root.
+    sizes: dict[str, int] = field(default_factory=dict)  # The bytes of each of store/statistics.PARTS.
+    last_run: IndexRun | None = None  # The last indexing run; None if none was recorded.
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What one indexing run did; counts are of files."""
+    """The report of one indexing run for its caller; counts are of files."""
 
     added: int = 0
     updated: int = 0
@@ -67,14 +67,14 @@ class IndexReport:
     unchanged: int = 0
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
-    videos: int = 0  # Videos that were left out.
+    videos: int = 0  # Videos that were found and ignored.
 
     @property
     def changed(self) -> int:
-        """Files whose entry in the index is new, different or gone."""
+        """The number of files whose entry in the index is new, changed or removed."""
         return self.added + self.updated + self.moved + self.removed
 
     @property
     def indexed(self) -> int:
-        """Files that were found and could be used, those that are gone included."""
+        """The number of files that the run did not skip, including removed ones."""
         return self.changed + self.unchanged

@@ -1,4 +1,4 @@
-"""SearchRequest in, SearchResult out: what a search is asked, and all that it answers."""
+"""SearchRequest, the input of a search, and SearchResult, its output."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from flairsearch.core.query import ImageExample, Query
 from flairsearch.core.types import GLOBAL_SHARES
 
 MAX_HITS = 200  # One answer over HTTP holds at most this many hits.
-MAX_OFFSET = 1_000_000  # A page over HTTP begins after at most this many hits.
+MAX_OFFSET = 1_000_000  # HTTP accepts no larger offset.
 MAX_BODY_BYTES = 32_000_000  # The body of one request over HTTP has at most this many bytes.
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A query, which photos it is about, and which of its hits are wanted. A text alone is a query, too.
+    """A query, the filter of the photos to search, and which of the hits to return.
 
     Raises UsageError when a value makes no sense.
     """
@@ -56,39 +56,47 @@ class SearchRequest:
 
     @property
     def besides_query(self) -> tuple[object, ...]:
-        """All fields but the query: requests in which they are equal can be answered together."""
+        """All fields but the query; requests in which these are equal can be answered together."""
         return self.filter, self.k, self.offset, self.shortlist, self.min_score, self.score
 
     @property
     def global_share(self) -> float | None:
-        """The share of the global token's cosine in the score; None: as the model says."""
+        """The share of the global token's cosine in the score; None for the model's default."""
         return None if self.score is None else GLOBAL_SHARES[self.score]
 
     @staticmethod
     def of(query: str | Query | SearchRequest, k: int = 10, **options: Any) -> SearchRequest:
-        """A text, a query or a whole request as a request. options: fields of SearchRequest besides query and k."""
+        """Return a request from a text or a query; a request is returned as it is.
+
+        options: fields of SearchRequest besides query and k.
+        """
         if isinstance(query, SearchRequest):
             return query
         return SearchRequest(Query(query) if isinstance(query, str) else query, k=k, **options)
 
     @staticmethod
     def from_options(values: Mapping[str, Any], image: ImageExample | None = None) -> SearchRequest:
-        """A request from values by the names of OPTIONS; None, and a name that is not there, mean the default.
+        """Return a request from the values of OPTIONS, by name; a missing name and None stand for the default.
 
-        image: the example image, which the caller has read; box and image_weight are about it.
+        image: the example image, which the caller makes with `example_from_options`.
         """
-        given = {name: value for name, value in values.items() if value is not None}
-        query = Query(image=image, **{name: given[name] for name in options_of(Query) if name in given})
-        chosen = Filter(**{name: given[name] for name in options_of(Filter) if name in given})
-        return SearchRequest(
-            query, chosen, **{name: given[name] for name in options_of(SearchRequest) if name in given}
-        )
+        present = {name: value for name, value in values.items() if value is not None}
+
+        def values_for(record: type) -> dict[str, Any]:
+            return {name: present[name] for name in options_of(record) if name in present}
+
+        query = Query(image=image, **values_for(Query))
+        return SearchRequest(query, Filter(**values_for(Filter)), **values_for(SearchRequest))
 
     def to_options(self) -> dict[str, Any]:
-        """The values by the names of OPTIONS that are not their defaults; of an image its box and weight."""
+        """Return the values of OPTIONS that are not defaults, by name; of an example image only box and weight."""
         values: dict[str, Any] = {"text": self.query.texts} if self.query.texts else {}
-        plain = SearchRequest(Query("anything"))
-        for record, default in ((self.query, plain.query), (self.filter, plain.filter), (self, plain)):
+        default_request = SearchRequest(Query("anything"))
+        for record, default in (
+            (self.query, default_request.query),
+            (self.filter, default_request.filter),
+            (self, default_request),
+        ):
             for name in options_of(type(record)):
                 value = getattr(record, name)
                 if name != "text" and value != getattr(default, name):
@@ -101,10 +109,15 @@ class SearchRequest:
 
 
 OPTIONS: Mapping[str, tuple[Option, Any]] = options_of(Query, ImageExample, Filter, SearchRequest)
+"""All options of a search by name, each with its default."""
 
 
 def example_from_options(source: str | bytes | None, values: Mapping[str, Any], name: str = "") -> ImageExample | None:
-    """The example image of a request from its options. Raises UsageError when a value is about an image not given."""
+    """Return the example image of a request, from the values of its options; None without a source.
+
+    source: the path or the bytes of the image. name: the name of the image in the hits.
+    Raises UsageError when box or image_weight is set without a source.
+    """
     if source is not None:
         weight = values.get("image_weight")
         return ImageExample(source, values.get("box"), 1.0 if weight is None else weight, name)
@@ -115,7 +128,10 @@ def example_from_options(source: str | bytes | None, values: Mapping[str, Any], 
 
 
 def _check_shortlist(shortlist: str | int) -> str:
-    """Raises UsageError on anything but auto, all, or a number above 0."""
+    """Return the size of a shortlist as text.
+
+    Raises UsageError unless it is auto, all, or a number above 0.
+    """
     text = str(shortlist)
     try:
         number = int(text)
@@ -128,19 +144,22 @@ def _check_shortlist(shortlist: str | int) -> str:
 
 @dataclass(frozen=True)
 class SearchStats:
-    """How much work a search was."""
+    """Statistics of the work that a search did."""
 
     views_in_filter: int = 0  # Views that the filter lets through.
     views_ranked: int = 0  # Views that were ranked exactly.
-    images_not_judged: int = 0  # Photos that might meet the conditions, and were not looked at.
+    images_not_judged: int = 0  # Photos on which the conditions of the query were not judged.
     unseen_words: tuple[str, ...] = ()  # Words of the query that are in no training text of the model.
-    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # By stage.
-    backend: str = ""  # What computed the exact scores, and where.
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # The seconds of each stage.
+    backend: str = ""  # The backend and the device that computed the exact scores.
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits of a search, best first: iterate over it. `complete` is False when photos were left out unjudged."""
+    """The hits of a search, best first; a sequence of Hit.
+
+    complete: False when damaged photos could not be searched, or the conditions were not judged on all photos.
+    """
 
     hits: tuple[Hit, ...] = ()
     stats: SearchStats = SearchStats()
@@ -154,12 +173,12 @@ class SearchResult:
         return len(self.hits)
 
     @overload
-    def __getitem__(self, place: int) -> Hit: ...
+    def __getitem__(self, position: int) -> Hit: ...
     @overload
-    def __getitem__(self, place: slice) -> tuple[Hit, ...]: ...
-    def __getitem__(self, place: int | slice) -> Hit | tuple[Hit, ...]:
-        return self.hits[place]
+    def __getitem__(self, position: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, position: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[position]
 
     def first(self, count: int) -> SearchResult:
-        """The same result with at most `count` hits."""
+        """Return the same result with at most `count` hits."""
         return replace(self, hits=self.hits[:count])

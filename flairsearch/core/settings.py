@@ -20,7 +20,7 @@ DEFAULT_CODEC = "q1"
 MAX_EXHAUSTIVE_VIEWS = 2000  # Up to this size, every query scores all views and no score predictor is fitted.
 
 SINGLE_VIEW_POLICIES = ("squash", "center")  # The other view policy is tiles:N.
-TILE_COUNTS = range(2, 65)  # The values of N in tiles:N; `tile_count` reads at most two digits.
+TILE_COUNTS = range(2, 65)  # The accepted values of N in tiles:N; `tile_count` reads at most two digits.
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 

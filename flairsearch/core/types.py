@@ -22,12 +22,12 @@ GLOBAL_SHARES = {"flair": 0.0, "global": 1.0, "sum": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file seen on disk."""
+    """An image file on disk, as a walk over the folders found it."""
 
     root: str  # The absolute path of the indexed folder.
     path: str  # The path relative to root, with / between its parts.
-    size: int  # Bytes.
-    mtime_ns: int
+    size: int  # The size in bytes.
+    mtime_ns: int  # The time of modification: nanoseconds since 1970, UTC.
 
     @property
     def absolute(self) -> str:
@@ -36,26 +36,26 @@ class ImageFile:
 
 
 class IndexedFile(NamedTuple):
-    """What the index remembers of a file. A tuple takes least memory, and there may be millions."""
+    """What the index stores of a file; a tuple, since there may be millions and it needs the least memory."""
 
     image: int  # The id of its image.
-    size: int  # Bytes.
-    mtime_ns: int
+    size: int  # The size in bytes.
+    mtime_ns: int  # The time of modification: nanoseconds since 1970, UTC.
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a view's square lies on the upright original: maps the grid to pixels and back. All fields are pixels."""
+    """The position of a view's square on the upright original; converts between them. All fields are in pixels."""
 
     width: int  # Width of the upright original.
     height: int  # Height of the upright original.
-    left: float  # The left edge of the view on the original; the other edges likewise.
-    top: float
-    right: float
-    bottom: float
+    left: float  # The left edge of the view on the original.
+    top: float  # The top edge.
+    right: float  # The right edge.
+    bottom: float  # The bottom edge.
 
     def to_pixels(self, left: float, top: float, right: float, bottom: float) -> Box:
-        """A box in view coordinates (0 to 1 across the square) -> whole pixels of the original, at least 1 x 1."""
+        """Convert a box in view coordinates (0 to 1 across the square) to pixels of the original, at least 1 x 1."""
         wide, high = self.right - self.left, self.bottom - self.top
         x0 = min(max(round(self.left + left * wide), 0), self.width - 1)
         y0 = min(max(round(self.top + top * high), 0), self.height - 1)
@@ -64,7 +64,7 @@ class Frame:
         return x0, y0, x1, y1
 
     def to_view(self, box: Sequence[float]) -> tuple[float, float, float, float]:
-        """Edges in pixels of the original -> view coordinates; outside of 0..1 where the view does not reach."""
+        """Convert edges in pixels of the original to view coordinates, which exceed 0 to 1 outside of the view."""
         wide, high = self.right - self.left, self.bottom - self.top
         left, top, right, bottom = box
         return (
@@ -79,49 +79,49 @@ class Frame:
 class Picture:
     """One decoded view."""
 
-    pixels: NDArray[np.uint8]  # [S, S, 3] RGB, upright.
+    pixels: NDArray[np.uint8]  # u8[S, S, 3]: RGB, upright.
     frame: Frame
-    taken: int | None = None  # The date of its EXIF, as core/dates.clock_seconds counts it.
+    taken: int | None = None  # The date in the photo's EXIF as core/dates.clock_seconds; None if there is none.
 
 
 @dataclass(frozen=True)
 class EncodedViews:
-    """What the model keeps of N views."""
+    """The model's output for N views, as the index stores it."""
 
-    pooled: NDArray[np.float16]  # [N, D] Global tokens of unit length.
-    tokens: NDArray[np.float16]  # [N, P, D] Local tokens x after LayerNorm without gain.
-    shift: NDArray[np.float16]  # [N, P] r = mean / sqrt(var + eps) of each local token.
-    scale: NDArray[np.float16]  # [N, P] s = sqrt(var + eps); the local token itself is s (x + r).
+    pooled: NDArray[np.float16]  # f16[N, D]: global tokens of unit length.
+    tokens: NDArray[np.float16]  # f16[N, P, D]: local tokens x after LayerNorm without gain.
+    shift: NDArray[np.float16]  # f16[N, P]: r = mean / sqrt(var + eps) of each local token.
+    scale: NDArray[np.float16]  # f16[N, P]: s = sqrt(var + eps); the local token itself is s (x + r).
 
     def part(self, rows: slice) -> EncodedViews:
-        """Some of the views."""
+        """Return the views of a slice."""
         return EncodedViews(*(column[rows] for column in (self.pooled, self.tokens, self.shift, self.scale)))
 
     def only(self, i: int) -> EncodedViews:
-        """The i-th view alone."""
+        """Return the i-th view alone."""
         return self.part(slice(i, i + 1))
 
 
 @dataclass(frozen=True)
 class EncodedText:
-    """A text, or an image to look for, as the model has it: its vector, and the vector folded into the pool."""
+    """A text or an example image after encoding: its vector, and the vector folded into the attention pool."""
 
     text: str  # The text itself, or the name of the image.
-    vector: NDArray[np.float32]  # [D] global text token, not normalised.
-    u: NDArray[np.float32]  # [H, D] The logits of stored tokens x are x u + c.
-    c: NDArray[np.float32]  # [H]
+    vector: NDArray[np.float32]  # f32[D]: the global text token, not normalised.
+    u: NDArray[np.float32]  # f32[H, D]: the attention logits of stored tokens x are x u + c.
+    c: NDArray[np.float32]  # f32[H]: see u.
 
 
 @dataclass(frozen=True)
 class PoolWeights:
-    """The value and output side of the pool, with the layer norm's gains folded in; the logits' scale and bias."""
+    """The value and output weights of the attention pool, with the layer norm's gain folded in; scale and bias."""
 
-    value: NDArray[np.float32]  # [H, d, D]
-    value_bias: NDArray[np.float32]  # [H, d]
-    out: NDArray[np.float32]  # [D, D]
-    out_bias: NDArray[np.float32]  # [D]
-    logit_scale: float  # The factor itself: exp is taken already.
-    logit_bias: float
+    value: NDArray[np.float32]  # f32[H, d, D]: the value projection of each head, d = D / H.
+    value_bias: NDArray[np.float32]  # f32[H, d]: the bias of the value projection.
+    out: NDArray[np.float32]  # f32[D, D]: the output projection.
+    out_bias: NDArray[np.float32]  # f32[D]: the bias of the output projection.
+    logit_scale: float  # A logit is logit_scale x score + logit_bias; exp is already applied to the scale.
+    logit_bias: float  # See logit_scale.
     global_share: float = 0.0  # The share of the global token's cosine in a view's score.
 
 
@@ -129,18 +129,18 @@ class PoolWeights:
 class Candidates:
     """Views of a shortlist, best first."""
 
-    views: NDArray[np.int64]  # [K] View ids.
-    scores: NDArray[np.float32]  # [K] Predicted scores; infinity where none can be predicted.
+    views: NDArray[np.int64]  # i64[K]: view ids.
+    scores: NDArray[np.float32]  # f32[K]: predicted scores; infinity for views without a prediction.
 
 
 @dataclass(frozen=True)
 class EncodedQuery:
     """A query with its texts and images encoded."""
 
-    phrases: tuple[EncodedText, ...]  # What to look for; at least one.
-    weights: tuple[float, ...] = ()  # Of each phrase, above 0; without any, all phrases weigh alike.
-    exclusions: tuple[EncodedText, ...] = ()
-    positions: tuple[str, ...] = ()  # Of core/query.POSITIONS.
+    phrases: tuple[EncodedText, ...]  # What to look for; at least one phrase.
+    weights: tuple[float, ...] = ()  # The weight of each phrase, above 0; if empty, all weights are equal.
+    exclusions: tuple[EncodedText, ...] = ()  # What must not be shown where the phrases are found.
+    positions: tuple[str, ...] = ()  # The members of core/query.POSITIONS that must all hold.
     min_area: float = 0.0  # The smallest region, as a share of the photo.
 
     @property
@@ -161,5 +161,5 @@ class EncodedQuery:
 
     @property
     def has_conditions(self) -> bool:
-        """Whether a photo that scores well may still be left out for what it shows, or where."""
+        """Whether the query has conditions: a photo that does not meet them is left out, however well it scores."""
         return bool(self.exclusions or self.positions or self.min_area)

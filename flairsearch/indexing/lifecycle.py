@@ -1,4 +1,4 @@
-"""An index is made, opened and replaced; its settings say which weights it was made with."""
+"""Create, open, write and replace an index, and check that it fits the model and the options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flairsearch.store.writer import Writer
 
 
 def new_settings(file: checkpoints.WeightsFile, views: str | None, codec: str | None) -> IndexSettings:
-    """The settings of a new index with these weights."""
+    """Return the settings of a new index with these weights. views, codec: None stands for the default."""
     config_json, weights_hash = checkpoints.describe(file.path)
     config = json.loads(config_json)
     size, grid = config["image_size"], config["image_size"] // config["patch_size"]
@@ -40,38 +40,38 @@ def new_settings(file: checkpoints.WeightsFile, views: str | None, codec: str | 
 
 
 def create_index(folder: Path, settings: IndexSettings) -> None:
-    """An empty index; the settings are written last, so that a folder without them is no index."""
+    """Create an empty index. The settings are written last, since a folder without them is not an index."""
     (folder / "segments").mkdir(parents=True, exist_ok=True)
     Catalog(folder, create=True).close()
     settings.save(folder)
 
 
 def open_settings(folder: Path) -> IndexSettings:
-    """The settings of an index, in today's format: those of an older one are written anew.
+    """Return the settings of an index in the current format; settings of an older format are updated on disk.
 
-    The catalogue follows when it is opened. This order, as an older flairsearch reads the settings' number first.
-    Raises StoreError when there is no index, or one of a newer format.
+    Opening the catalogue updates the catalogue. The settings come first, since an older flairsearch checks their format
+    first. Raises StoreError when there is no index, or one of a newer format.
     """
     settings = IndexSettings.load(folder)
     if settings.format != FORMAT_VERSION:
         settings = replace(settings, format=FORMAT_VERSION)
-        with suppress(OSError):  # Where the index is read-only, opening the catalogue says so.
+        with suppress(OSError):  # If the index is read-only, opening its catalogue reports it.
             settings.save(folder)
     return settings
 
 
-def replace_index(folder: Path, fresh: Path) -> None:
-    """Put a finished index in the place of another one."""
+def replace_index(folder: Path, new_folder: Path) -> None:
+    """Put a finished index in the place of another one, which is removed."""
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    fresh.rename(folder)
+    new_folder.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def undo_replacement(folder: Path) -> None:
-    """A kill between the two renames of `replace_index` left no index here: put the old one back."""
+    """Put the old index back if the process was killed between the two renames of `replace_index`."""
     old = folder.with_name(f"{folder.name}.old")
     if not folder.exists() and (old / "index.json").is_file():
         old.rename(folder)
@@ -80,16 +80,16 @@ def undo_replacement(folder: Path) -> None:
 def open_index(
     folder: Path, model: str | Path | None, views: str | None, codec: str | None, create: bool
 ) -> tuple[IndexSettings, str | Path]:
-    """The settings of an index and its model; an empty one is made when there is none and `create`.
+    """Return the settings of an index and its model; with `create`, make an empty index if there is none.
 
-    Raises StoreError when there is no such index, or it was made with other weights or another view policy;
-    WeightsError when the model cannot be had (without `model`, not before it is needed).
+    Raises StoreError when there is no such index, or it was made with other weights, another view policy
+    or another codec; WeightsError when the model of a new index, or `model`, cannot be found.
     """
     undo_replacement(folder)
     if create and not (folder / "index.json").exists():
-        fresh = new_settings(checkpoints.find(model or checkpoints.default_name()), views, codec)
+        settings = new_settings(checkpoints.find(model or checkpoints.default_name()), views, codec)
         try:
-            create_index(folder, fresh)
+            create_index(folder, settings)
         except OSError as error:
             raise StoreError(
                 f"{folder} cannot be made ({error.strerror or error}) - give another place: --index FOLDER"
@@ -113,7 +113,7 @@ def open_index(
 
 @contextmanager
 def writing(folder: Path, settings: IndexSettings, limits: StoreLimits = STORE_LIMITS) -> Iterator[Writer]:
-    """The writer; a disk that is full or read-only is a StoreError of one line."""
+    """Yield the writer of an index; a full or read-only disk raises StoreError with one line."""
     writer = Writer(folder, settings, limits)
     try:
         yield writer
@@ -127,23 +127,23 @@ def writing(folder: Path, settings: IndexSettings, limits: StoreLimits = STORE_L
 
 
 def forget(writer: Writer, absolute: str) -> int:
-    """Remove an image, or all images below a folder, and its folder from those of the index. Returns how many images.
+    """Remove an image, or a folder with all images below it, from the index; return the number of images.
 
-    Raises UsageError when the index has neither.
+    absolute: the absolute path of the image or the folder. Raises UsageError when the index does not contain it.
     """
     images = writer.catalog.images_below(absolute)
-    known = absolute in writer.catalog.roots()
-    if not images and not known:
+    is_root = absolute in writer.catalog.roots()
+    if not images and not is_root:
         raise UsageError(f"{absolute} is not in the index - see 'flairsearch status' for its folders")
     writer.remove_images(images)
     writer.commit()
-    if known:
+    if is_root:
         writer.catalog.remove_root(absolute)
     return len(images)
 
 
 def check_move(old: str | Path, new: str | Path) -> None:
-    """Raises UsageError when there is no folder `new`, or a name that the index cannot keep."""
+    """Raise UsageError when there is no folder `new`, or a path is not valid UTF-8."""
     if not os.path.isdir(os.path.expanduser(new)):
         raise UsageError(f"{new} is not there - give the folder where the photos are now")
     if not (is_text(os.fspath(old)) and is_text(os.fspath(new))):
@@ -151,7 +151,7 @@ def check_move(old: str | Path, new: str | Path) -> None:
 
 
 def prepare_codec(writer: Writer, is_chosen: bool, encoder: Encoder) -> None:
-    """Train the writer's codec where it needs that. is_chosen: the index has had another codec until now."""
+    """Train the writer's codec if necessary. is_chosen: the user has chosen the codec, so the settings are saved."""
     settings = writer.settings
     must_train = is_chosen and needs_basis(settings.codec) and not is_trained(writer) and writer.catalog.counts()[1]
     metric = encoder.token_metric if must_train or needs_training(writer) else None

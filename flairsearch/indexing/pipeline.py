@@ -23,10 +23,10 @@ from flairsearch.store.writer import Writer
 
 @dataclass
 class _Work:
-    """What one run has to do and has done."""
+    """What one indexing run has to do, and counts of what it has done."""
 
-    fresh: list[ImageFile] = field(default_factory=list)
-    changed: dict[tuple[str, str], int] = field(default_factory=dict)  # Root and path -> image id.
+    unread: list[ImageFile] = field(default_factory=list)  # The files that are new or changed, and must be read.
+    changed: dict[tuple[str, str], int] = field(default_factory=dict)  # The changed files: root and path -> image id.
     gone: dict[bytes, list[int]] = field(default_factory=dict)  # Content hash -> ids of images whose file is gone.
     unchanged: int = 0
     added: int = 0
@@ -50,15 +50,16 @@ def ingest(
     limits: IngestLimits = INGEST_LIMITS,
     predictor_policy: PredictorPolicy = PREDICTOR_POLICY,
 ) -> Iterator[Progress | IndexReport]:
-    """Bring the index up to date with the folders (none given: all it knows); the last thing it yields is the report.
+    """Bring the index up to date with its folders; yield Progress after every file and, at the end, the report.
 
-    ignore: globs of names or paths to leave out. What was committed stays when the run is cut off, and a
-    KeyboardInterrupt commits what is encoded first. Raises UsageError when a folder was never there.
+    folders: the folders to scan; without any, all folders of the index. ignore: globs of names or paths to leave out.
+    An interrupted run keeps what is committed; it commits what is already encoded before it ends.
+    Raises UsageError when a folder does not exist and is not part of the index.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     work = _survey(writer, folders, ignore)
     drop_lost(writer.snapshot())
-    yield Progress(0, len(work.fresh), len(work.skipped))
+    yield Progress(0, len(work.unread), len(work.skipped))
     try:
         yield from _read(writer, work, encoder, limits)
         gone = [image for images in work.gone.values() for image in images]
@@ -70,17 +71,17 @@ def ingest(
     _train_if_needed(writer, encoder)
     if is_trained(writer):
         for _ in writer.compactor.compact(writer.target, dead_too=False):
-            pass  # Segments in the fallback codec are written anew in the trained one.
+            pass  # Segments in the fallback codec are rewritten in the trained codec.
     if writer.catalog.counts()[1]:
         for _ in fit_views(writer.snapshot(), encoder, predictor_policy):
-            yield Progress(len(work.fresh), len(work.fresh), len(work.skipped))
-    run = IndexRun(time.time(), time.monotonic() - began, *work.counts, len(work.skipped), work.videos)
+            yield Progress(len(work.unread), len(work.unread), len(work.skipped))
+    run = IndexRun(time.time(), time.monotonic() - start, *work.counts, len(work.skipped), work.videos)
     writer.catalog.statistics.save_run(run)
     yield IndexReport(*work.counts, tuple(work.skipped), tuple(work.warnings), work.videos)
 
 
 def _commit(writer: Writer) -> None:
-    """Commit; then make one segment of many small ones, if there are so many now."""
+    """Commit, and merge small segments if there are too many of them."""
     if writer.commit():
         writer.compactor.merge(writer.target)
 
@@ -91,26 +92,26 @@ def _train_if_needed(writer: Writer, encoder: Encoder) -> None:
 
 
 def _survey(writer: Writer, folders: Sequence[str], ignore: Sequence[str]) -> _Work:
-    """Walk the folders and compare them with the catalogue."""
+    """Walk the folders, compare them with the catalogue, and return what is to be done."""
     roots = writer.catalog.roots()
-    chosen = []
+    scanned = []
     for folder in folders or sorted(roots):
         path = os.path.abspath(os.path.expanduser(folder))
-        parents = [root for root in roots if _inside(path, root)]
+        parents = [root for root in roots if _is_inside(path, root)]
         if not parents and not os.path.isdir(path):
-            what = "is not a folder" if os.path.exists(path) else "is not there"
-            raise UsageError(f"{discovery.printable(path)} {what} - give a folder of photos")
+            reason = "is not a folder" if os.path.exists(path) else "is not there"
+            raise UsageError(f"{discovery.printable(path)} {reason} - give a folder of photos")
         if path != discovery.printable(path):
             raise UsageError(f"{discovery.printable(path)} has a name that is not UTF-8 - rename the folder")
         root = max(parents, key=len) if parents else path
         roots.setdefault(root, 0)
-        chosen += [root, *(other for other in sorted(roots) if _inside(other, path))]
+        scanned += [root, *(other for other in sorted(roots) if _is_inside(other, path))]
     work = _Work()
     gone: list[int] = []
-    for root in dict.fromkeys(chosen):
-        nested = [other for other in roots if other != root and _inside(other, root)]
+    for root in dict.fromkeys(scanned):
+        nested = [other for other in roots if other != root and _is_inside(other, root)]
         changes = discovery.compare(root, writer.catalog.known(writer.catalog.add_root(root)), ignore, nested)
-        work.fresh += changes.added + [file for file, _ in changes.updated]
+        work.unread += changes.added + [file for file, _ in changes.updated]
         work.changed |= {(file.root, file.path): image for file, image in changes.updated}
         work.unchanged += changes.unchanged
         work.skipped += changes.skipped
@@ -122,45 +123,45 @@ def _survey(writer: Writer, folders: Sequence[str], ignore: Sequence[str]) -> _W
     return work
 
 
-def _inside(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies below it."""
+def _is_inside(path: str, folder: str) -> bool:
+    """Return whether a path is a folder or lies below it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _read(writer: Writer, work: _Work, encoder: Encoder, limits: IngestLimits) -> Iterator[Progress]:
-    """Decode ahead, encode in batches, hand to the writer; commit when the limits say so."""
-    if not work.fresh:
+    """Decode files, encode them in batches and pass them to the writer; commit when the limits require it."""
+    if not work.unread:
         return
     batch = _Batch(writer, work, encoder, limits.batch_views)
     last_commit = time.monotonic()
-    loader = loading.load_all(work.fresh, writer.settings.views, writer.settings.image_size, writer.hashes)
+    loader = loading.load_all(work.unread, writer.settings.views, writer.settings.image_size, writer.hashes)
     for done, loaded in enumerate(loader, 1):
         if isinstance(loaded, loading.Failed):
             work.skipped.append(Skipped(loaded.file.absolute, loaded.reason))
         else:
             batch.add(loaded)
-        waited = time.monotonic() - last_commit
-        if writer.pending >= limits.commit_views or (writer.pending and waited > limits.commit_seconds):
+        seconds = time.monotonic() - last_commit
+        if writer.pending >= limits.commit_views or (writer.pending and seconds > limits.commit_seconds):
             _commit(writer)
             last_commit = time.monotonic()
             _train_if_needed(writer, encoder)
-        yield Progress(done, len(work.fresh), len(work.skipped))
+        yield Progress(done, len(work.unread), len(work.skipped))
     batch.flush()
 
 
 class _Batch:
-    """Photos that were read, until there are enough views for a step of the model. A photo's views stay together."""
+    """Collects photos until their views are enough for one step of the model; all views of a photo stay together."""
 
     def __init__(self, writer: Writer, work: _Work, encoder: Encoder, size: int) -> None:
-        """size: the largest number of views, and of photos, of a step of the model."""
+        """size: the largest number of views, and of photos, in one step of the model."""
         self._writer, self._work, self._encoder, self._size = writer, work, encoder, size
         self._photos: list[loading.Loaded] = []
         self._hashes: set[bytes] = set()
         self._views: list[tuple[bytes, Picture]] = []
 
     def add(self, loaded: loading.Loaded) -> None:
-        """One more photo; the photos before it are handed to the writer when its views would be too many."""
-        # A photo whose twin has views, in the index or in this very batch, needs none of its own.
+        """Add a photo; pass the earlier photos to the writer first if its views would be too many."""
+        # A photo needs no views if an identical photo has views in the index or in this batch.
         is_known = loaded.hash in self._writer.hashes or loaded.hash in self._hashes
         pictures = () if is_known else loaded.pictures or ()
         if len(self._views) + len(pictures) > self._size:
@@ -172,7 +173,7 @@ class _Batch:
             self.flush()
 
     def flush(self) -> None:
-        """Encode the views, and hand them and their photos to the writer."""
+        """Encode the views, and pass them and their photos to the writer."""
         if self._views:
             pictures = [picture for _, picture in self._views]
             encoded = _encode_all(self._encoder, pictures, self._size)
@@ -185,14 +186,14 @@ class _Batch:
 
 def _encode_all(encoder: Encoder, pictures: Sequence[Picture], size: int) -> EncodedViews:
     """Encode views, at most `size` at once."""
-    parts = [encoder.encode_images(some) for some in chunks(pictures, size)]
+    parts = [encoder.encode_images(batch) for batch in chunks(pictures, size)]
     if len(parts) == 1:
         return parts[0]
     return EncodedViews(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(EncodedViews)))
 
 
 def _record(writer: Writer, work: _Work, loaded: loading.Loaded) -> None:
-    """Hand an image to the writer whose content has views now: as changed, moved or new."""
+    """Pass an image to the writer as changed, moved or new; its content has views already."""
     file = loaded.file
     image = work.changed.get((file.root, file.path))
     if image is not None:

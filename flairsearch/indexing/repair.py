@@ -1,4 +1,4 @@
-"""Damaged views encoded again from their photos."""
+"""Repair an index: encode damaged views again from their photos."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from flairsearch.store.writer import Writer
 def repair(
     writer: Writer, damage: Sequence[Damage], encoder: Encoder, limits: IngestLimits = INGEST_LIMITS
 ) -> Iterator[Damage]:
-    """Encode damaged views again from their photos; yields those whose photo is gone or has changed."""
-    of_content: dict[int, list[Damage]] = {}
-    for one in damage:
-        of_content.setdefault(one.content, []).append(one)
-    hashes = writer.catalog.content_hashes(sorted(of_content))
+    """Encode damaged views again from their photos; yield the damage whose photo is gone or has changed."""
+    by_content: dict[int, list[Damage]] = {}
+    for damaged_view in damage:
+        by_content.setdefault(damaged_view.content, []).append(damaged_view)
+    hashes = writer.catalog.content_hashes(sorted(by_content))
     views: list[int] = []
     pictures: list[Picture] = []
-    for content, several in of_content.items():  # Each photo is decoded once.
-        again = _decode_again(several[0].paths, hashes[content], writer.settings)
-        frames = writer.catalog.frames([one.view for one in several])
-        for one in several:
-            picture = again.get(frames[one.view])
+    for content, damaged_views in by_content.items():  # Each photo is decoded once for all its views.
+        decoded = _decode_again(damaged_views[0].paths, hashes[content], writer.settings)
+        frames = writer.catalog.frames([damaged_view.view for damaged_view in damaged_views])
+        for damaged_view in damaged_views:
+            picture = decoded.get(frames[damaged_view.view])
             if picture is None:
-                yield one
+                yield damaged_view
                 continue
-            views.append(one.view)
+            views.append(damaged_view.view)
             pictures.append(picture)
             if len(views) == limits.batch_views:
                 writer.replace_views(views, encoder.encode_images(pictures))
@@ -42,10 +42,10 @@ def repair(
 
 
 def _decode_again(paths: Sequence[str], digest: bytes, settings: IndexSettings) -> dict[Frame, Picture]:
-    """The views, by their frames, of the first file that still has the bytes it had; none where no file has them."""
-    there = [path for path in paths if os.path.isfile(path)]
-    candidates = [ImageFile(os.path.dirname(path), os.path.basename(path), 0, 0) for path in there]
-    for loaded in loading.load_all(candidates, settings.views, settings.image_size, ()):
+    """Return the views, by frame, of the first file whose content hash is still `digest`; none without such a file."""
+    existing = [path for path in paths if os.path.isfile(path)]
+    files = [ImageFile(os.path.dirname(path), os.path.basename(path), 0, 0) for path in existing]
+    for loaded in loading.load_all(files, settings.views, settings.image_size, ()):
         if isinstance(loaded, loading.Loaded) and loaded.hash == digest and loaded.pictures:
             return {picture.frame: picture for picture in loaded.pictures}
     return {}

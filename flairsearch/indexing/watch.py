@@ -1,4 +1,4 @@
-"""Reports when photos below some folders are added, changed or removed, and when the folders themselves are."""
+"""Watch folders: report when photos below them, or the folders themselves, are added, changed or removed."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from flairsearch.images.discovery import IMAGE_EXTENSIONS
 if TYPE_CHECKING:
     from watchfiles.main import FileChange
 
-DEBOUNCE_MS = 500  # Changes are reported after this time without another: copying a photo makes many changes.
-MAX_WAIT_MS = 5000  # Changes that go on are reported after this time.
-POLL_MS = 1000  # The folders themselves are looked at after this time.
+DEBOUNCE_MS = 500  # Changes are reported after this time without a new one, since copying a photo makes many.
+MAX_WAIT_MS = 5000  # Continuous changes are reported after this time.
+POLL_MS = 1000  # The folders themselves are checked at this interval.
 
-_Identity = tuple[int, int] | None  # Device and inode of a folder; None where there is no folder.
+_Identity = tuple[int, int] | None  # Device and inode of a folder; None if there is no folder.
 
 
 def check_installed() -> None:
-    """Raises FlairSearchError when there is nothing to watch with."""
+    """Raise FlairSearchError when the package for watching is not installed."""
     if find_spec("watchfiles") is None:
         raise FlairSearchError('watching folders is not installed - pip install "flairsearch[watch]"')
 
 
 def watch(
-    roots: Callable[[], Sequence[str]], apart: str, *, debounce_ms: int = DEBOUNCE_MS, poll_ms: int = POLL_MS
+    roots: Callable[[], Sequence[str]], ignored: str, *, debounce_ms: int = DEBOUNCE_MS, poll_ms: int = POLL_MS
 ) -> Iterator[bool]:
-    """Endlessly yield True when something may be new below a root, False after each poll without news.
+    """Endlessly yield True when something may have changed below a root, and False after each poll without changes.
 
     The first value is True and comes when the roots are watched, so that no earlier change is missed; likewise after a
-    root was added, removed or replaced. Changes while the caller is busy are reported when it asks again.
-    Changes below `apart`, the folder that the caller writes to, are ignored.
+    root was added, removed or replaced. Changes that happen while the caller is busy are reported with the next value.
+    roots: returns the folders to watch. ignored: changes below this folder, which the caller writes to, do not count.
     debounce_ms, poll_ms: see DEBOUNCE_MS and POLL_MS.
     Raises FlairSearchError when the system does not allow that many watched folders.
     """
-    apart = os.path.realpath(apart)
+    ignored = os.path.realpath(ignored)
     while True:
-        seen = _identify_all(roots())
-        fresh = True
-        for changes in _changes([root for root, identity in seen.items() if identity], debounce_ms, poll_ms):
-            gone = any(change == change.deleted and path in seen for change, path in changes)
-            if gone or _identify_all(roots()) != seen:  # A new folder may get the inode of the old one.
+        identities = _identify_all(roots())
+        is_first = True
+        for changes in _changes([root for root, identity in identities.items() if identity], debounce_ms, poll_ms):
+            root_deleted = any(change == change.deleted and path in identities for change, path in changes)
+            # A new folder may get the inode of a deleted one, so deletions are checked, too.
+            if root_deleted or _identify_all(roots()) != identities:
                 break
-            yield fresh or any(_is_relevant(path, seen, apart) for _, path in changes)
-            fresh = False
+            yield is_first or any(_is_relevant(path, identities, ignored) for _, path in changes)
+            is_first = False
 
 
 def _identify_all(roots: Sequence[str]) -> dict[str, _Identity]:
@@ -56,21 +57,21 @@ def _identify_all(roots: Sequence[str]) -> dict[str, _Identity]:
 
 def _identify(folder: str) -> _Identity:
     try:
-        found = os.stat(folder)
+        status = os.stat(folder)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _changes(folders: Sequence[str], debounce_ms: int, poll_ms: int) -> Iterator[set[FileChange]]:
-    """Yield the changes below folders, at least at every poll; end when the folders cannot be watched just now."""
-    from watchfiles import watch as follow
+    """Yield the changes below folders, at least at every poll; end when a folder can no longer be watched."""
+    from watchfiles import watch as watch_files
 
     while not folders:
         time.sleep(poll_ms / 1000)
         yield set()
     try:
-        yield from follow(
+        yield from watch_files(
             *folders,
             watch_filter=None,
             debounce=MAX_WAIT_MS,
@@ -85,19 +86,19 @@ def _changes(folders: Sequence[str], debounce_ms: int, poll_ms: int) -> Iterator
                 f"the folders below {', '.join(folders)} are too many to watch ({error}) - raise the limit "
                 "(sysctl fs.inotify.max_user_watches), or run flairsearch index from cron"
             ) from None
-        time.sleep(poll_ms / 1000)  # A folder was removed meanwhile.
+        time.sleep(poll_ms / 1000)  # A folder was removed meanwhile; the caller starts again.
 
 
-def _is_relevant(path: str, roots: dict[str, _Identity], apart: str) -> bool:
-    """Whether an indexing run could find something new: a photo, a folder, or a path that is gone.
+def _is_relevant(path: str, roots: dict[str, _Identity], ignored: str) -> bool:
+    """Return whether a changed path matters to an indexing run: a photo, a folder, or a path that is gone.
 
-    apart: a real path; the path of a change may contain links.
+    ignored: a path without symbolic links; `path` may contain some.
     """
     real = os.path.realpath(path)
-    if real == apart or real.startswith((f"{apart}/", f"{apart}.")):
+    if real == ignored or real.startswith((f"{ignored}/", f"{ignored}.")):
         return False
-    inside = [os.path.relpath(path, root) for root in roots if path.startswith(root.rstrip("/") + "/")]
-    if inside and all(any(part.startswith(".") for part in relative.split("/")) for relative in inside):
-        return False
-    photo = os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
-    return photo or os.path.isdir(path) or not os.path.lexists(path)
+    relative_paths = [os.path.relpath(path, root) for root in roots if path.startswith(root.rstrip("/") + "/")]
+    if relative_paths and all(any(part.startswith(".") for part in relative.split("/")) for relative in relative_paths):
+        return False  # Hidden files and folders are not indexed.
+    is_photo = os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
+    return is_photo or os.path.isdir(path) or not os.path.lexists(path)

@@ -1,4 +1,4 @@
-"""Views with exact scores -> images with theirs: what an image scores, from all of its views."""
+"""Compute the score of each image from the exact scores of its views."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from numpy.typing import NDArray
 
 from flairsearch.search.places import RankedContent, ViewScores
 
-TOP_VIEWS_PER_IMAGE = 3  # The best views of an image count for a phrase: a single best one is often there by chance.
+TOP_VIEWS_PER_IMAGE = (
+    3  # A phrase scores the mean of this many best views; one view alone scores high by chance too often.
+)
 
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """K views of C contents, the views of a content side by side."""
+    """Scores of C contents and of their K views, sorted by content."""
 
-    views: NDArray[np.int64]  # [K] View ids.
-    view_scores: NDArray[np.float32]  # [K, phrases] Exact scores.
-    contents: NDArray[np.int64]  # [C] Content ids, ascending.
-    starts: NDArray[np.int64]  # [C + 1] Where the views of each content begin.
-    scores: NDArray[np.float32]  # [C] Weighted mean over the phrases of the mean of the best views.
+    views: NDArray[np.int64]  # i64[K]: view ids.
+    view_scores: NDArray[np.float32]  # f32[K, phrases]: exact scores of the views.
+    contents: NDArray[np.int64]  # i64[C]: content ids, ascending.
+    starts: NDArray[np.int64]  # i64[C + 1]: content c has the views from starts[c] to starts[c + 1].
+    scores: NDArray[np.float32]  # f32[C]: weighted mean over the phrases of the mean of the best views.
 
     @staticmethod
     def of(scored: ViewScores, shares: NDArray[np.float32]) -> ScoredImages:
-        """Scores of views -> scores of their contents. shares f32[phrases]: weights of the phrases, of sum 1."""
+        """Return the scores of the views' contents. shares: f32[phrases], weights of the phrases with sum 1."""
         order = np.argsort(scored.contents, kind="stable")
         views, view_scores = scored.views[order], scored.scores[order]
         contents, starts = np.unique(scored.contents[order], return_index=True)
@@ -32,28 +34,34 @@ class ScoredImages:
         return ScoredImages(views, view_scores, contents, np.append(starts, len(views)), scores)
 
     def top_k(self, k: int) -> NDArray[np.int64]:
-        """Places in `contents` of the k best, best first, equal ones by id; with all that score as the k-th does."""
-        places = np.arange(len(self.scores))
-        if k < len(places):  # A million are not sorted for ten.
-            places = np.flatnonzero(self.scores >= -np.partition(-self.scores, k - 1)[k - 1])
-        return places[np.argsort(-self.scores[places], kind="stable")]
+        """Return positions i64[n] of the k best contents, best first, and of all with the same score as the k-th.
 
-    def ranked(self, place: int) -> RankedContent:
-        """The content at a place, with its views."""
-        span = slice(int(self.starts[place]), int(self.starts[place + 1]))
+        Contents of equal score are in the order of their ids.
+        """
+        positions = np.arange(len(self.scores))
+        if k < len(positions):  # Of a million contents only the k best are sorted.
+            positions = np.flatnonzero(self.scores >= -np.partition(-self.scores, k - 1)[k - 1])
+        return positions[np.argsort(-self.scores[positions], kind="stable")]
+
+    def ranked(self, position: int) -> RankedContent:
+        """Return the content at a position, with its views."""
+        span = slice(int(self.starts[position]), int(self.starts[position + 1]))
         return RankedContent(
-            int(self.contents[place]), self.views[span], self.view_scores[span], float(self.scores[place])
+            int(self.contents[position]), self.views[span], self.view_scores[span], float(self.scores[position])
         )
 
 
 def aggregate_views(contents: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Exact scores of views f32[K, Q] and their contents i64[K] -> scores of the contents by id, f32[C, Q]."""
+    """Return the scores f32[C, Q] of contents, by id, from scores f32[K, Q] and contents i64[K] of their views."""
     order = np.argsort(contents, kind="stable")
     return _mean_of_best(scores[order], np.unique(contents[order], return_index=True)[1])
 
 
 def _mean_of_best(scores: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """f32[K, Q], and where each content's views begin i64[C] -> f32[C, Q]: the mean of each content's best views."""
+    """Return f32[C, Q]: the mean score of each content's best views.
+
+    scores: f32[K, Q], sorted by content. starts: i64[C], the first view of each content.
+    """
     if len(starts) == len(scores):
         return scores
     sizes = np.diff(starts, append=len(scores))

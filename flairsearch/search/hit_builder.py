@@ -1,4 +1,4 @@
-"""Contents with what they show -> hits: one for each image that has the content, in the order of the result."""
+"""Turn contents and their matches into hits: one hit for each image that has the content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flairsearch.search.places import ContentMatch, IndexedImage, RankedContent
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image of the result before it has its rank."""
+    """An image of the result that has no rank yet."""
 
     score: float
     image: IndexedImage
@@ -19,7 +19,7 @@ class FoundImage:
 
     @property
     def order(self) -> tuple[float, int]:
-        """The best first; equal scores by image id."""
+        """The sort key: best score first, equal scores by image id."""
         return -self.score, self.image.image
 
 
@@ -28,30 +28,33 @@ def found_images(
     matches: Mapping[int, ContentMatch | None],
     images: Mapping[int, Sequence[IndexedImage]],
 ) -> list[FoundImage]:
-    """The images of contents that match."""
+    """Return the images of all contents that have a match.
+
+    matches: by content id; None if the content does not meet the conditions. images: by content id.
+    """
     return [
-        FoundImage(one.score, image, match)
-        for one in ranked
-        if (match := matches.get(one.content)) is not None
-        for image in images.get(one.content, ())
+        FoundImage(content.score, image, match)
+        for content in ranked
+        if (match := matches.get(content.content)) is not None
+        for image in images.get(content.content, ())
     ]
 
 
 def build_hits(found: Sequence[FoundImage], offset: int) -> tuple[Hit, ...]:
-    """Images in their order -> hits; the first has the rank offset + 1."""
+    """Return the images as hits, in the same order; the first has the rank offset + 1."""
     return tuple(
         Hit(
             rank=rank,
-            path=one.image.path,
-            score=one.match.score,
-            score_global=one.match.score_global,
-            width=one.match.width,
-            height=one.match.height,
-            regions=one.match.regions,
-            phrases=one.match.phrases,
-            logit=one.match.logit,
-            image=one.image.image,
-            date=one.image.date,
+            path=found_image.image.path,
+            score=found_image.match.score,
+            score_global=found_image.match.score_global,
+            width=found_image.match.width,
+            height=found_image.match.height,
+            regions=found_image.match.regions,
+            phrases=found_image.match.phrases,
+            logit=found_image.match.logit,
+            image=found_image.image.image,
+            date=found_image.image.date,
         )
-        for rank, one in enumerate(found, offset + 1)
+        for rank, found_image in enumerate(found, offset + 1)
     )

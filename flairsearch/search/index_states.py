@@ -1,4 +1,4 @@
-"""The states of an index as other processes commit them: the newest one is open for searches."""
+"""Keep the newest state of an index open for searches, while other processes may commit newer ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flairsearch.shortlist.shortlist import make_derived_files
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Snapshot
 
-MAX_ATTEMPTS = 20  # At an answer from one state of the index, while other processes write.
+MAX_ATTEMPTS = 20  # A search is repeated at most this many times because another process has committed.
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class OpenedState:
 
 
 class IndexStates:
-    """Opens the newest state when there is a newer one than before; threads may share it."""
+    """Opens the newest state of an index and keeps it until there is a newer one; threads may share it."""
 
     def __init__(
         self,
@@ -43,16 +43,17 @@ class IndexStates:
         policy: SearchPolicy,
         expected_searches: int,
     ) -> None:
-        """expected_searches: about how many searches the process will ask; the backend is chosen for as many."""
+        """expected_searches: about how many searches will follow; the backend is chosen for this number."""
         self._folder, self._settings, self._catalog, self._encoder = folder, settings, catalog, encoder
         self._policy, self._expected_searches = policy, expected_searches
         self._opened: OpenedState | None = None
         self._opening = Lock()  # Two threads must not open the same state.
 
     def newest(self, request: SearchRequest, phrases: int, timer: StageTimer) -> Iterator[OpenedState]:
-        """The newest state; then a newer one if another process committed meanwhile, as paths are looked up last.
+        """Yield the newest state and, as long as another process has committed meanwhile, a newer one.
 
-        An answer from the last state counts. request, phrases: the first search of a state chooses its backend.
+        The caller searches every yielded state and keeps the last result: paths come from the catalogue, which may be
+        newer than the state. request, phrases: the request, and its number of phrases, for which a backend is chosen.
         """
         for _ in range(MAX_ATTEMPTS):
             with timer.stage("open"), self._opening:
@@ -72,7 +73,7 @@ class IndexStates:
 
 
 def open_snapshot(folder: Path, settings: IndexSettings, catalog: Catalog, policy: SearchPolicy) -> Snapshot:
-    """The newest state. The files that make opening it quick are written here, and nowhere else."""
+    """Open the newest state, and write the derived files that make opening it fast, if they are missing."""
     snapshot = Snapshot(folder, settings, catalog)
     make_derived_files(snapshot, policy.exhaustive_views)
     return snapshot

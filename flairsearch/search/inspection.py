@@ -1,4 +1,4 @@
-"""Contents that score well -> what each shows of the query: the regions of its phrases, and whether conditions hold."""
+"""Inspect contents that score well: find the regions of the phrases, and check the conditions of the query."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from flairsearch.search.policy import SearchPolicy
 from flairsearch.store.catalog import Catalog
 from flairsearch.store.snapshot import Snapshot
 
-MAX_VIEWS_PER_PHRASE = 4  # The regions of a phrase come from at most this many views of a photo: the best.
-SCORE_TOLERANCE = 1e-4  # Scores of one text that was encoded twice differ by less.
+MAX_VIEWS_PER_PHRASE = 4  # The regions of a phrase come from at most this many best views of a photo.
+SCORE_TOLERANCE = 1e-4  # Encoding a text twice changes its scores by less than this.
 
 _StoredView = tuple[EncodedViews, Frame]  # One view and its frame.
 
 
 class Inspector:
-    """Looks at contents of one snapshot, for any thread."""
+    """Inspects contents of one snapshot; threads may share it."""
 
     def __init__(self, snapshot: Snapshot, catalog: Catalog, weights: PoolWeights, policy: SearchPolicy) -> None:
         self._snapshot, self._catalog, self._weights, self._policy = snapshot, catalog, weights, policy
         self._locator = Locator(weights)
-        self._memo: dict[Hashable, dict[int, ContentMatch | None]] = {}  # Query and thresholds -> content -> match.
+        self._memo: dict[Hashable, dict[int, ContentMatch | None]] = {}  # `_memo_key` -> content id -> match.
         self._memo_lock = Lock()
 
     def inspect(
         self, ranked: Sequence[RankedContent], query: EncodedQuery, thresholds: NDArray[np.float32]
     ) -> dict[int, ContentMatch | None]:
-        """search/places.Places.inspect. A content whose views are gone from the catalogue is not in the answer.
+        """Implement search/places.Places.inspect; contents whose views the catalogue has lost are left out.
 
-        Matches of a query with conditions are kept for a while: the next page judges the same contents again.
+        The matches of the last queries with conditions are kept, since the next page inspects the same contents.
         """
         key = _memo_key(query, thresholds)
         known = self._remembered(key) if query.has_conditions else {}
-        fresh = [one for one in ranked if one.content not in known]
-        found: dict[int, ContentMatch | None] = {}
+        unknown = [content for content in ranked if content.content not in known]
+        matches = dict(known)
         step = self._policy.inspection_batch
-        for start in range(0, len(fresh), step):
-            found.update(self._inspect_batch(fresh[start : start + step], query, thresholds))
+        for start in range(0, len(unknown), step):
+            matches.update(self._inspect_batch(unknown[start : start + step], query, thresholds))
         if query.has_conditions:
-            self._remember(key, known | found, len(query.phrases))
-        wanted = {one.content for one in ranked}
-        return {content: match for content, match in (known | found).items() if content in wanted}
+            self._remember(key, matches, len(query.phrases))
+        requested = {content.content for content in ranked}
+        return {content: match for content, match in matches.items() if content in requested}
 
     def _remembered(self, key: Hashable) -> dict[int, ContentMatch | None]:
         with self._memo_lock:
             return dict(self._memo.get(key, {}))
 
     def _remember(self, key: Hashable, matches: dict[int, ContentMatch | None], phrases: int) -> None:
-        """Keep the matches as the latest; too many are not worth their memory."""
+        """Keep the matches of the latest query, unless they need too much memory; forget those of the oldest."""
         with self._memo_lock:
             self._memo.pop(key, None)
             if sum(match is not None for match in matches.values()) * phrases > self._policy.max_memo_hits:
@@ -70,24 +70,28 @@ class Inspector:
     def _inspect_batch(
         self, ranked: Sequence[RankedContent], query: EncodedQuery, thresholds: NDArray[np.float32]
     ) -> Iterator[tuple[int, ContentMatch | None]]:
-        """(content id, its match or None) of each content."""
-        best = [np.argsort(-one.scores, axis=0, kind="stable")[:MAX_VIEWS_PER_PHRASE] for one in ranked]
-        # Each is i64[views, phrases]: which views of the content answer the phrase best.
-        stored = self._read([one.views[places].ravel() for one, places in zip(ranked, best, strict=True)])
-        for one, places in zip(ranked, best, strict=True):
-            if not stored.keys() >= set(one.views[places].ravel().tolist()):
-                continue  # The views are gone since: the engine will see a newer state, and search again.
-            views = [[stored[view] for view in of_phrase] for of_phrase in one.views[places].T.tolist()]
-            scores = aggregate_views(np.full(len(one.views), one.content), one.scores)[0].tolist()
+        """Yield (content id, its match or None) of each content."""
+        # The view ids i64[n, phrases] of each content that score best for each phrase, best first.
+        best_views = [
+            content.views[np.argsort(-content.scores, axis=0, kind="stable")[:MAX_VIEWS_PER_PHRASE]]
+            for content in ranked
+        ]
+        stored = self._read([views.ravel() for views in best_views])
+        for content, best in zip(ranked, best_views, strict=True):
+            if not stored.keys() >= set(best.ravel().tolist()):
+                continue  # The catalogue has lost views meanwhile; the engine will open a newer state and search again.
+            views = [[stored[view] for view in phrase_views] for phrase_views in best.T.tolist()]
+            scores = aggregate_views(np.full(len(content.views), content.content), content.scores)[0].tolist()
             phrases = tuple(
-                self._find_phrase(text, score, of_phrase, query)
-                for text, score, of_phrase in zip(query.phrases, scores, views, strict=True)
+                self._find_phrase(text, score, phrase_views, query)
+                for text, score, phrase_views in zip(query.phrases, scores, views, strict=True)
             )
-            met = self._meets_conditions(phrases, query, thresholds, list(chain(*views)))
-            yield one.content, self._match(one, phrases, query, [of[0] for of in views]) if met else None
+            is_match = self._meets_conditions(phrases, query, thresholds, list(chain(*views)))
+            first_views = [phrase_views[0] for phrase_views in views]
+            yield content.content, self._match(content, phrases, query, first_views) if is_match else None
 
     def _read(self, views: Sequence[NDArray[np.int64]]) -> dict[int, _StoredView]:
-        """View ids -> what is stored of each view, and its frame; without views that are gone from the catalogue."""
+        """Return what is stored of views, and their frames, by view id, without views that the catalogue has lost."""
         ids = np.unique(np.concatenate([np.zeros(0, np.int64), *views]))
         frames, encoded = self._catalog.frames(ids.tolist()), self._snapshot.encoded(ids)
         return {view: (encoded.only(i), frames[view]) for i, view in enumerate(ids.tolist()) if view in frames}
@@ -95,11 +99,15 @@ class Inspector:
     def _find_phrase(
         self, text: EncodedText, score: float, views: Sequence[_StoredView], query: EncodedQuery
     ) -> PhraseMatch:
-        """Views of a photo, the best first -> where they show the phrase, as far as the conditions are met there."""
-        heats, found = zip(*(self._locator.find(encoded, frame, text) for encoded, frame in views), strict=True)
+        """Find a phrase in views of a photo, best first; keep only regions of the wanted position and size."""
+        heats, regions_by_view = zip(
+            *(self._locator.find(encoded, frame, text) for encoded, frame in views), strict=True
+        )
         frame = views[0][1]
-        heats[0].flags.writeable = False  # The memo hands the same array to every later search.
-        regions = tuple(region for region in merge_regions(chain(*found)) if _is_wanted(region.box, frame, query))
+        heats[0].flags.writeable = False  # Later searches get the same array from the memo.
+        regions = tuple(
+            region for region in merge_regions(chain(*regions_by_view)) if _is_wanted(region.box, frame, query)
+        )
         return PhraseMatch(text.text, score, regions, heats[0], frame)
 
     def _meets_conditions(
@@ -109,7 +117,7 @@ class Inspector:
         thresholds: NDArray[np.float32],
         views: list[_StoredView],
     ) -> bool:
-        """Whether a photo shows every phrase where the query wants it, and nothing that is excluded there."""
+        """Return whether a photo shows every phrase where the query wants it, and no excluded text there."""
         if not all(phrase.regions for phrase in phrases):
             return False
         if not query.exclusions:
@@ -121,9 +129,9 @@ class Inspector:
     def _score_exclusions(
         self, exclusions: Sequence[EncodedText], phrases: Sequence[PhraseMatch], views: list[_StoredView]
     ) -> NDArray[np.float32]:
-        """f32[E]: what each excluded text scores in the smallest box around the best region of every phrase.
+        """Return scores f32[E] of the excluded texts in the smallest box around the best region of every phrase.
 
-        Judged in the view that shows most of that box and, of several such views, in the smallest.
+        They are computed in the view that shows most of the box; of several such views, in the smallest.
         """
         left, top, right, bottom = zip(*(phrase.regions[0].box for phrase in phrases), strict=True)
         around = min(left), min(top), max(right), max(bottom)
@@ -138,12 +146,13 @@ class Inspector:
         query: EncodedQuery,
         best_views: Sequence[_StoredView],
     ) -> ContentMatch:
-        """best_views: of each phrase the view that answers it best."""
+        """Return the match of a content. best_views: for each phrase, the view that scores best."""
         cosines = [
             float(encoded.pooled[0].astype(np.float32) @ text.vector / max(float(np.linalg.norm(text.vector)), 1e-12))
             for (encoded, _), text in zip(best_views, query.phrases, strict=True)
         ]
         depth = max(len(phrase.regions) for phrase in phrases)
+        # The best region of each phrase comes first, then the second best of each, and so on.
         regions = [phrase.regions[i] for i in range(depth) for phrase in phrases if i < len(phrase.regions)]
         frame, logit = best_views[0][1], self._weights.logit_scale * ranked.score + self._weights.logit_bias
         score_global = float(query.shares @ cosines)
@@ -156,16 +165,16 @@ def _memo_key(query: EncodedQuery, thresholds: NDArray[np.float32]) -> Hashable:
 
 
 def _coverage(box: Box, frame: Frame) -> tuple[float, float]:
-    """How much of the box a view shows, in square pixels; then minus the area of the view."""
+    """Return the area of the box that a view shows, in square pixels, and minus the area of the view, as a sort key."""
     width = min(box[2], frame.right) - max(box[0], frame.left)
     height = min(box[3], frame.bottom) - max(box[1], frame.top)
     return max(width, 0) * max(height, 0), -(frame.right - frame.left) * (frame.bottom - frame.top)
 
 
 def _is_wanted(box: Box, frame: Frame, query: EncodedQuery) -> bool:
-    """Whether a region is large enough, and its middle in the half of the photo that the query asks for.
+    """Return whether a region is large enough, and its middle in the parts of the photo that the query asks for.
 
-    `center` is the middle half in both directions.
+    `left`, `right`, `top` and `bottom` are halves; `center` is the middle half in both directions.
     """
     x, y = (box[0] + box[2]) / 2 / frame.width, (box[1] + box[3]) / 2 / frame.height
     is_at = {

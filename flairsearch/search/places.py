@@ -1,7 +1,7 @@
-"""What a search asks of the place where views are: one protocol, for an index here and for many machines later.
+"""Places: the protocol between a search and the machine that holds the views of an index.
 
-Five questions do the work: which views are candidates, what do they score, which images have this content, what does
-an image show where, and what does a sample of the index score. Everything asked and answered is a value.
+search/local_place.py implements it for an index on this machine; an index on many machines can implement it, too. All
+arguments and results are plain values that can be sent to another machine.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ F32 = NDArray[np.float32]
 class CandidateViews:
     """Views of a shortlist, best first."""
 
-    views: Ids  # [K] View ids.
-    contents: Ids  # [K] Ids of their contents.
-    predicted: F32  # [K] Predicted scores; infinity where none can be predicted, 0 where all views are candidates.
+    views: Ids  # i64[K]: view ids.
+    contents: Ids  # i64[K]: content ids of the views.
+    predicted: F32  # f32[K]: predicted scores; infinity if a view has no prediction, 0 if all views are candidates.
     has_predictions: bool  # Whether any score is predicted.
 
 
@@ -36,83 +36,86 @@ class CandidateViews:
 class ViewScores:
     """Exact scores of views, by view id."""
 
-    views: Ids  # [K] View ids, ascending.
-    contents: Ids  # [K] Ids of their contents.
-    scores: F32  # [K, T]
+    views: Ids  # i64[K]: view ids, ascending.
+    contents: Ids  # i64[K]: content ids of the views.
+    scores: F32  # f32[K, T]: exact scores.
 
 
 @dataclass(frozen=True)
 class RankedContent:
     """A content that scores well, with its views."""
 
-    content: int  # Its id.
-    views: Ids  # [V] View ids.
-    scores: F32  # [V, phrases] Exact scores of the views.
-    score: float  # Of the content: search/aggregation.ScoredImages.
+    content: int  # The id of the content.
+    views: Ids  # i64[V]: view ids.
+    scores: F32  # f32[V, phrases]: exact scores of the views.
+    score: float  # The score of the content: see search/aggregation.ScoredImages.
 
 
 @dataclass(frozen=True)
 class IndexedImage:
-    """An image that has a content; identical files share one."""
+    """An image that has a content; identical files are several images with one content."""
 
-    image: int  # Its id.
-    path: str  # Absolute.
-    date: datetime | None  # Local time: when it was taken, else when the file was saved.
+    image: int  # The id of the image.
+    path: str  # The absolute path.
+    date: datetime | None  # Local time without a zone: from the camera, else from the file.
 
 
 @dataclass(frozen=True)
 class ContentMatch:
-    """What a content shows of a query."""
+    """What a content shows of a query; core/hits.Hit has the same fields."""
 
     score: float
     score_global: float
     logit: float
-    width: int  # Of the upright photo, in pixels.
-    height: int  # Of the upright photo, in pixels.
+    width: int  # The width of the upright photo in pixels.
+    height: int  # The height of the upright photo in pixels.
     regions: tuple[Region, ...]
     phrases: tuple[PhraseMatch, ...]
 
 
 class Places(Protocol):
-    """The views of one state of an index. Any thread may ask."""
+    """The views of one state of an index; threads may share it."""
 
     def count(self, query_filter: Filter) -> int:
-        """How many views the filter lets through. Raises UsageError when its folder holds no indexed photo."""
+        """Return the number of views within the filter.
+
+        Raises UsageError when the filter's folder holds no indexed photo.
+        """
         ...
 
     def candidates(
         self, query: EncodedQuery, size: int | None, query_filter: Filter, global_share: float | None
     ) -> CandidateViews:
-        """The `size` views within the filter that are most likely to answer the query; None: all views, unpredicted.
+        """Return the `size` views within the filter with the best predicted scores; None: all, without predictions.
 
-        global_share: of the global token's cosine in the score; None: as the model says.
+        global_share: the share of the global token's cosine in the score; None: the model's default.
         """
         ...
 
     def score(self, views: Ids, texts: Sequence[EncodedText], global_share: float | None) -> ViewScores:
-        """The exact scores of views i64[K], and of all other views of the same contents."""
+        """Return the exact scores of views i64[K] and of all other views of the same contents."""
         ...
 
     def images(self, contents: Sequence[int], query_filter: Filter) -> dict[int, list[IndexedImage]]:
-        """Content ids -> the images within the filter that have the content, by image id."""
+        """Return the images within the filter of each content, by content id; images are in the order of their ids."""
         ...
 
     def inspect(
         self, ranked: Sequence[RankedContent], query: EncodedQuery, thresholds: F32
     ) -> dict[int, ContentMatch | None]:
-        """Content ids -> what each content shows of the query; None where the query's conditions are not met.
+        """Return what each content shows of the query, by content id; None if it does not meet the conditions.
 
-        thresholds f32[E]: a content is left out if its region scores above thresholds[e] for exclusion e; where the
-        threshold is NaN, above the region's own score.
+        thresholds: f32[E]. A content does not meet them if the place of the phrases scores above thresholds[e] for the
+        excluded text e or, if the threshold is NaN, not clearly below the weakest phrase.
         """
         ...
 
     def sample(self, texts: Sequence[EncodedText], count: int) -> F32:
-        """Conditioned scores f32[n, T] of texts over at most `count` views, spread evenly over the index."""
+        """Return conditioned scores f32[n, T] of texts for at most `count` views, evenly spaced over the index."""
         ...
 
     def views_at(self, path: str) -> Ids:
-        """The views i64[n] of the image at an absolute path; none where it is not in the index.
+        """Return the views i64[n] of the image at an absolute path; none if it is not in the index.
 
         Raises StoreError when its part of the index is damaged.
         """

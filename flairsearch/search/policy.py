@@ -1,4 +1,4 @@
-"""How much work a search may do: every threshold of the read path, in one value that tests make small."""
+"""SearchPolicy: all thresholds of a search, in one record so that tests can use small ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SearchPolicy:
     """The thresholds of a search. With `auto`, the shortlist grows until no view outside of it is likely to matter."""
 
     exhaustive_views: int = MAX_EXHAUSTIVE_VIEWS
-    """An index of at most this number of views is ranked whole and has no fitted vectors."""
+    """An index of at most this number of views is ranked exhaustively and has no predictor."""
     initial_factor: int = 4
     """With `auto`, the shortlist begins with this factor times k views."""
     growth_factor: float = 1.3
@@ -25,41 +25,44 @@ class SearchPolicy:
     max_auto_share: float = 0.02
     """With `auto`, this share of all views is added to `max_auto_views`."""
     typical_auto_views: int = 300
-    """With `auto`, about this number of views is ranked before the best are sure; it only chooses the backend."""
+    """With `auto`, a search typically ranks about this number of views; only the choice of the backend uses it."""
     shared_scoring_max_waste: float = 2
-    """Several queries are scored on the union of their shortlists if that costs at most this factor more."""
+    """Several queries are scored on the union of their shortlists if that costs at most this factor."""
     verify_factor: int = 5
-    """A query with conditions makes sure of the best `verify_factor` times k images before it applies them."""
+    """A query with conditions first finds the best `verify_factor` times k images, then checks the conditions."""
     verify_growth: int = 4
-    """While too few images meet the conditions, this factor more images are looked at."""
+    """While too few images meet the conditions, the number of inspected images grows by this factor."""
     max_inspected_images: int = 1000
-    """The conditions of a query are judged on at most this number of images."""
+    """The conditions of a query are checked on at most this number of images, or on all up to the page's end."""
     min_background_views: int = 20
-    """An index of fewer views does not say what an excluded text usually scores."""
+    """In an index of fewer views, the usual scores of an excluded text are unknown."""
     max_background_views: int = 1000
-    """At most this number of views, evenly spaced, say what an excluded text usually scores."""
+    """The usual scores of an excluded text are measured on at most this number of evenly spaced views."""
     inspection_batch: int = 64
-    """The tokens of this number of images are in memory at once while conditions are judged."""
+    """The tokens of this number of images are in memory at once while images are inspected."""
     max_memo_queries: int = 4
-    """This number of queries with conditions keep the hits that were judged for them."""
+    """The matches of this number of queries with conditions are kept."""
     max_memo_hits: int = 3000
-    """A query keeps at most this number of hits times phrases, of about 2 kB each."""
+    """The matches of a query are kept if matches times phrases do not exceed this number; each takes about 2 kB."""
 
     def inspected(self, end: int) -> int:
-        """Upper bound on images inspected for `end` hits when conditions may reject some."""
+        """Return the largest number of images to inspect for `end` hits if conditions may reject some."""
         return max(end, self.max_inspected_images)
 
     def verified(self, end: int) -> int:
-        """How many of the images to rank exactly before inspecting."""
+        """Return the number of best images that must be certain before they are inspected."""
         return min(self.verify_factor * end, self.inspected(end))
 
     def expected_views(self, shortlist: str | int, views: int) -> int:
-        """About how many of N views a search will rank exactly."""
+        """Return about how many of `views` views a search will rank exactly."""
         size = self.shortlist_size(shortlist, views)
         return min(size, self.typical_auto_views) if shortlist == "auto" and views > self.exhaustive_views else size
 
     def shortlist_size(self, shortlist: str | int, views: int) -> int:
-        """`auto`, `all` or a number -> how many of N views are ranked at most. Raises UsageError on anything else."""
+        """Return the largest number of `views` views to rank exactly, for `auto`, `all` or a number.
+
+        Raises UsageError when the shortlist is anything else.
+        """
         if shortlist == "all" or (shortlist == "auto" and views <= self.exhaustive_views):
             return views
         if shortlist == "auto":

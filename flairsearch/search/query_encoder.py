@@ -1,4 +1,4 @@
-"""Queries -> encoded queries: texts through the text tower, example images read and encoded."""
+"""Encode queries: their texts, and their example images after reading them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from flairsearch.core.types import EncodedQuery, EncodedText, Picture
 
 
 def encode_queries(queries: Sequence[Query], encoder: Encoder, size: int) -> list[EncodedQuery]:
-    """Queries, encoded: all their texts at once. size: side of the model's square, in pixels.
+    """Encode queries, all their texts at once. size: the side of a view in pixels.
 
     Raises PictureError when an image cannot be read, UsageError when a box lies outside of its image.
     """
     texts = [text for query in queries for text in (*query.texts, *query.excluded)]
-    encoded = iter(encoder.encode_texts(texts) if texts else [])
-    return [_encode(query, encoded, encoder, size) for query in queries]
+    encoded_texts = iter(encoder.encode_texts(texts) if texts else [])
+    return [_encode(query, encoded_texts, encoder, size) for query in queries]
 
 
-def _encode(query: Query, encoded: Iterator[EncodedText], encoder: Encoder, size: int) -> EncodedQuery:
-    """encoded: the next texts are this query's."""
-    phrases, exclusions = list(islice(encoded, len(query.texts))), tuple(islice(encoded, len(query.excluded)))
+def _encode(query: Query, encoded_texts: Iterator[EncodedText], encoder: Encoder, size: int) -> EncodedQuery:
+    """Encode a query. encoded_texts: begins with the texts of this query, which are taken from it."""
+    phrases = list(islice(encoded_texts, len(query.texts)))
+    exclusions = tuple(islice(encoded_texts, len(query.excluded)))
     weights = [1.0] * len(phrases)
     if query.images:
         pictures = [_read(image, size) for image in query.images]
@@ -34,7 +35,7 @@ def _encode(query: Query, encoded: Iterator[EncodedText], encoder: Encoder, size
 
 
 def _read(image: ImageExample, size: int) -> Picture:
-    from flairsearch.images.decoding import read_part  # A query of texts alone needs no library for images.
+    from flairsearch.images.decoding import read_part  # A query of texts alone need not import the image library.
 
     try:
         source = image.source if isinstance(image.source, bytes) else os.path.expanduser(image.source)

@@ -1,6 +1,6 @@
-"""The JSON of answers over HTTP: beside core/json_types.py what only HTTP has, and how both become schemas.
+"""Types of JSON answers that only HTTP has, besides those of core/json_types.py, and their conversion to schemas.
 
-Functions that build an answer are checked against these types by mypy; nothing is validated while the server runs.
+mypy checks the functions that build answers against these types; nothing is validated while the server runs.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ class HealthJson(TypedDict):
 
 
 @cache
-def model_of(described: Any) -> type[BaseModel]:
-    """The pydantic model of a TypedDict, whose fields' descriptions are texts in Annotated."""
-    hints = get_type_hints(described, include_extras=True)
+def model_of(typed_dict: Any) -> type[BaseModel]:
+    """Return the pydantic model of a TypedDict, in which Annotated holds the descriptions of fields."""
+    hints = get_type_hints(typed_dict, include_extras=True)
     fields: dict[str, Any] = {name: _field_of(hint) for name, hint in hints.items()}
-    return create_model(described.__name__, __doc__=described.__doc__, **fields)
+    return create_model(typed_dict.__name__, __doc__=typed_dict.__doc__, **fields)
 
 
 def _field_of(hint: Any) -> tuple[Any, Any]:
@@ -93,7 +93,7 @@ def _field_of(hint: Any) -> tuple[Any, Any]:
 
 
 def _type_of(hint: Any) -> Any:
-    """A type with models in place of TypedDicts, which may be the items of a list."""
+    """Return a type with TypedDicts, also as items of a list, replaced by models."""
     if is_typeddict(hint):
         return model_of(hint)
     if get_origin(hint) is list:

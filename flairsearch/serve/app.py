@@ -1,4 +1,4 @@
-"""HTTP: routes that check a request, ask the service, and answer in JSON. Nothing is written but thumbnails."""
+"""The HTTP app: its routes check a request, ask the search worker and answer in JSON. They only write thumbnails."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from flairsearch.serve.thumbnails import Thumbnails
 from flairsearch.serve.worker import Page, SearchWorker
 
 SIDES = (256, 512)  # The long sides of thumbnails, in pixels.
-MAX_JPEG_SIDE_PX = 65_500  # A JPEG cannot be larger.
-DECODE_WORKERS = min(4, os.cpu_count() or 1)  # Each photo that is decoded may take hundreds of megabytes.
+MAX_JPEG_SIDE_PX = 65_500  # The sides of a JPEG cannot be longer.
+DECODE_WORKERS = min(4, os.cpu_count() or 1)  # Few, since decoding a photo may take hundreds of megabytes.
 
 _T = TypeVar("_T")
 _Id = Annotated[int, Path(ge=1, le=schemas.MAX_ID, description="Id of an image: `id` of a hit.")]
 
 
 class Api:
-    """The functions that answer requests."""
+    """The functions that answer requests; the docstrings of routes are published in the OpenAPI schema."""
 
     def __init__(self, worker: SearchWorker, thumbnails: Thumbnails) -> None:
         self.worker, self.thumbnails = worker, thumbnails
@@ -55,7 +55,7 @@ class Api:
         self._prepared = False
 
     def close(self) -> None:
-        """Give up the photos that are waiting to be decoded."""
+        """Cancel the photos that wait to be decoded."""
         self._pool.shutdown(cancel_futures=True)
 
     async def search(self, request: Request, asked: Annotated[schemas.SearchParameters, Query()]) -> Response:
@@ -71,36 +71,36 @@ class Api:
             return _json(await self._search(request, asked, await _image_body(request, asked)))
         if asked.model_fields_set:
             raise UsageError("a search with a body of JSON takes no parameters in the URL - give them in the body")
-        wanted = []
-        for number, one in enumerate(schemas.read_batch(await request.body()).searches):
+        searches = []
+        for number, parameters in enumerate(schemas.read_batch(await request.body()).searches):
             with naming_query(number):
-                wanted.append(one.request(*await self._image(request, one, None)))
-        answers = asyncio.gather(*map(_page_of_query, count(), self._put_all(wanted)))
+                searches.append(parameters.request(*await self._image(request, parameters, None)))
+        answers = asyncio.gather(*map(_page_of_query, count(), self._submit_all(searches)))
         pages = await unless_disconnected(request, answers)
-        return _json({"results": [self._sent(page, one) for page, one in zip(pages, wanted, strict=True)]})
+        return _json({"results": [self._to_json(page, search) for page, search in zip(pages, searches, strict=True)]})
 
     async def _search(self, request: Request, asked: schemas.Parameters, body: bytes | None) -> SearchJson:
-        wanted = asked.request(*await self._image(request, asked, body))
-        page = await unless_disconnected(request, asyncio.wrap_future(self.worker.search(wanted)))
-        return self._sent(page, wanted)
+        search = asked.request(*await self._image(request, asked, body))
+        page = await unless_disconnected(request, asyncio.wrap_future(self.worker.search(search)))
+        return self._to_json(page, search)
 
-    def _put_all(self, wanted: Sequence[SearchRequest]) -> list[Future[Page]]:
-        """All of them wait for their turns, or none does."""
+    def _submit_all(self, searches: Sequence[SearchRequest]) -> list[Future[Page]]:
+        """Put all searches, or after an error none, into the queue of the worker."""
         waiting: list[Future[Page]] = []
         try:
-            waiting.extend(self.worker.search(one) for one in wanted)
+            waiting.extend(self.worker.search(search) for search in searches)
         except FlairSearchError:
             for answer in waiting:
                 answer.cancel()
             raise
         return waiting
 
-    def _sent(self, page: Page, wanted: SearchRequest) -> SearchJson:
-        """A page as it is sent; and how long it took, for the metrics."""
+    def _to_json(self, page: Page, search: SearchRequest) -> SearchJson:
+        """Return a page as JSON, and count its time in the metrics."""
         self.metrics.seconds.observe(page.seconds)
-        found = schemas.search_to_json(page, wanted)
-        found["warnings"] = [self.errors.plain(warning) for warning in found["warnings"]]
-        return found
+        answer = schemas.search_to_json(page, search)
+        answer["warnings"] = [self.errors.plain(warning) for warning in answer["warnings"]]
+        return answer
 
     async def regions(self, request: Request, id: _Id, asked: Annotated[schemas.RegionParameters, Query()]) -> Response:
         """Where one photo shows what is asked for: a hit, with the heat map of each phrase."""
@@ -138,19 +138,19 @@ class Api:
     async def status(self, request: Request) -> Response:
         """What is served."""
         waiting = self.worker.call(lambda engine: (engine.status(), engine.encoder.device))
-        found, device = await unless_disconnected(request, asyncio.wrap_future(waiting))
+        index, device = await unless_disconnected(request, asyncio.wrap_future(waiting))
         answer: shapes.StatusJson = {
             "version": version("flairsearch"),
             "index": self.worker.folder.name,
-            "photos": found.images,
-            "views": found.views,
-            "bytes": found.bytes,
-            "model": found.model,
-            "codec": found.codec,
-            "views_policy": found.views_policy,
+            "photos": index.images,
+            "views": index.views,
+            "bytes": index.bytes,
+            "model": index.model,
+            "codec": index.codec,
+            "views_policy": index.views_policy,
             "generation": self.worker.catalog.generation(),
-            "folders": [{"path": root, "photos": found.photos.get(root, 0)} for root in found.roots],
-            "skipped": len(found.skipped),
+            "folders": [{"path": root, "photos": index.photos.get(root, 0)} for root in index.roots],
+            "skipped": len(index.skipped),
             "device": device,
             "default": {"k": 10, "shortlist": "auto", "most_k": MAX_HITS},
         }
@@ -174,13 +174,14 @@ class Api:
     # -- steps
 
     async def _path(self, request: Request, image: int) -> str:
+        """Return the path of an indexed image. Raises HTTPException if there is no such id."""
         path = await self._work(request, lambda: self.worker.catalog.path_of(image))
         if path is None:
             raise HTTPException(404, f"no image {image} in the index")
         return path
 
     async def _image(self, request: Request, asked: schemas.Parameters, body: bytes | None) -> tuple[bytes | None, str]:
-        """The file of the example image, and what the image is called."""
+        """Return the bytes of the example image, None if there is none, and the name of the image."""
         image = asked.values["image"]
         if image is None:
             return body, "picture"
@@ -188,22 +189,23 @@ class Api:
         return await self._work(request, lambda: _read(path)), os.path.basename(path)
 
     async def _jpeg(self, request: Request, path: str, side: int) -> Response:
-        known = request.headers.get("if-none-match", "")
-        etag = await self._work(request, lambda: self.thumbnails.etag(path, side)) if known else ""
-        if etag and etag in known:
+        """Return a photo as a JPEG, or status 304 if the browser has it already."""
+        cached_etags = request.headers.get("if-none-match", "")
+        etag = await self._work(request, lambda: self.thumbnails.etag(path, side)) if cached_etags else ""
+        if etag and etag in cached_etags:
             return Response(status_code=304, headers={"etag": f'"{etag}"'} | PRIVATE_HEADERS)
-        found = await self._work(request, lambda: self.thumbnails.get(path, side))
+        thumbnail = await self._work(request, lambda: self.thumbnails.get(path, side))
         name = content_disposition(path, "image/jpeg")
-        headers = {"content-type": "image/jpeg", "etag": f'"{found.etag}"', "content-disposition": name}
-        return Response(found.data, headers=headers | PRIVATE_HEADERS)
+        headers = {"content-type": "image/jpeg", "etag": f'"{thumbnail.etag}"', "content-disposition": name}
+        return Response(thumbnail.data, headers=headers | PRIVATE_HEADERS)
 
-    async def _work(self, request: Request, do: Callable[[], _T]) -> _T:
-        """Do something in a thread for photos and files."""
-        return await unless_disconnected(request, asyncio.wrap_future(self._pool.submit(do)))
+    async def _work(self, request: Request, function: Callable[[], _T]) -> _T:
+        """Call a function in one of the threads for photos and files."""
+        return await unless_disconnected(request, asyncio.wrap_future(self._pool.submit(function)))
 
 
 def create_app(api: Api, host: str, token: str | None, names: Sequence[str] = ()) -> ASGIApp:
-    """The whole app: routes behind the security middleware, which gets the last three, behind the error middleware."""
+    """Return the app: routes, inside SecurityMiddleware, which gets host, token and names, inside ErrorMiddleware."""
     app = FastAPI(
         title="flairsearch",
         version=version("flairsearch"),
@@ -240,7 +242,7 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
             summary=summary,
             response_class=Response,
             responses={200: good, **failures},
-            # This is for the description alone: the security middleware checks the token.
+            # This only describes the token in the schema; the security middleware checks it.
             dependencies=[Security(HTTPBearer(auto_error=False))] if locked else [],
             openapi_extra={"requestBody": {"required": True, "content": body}} if body else None,
         )
@@ -262,13 +264,13 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
     app.mount("/static", api.files)
 
 
-def _answers_with(*described: type) -> dict[str, Any]:
-    """The description of a good answer: JSON of one of these types."""
-    return {"model": reduce(or_, map(shapes.model_of, described)), "content": {"application/json": {}}}
+def _answers_with(*typed_dicts: type) -> dict[str, Any]:
+    """Return the description of a successful answer, which is JSON of one of these types."""
+    return {"model": reduce(or_, map(shapes.model_of, typed_dicts)), "content": {"application/json": {}}}
 
 
 async def _image_body(request: Request, asked: schemas.Parameters) -> bytes:
-    """The body. Raises UsageError when there is none, or another image besides."""
+    """Return the body. Raises UsageError when it is empty or a form, or the parameters name an image, too."""
     body = await request.body()
     if not body:
         raise UsageError("the body is empty - send the file of an image, or ask with GET")
@@ -280,6 +282,7 @@ async def _image_body(request: Request, asked: schemas.Parameters) -> bytes:
 
 
 async def _page_of_query(number: int, answer: Future[Page]) -> Page:
+    """Return the page of one of several searches; its errors name the number of the query."""
     with naming_query(number):
         return await asyncio.wrap_future(answer)
 
@@ -291,6 +294,6 @@ def _read(path: str) -> bytes:
         return original.data()
 
 
-def _json(found: Mapping[str, object]) -> Response:
+def _json(answer: Mapping[str, object]) -> Response:
     headers = {"cache-control": "no-store"}
-    return Response(json.dumps(found, allow_nan=False), media_type="application/json", headers=headers)
+    return Response(json.dumps(answer, allow_nan=False), media_type="application/json", headers=headers)

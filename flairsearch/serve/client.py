@@ -1,4 +1,4 @@
-"""A query sent to a running `flairsearch serve` over HTTP, with the standard library alone, which loads quickly."""
+"""Send a query to a running `flairsearch serve`; only the standard library is used, since it loads quickly."""
 
 from __future__ import annotations
 
@@ -21,28 +21,32 @@ from flairsearch.core.request import MAX_BODY_BYTES, MAX_HITS, OPTIONS, SearchRe
 from flairsearch.core.settings import check_token
 from flairsearch.output.formatting import escape
 
-REQUEST_SECONDS = 300.0  # A server has this time for all pages of an answer.
-_MAX_PAGE_BYTES = 64 << 20  # A page of an answer is not larger.
-_WRONG = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # Reading nonsense raises one of these.
+REQUEST_SECONDS = 300.0  # The server has this time for all pages of an answer.
+_MAX_PAGE_BYTES = 64 << 20  # A larger page of an answer is refused.
+# Reading an answer of another kind of server raises one of these.
+_FORMAT_ERRORS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 class ServerError(FlairSearchError):
-    """The server gives no answer to the query."""
+    """The server does not answer, refuses the query, or is no flairsearch server."""
 
 
 @dataclass(frozen=True)
 class ServerClient:
-    """Where a server listens, and the token it wants."""
+    """A server: its address and its token."""
 
-    url: str  # Errors name the server as the user wrote it.
+    url: str  # The address as the user wrote it, for errors.
     host: str
-    port: int | None
-    secure: bool
+    port: int | None  # None means the default port.
+    secure: bool  # Whether to use HTTPS.
     token: str | None
 
     @staticmethod
     def at(url: str, token: str | None) -> ServerClient:
-        """Raises UsageError when the URL is not http(s)://HOST[:PORT], or no header can carry the token."""
+        """Return the server at a URL.
+
+        Raises UsageError when the URL is not http(s)://HOST[:PORT], or an HTTP header cannot carry the token.
+        """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
@@ -59,55 +63,61 @@ class ServerClient:
         return ServerClient(url, host, port, parts.scheme == "https", None if token is None else check_token(token))
 
     def search(self, request: SearchRequest, page: int = MAX_HITS, seconds: float = REQUEST_SECONDS) -> SearchResult:
-        """The result, asked for in pages of at most `page` hits; seconds: the server has for all of them.
+        """Return the result of a search.
 
-        Raises ServerError when there is none, PictureError when the example image cannot be read or is too large to
-        send, and UsageError on what a server cannot be asked.
+        page: the largest number of hits in one request. seconds: the time limit for all pages together.
+        Raises ServerError when there is no answer, PictureError when the example image cannot be read or is too large
+        to send, and UsageError when a URL cannot carry a value.
         """
         _check(request)
         image = _read(request.query.images)
-        found: list[SearchResult | ServerError] = []
+        outcome: list[SearchResult | ServerError] = []
 
         def ask() -> None:
             try:
-                found.append(self._search(request, page, image))
+                outcome.append(self._search(request, page, image))
             except ServerError as error:
-                found.append(error)
+                outcome.append(error)
 
-        asking = Thread(target=ask, daemon=True)  # A socket's timeout does not end a server that sends byte after byte.
-        asking.start()
-        asking.join(seconds)
-        answer = found[0] if found else self._no_answer(f"not within {seconds:.0f} s")
+        # A socket's timeout does not stop a server that sends byte after byte, so the request runs in a thread.
+        thread = Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        answer = outcome[0] if outcome else self._no_answer(f"not within {seconds:.0f} s")
         if isinstance(answer, ServerError):
             raise answer
         return answer
 
     def _search(self, request: SearchRequest, page: int, image: bytes | None) -> SearchResult:
+        """Request page after page, and join them. Raises ServerError."""
         result, names = SearchResult(), _phrase_names(request)
         while True:
             count = min(page, request.k - len(result))
             options = {**request.to_options(), "k": count, "offset": request.offset + len(result)}
-            found = self._request(f"/api/v1/search?{urlencode(_parameters(options))}", image)
+            answer = self._request(f"/api/v1/search?{urlencode(_parameters(options))}", image)
             try:
-                hits = tuple(_checked(Hit.from_dict(one, names)) for one in found["hits"])
+                hits = tuple(_checked(Hit.from_dict(hit, names)) for hit in answer["hits"])
                 stats = SearchStats(
-                    views_in_filter=int(found["in_scope"]),
-                    views_ranked=int(found["ranked"]),
-                    unseen_words=tuple(map(str, found["unseen"])),
-                    seconds={"server": result.stats.seconds.get("server", 0.0) + float(found["seconds"])},
+                    views_in_filter=int(answer["in_scope"]),
+                    views_ranked=int(answer["ranked"]),
+                    unseen_words=tuple(map(str, answer["unseen"])),
+                    seconds={"server": result.stats.seconds.get("server", 0.0) + float(answer["seconds"])},
                 )
-                warnings = tuple(escape(str(warning)) for warning in found["warnings"])
-                result = SearchResult((*result.hits, *hits), stats, warnings, complete=found["complete"] is True)
-                has_ended = found["next"] is None
-            except _WRONG:
-                raise self._stranger("its answer holds no hits") from None
+                warnings = tuple(escape(str(warning)) for warning in answer["warnings"])
+                result = SearchResult((*result.hits, *hits), stats, warnings, complete=answer["complete"] is True)
+                has_ended = answer["next"] is None
+            except _FORMAT_ERRORS:
+                raise self._not_ours("its answer holds no hits") from None
             if len(hits) > count or (not has_ended and len(hits) < count):
-                raise self._stranger(f"it sent {len(hits)} hits where {count} were asked for")
+                raise self._not_ours(f"it sent {len(hits)} hits where {count} were asked for")
             if has_ended or len(result) == request.k:
                 return result
 
     def _request(self, target: str, picture: bytes | None) -> dict[str, Any]:
-        """Raises ServerError unless JSON of an answer comes back."""
+        """Send one request, as POST if there is a picture; return the JSON of the answer.
+
+        Raises ServerError when there is no answer, an error, or something else than JSON.
+        """
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         if picture is not None:
             headers["Content-Type"] = "application/octet-stream"
@@ -118,33 +128,33 @@ class ServerClient:
                 response = connection.getresponse()
                 body = response.read(_MAX_PAGE_BYTES + 1)
         except http.client.HTTPException as error:
-            raise self._stranger(type(error).__name__) from None
-        except (OSError, ValueError) as error:  # ValueError: a host's name that cannot be looked up.
+            raise self._not_ours(type(error).__name__) from None
+        except (OSError, ValueError) as error:  # A host name that cannot be looked up raises ValueError.
             raise self._no_answer(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
         if len(body) > _MAX_PAGE_BYTES:
-            raise self._stranger(f"it sent more than {_MAX_PAGE_BYTES >> 20} MiB")
+            raise self._not_ours(f"it sent more than {_MAX_PAGE_BYTES >> 20} MiB")
         try:
-            found = json.loads(body, parse_float=_finite, parse_constant=_finite)
-            refusal = None if response.status == 200 else " ".join(str(found["error"]).split())[:500]
-        except _WRONG:
-            raise self._stranger(f"it answered {response.status} without JSON of ours") from None
+            answer = json.loads(body, parse_float=_finite, parse_constant=_finite)
+            refusal = None if response.status == 200 else " ".join(str(answer["error"]).split())[:500]
+        except _FORMAT_ERRORS:
+            raise self._not_ours(f"it answered {response.status} without JSON of ours") from None
         if response.status == 401:
             raise ServerError(f"{self.url} wants its token, or another one - set FLAIRSEARCH_TOKEN to it")
         if refusal is not None:
             raise ServerError(f"{self.url} refuses the query: {refusal}")
-        if not isinstance(found, dict):
-            raise self._stranger("its answer is no object")
-        return found
+        if not isinstance(answer, dict):
+            raise self._not_ours("its answer is no object")
+        return answer
 
     def _no_answer(self, reason: str) -> ServerError:
         return ServerError(f"{self.url} does not answer ({reason}) - start flairsearch serve there, or omit --server")
 
-    def _stranger(self, reason: str) -> ServerError:
+    def _not_ours(self, reason: str) -> ServerError:
         return ServerError(f"{self.url} is no flairsearch server ({reason}) - check the address given as --server")
 
 
 def _check(request: SearchRequest) -> None:
-    """Raises UsageError on what no URL can carry."""
+    """Raise UsageError when a URL cannot carry a value."""
     for name, value in request.to_options().items():
         for text in value if isinstance(value, tuple) else (str(value),):
             if not is_text(text):
@@ -152,21 +162,21 @@ def _check(request: SearchRequest) -> None:
 
 
 def _parameters(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Options -> the parameters of a URL."""
+    """Return options as the parameters of a URL."""
     return [
-        (OPTIONS[name][0].http_name or name, str(one))
+        (OPTIONS[name][0].http_name or name, str(part))
         for name, value in options.items()
-        for one in (value if isinstance(value, tuple) else (value,))
+        for part in (value if isinstance(value, tuple) else (value,))
     ]
 
 
 def _phrase_names(request: SearchRequest) -> list[str]:
-    """What the phrases are called: the server was not told the name of the example image."""
+    """Return the names of the phrases; the server does not know the name of the example image."""
     return [*request.query.texts, *(image.name for image in request.query.images)]
 
 
 def _checked(hit: Hit) -> Hit:
-    """Raises ValueError on what is no hit."""
+    """Return a hit of a server unchanged. Raises ValueError when its values are impossible."""
     if "\0" in hit.path or not is_text(hit.path):
         raise ValueError("no file has that name")
     regions = [*hit.regions, *(region for phrase in hit.phrases for region in phrase.regions)]
@@ -178,7 +188,10 @@ def _checked(hit: Hit) -> Hit:
 
 
 def _read(images: Sequence[ImageExample]) -> bytes | None:
-    """The file of the example image."""
+    """Return the bytes of the example image; None if there is none.
+
+    Raises PictureError when it cannot be read or is too large to send.
+    """
     for image in images:
         from flairsearch.images.decoding import read_bytes
 
@@ -187,16 +200,16 @@ def _read(images: Sequence[ImageExample]) -> bytes | None:
         except PictureError as error:
             raise PictureError(f"{image.path or image.name}: {error} - give an image to look for", "image") from None
         if len(data) > MAX_BODY_BYTES:
-            most = f"{MAX_BODY_BYTES / 1e6:.0f} MB"
+            limit = f"{MAX_BODY_BYTES / 1e6:.0f} MB"
             raise PictureError(
-                f"{image.path or image.name}: more than the {most} a server takes - give a smaller one", "image"
+                f"{image.path or image.name}: more than the {limit} a server takes - give a smaller one", "image"
             )
         return data
     return None
 
 
 def _finite(text: str) -> float:
-    """A number of JSON; raises ValueError on NaN and on what is too large."""
+    """Return a number in JSON. Raises ValueError when it is NaN or infinite."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("no finite number")

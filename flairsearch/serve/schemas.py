@@ -1,4 +1,4 @@
-"""What travels over HTTP: the parameters of requests, derived from core/request.OPTIONS, and answers."""
+"""The parameters of HTTP requests, derived from core/request.OPTIONS, and the conversion of results to JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_BATCH = 32  # A body of JSON has at most this many queries.
 
 
 def http_name(parameter: str) -> str:
-    """What a parameter is called over HTTP: `text` is `q`."""
+    """Return the name of a parameter over HTTP: `text` is `q`."""
     return (OPTIONS[parameter][0].http_name if parameter in OPTIONS else None) or parameter
 
 
@@ -37,7 +37,7 @@ class Parameters(BaseModel):
         return {names[name]: value for name, value in self.model_dump().items()}
 
     def request(self, image: bytes | None, name: str) -> SearchRequest:
-        """The request. image: the example image's file, and what the image is called.
+        """Return the request. image: the bytes of the example image. name: the name of the image.
 
         Raises UsageError when a value makes no sense.
         """
@@ -49,15 +49,15 @@ class Parameters(BaseModel):
 
 
 def _parameters(name: str, options: Collection[str]) -> type[Parameters]:
-    """A model of some options."""
+    """Return a model of options."""
     fields: dict[str, Any] = {http_name(option): _field(option) for option in options}
     return create_model(name, __base__=Parameters, **fields)
 
 
 def _field(name: str) -> tuple[Any, Any]:
-    """The type and the Field of one option."""
+    """Return the type and the Field of an option."""
     option, default = OPTIONS[name]
-    if name == "image":  # Over HTTP it is an indexed image, whose file the server has.
+    if name == "image":  # Over HTTP the option is the id of an indexed image, whose file the server has.
         help_text = "Id of an indexed image: search for what it shows."
         return int | None, Field(None, ge=1, le=MAX_ID, description=help_text)
     kind: Any = option.kind
@@ -66,28 +66,28 @@ def _field(name: str) -> tuple[Any, Any]:
     bounds: dict[str, Any] = {"ge": option.least, "le": option.most}
     if option.kind is float:
         bounds["allow_inf_nan"] = False
-    known = {name: bound for name, bound in bounds.items() if bound is not None}
+    arguments = {name: bound for name, bound in bounds.items() if bound is not None}
     if option.many:
         choices = {"items": {"type": "string", "enum": list(option.choices)}} if option.choices else {}
-        known |= {"max_length": option.max_count, "json_schema_extra": choices or None}
-        return Annotated[list[kind], BeforeValidator(_as_list)], Field([], description=option.help, **known)
+        arguments |= {"max_length": option.max_count, "json_schema_extra": choices or None}
+        return Annotated[list[kind], BeforeValidator(_as_list)], Field([], description=option.help, **arguments)
     if option.kind is str:
         kind = Annotated[kind, BeforeValidator(_as_text)]
     optional = kind if default is not None else kind | None
-    return optional, Field(default, description=option.help, **known)
+    return optional, Field(default, description=option.help, **arguments)
 
 
 def _as_text(value: Any) -> Any:
-    """A number in a body of JSON, as in `"shortlist": 300`, stands for its text."""
+    """Return a number, as in `"shortlist": 300` of a JSON body, as text; other values unchanged."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _as_list(value: Any) -> Any:
-    """One text in a body of JSON stands for a list of one."""
+    """Return one text of a JSON body as a list; other values unchanged."""
     return [value] if isinstance(value, str) else value
 
 
-if TYPE_CHECKING:  # A model that is made at run time is no type.
+if TYPE_CHECKING:  # mypy cannot use a model that is made at run time as a type.
     SearchParameters = Parameters
     RegionParameters = Parameters
 else:
@@ -106,22 +106,22 @@ class BatchParameters(BaseModel):
     def searches(self) -> list[Parameters]:
         """The options of each search. Raises UsageError when they are wrong."""
         shared = self.model_extra or {}
-        found = []
-        for number, given in enumerate(self.queries):
-            own = {http_name("text"): given} if isinstance(given, str) else given
+        searches = []
+        for number, query in enumerate(self.queries):
+            own = {http_name("text"): query} if isinstance(query, str) else query
             if not isinstance(own, dict):
                 raise UsageError(
                     "a query is a text or an object of parameters - give one of these", f"queries.{number}"
                 )
             try:
-                found.append(SearchParameters.model_validate(shared | own))
+                searches.append(SearchParameters.model_validate(shared | own))
             except ValidationError as error:
                 raise UsageError(in_one_line(error.errors(), skip=0), f"queries.{number}") from None
-        return found
+        return searches
 
 
 def read_batch(body: bytes) -> BatchParameters:
-    """The searches of a body of JSON. Raises UsageError when it has none."""
+    """Return the searches in a JSON body. Raises UsageError when the body is not valid."""
     try:
         return BatchParameters.model_validate_json(body)
     except ValidationError as error:
@@ -129,15 +129,15 @@ def read_batch(body: bytes) -> BatchParameters:
 
 
 def batch_schema() -> dict[str, Any]:
-    """The JSON schema of a body that `read_batch` reads."""
+    """Return the JSON schema of a body that `read_batch` reads."""
     options = SearchParameters.model_json_schema()
-    several = {
+    queries = {
         "type": "array",
         "minItems": 1,
         "maxItems": MAX_BATCH,
         "items": {"anyOf": [{"type": "string"}, options]},
     }
-    return {"type": "object", "required": ["queries"], "properties": {"queries": several, **options["properties"]}}
+    return {"type": "object", "required": ["queries"], "properties": {"queries": queries, **options["properties"]}}
 
 
 class Size(BaseModel):
@@ -166,7 +166,7 @@ class Side(BaseModel):
 
 
 def search_to_json(page: Page, request: SearchRequest) -> SearchJson:
-    """The answer to a search, as it is sent."""
+    """Return the answer to a search as JSON."""
     result = page.result
     return {
         "hits": [hit.to_dict() for hit in result],
@@ -181,18 +181,18 @@ def search_to_json(page: Page, request: SearchRequest) -> SearchJson:
 
 
 def heat_to_json(hit: Hit) -> HeatHitJson:
-    """A hit with the heat of its phrases, as it is sent."""
+    """Return a hit with the heat maps of its phrases as JSON."""
     plain = hit.to_dict()
     phrases: list[HeatPhraseJson] = []
-    for shown, phrase in zip(plain["phrases"], hit.phrases, strict=True):
+    for phrase_json, phrase in zip(plain["phrases"], hit.phrases, strict=True):
         frame, heat = phrase.frame, [] if phrase.heat is None else phrase.heat.tolist()
         rows = [[round(value, 6) for value in row] for row in heat]
-        phrases.append({**shown, "heat": rows, "view": [frame.left, frame.top, frame.right, frame.bottom]})
+        phrases.append({**phrase_json, "heat": rows, "view": [frame.left, frame.top, frame.right, frame.bottom]})
     return cast("HeatHitJson", {**plain, "phrases": phrases})
 
 
 def in_one_line(errors: Sequence[Any], skip: int = 1) -> str:
-    """The first of a request's validation errors, for a person. skip: parts of its place that say nothing."""
+    """Return the first validation error as one line. skip: the first parts of its location to leave out."""
     first: Mapping[str, Any] = errors[0]
     where = ".".join(str(part) for part in first["loc"][skip:]) or "the request"
     text = "no such parameter" if first["type"] == "extra_forbidden" else str(first["msg"])

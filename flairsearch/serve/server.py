@@ -1,4 +1,4 @@
-"""Runs the app: the listening socket, and uvicorn with a time limit for the head of each request."""
+"""Run the app: the listening socket, and uvicorn with a time limit for the head of each request."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one thread that owns an Engine: searches wait in a queue, and those with equal options are answered together.
+"""SearchWorker: one thread that owns an Engine. Searches wait in a queue; those with equal options are run together.
 
-Every request is a call in the queue of an executor of one thread. The first of several searches with equal options
-answers all of them; the others find their answer when their turn comes.
+The queue is that of an executor with one thread. The first of several searches with equal options runs all of them;
+the others find their result ready when their turn comes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flairsearch.core.request import SearchRequest, SearchResult
 from flairsearch.engine import Engine
 from flairsearch.store.catalog import Catalog
 
-MAX_WAITING = 64  # More requests in the queue are refused.
+MAX_WAITING = 64  # Further requests are refused while this many wait in the queue.
 WARMUP_QUERY = "a photo"  # This search opens all files and compiles the kernels before the first client asks.
 CATALOG = "catalog.sqlite"
 
@@ -42,40 +42,42 @@ class Page:
     """One page of a search's hits."""
 
     result: SearchResult
-    has_more: bool  # Whether there is a hit after these.
+    has_more: bool  # Whether there are hits after this page.
     seconds: float = 0.0  # From the request to the answer.
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """The index that is there now."""
+    """The open index."""
 
     engine: Engine
     catalog: Catalog
-    identity: tuple[int, ...] | None  # `_identity` of its files.
+    identity: tuple[int, ...] | None  # The result of `_identity` when the index was opened.
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A call that waits for its turn; it is emptied when it has been answered or cancelled."""
+    """A call in the queue; its fields are emptied when it has been answered or cancelled."""
 
     call: Callable[[], object] | None = None
 
 
 @dataclass(eq=False)
 class _WaitingSearch(_Waiting):
+    """A search in the queue."""
+
     request: SearchRequest | None = None
-    page: Page | None = None  # An earlier search with equal options may have brought the answer along.
-    was_grouped: bool = False  # A search that went wrong in a group is asked alone when its turn comes.
+    page: Page | None = None  # The result, if an earlier search with equal options was run together with this one.
+    was_grouped: bool = False  # A search that failed in a group is run alone when its turn comes.
 
 
 class SearchWorker:
-    """Every method may be called from any thread; one thread of its own does all that concerns the Engine."""
+    """Runs searches in its own thread, the only one that uses the Engine. Threads may share the SearchWorker."""
 
     def __init__(self, open_engine: Callable[[], Engine], warmup_query: str = WARMUP_QUERY) -> None:
-        """open_engine: opens the index; called again when the index was replaced by another one.
+        """Open the index and run the warm-up query. Raises the errors of opening and searching.
 
-        The Engine is open afterwards and has answered the warm-up query. Raises what opening and searching raise.
+        open_engine: opens the index; it is called again when the index was replaced.
         """
         self._open, self._warmup_query = open_engine, warmup_query
         self._lock = threading.RLock()  # The lock guards _waiting and _stopped.
@@ -95,7 +97,7 @@ class SearchWorker:
 
     @property
     def catalog(self) -> Catalog:
-        """What the index lists; it may be asked from any thread, past the queue."""
+        """The catalogue of the index; any thread may use it, without waiting in the queue."""
         return self._opened.catalog
 
     @property
@@ -104,26 +106,27 @@ class SearchWorker:
         return self._opened.engine.folder
 
     def search(self, request: SearchRequest) -> Future[Page]:
-        """Cancel the answer to leave the queue. Raises Busy or Stopped."""
-        search, began = _WaitingSearch(request=request), time.perf_counter()
-        return self._put(search, lambda: replace(self._answer(search), seconds=time.perf_counter() - began))
+        """Put a search into the queue; cancelling the returned future removes it. Raises Busy or Stopped."""
+        search, start = _WaitingSearch(request=request), time.perf_counter()
+        return self._put(search, lambda: replace(self._answer(search), seconds=time.perf_counter() - start))
 
-    def call(self, ask: Callable[[Engine], _T]) -> Future[_T]:
-        """Something else to ask the Engine, in its thread. Raises Busy or Stopped."""
-        return self._put(_Waiting(), lambda: ask(self._current()))
+    def call(self, function: Callable[[Engine], _T]) -> Future[_T]:
+        """Put a call of a function with the Engine into the queue. Raises Busy or Stopped."""
+        return self._put(_Waiting(), lambda: function(self._current_engine()))
 
     def close(self) -> None:
-        """Requests that still wait get Stopped; what the Engine does now is finished."""
+        """Stop: requests that still wait raise Stopped, and the current one is finished."""
         with self._lock:
             self._stopped = True
-            self._worker.submit(self._shut)
+            self._worker.submit(self._close_index)
         self._worker.shutdown()
 
     def _put(self, waiting: _Waiting, call: Callable[[], _T]) -> Future[_T]:
+        """Put a call into the queue. Raises Busy or Stopped."""
         waiting.call = call
 
         def take_turn() -> _T:
-            """Holds nothing of the request but what `_leave` empties: the queue keeps cancelled calls for a while."""
+            """Run the call. Only `waiting` refers to it, since the executor keeps cancelled calls for a while."""
             with self._lock:
                 self._waiting.pop(waiting)
                 if self._stopped:
@@ -142,7 +145,7 @@ class SearchWorker:
             return answer
 
     def _leave(self, waiting: _Waiting) -> None:
-        """A request that was cancelled waits no longer, and what it holds, an image perhaps, goes at once."""
+        """Remove a call that is answered or cancelled from the queue, and free its memory, such as an image."""
         with self._lock:
             self._waiting.pop(waiting, None)
             waiting.call = None
@@ -152,36 +155,41 @@ class SearchWorker:
     # -- in the Engine's thread
 
     def _open_warm(self) -> _Opened:
+        """Open the index and run the warm-up query."""
         keep_freed_memory()
         engine = self._open()
-        # Index and identity are read at once: one that replaces this index during the warm-up must be noticed.
+        # The identity is read before the warm-up, so that a replacement of the index during it is noticed.
         opened = _Opened(engine, Catalog(engine.folder), _identity(engine.folder))
         if engine.status().images:
             engine.search(self._warmup_query, 1)
         return opened
 
-    def _current(self) -> Engine:
-        """The Engine of the index that is there now: `index --rebuild` puts another one in its place."""
+    def _current_engine(self) -> Engine:
+        """Return the Engine; open the index again if it was replaced, as by `index --rebuild`."""
         old = self._opened
         identity = _identity(old.engine.folder)
         if identity is not None and identity != old.identity:
-            # The old catalogue stays open: another thread may be asking it just now; it goes with its last user.
+            # The old catalogue stays open, since another thread may be using it; it is freed with its last reference.
             engine = self._open()
             self._opened = _Opened(engine, Catalog(engine.folder), identity)
             old.engine.close()
         return self._opened.engine
 
     def _answer(self, search: _WaitingSearch) -> Page:
-        """Answer together with all searches that have equal options; where that goes wrong, each alone.
+        """Return the page of a search. All waiting searches with equal options are run together.
 
-        One query's error is no other query's.
+        After an error each of them is run alone, so that no search fails because of another one.
         """
         if search.page is None:
             with self._lock:
                 waiting = [search, *(other for other in self._waiting if isinstance(other, _WaitingSearch))]
-                group = [(one, one.request) for one in waiting if one.request is not None and _goes_with(one, search)]
-            for one, _ in group:
-                one.was_grouped = True
+                group = [
+                    (member, member.request)
+                    for member in waiting
+                    if member.request is not None and _belongs_to_group(member, search)
+                ]
+            for member, _ in group:
+                member.was_grouped = True
             try:
                 self._search(group)
             except FlairSearchError:
@@ -192,29 +200,30 @@ class SearchWorker:
         return search.page
 
     def _search(self, group: Sequence[tuple[_WaitingSearch, SearchRequest]]) -> None:
-        """One hit more than asked for says whether there is a next page."""
+        """Run searches together, and store their pages."""
+        # One additional hit tells whether there is a next page.
         longer = [replace(request, k=request.k + 1) for _, request in group]
-        results = self._current().search_many(longer)
+        results = self._current_engine().search_many(longer)
         for (search, request), result in zip(group, results, strict=True):
             search.page = Page(result.first(request.k), has_more=len(result) > request.k)
         self.batches[len(group)] += 1
 
-    def _shut(self) -> None:
+    def _close_index(self) -> None:
         self._opened.catalog.close()
         self._opened.engine.close()
 
 
-def _goes_with(one: _WaitingSearch, search: _WaitingSearch) -> bool:
-    """Whether a search is answered together with the one whose turn it is."""
-    if one is search:
+def _belongs_to_group(other: _WaitingSearch, search: _WaitingSearch) -> bool:
+    """Return whether a waiting search is run together with `search`, whose turn it is."""
+    if other is search:
         return True
-    if one.request is None or search.request is None or one.was_grouped or search.was_grouped:
+    if other.request is None or search.request is None or other.was_grouped or search.was_grouped:
         return False
-    return one.request.besides_query == search.request.besides_query
+    return other.request.besides_query == search.request.besides_query
 
 
 def _identity(folder: Path) -> tuple[int, ...] | None:
-    """Of the catalogue's file and the settings, which `compact --codec` changes; None while they are being replaced."""
+    """Return values that change when the index is replaced or its settings change; None during a replacement."""
     try:
         catalog, settings = (folder / CATALOG).stat(), (folder / "index.json").stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Stored tokens -> codes that predict scores (shortlist/score_predictor.py), for every view that has none yet."""
+"""Compute the codes that predict scores (shortlist/score_predictor.py) from stored tokens, for views without codes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class PredictorPolicy:
     exhaustive_views: int = MAX_EXHAUSTIVE_VIEWS
     """An index of at most this number of views has no predictor."""
     sample_views: int = FIT_SAMPLE_VIEWS
-    """This number of views, evenly spaced, are scored for all prompts."""
+    """The predictor is fitted to the scores of this number of evenly spaced views for all prompts."""
     anchor_texts: int = ANCHOR_TEXTS
-    """Every view is scored for this number of the prompts."""
+    """The codes of a view are computed from its scores for this number of prompts, the anchors."""
     read_views: int = 32
     """The tokens of this number of views are in memory at once."""
     write_views: int = 512
@@ -44,25 +44,25 @@ PREDICTOR_POLICY = PredictorPolicy()
 
 
 def fit_views(snapshot: Snapshot, encoder: Encoder, policy: PredictorPolicy = PREDICTOR_POLICY) -> Iterator[int]:
-    """Every view of a large index gets its codes; yields how many views have some. A small index gets none.
+    """Compute the missing codes of a large index; yield the number of views that have codes. A small index gets none.
 
-    Damaged views get none (flairsearch verify names them): wrong codes would stay when the views are repaired.
-    For the one writer of the index. What was done stays when the run is cut off. Raises OSError.
+    Damaged views get no codes, since wrong codes would stay after the views are repaired. Only the writer of the index
+    may call this; an interrupted run keeps what it has done. Raises OSError.
     """
     if len(snapshot) > policy.exhaustive_views:
         with closing(Catalog(snapshot.folder)) as catalog:
-            before = PredictorFile(snapshot.folder, snapshot.dim).size()
+            old_size = PredictorFile(snapshot.folder, snapshot.dim).size()
             yield from _fit_views(snapshot, catalog, encoder, policy)
-            if PredictorFile(snapshot.folder, snapshot.dim).size() != before:
-                catalog.commit(Changeset())  # Processes that have this state open look at the index again.
+            if PredictorFile(snapshot.folder, snapshot.dim).size() != old_size:
+                catalog.commit(Changeset())  # An empty commit makes other processes open the index again.
 
 
 def refit_views(
     snapshot: Snapshot, encoder: Encoder, policy: PredictorPolicy = PREDICTOR_POLICY
 ) -> Iterator[tuple[int, int]]:
-    """Every view gets new codes of a new predictor; yields (views done, views in all). For the one writer.
+    """Fit a new predictor and compute all codes again; yield (views done, views in all).
 
-    Raises OSError.
+    Only the writer of the index may call this. Raises OSError.
     """
     PredictorFile(snapshot.folder, snapshot.dim).remove()
     for done in fit_views(snapshot, encoder, policy):
@@ -70,9 +70,9 @@ def refit_views(
 
 
 def drop_lost(snapshot: Snapshot) -> None:
-    """Remove codes of views that the catalogue does not have: an older catalogue may have been put back.
+    """Remove codes of views that the catalogue does not have, for example after a backup of it was restored.
 
-    For the one writer of the index, before it adds views: these may get the same ids. Raises OSError.
+    The writer of the index must call this before it adds views, which may get the same ids. Raises OSError.
     """
     last = max((int(ids[-1]) for ids in (snapshot.views.id, snapshot.unreadable_views.id) if len(ids)), default=0)
     PredictorFile(snapshot.folder, snapshot.dim).drop_after(last, snapshot.generation)
@@ -82,18 +82,18 @@ def _fit_views(snapshot: Snapshot, catalog: Catalog, encoder: Encoder, policy: P
     file, ids = PredictorFile(snapshot.folder, snapshot.dim), snapshot.views.id
     predictor = file.load()
     if predictor is None:
-        chosen = ids[np.linspace(0, len(ids) - 1, min(policy.sample_views, len(ids))).astype(np.int64)]
+        sample_ids = ids[np.linspace(0, len(ids) - 1, min(policy.sample_views, len(ids))).astype(np.int64)]
         scorer, parts = _prompt_scorer(encoder), []
-        for piece in chunks(chosen, policy.read_views):
+        for piece in chunks(sample_ids, policy.read_views):
             parts.append(_score(snapshot, catalog, scorer, piece))
             yield 0
-        chosen, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        if not len(chosen):
+        sample_ids, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        if not len(sample_ids):
             return
         predictor = fit(scorer.vectors, sample, anchors=policy.anchor_texts)
         drop_kept(snapshot, predictor)
         file.save(predictor)
-        file.append(predictor, chosen, predictor.codes(sample[:, predictor.anchors]), snapshot.generation)
+        file.append(predictor, sample_ids, predictor.codes(sample[:, predictor.anchors]), snapshot.generation)
     missing = ids[last_places(file, predictor, file.rows(predictor, snapshot.generation), ids) < 0]
     if len(missing):
         drop_kept(snapshot, predictor)
@@ -109,14 +109,14 @@ def _fit_views(snapshot: Snapshot, catalog: Catalog, encoder: Encoder, policy: P
 
 
 def _prompt_scorer(encoder: Encoder) -> TextBatchScorer:
-    """Scores views for all prompts."""
-    from flairsearch.rerank.many_texts import TextBatchScorer  # Most commands do without torch.
+    """Return a scorer for all prompts."""
+    from flairsearch.rerank.many_texts import TextBatchScorer  # Most commands do not need torch.
 
     return TextBatchScorer(encoder.encode_prompts(), encoder.pool_weights, encoder.device)
 
 
 def _anchor_scorer(encoder: Encoder, predictor: ScorePredictor) -> TextBatchScorer:
-    """Scores views for the prompts that the codes are made from."""
+    """Return a scorer for the anchors, the prompts that codes are computed from."""
     from flairsearch.rerank.many_texts import TextBatchScorer
 
     texts = encoder.fold(predictor.texts[predictor.anchors])
@@ -126,7 +126,7 @@ def _anchor_scorer(encoder: Encoder, predictor: ScorePredictor) -> TextBatchScor
 def _score(
     snapshot: Snapshot, catalog: Catalog, scorer: TextBatchScorer, views: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """View ids i64[K] -> the ids of undamaged views i64[n], their scores f32[n, T]."""
+    """Return the undamaged views i64[n] among view ids i64[K], and their scores f32[n, T]."""
     sums = catalog.checksums(views.tolist())
     views = views[~snapshot.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
     scores = scorer.score(snapshot.encoded(views))

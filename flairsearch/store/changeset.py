@@ -1,4 +1,4 @@
-"""What one commit changes in the catalogue, and how it is written there; both functions belong in a transaction."""
+"""Changeset: what one commit changes in the catalogue. Call `apply` and `move_views` within a transaction."""
 
 from __future__ import annotations
 
@@ -16,40 +16,39 @@ _FRAME = 'width, height, "left", top, "right", bottom'  # The columns of a Frame
 class NewView:
     """A view written to the segment of this commit."""
 
-    hash: bytes  # Of the view's content.
-    row: int
-    checksum: int
+    hash: bytes  # The hash of the view's content.
+    row: int  # The row in the segment.
+    checksum: int  # The CRC-32 of the view's bytes.
     frame: Frame
-    taken: int | None = None  # The photo's date: core/dates.clock_seconds.
+    taken: int | None = None  # The photo's date as core/dates.clock_seconds.
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a view is written anew."""
+    """The new place of a view in a segment."""
 
-    view: int
-    row: int
-    checksum: int
+    view: int  # The id of the view.
+    row: int  # The row in the segment.
+    checksum: int  # The CRC-32 of the view's new bytes.
 
 
 @dataclass
 class Changeset:
     """Everything that one commit changes."""
 
-    segment: tuple[int, int, str] | None = None  # Number, count of views, codec.
+    segment: tuple[int, int, str] | None = None  # Number, count of views and codec of the new segment.
     views: list[NewView] = field(default_factory=list)
-    added: list[tuple[ImageFile, bytes]] = field(default_factory=list)
-    updated: list[tuple[int, ImageFile, bytes]] = field(
-        default_factory=list
-    )  # Image id, the file as it is now, content hash.
-    removed: list[int] = field(default_factory=list)  # Image ids.
+    added: list[tuple[ImageFile, bytes]] = field(default_factory=list)  # File and content hash of each new image.
+    updated: list[tuple[int, ImageFile, bytes]] = field(default_factory=list)
+    """Id, new file and content hash of each changed image."""
+    removed: list[int] = field(default_factory=list)  # The ids of removed images.
 
     def __bool__(self) -> bool:
         return bool(self.segment or self.views or self.added or self.updated or self.removed)
 
 
 def apply(connection: sqlite3.Connection, change: Changeset, roots: Mapping[str, int]) -> None:
-    """A whole changeset; roots: absolute path -> id."""
+    """Apply a changeset. roots: the ids of the roots by absolute path."""
     if change.segment:
         connection.execute("INSERT INTO segments (id, count, codec) VALUES (?, ?, ?)", change.segment)
     hashes = {h for _, h in change.added} | {h for _, _, h in change.updated} | {v.hash for v in change.views}
@@ -75,28 +74,28 @@ def move_views(
     places: Sequence[Place],
     emptied: Sequence[int],
 ) -> None:
-    """Views move to a new segment, and emptied segments leave with the views that nobody has."""
+    """Move views to a new segment, and remove emptied segments; see store/catalog.Catalog.rewrite."""
     if segment:
         connection.execute("INSERT INTO segments (id, count, codec) VALUES (?, ?, ?)", segment)
         move = 'UPDATE views SET segment = ?, "row" = ?, checksum = ? WHERE id = ?'
         connection.executemany(move, [(segment[0], p.row, p.checksum, p.view) for p in places])
     for number in emptied:
-        gone = "DELETE FROM views WHERE content IN (SELECT content FROM views WHERE segment = ?)"
-        connection.execute(gone, (number,))
+        delete = "DELETE FROM views WHERE content IN (SELECT content FROM views WHERE segment = ?)"
+        connection.execute(delete, (number,))
         connection.execute("DELETE FROM segments WHERE id = ?", (number,))
 
 
 def _content_ids(connection: sqlite3.Connection, hashes: set[bytes], taken: dict[bytes, int]) -> dict[bytes, int]:
-    """Ids of contents, new ones made; and the dates of those that were decoded just now."""
+    """Return the ids of contents, by hash; add new contents, and store the dates of photos that were just decoded."""
     query = "SELECT hash, id FROM contents WHERE hash IN"
-    found: dict[bytes, int] = dict(select_in(connection, query, sorted(hashes)))
-    fresh = sorted(hashes - found.keys())
-    connection.executemany("INSERT INTO contents (hash, taken) VALUES (?, ?)", [(h, taken.get(h)) for h in fresh])
-    found |= dict(select_in(connection, query, fresh))
-    # Contents whose views had gone: an older flairsearch did not look for a date.
-    back = [(taken[h], found[h]) for h in taken.keys() - set(fresh)]
-    connection.executemany("UPDATE contents SET taken = ? WHERE id = ?", back)
-    return found
+    ids: dict[bytes, int] = dict(select_in(connection, query, sorted(hashes)))
+    new = sorted(hashes - ids.keys())
+    connection.executemany("INSERT INTO contents (hash, taken) VALUES (?, ?)", [(h, taken.get(h)) for h in new])
+    ids |= dict(select_in(connection, query, new))
+    # A known content whose views are encoded again may have no date yet: older versions did not read it.
+    dated = [(taken[h], ids[h]) for h in taken.keys() - set(new)]
+    connection.executemany("UPDATE contents SET taken = ? WHERE id = ?", dated)
+    return ids
 
 
 def _view_row(view: NewView, contents: dict[bytes, int], segment: int) -> tuple[float, ...]:

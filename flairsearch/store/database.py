@@ -1,4 +1,4 @@
-"""Opens catalog.sqlite: commits are durable, SQLite's errors become one line, and a newer format is refused."""
+"""Database: transactions on catalog.sqlite. Commits are durable, and SQLite's errors become StoreError."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from flairsearch.core.settings import FORMAT_VERSION
 from flairsearch.store.migrations import migrate
 from flairsearch.store.schema import TABLES
 
-_MAX_VALUES = 500  # SQLite takes a bounded number of values in one statement.
+_MAX_VALUES = 500  # One statement has at most this many values in its IN; SQLite limits them.
 LOCK_SECONDS = 30.0  # A transaction waits at most this time for another process's lock.
 
 
 class Database:
-    """Transactions on the catalogue of an index, from any thread; connections are kept and used again."""
+    """Transactions on the catalogue of an index; threads may share it. Connections are kept and reused."""
 
     def __init__(self, folder: Path, create: bool = False) -> None:
-        """In today's format.
+        """Open the catalogue, and update it to the current format; with `create`, make it if there is none.
 
-        Raises StoreError when it is missing, is none, is of a newer flairsearch, or is of an older one and cannot be
-        written.
+        Raises StoreError when it is missing, damaged or of a newer format, or of an older format and read-only.
         """
         self._path = path = folder / "catalog.sqlite"
         self._free: deque[sqlite3.Connection] = deque()
@@ -37,10 +36,10 @@ class Database:
         if not create:
             _refuse_newer(path, _format_in_file(path))
         self._writable = os.access(folder, os.W_OK) and (create or os.access(path, os.W_OK))
-        # An index on read-only media has no room for SQLite's shared memory, and nobody can write there: it is read as
-        # it is. Where the shared memory exists already, another user may be writing now.
-        shared = path.with_name(f"{path.name}-shm").exists()
-        mode = "rwc" if create else "rw" if self._writable else "ro" if shared else "ro&immutable=1"
+        # On read-only media SQLite cannot make its -shm file. As no process can write there, the catalogue is opened as
+        # immutable. If the -shm file exists, another user may be writing now, and SQLite must use it.
+        has_shm = path.with_name(f"{path.name}-shm").exists()
+        mode = "rwc" if create else "rw" if self._writable else "ro" if has_shm else "ro&immutable=1"
         self._address = f"file:{_quote(path)}?mode={mode}"
         try:
             if create:
@@ -52,18 +51,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Everything read within comes from one state. Raises StoreError."""
+        """Yield a connection for one transaction, in which all reads see the same state. Raises StoreError."""
         with self._transaction("BEGIN", "ROLLBACK") as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """Everything written within is committed at the end, or nothing is. Raises StoreError."""
+        """Yield a connection for one transaction, which is committed at the end or, after an error, undone.
+
+        Raises StoreError.
+        """
         with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
             yield connection
 
     def close(self) -> None:
-        """Close the free connections; one in use is closed when it is given back."""
+        """Close the unused connections; one in use is closed after its transaction."""
         self._closed = True
         with suppress(IndexError):
             while True:
@@ -72,41 +74,41 @@ class Database:
     @contextmanager
     def _transaction(self, begin: str, end: str) -> Iterator[sqlite3.Connection]:
         try:
-            connection = self._take()
+            connection = self._take_connection()
             try:
                 connection.execute(begin)
                 yield connection
                 connection.execute(end)
             finally:
-                self._give_back(connection)
+                self._return_connection(connection)
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self._path} cannot be read or written ({error}) - check disk and permissions") from None
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite may quote bytes of a damaged file.
+        except (
+            sqlite3.DatabaseError,
+            UnicodeDecodeError,
+        ) as error:  # An error may quote bytes of a damaged file that are not UTF-8.
             raise StoreError(f"{self._path} is damaged ({error}) - run flairsearch index --rebuild FOLDER") from None
 
-    def _take(self) -> sqlite3.Connection:
+    def _take_connection(self) -> sqlite3.Connection:
         with suppress(IndexError):
             return self._free.pop()
-        # Every transaction is begun explicitly. The driver begins one at the first change only, so that several reads
-        # could see several states.
+        # Every transaction is begun explicitly. The driver would begin one only at the first change, so that two reads
+        # could see different states.
         connection = sqlite3.connect(
             self._address, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            if (
-                self._writable
-            ):  # WAL lets readers see whole states beside a writer; FULL lets a commit survive a power cut.
-                _run(
-                    connection,
-                    *(f"PRAGMA {one}" for one in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")),
-                )
+            if self._writable:
+                # WAL lets readers see complete states beside a writer; FULL lets a commit survive a power cut.
+                settings = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+                _run(connection, *(f"PRAGMA {setting}" for setting in settings))
         except sqlite3.Error:
             connection.close()
             raise
         return connection
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        """Keep a connection for the next transaction, after a failed one is rolled back."""
+    def _return_connection(self, connection: sqlite3.Connection) -> None:
+        """Keep a connection for the next transaction; roll back the last one if it failed."""
         try:
             if connection.in_transaction:
                 connection.rollback()
@@ -120,22 +122,23 @@ class Database:
     # -- formats
 
     def _create(self) -> None:
-        """The tables, where there are none yet."""
+        """Create the tables if there are none yet."""
         with self.write() as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
                 _run(connection, *TABLES, f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def _bring_up_to_date(self) -> None:
+        """Migrate the catalogue to the current format. Raises StoreError when that is impossible."""
         with self.read() as connection:
-            found = _format(connection)
-        _refuse_newer(self._path, found)
-        if found < 1:
-            raise StoreError(f"{self._path} is damaged (format {found}) - run flairsearch index --rebuild FOLDER")
-        if found == FORMAT_VERSION:
+            version = _format(connection)
+        _refuse_newer(self._path, version)
+        if version < 1:
+            raise StoreError(f"{self._path} is damaged (format {version}) - run flairsearch index --rebuild FOLDER")
+        if version == FORMAT_VERSION:
             return
         if not self._writable:
             raise StoreError(
-                f"{self._path} has format {found}, older than this flairsearch - open it once where it can be written"
+                f"{self._path} has format {version}, older than this flairsearch - open it once where it can be written"
             )
         with self.write() as connection:  # Another process may migrate at the same time.
             migrate(connection, _format(connection))
@@ -146,16 +149,17 @@ def _run(connection: sqlite3.Connection, *statements: str) -> None:
         connection.execute(statement)
 
 
-def _refuse_newer(path: Path, found: int) -> None:
-    if found > FORMAT_VERSION:
-        raise StoreError(f"{path} has format {found}, this flairsearch reads {FORMAT_VERSION} - update flairsearch")
+def _refuse_newer(path: Path, version: int) -> None:
+    if version > FORMAT_VERSION:
+        raise StoreError(f"{path} has format {version}, this flairsearch reads {FORMAT_VERSION} - update flairsearch")
 
 
 def _format_in_file(path: Path) -> int:
-    """The number in SQLite's header, as the file has it: a newer catalogue is not touched, not even what its log holds.
+    """Return the format number in the header of the file, without applying its log; 0 if it cannot be read.
 
-    SQLite itself has to read it: to close a file that was opened besides it takes this process's locks on the catalogue
-    away (sqlite.org/howtocorrupt.html, section 2.2), and another process would then remove the log of one that writes.
+    This way a catalogue of a newer format is not changed at all. SQLite itself must read the file: if this process
+    opened and closed it in another way, that would drop the process's locks on it
+    (sqlite.org/howtocorrupt.html, section 2.2), and another process could remove the log of an active writer.
     """
     try:
         with closing(sqlite3.connect(f"file:{_quote(path)}?mode=ro&immutable=1", uri=True)) as connection:
@@ -165,27 +169,27 @@ def _format_in_file(path: Path) -> int:
 
 
 def _format(connection: sqlite3.Connection) -> int:
-    """The catalogue's format; the first one did not number it."""
+    """Return the format of the catalogue; catalogues of format 1 contain no number."""
     connection.execute("SELECT count(*) FROM state")  # This fails where the file is no catalogue.
     return int(connection.execute("PRAGMA user_version").fetchone()[0]) or 1
 
 
 def _quote(path: Path) -> str:
-    """A path inside an SQLite URI."""
+    """Return a path as SQLite expects it in a URI."""
     return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def select_in(
-    connection: sqlite3.Connection, query: str, wanted: Sequence[object], before: Sequence[object] = ()
+    connection: sqlite3.Connection, query: str, keys: Sequence[object], parameters: Sequence[object] = ()
 ) -> Iterator[Any]:
-    """Rows of a query that ends with IN, for all that are wanted: SQLite takes a bounded number of values at once.
+    """Yield the rows of a query that ends with IN, for all keys; the query is run for _MAX_VALUES keys at a time.
 
-    before: values of the marks before IN.
+    parameters: the values of the ? before IN.
     """
-    for some in chunks(wanted, _MAX_VALUES):
-        yield from connection.execute(f"{query} ({marks(len(some))})", (*before, *some))
+    for part in chunks(keys, _MAX_VALUES):
+        yield from connection.execute(f"{query} ({marks(len(part))})", (*parameters, *part))
 
 
 def marks(count: int) -> str:
-    """The marks of a statement that stand for values."""
+    """Return `count` question marks, which stand for values in a statement."""
     return ", ".join("?" * count)

@@ -20,7 +20,7 @@ class DerivedFiles:
 
     def __init__(self, folder: Path, generation: int) -> None:
         self._folder, self._generation = folder, generation
-        self._intact: set[Path] = set()  # Files whose checksum was found right.
+        self._intact: set[Path] = set()  # The files whose checksums were right.
 
     def find(self, kind: str) -> Path | None:
         """Return the file of a kind for this generation; None if there is none."""
@@ -37,7 +37,7 @@ class DerivedFiles:
 
     @contextmanager
     def atomic_write(self, kind: str) -> Iterator[Path]:
-        """Give a path to write to; on success, rename the file and remove files of its kind of older generations.
+        """Yield a path to write to; on success, rename the file and remove files of its kind of older generations.
 
         Raises OSError if the folder cannot be written; a partial file is removed.
         """

@@ -1,4 +1,4 @@
-"""A filter as SQL: a condition on the images table."""
+"""Translate a filter into SQL: a condition on the images table."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from itertools import chain
 from flairsearch.core.dates import clock_seconds, from_clock_seconds
 from flairsearch.core.filters import Filter
 
-_MAX_INTEGER = 2**63 - 1  # The largest integer of SQLite.
+_MAX_INTEGER = 2**63 - 1  # This is the largest integer that SQLite stores.
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A piece of SQL, and a value for each ? in it."""
+    """An SQL expression, and the values of its question marks."""
 
     sql: str
     values: tuple[int | str, ...] = ()
 
 
 def image_condition(query_filter: Filter, roots: Mapping[str, int]) -> Condition:
-    """What the files within a filter have in common; roots: absolute path -> id.
+    """Return the condition that images within a filter meet. roots: the ids of the roots by absolute path.
 
-    The smallest sides are no condition on images: the sides of the upright photo are those of its views.
+    The smallest sides are not part of it, since the sides of a photo are stored with its views.
     """
-    found: list[Condition] = []
+    conditions: list[Condition] = []
     if query_filter.path is not None:
-        found.append(_in_folder(query_filter.path, roots))
+        conditions.append(_in_folder(query_filter.path, roots))
     if query_filter.taken_since is not None or query_filter.taken_before is not None:
-        found.append(_dated(query_filter.taken_since, query_filter.taken_before))
+        conditions.append(_dated(query_filter.taken_since, query_filter.taken_before))
     if query_filter.larger_than_bytes is not None:
-        found.append(Condition("images.size > ?", (min(query_filter.larger_than_bytes, _MAX_INTEGER),)))
-    if query_filter.extensions:  # LIKE ignores case, and an ending has no character that means something to it.
-        found.append(_any(Condition("images.path LIKE ?", (f"%.{ending}",)) for ending in query_filter.extensions))
-    return _all(found)
+        conditions.append(Condition("images.size > ?", (min(query_filter.larger_than_bytes, _MAX_INTEGER),)))
+    if query_filter.extensions:  # LIKE ignores case, and extensions contain none of its wildcards.
+        conditions.append(
+            _any(Condition("images.path LIKE ?", (f"%.{extension}",)) for extension in query_filter.extensions)
+        )
+    return _all(conditions)
 
 
 def _all(conditions: Iterable[Condition]) -> Condition:
@@ -46,32 +48,34 @@ def _any(conditions: Iterable[Condition]) -> Condition:
     return _joined(conditions, " OR ", "0")
 
 
-def _joined(conditions: Iterable[Condition], word: str, none: str) -> Condition:
-    several = list(conditions)
-    sql = word.join(f"({one.sql})" for one in several)
-    return Condition(sql or none, tuple(chain.from_iterable(one.values for one in several)))
+def _joined(conditions: Iterable[Condition], operator: str, default: str) -> Condition:
+    """Join conditions with an operator. default: the SQL if there are no conditions."""
+    parts = list(conditions)
+    sql = operator.join(f"({part.sql})" for part in parts)
+    return Condition(sql or default, tuple(chain.from_iterable(part.values for part in parts)))
 
 
 def _in_folder(folder: str, roots: Mapping[str, int]) -> Condition:
-    """Whole roots inside the folder, and the part of those it is in: a range of the index on (root, path)."""
-    here, parts = folder.rstrip("/") + "/", []
-    inside = [number for root, number in roots.items() if f"{root.rstrip('/')}/".startswith(here)]
-    if inside:  # These are our own numbers, and may be too many for an OR each.
+    """Return the condition that an image lies below a folder, which may contain roots or lie inside one."""
+    prefix, parts = folder.rstrip("/") + "/", []
+    inside = [number for root, number in roots.items() if f"{root.rstrip('/')}/".startswith(prefix)]
+    if inside:  # The ids are safe to write into SQL, and may be too many for one OR each.
         parts.append(Condition(f"images.root IN ({', '.join(map(str, inside))})"))
     for root, number in roots.items():
         base = root.rstrip("/") + "/"
-        if here.startswith(base) and here != base:
-            below = here.removeprefix(base)
+        if prefix.startswith(base) and prefix != base:
+            # Paths that begin with a folder are a range of the index on (root, path).
+            below = prefix.removeprefix(base)
             after = below[:-1] + chr(ord("/") + 1)
             parts.append(Condition("images.root = ? AND images.path >= ? AND images.path < ?", (number, below, after)))
     return _any(parts)
 
 
 def _dated(since: datetime | None, before: datetime | None) -> Condition:
-    """By what the camera wrote; where it wrote nothing, by the file's time.
+    """Return the condition that the date from the camera or, without one, the file's time lies in a period.
 
-    One look at each image's content, by its key. An index of dates would be slower for all but the shortest times:
-    "since 2016" is most of the photos, and each of them a jump.
+    SQLite looks up the content of each image by its key. An index of dates would be slower except for short periods:
+    "since 2016" matches most photos, and each match would be one random access.
     """
     taken, saved = [Condition("taken IS NOT NULL")], [Condition("taken IS NULL")]
     if since is not None:
@@ -86,7 +90,7 @@ def _dated(since: datetime | None, before: datetime | None) -> Condition:
 
 
 def date_of(taken: int | None, mtime_ns: int) -> datetime | None:
-    """What `_dated` goes by, as local time; None for one that no calendar has."""
+    """Return the date that `_dated` compares, in local time; None if a calendar cannot express it."""
     try:
         return datetime.fromtimestamp(mtime_ns // 10**9) if taken is None else from_clock_seconds(taken)
     except (ValueError, OverflowError, OSError):
@@ -94,7 +98,7 @@ def date_of(taken: int | None, mtime_ns: int) -> datetime | None:
 
 
 def _nanoseconds(moment: datetime) -> int:
-    """Local time -> a file's time, as far as SQLite can count."""
+    """Return a local time in nanoseconds since 1970, UTC, limited to the integers of SQLite."""
     try:
         seconds = int(moment.timestamp())
     except (ValueError, OverflowError, OSError):  # The date is so far away that the time zone does not matter.

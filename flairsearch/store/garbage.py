@@ -1,4 +1,4 @@
-"""Removes files of an index that its catalogue does not name: uncommitted or replaced ones."""
+"""Remove files of an index that its catalogue does not name: uncommitted and replaced files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One committed state of an index: its views, and every segment of it open."""
+"""Snapshot: one committed state of an index, with its views and open segments."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ from flairsearch.store.segments import Segment, checksums
 from flairsearch.store.view_columns import ViewColumns
 
 READ_VIEWS = 256  # Tokens are read in pieces of this number of views.
-MAX_ATTEMPTS = 20  # At opening one state while another process writes.
-PROBED_ROWS = 16  # If one of this number of rows is not in the page cache, the kernel is told to read ahead all rows.
+MAX_ATTEMPTS = 20  # Opening is tried this many times while another process replaces segments.
+PROBED_ROWS = 16  # If one of this many sampled rows is not in the page cache, all rows are prefetched.
 _READ_POOLED_VIEWS = 8192  # Pooled vectors alone are read in pieces of this number of views.
 
 
 def open_codec(folder: Path, label: str, settings: IndexSettings) -> Codec:
-    """The codec of a label, `NAME` or `NAME:BASIS`, as the catalogue has it for each segment."""
+    """Return the codec of a label, `NAME` or `NAME:BASIS`, which the catalogue has for each segment.
+
+    Raises StoreError when the basis is missing or damaged.
+    """
     name, _, number = label.partition(":")
     basis = TransformBasis.load(folder / "codecs" / f"{number}.npz") if number else None
     return make_codec(name, settings.patches, settings.dim, basis)
 
 
 class Snapshot:
-    """One committed state. A segment that is missing or cut leaves its views out; `damage` has one line for each."""
+    """One committed state. Views of missing or truncated segments are left out; `damage` has a line for each."""
 
     def __init__(self, folder: Path, settings: IndexSettings, catalog: Catalog) -> None:
         self._open(folder, settings, catalog)
@@ -68,13 +71,12 @@ class Snapshot:
         readable = np.ones(len(columns.id), np.bool_)
         if used - self._segments.keys():
             readable = np.isin(columns.segment, list(self._segments))
-        self.views = (
-            columns if readable.all() else columns.only(readable)
-        )  # The columns stay memory-mapped if all are readable.
+        # The columns stay memory-mapped if all views are readable.
+        self.views = columns if readable.all() else columns.only(readable)
         self.unreadable_views = columns.only(~readable)
 
     def _state(self, folder: Path, catalog: Catalog) -> tuple[State, ViewColumns]:
-        """The columns come from their file where there is one of this very state."""
+        """Return the state and its columns; the columns come from their derived file if it exists."""
         state = catalog.state(with_views=False)
         self.cache = DerivedFiles(folder / "prefilter", state.generation)
         columns = ViewColumns.load(self.cache)
@@ -86,7 +88,7 @@ class Snapshot:
         return state, columns
 
     def save_columns(self) -> None:
-        """Write the file of columns where this state has none; on read-only media opening takes longer each time."""
+        """Write the derived file of the columns if there is none; do nothing if the folder is read-only."""
         if self._unsaved_columns is not None:
             with suppress(OSError):
                 self._unsaved_columns.save(self.cache)
@@ -96,12 +98,12 @@ class Snapshot:
         return len(self.views.id)
 
     def all_pooled(self) -> Iterator[NDArray[np.float16]]:
-        """Unit global vectors f16[n, D] of all views, in the order of their ids, in pieces."""
+        """Yield the global tokens f16[n, D] of all views, of unit length, in pieces and in the order of view ids."""
         for start in range(0, len(self), _READ_POOLED_VIEWS):
             yield self._pooled(np.arange(start, min(start + _READ_POOLED_VIEWS, len(self))))
 
     def pooled(self, views: NDArray[np.int64]) -> NDArray[np.float16]:
-        """View ids i64[K] -> unit global vectors f16[K, D]."""
+        """Return the global tokens f16[K, D] of views i64[K], of unit length."""
         return self._pooled(self._positions(views))
 
     def _pooled(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
@@ -111,53 +113,56 @@ class Snapshot:
         return result.view("<f2")
 
     def contents(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """View ids i64[K] -> content ids i64[K]."""
+        """Return the content ids i64[K] of views i64[K]."""
         return self.views.content[self._positions(views)]
 
     def sibling_views(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """View ids i64[K] -> all views of their contents, each once, ascending."""
+        """Return all views i64[n] of the contents of views i64[K], each once, ascending."""
         if not self._tiled:
             return np.sort(views)
         order, column = self._by_content
         contents = np.unique(self.contents(views))
         starts = np.searchsorted(column, contents)
         counts = np.searchsorted(column, contents, "right") - starts
-        places = np.repeat(starts - np.append(0, counts.cumsum()[:-1]), counts) + np.arange(counts.sum())
-        return np.sort(self.views.id[order[places]])
+        # The positions in `order` of all views of these contents: a range of counts[i] from starts[i] for each.
+        ranges = np.repeat(starts - np.append(0, counts.cumsum()[:-1]), counts) + np.arange(counts.sum())
+        return np.sort(self.views.id[order[ranges]])
 
     @cached_property
     def _by_content(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of all views, by content, and the contents so i64[N], i64[N]."""
+        """The positions i64[N] of all views sorted by content, and the contents i64[N] in this order."""
         order = np.argsort(self.views.content, kind="stable")
         return order, self.views.content[order]
 
     def intersect(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """View ids i64[n], ascending -> the ids that this state has and whose segment can be read."""
+        """Return those of view ids i64[n], ascending, that this state has and can read."""
         return self.views.id[positions_of(self.views.id, views)]
 
     def damaged(self, views: NDArray[np.int64], expected: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """View ids i64[K] and the checksums they should have -> bool[K]."""
+        """Return bool[K]: whether the bytes of views i64[K] differ from expected checksums i64[K]."""
         result = np.zeros(len(views), np.bool_)
-        for _, here in self.by_codec(views):
-            found = checksums(self.coded(views[here]), self.pooled(views[here]).view(np.uint8))
-            result[here] = np.asarray(found, np.int64) != expected[here]
+        for _, positions in self.by_codec(views):
+            actual = checksums(self.coded(views[positions]), self.pooled(views[positions]).view(np.uint8))
+            result[positions] = np.asarray(actual, np.int64) != expected[positions]
         return result
 
     def by_codec(self, views: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """View ids i64[K] -> for each codec (its label, which of the K are written in it)."""
+        """Yield (label of a codec, positions i64[n] of its views in views i64[K]) for each codec."""
         segments = self.views.segment[self._positions(views)]
         labels = {label: [n for n, other in self._labels.items() if other == label] for label in self.codecs}
         for label, numbers in labels.items():
-            here = np.flatnonzero(np.isin(segments, numbers))
-            if len(here):
-                yield label, here
+            positions = np.flatnonzero(np.isin(segments, numbers))
+            if len(positions):
+                yield label, positions
 
     def by_segment(
         self, views: NDArray[np.int64]
     ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]:
-        """View ids i64[K] -> for each segment (its number, all its rows u8[n, stride], which of the K, their places).
+        """Yield (number, all rows, positions, row numbers) for each segment of views i64[K].
 
-        Places are row numbers, i64. All rows are memory-mapped, nothing is read yet.
+        all rows: u8[count, stride], memory-mapped and not read yet.
+        positions: i64[n], of the segment's views in `views`.
+        row numbers: i64[n], of these views in the segment.
         """
         positions = self._positions(views)
         order = np.argsort(self.views.segment[positions], kind="stable")
@@ -165,9 +170,9 @@ class Snapshot:
             yield segment.number, segment.tokens.rows, order[start:stop], rows
 
     def rows(self, views: NDArray[np.int64], piece_views: int = READ_VIEWS) -> Iterator[NDArray[np.uint8]]:
-        """View ids i64[K] of one codec -> their bytes u8[n, stride] in the same order, in pieces of `piece_views`.
+        """Yield the rows u8[n, stride] of views i64[K] of one codec, in the same order and in pieces of `piece_views`.
 
-        A piece is overwritten by the next one: memory that is in the processor's cache already.
+        All pieces share one buffer, which stays in the processor's cache: a piece is overwritten by the next one.
         """
         positions = self._positions(views)
         probes = self._segment_runs(positions[:: max(1, len(positions) // PROBED_ROWS)])
@@ -176,28 +181,28 @@ class Snapshot:
                 segment.tokens.prefetch(rows)
         piece = np.empty((min(piece_views, len(views)), self._codec_of(views).stride), np.uint8)
         for first in range(0, len(positions), piece_views):
-            some = positions[first : first + piece_views]
-            self._read(some, piece)
-            yield piece[: len(some)]
+            part = positions[first : first + piece_views]
+            self._read(part, piece)
+            yield piece[: len(part)]
 
     def encoded(self, views: NDArray[np.int64]) -> EncodedViews:
-        """View ids i64[K] -> all that is stored of them, x restored from whatever codec they are in."""
+        """Return all that is stored of views i64[K], with tokens decoded from their codecs."""
         tokens = np.empty((len(views), self.patches, self.dim), np.float16)
         shift, scale = (np.empty((len(views), self.patches), np.float16) for _ in range(2))
-        for label, here in self.by_codec(views):
-            rows = self.coded(views[here])
-            tokens[here] = self.codecs[label].restore(rows)
-            shift[here], scale[here] = self.codecs[label].decode_token_stats(rows)
+        for label, positions in self.by_codec(views):
+            rows = self.coded(views[positions])
+            tokens[positions] = self.codecs[label].restore(rows)
+            shift[positions], scale[positions] = self.codecs[label].decode_token_stats(rows)
         return EncodedViews(self.pooled(views), tokens, shift, scale)
 
     def coded(self, views: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """View ids i64[K] of one codec -> their bytes, u8[K, stride]."""
+        """Return the rows u8[K, stride] of views i64[K] of one codec."""
         coded = np.empty((len(views), self._codec_of(views).stride), np.uint8)
         self._read(self._positions(views), coded)
         return coded
 
     def _read(self, positions: NDArray[np.int64], into: NDArray[np.uint8]) -> None:
-        """Positions i64[n] of one codec -> the first n rows of u8[K, stride]."""
+        """Copy the rows at positions i64[n], of one codec, into the first n rows of `into` u8[K, stride]."""
         for start, stop, segment, rows in self._segment_runs(positions):
             segment.tokens.gather(rows, into[start:stop])
 
@@ -205,7 +210,7 @@ class Snapshot:
         return self._segments[int(self.views.segment[self._positions(views[:1])[0]])].codec
 
     def _segment_runs(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, int, Segment, NDArray[np.int64]]]:
-        """Positions i64[K] -> (start, stop, segment, row numbers) of each run of positions in one segment."""
+        """Yield (start, stop, segment, row numbers i64[n]) of each run of positions i64[K] in one segment."""
         numbers, rows = self.views.segment[positions], self.views.row[positions]
         breaks = np.flatnonzero(np.diff(numbers)) + 1
         for start, stop in pairwise([0, *breaks.tolist(), len(rows)] if len(rows) else []):

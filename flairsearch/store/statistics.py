@@ -15,7 +15,7 @@ from flairsearch.store.database import Database
 
 PARTS = ("tokens", "pooled_vectors", "fitted_vectors", "catalogue", "caches", "other")
 """The purposes that the bytes of an index are counted for."""
-_LAST_RUN = "last-run.json"
+_LAST_RUN = "last-run.json"  # The record of the last run is in this file of the index.
 
 
 class IndexStatistics:
@@ -36,7 +36,7 @@ class IndexStatistics:
             return [Skipped(*row) for row in connection.execute("SELECT path, reason FROM skipped")]
 
     def replace_skipped(self, skipped: Sequence[Skipped]) -> None:
-        """Store the files that a run skipped, in place of those of the run before."""
+        """Store the files that a run skipped, in place of those of the previous run."""
         with self._database.write() as connection:
             connection.execute("DELETE FROM skipped")
             connection.executemany("INSERT INTO skipped VALUES (?, ?)", [(s.path, s.reason) for s in skipped])

@@ -1,4 +1,4 @@
-"""What an index holds, put together from its catalogue, its files and its settings."""
+"""Put together the status of an index from its catalogue, its files and its settings."""
 
 from __future__ import annotations
 

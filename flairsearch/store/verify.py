@@ -16,19 +16,22 @@ from flairsearch.store.snapshot import Snapshot
 
 
 def verify(
-    reader: Snapshot, catalog: Catalog, limits: StoreLimits = STORE_LIMITS
+    snapshot: Snapshot, catalog: Catalog, limits: StoreLimits = STORE_LIMITS
 ) -> Iterator[tuple[int, int, list[Damage]]]:
-    """Compare every byte with the checksums: yields (views done, views in all, what is damaged among them)."""
-    total = len(reader) + len(reader.unreadable_views.id)
-    done = len(reader.unreadable_views.id)
-    yield done, total, _describe(catalog, reader.unreadable_views.id, reader.unreadable_views.content)
-    for views in chunks(reader.views.id, limits.read_views):
+    """Compare every byte with the checksums; yield (views done, views in all, newly found damage).
+
+    Raises StoreError when another process writes the index meanwhile.
+    """
+    total = len(snapshot) + len(snapshot.unreadable_views.id)
+    done = len(snapshot.unreadable_views.id)
+    yield done, total, _describe(catalog, snapshot.unreadable_views.id, snapshot.unreadable_views.content)
+    for views in chunks(snapshot.views.id, limits.read_views):
         sums = catalog.checksums(views.tolist())
-        if catalog.generation() != reader.generation:
+        if catalog.generation() != snapshot.generation:
             raise StoreError("another process has written the index meanwhile - run flairsearch verify again")
-        damaged = views[reader.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
+        damaged = views[snapshot.damaged(views, np.array([sums[view] for view in views.tolist()], np.int64))]
         done += len(views)
-        yield done, total, _describe(catalog, damaged, reader.contents(damaged))
+        yield done, total, _describe(catalog, damaged, snapshot.contents(damaged))
 
 
 def _describe(catalog: Catalog, views: NDArray[np.int64], contents: NDArray[np.int64]) -> list[Damage]:

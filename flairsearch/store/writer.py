@@ -2,7 +2,7 @@
 
 Commit order: segment files -> fsync -> rename -> one catalogue transaction. A visible row always has its bytes;
 bytes without a row are garbage that the next writer removes. Segments are rewritten by store/compaction.py, and codecs
-are trained by store/codec_training.py: whoever writes calls these by itself.
+are trained by store/codec_training.py; callers of the writer call these modules themselves.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from flairsearch.store.garbage import remove_garbage
 from flairsearch.store.segments import SegmentWriter
 from flairsearch.store.snapshot import Snapshot, open_codec
 
-FALLBACK_CODEC = "int8"  # The first views of an index are written in it, until its own codec can be trained.
+FALLBACK_CODEC = "int8"  # Views are written in this codec until the codec of the index is trained.
 
 
 class Writer:
     """The one writer of an index. Collects changes; `commit` makes them visible, all at once."""
 
     def __init__(self, folder: Path, settings: IndexSettings, limits: StoreLimits = STORE_LIMITS) -> None:
-        """Raises StoreError when another process is writing, or the index cannot be written."""
+        """Lock the index for writing.
+
+        Raises StoreError when another process is writing, or the index cannot be written.
+        """
         from filelock import FileLock, Timeout
 
         self._lock = FileLock(folder / "writer.lock")
@@ -58,13 +61,13 @@ class Writer:
             raise
 
     def _newest_codec(self) -> Target:
-        """What new segments are written in: the index's codec in its newest basis, or FALLBACK_CODEC without any."""
+        """Return the codec of new segments: that of the index with its newest basis, or FALLBACK_CODEC without any."""
         name = self.settings.codec
         if not needs_basis(name):
             return self._open_codec(name)
-        own = {label for _, _, label in self.catalog.segments() if label.startswith(f"{name}:")}
-        for label in sorted(own, reverse=True):
-            with suppress(StoreError):  # The basis is damaged; once its views are repaired there is a new one.
+        labels = {label for _, _, label in self.catalog.segments() if label.startswith(f"{name}:")}
+        for label in sorted(labels, reverse=True):
+            with suppress(StoreError):  # A damaged basis is skipped; repairing its views makes a new one.
                 return self._open_codec(label)
         return self._open_codec(FALLBACK_CODEC)
 
@@ -73,12 +76,12 @@ class Writer:
 
     @cached_property
     def hashes(self) -> set[bytes]:
-        """Content hashes that have views, those not committed yet too."""
+        """The hashes of contents that have views, including views that are not committed yet."""
         return self.catalog.hashes()
 
     @property
     def pending(self) -> int:
-        """Views written but not committed yet."""
+        """The number of views that are written but not committed."""
         return len(self._change.views)
 
     def add_views(
@@ -88,9 +91,11 @@ class Writer:
         encoded: EncodedViews,
         taken: Sequence[int | None] | None = None,
     ) -> None:
-        """N views of contents that have none yet, all that they will have. taken: the photos' dates.
+        """Add all views of contents that have no views yet.
 
-        Cut off anywhere, it has added all of them or none: a content with a part of its views would stay so.
+        hashes, frames: the content hash and the frame of each view. taken: the date of each view's photo.
+        An interrupt adds all of these views or none, since a content with only some of its views would never get the
+        others.
         """
         if self._segment is None:
             self._segment = SegmentWriter(self._segments, self.catalog.last_segment() + 1, self.target.codec)
@@ -102,21 +107,21 @@ class Writer:
         self._change.views.extend(views)
 
     def add_image(self, file: ImageFile, digest: bytes) -> None:
-        """A new image; its content has views, or gets them in this commit."""
+        """Add a new image; its content has views already, or gets them in the same commit."""
         self._change.added.append((file, digest))
 
     def update_image(self, image: int, file: ImageFile, digest: bytes) -> None:
-        """An image whose file changed or moved; its id stays."""
+        """Update an image whose file changed or moved; it keeps its id."""
         self._change.updated.append((image, file, digest))
 
     def remove_images(self, images: Sequence[int]) -> None:
-        """Images whose files are gone, or that are to be forgotten; by their ids."""
+        """Remove images, by id."""
         self._change.removed.extend(images)
 
     def commit(self) -> bool:
-        """Make everything appended visible, all at once; -> whether there is a new segment.
+        """Make all collected changes visible at once; return whether there is a new segment.
 
-        Raises OSError when the disk is full; nothing committed before is touched.
+        Raises OSError when the disk is full; earlier commits are not affected.
         """
         if self._segment is not None:
             self._segment.finish()
@@ -129,15 +134,15 @@ class Writer:
         return has_segment
 
     def snapshot(self) -> Snapshot:
-        """What is committed."""
+        """Return a snapshot of the committed state."""
         return Snapshot(self.folder, self.settings, self.catalog)
 
     def use_codec(self, label: str) -> None:
-        """Write all later segments in another codec: NAME or NAME:BASIS. Nothing may be appended and not committed."""
+        """Write all later segments in another codec, NAME or NAME:BASIS; call it only right after a commit."""
         self.target = self._open_codec(label)
 
     def replace_views(self, views: Sequence[int], encoded: EncodedViews) -> None:
-        """Write views anew that were damaged; their ids stay. One commit."""
+        """Replace damaged views, which keep their ids, in one commit."""
         with SegmentWriter(self._segments, self.catalog.last_segment() + 1, self.target.codec) as segment:
             checksums = segment.append(encoded)
             segment.finish()
@@ -145,7 +150,7 @@ class Writer:
         self.catalog.rewrite((segment.number, segment.count, self.target.label), places, [])
 
     def close(self) -> None:
-        """Give up what is not committed, and the lock."""
+        """Discard what is not committed, and release the lock."""
         if self._segment is not None:
             self._segment.discard()
         self.catalog.close()

@@ -769,7 +769,7 @@ def test_with_a_token_only_health_and_the_bare_page_answer_without(index):
 
 
 def test_an_unforeseen_error_is_one_line(site, client, monkeypatch, caplog):
-    monkeypatch.setattr(site.api.worker, "_current", lambda: 1 // 0)
+    monkeypatch.setattr(site.api.worker, "_current_engine", lambda: 1 // 0)
     answer = client.get(f"{API}/search?q=red")
     assert answer.status_code == 500
     assert "log" in error_of(answer)
