@@ -159,7 +159,7 @@ def test_sizes() -> None:
                 assert node.args.kwarg is None or where in PASS_OPTIONS_ON, f"{where} takes any parameter"
 
 
-PROPER_NAMES = {"asyncio", "einsum", "httpx", "numpy", "torch", "uvicorn"}  # A sentence may begin with one of these.
+PROPER_NAMES = {"asyncio", "einsum", "mypy", "numpy", "torch", "uvicorn"}  # A sentence may begin with one of these.
 DIRECTIVE = re.compile(r"(noqa|type:|ruff:|mypy:|pragma|fmt:|-- )")
 
 

@@ -31,8 +31,8 @@ class IndexSettings:
     model: str
     weights_hash: str
     image_size: int  # Side of a view in pixels.
-    patches: int
-    dim: int
+    patches: int  # The number of patches of a view.
+    dim: int  # The dimension of a token.
     views: str  # The view policy; see `check_views`.
     codec: str  # The codec of new segments; DEFAULT_CODEC is the choice for a new index.
     format: int = FORMAT_VERSION
