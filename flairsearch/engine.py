@@ -17,6 +17,7 @@ from flairsearch.core.paths import index_folder
 from flairsearch.core.query import Query
 from flairsearch.core.reports import IndexReport, Progress, Status
 from flairsearch.core.request import SearchRequest, SearchResult
+from flairsearch.core.search_options import check_count
 from flairsearch.core.settings import IndexSettings, check_device
 from flairsearch.core.timing import StageTimer
 from flairsearch.core.types import EncodedQuery
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from flairsearch.core.protocols import Encoder
     from flairsearch.search.index_states import IndexStates, OpenedState
 
+MAX_IMAGE_ID = 2**63 - 1  # The largest integer that SQLite stores.
 MANY_SEARCHES = 1000  # An engine is expected to search more often than it takes to be worth loading everything.
 
 
@@ -193,6 +195,8 @@ class Engine:
         self, queries: Sequence[str | Query | SearchRequest], k: int = 10, **options: Any
     ) -> list[SearchResult]:
         """`search` for each query, in less time than one by one: they are encoded, and tokens read, together."""
+        if isinstance(queries, str):  # It would be a list of letters.
+            raise UsageError("a text is no list of queries - give a list, or use search", "queries")
         timer, requests = StageTimer(), [SearchRequest.of(query, k, **options) for query in queries]
         if not requests:
             return []
@@ -209,7 +213,7 @@ class Engine:
 
         Conditions of the query do not matter. Raises UsageError when the photo is not in the index.
         """
-        path = self.path_of(image) if isinstance(image, int) else image
+        path = image if isinstance(image, str | os.PathLike) else self.path_of(image)
         if path is None:
             raise UsageError(f"no image {image} in the index")
         absolute, timer, request = os.path.abspath(os.path.expanduser(path)), StageTimer(), SearchRequest.of(query)
@@ -222,7 +226,8 @@ class Engine:
 
     def path_of(self, image: int) -> str | None:
         """Where an image is, absolute; None when the index has no such id."""
-        return self._catalog.path_of(image)
+        number = check_count(image, "image")
+        return self._catalog.path_of(number) if 0 < number <= MAX_IMAGE_ID else None
 
     def status(self) -> Status:
         """What the index holds."""

@@ -186,6 +186,8 @@ def _say_nothing(request: SearchRequest, stats: SearchStats) -> None:
     limits = _options_of_filter(request)
     if not stats.views_in_filter:
         why = "no indexed photo is within the filter" if limits else "the index is empty"
+    elif request.offset:
+        why = f"no hit{' within the filter' if limits else ''} comes after the first {request.offset:,}"
     else:
         conditions = "--exclude, --position, --min-area or --min-score hide"
         which = conditions if request.query.has_conditions else "--min-score hides"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from flairsearch.core.errors import UsageError
+from flairsearch.core.search_options import short_repr
 
 # The accepted formats, each with an upper bound on the length of the period it names.
 _DATE_FORMATS = {
@@ -38,9 +39,10 @@ def parse_date(text: str, parameter: str) -> tuple[datetime, datetime]:
     parameter: the name of the parameter that holds the date, for the error.
     Raises UsageError when the text is not a date.
     """
+    plain = text.strip().replace(" ", "T") if isinstance(text, str) else ""
     for form, length in _DATE_FORMATS.items():
         try:
-            first = datetime.strptime(text.strip().replace(" ", "T"), form)
+            first = datetime.strptime(plain, form)
             after = first + length
         except (ValueError, OverflowError):
             continue
@@ -49,4 +51,4 @@ def parse_date(text: str, parameter: str) -> tuple[datetime, datetime]:
         elif form == "%Y-%m":
             after = after.replace(day=1)
         return first, after
-    raise UsageError(f"{text!r} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00", parameter)
+    raise UsageError(f"{short_repr(text)} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00", parameter)

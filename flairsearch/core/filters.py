@@ -11,7 +11,7 @@ from functools import cached_property
 
 from flairsearch.core.dates import parse_date
 from flairsearch.core.errors import UsageError
-from flairsearch.core.search_options import as_tuple, option
+from flairsearch.core.search_options import as_tuple, check_texts, option, short_repr
 
 _SIDES = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
 _BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?(k|m|g|)b?")
@@ -48,8 +48,8 @@ class Filter:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", None if self.folder is None else _folder(os.fspath(self.folder)))
-        object.__setattr__(self, "extension", parse_extensions(as_tuple(self.extension)))
+        object.__setattr__(self, "folder", None if self.folder is None else _folder(self.folder))
+        object.__setattr__(self, "extension", parse_extensions(check_texts(self.extension, "extension")))
         first, after = self.taken_since, self.taken_before  # Both are read, so that a date that is none is refused.
         if first and after and first >= after:
             raise UsageError(f"{self.since} is later than the end, {self.until} - no photo is between them", "since")
@@ -94,14 +94,14 @@ class Filter:
 
 def parse_size(text: str) -> int | tuple[int, int]:
     """Bytes, or the two sides in pixels. Raises UsageError."""
-    plain = text.strip().lower()
+    plain = text.strip().lower() if isinstance(text, str) else ""
     if found := _SIDES.fullmatch(plain):
         return int(found[1]), int(found[2])
     if found := _BYTES.fullmatch(plain):
         from decimal import Decimal  # Most queries do without it, and its import takes a while.
 
         return int(Decimal(found[1]) * _UNITS[found[2]])
-    raise UsageError(f"{text!r} is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080", "larger_than")
+    raise UsageError(f"{short_repr(text)} is no size - use 500kB, 2MB, 1.5GB, or pixels: 1920x1080", "larger_than")
 
 
 def parse_extensions(texts: Sequence[str]) -> tuple[str, ...]:
@@ -118,8 +118,11 @@ def parse_extensions(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _folder(text: str) -> str:
+def _folder(given: object) -> str:
     """An absolute path that keeps its links, as the roots of an index do. Raises UsageError."""
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise UsageError(f"{short_repr(given)} is no folder of photos - give its path", "folder")
     folder = os.path.abspath(os.path.expanduser(text))
     if not text or not is_text(folder):
         raise UsageError(f"{text!a} is no folder of photos - see flairsearch status for those indexed", "folder")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.search_options import as_tuple, option
+from flairsearch.core.search_options import as_number, as_tuple, check_text, check_texts, option, short_repr
 from flairsearch.core.types import Box
 
 POSITIONS = ("left", "right", "top", "bottom", "center")
@@ -38,10 +38,13 @@ class ImageExample:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.weight < math.inf:
-            raise UsageError(f"the weight is {self.weight} - give a number above 0; a text weighs 1", "image_weight")
-        if not isinstance(self.source, bytes):
-            object.__setattr__(self, "source", os.fspath(self.source))
+        weight = as_number(self.weight)
+        if not 0 < weight < math.inf:
+            found = f"the weight is {short_repr(self.weight)}"
+            raise UsageError(f"{found} - give a number above 0; a text weighs 1", "image_weight")
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "source", _check_source(self.source))
+        object.__setattr__(self, "name", check_text(self.name, "name", "say what the image is called"))
         if not self.name:
             object.__setattr__(self, "name", os.path.basename(self.path or "") or "picture")
         object.__setattr__(self, "box", self.part)
@@ -98,11 +101,11 @@ class Query:
     images: tuple[ImageExample, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        texts, excluded = as_tuple(self.text), as_tuple(self.exclude)
+        texts, excluded = check_texts(self.text, "text"), check_texts(self.exclude, "exclude")
         for text in texts:
-            _check_text(text, "text", "say what to look for")
+            _check_words(text, "text", "say what to look for")
         for text in excluded:
-            _check_text(text, "exclude", "say what must not be there")
+            _check_words(text, "exclude", "say what must not be there")
         if not texts and self.image is None:
             raise UsageError("nothing to look for - give a text or an image")
         image = self.image if self.image is None or isinstance(self.image, ImageExample) else ImageExample(self.image)
@@ -110,7 +113,7 @@ class Query:
             "text": texts,
             "image": image,
             "exclude": excluded,
-            "position": _check_positions(as_tuple(self.position)),
+            "position": _check_positions(check_texts(self.position, "position")),
             "min_area": read_share(self.min_area, "min_area"),
             "images": () if image is None else (image,),
         }
@@ -167,7 +170,17 @@ def read_share(value: float | str, parameter: str) -> float:
     return share
 
 
-def _check_text(text: str, parameter: str, advice: str) -> None:
+def _check_source(source: object) -> str | bytes:
+    """The path of an image's file, or the file's bytes. Raises UsageError on anything else."""
+    if isinstance(source, bytes):
+        return source
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    if not isinstance(path, str) or not path:
+        raise UsageError(f"{short_repr(source)} is no image - give the path of its file, or the file's bytes", "image")
+    return str(path)
+
+
+def _check_words(text: str, parameter: str, advice: str) -> None:
     if not text.strip():
         raise UsageError(f"the text is empty - {advice}", parameter)
     try:

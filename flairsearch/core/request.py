@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
@@ -10,7 +11,7 @@ from flairsearch.core.errors import UsageError
 from flairsearch.core.filters import NO_FILTER, Filter
 from flairsearch.core.hits import Hit
 from flairsearch.core.query import ImageExample, Query
-from flairsearch.core.search_options import Option, option, options_of
+from flairsearch.core.search_options import Option, as_number, check_count, option, options_of, short_repr
 from flairsearch.core.types import GLOBAL_SHARES
 
 MAX_HITS = 200  # One answer over HTTP holds at most this many hits.
@@ -46,12 +47,24 @@ class SearchRequest:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.query, str):
+            object.__setattr__(self, "query", Query(self.query))
+        for name, kind in (("query", Query), ("filter", Filter)):
+            if not isinstance(getattr(self, name), kind):
+                raise UsageError(f"{short_repr(getattr(self, name))} is no {name} - give a {kind.__name__}", name)
+        object.__setattr__(self, "k", check_count(self.k, "k"))
+        object.__setattr__(self, "offset", check_count(self.offset, "offset"))
+        if self.min_score is not None:
+            score = as_number(self.min_score)
+            if not math.isfinite(score):
+                raise UsageError(f"{short_repr(self.min_score)} is no score - give a number like 0.3", "min_score")
+            object.__setattr__(self, "min_score", score)
         if self.k < 1:
             raise UsageError(f"{self.k} hits - ask for at least one", "k")
         if self.offset < 0:
             raise UsageError(f"{self.offset} hits - give how many to leave out before the first", "offset")
-        if self.score is not None and self.score not in GLOBAL_SHARES:
-            raise UsageError(f"there is no {self.score!r} - use one of {', '.join(GLOBAL_SHARES)}", "score")
+        if self.score is not None and not (isinstance(self.score, str) and self.score in GLOBAL_SHARES):
+            raise UsageError(f"there is no {short_repr(self.score)} - use one of {', '.join(GLOBAL_SHARES)}", "score")
         object.__setattr__(self, "shortlist", _check_shortlist(self.shortlist))
 
     @property

@@ -6,9 +6,13 @@ command line derives its options, HTTP its parameters and their schema, and a qu
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from flairsearch.core.errors import UsageError
 
 _KEY = "option"  # The key of an Option in the metadata of a dataclass field.
 
@@ -56,3 +60,45 @@ def options_of(*records: type) -> dict[str, tuple[Option, Any]]:
 def as_tuple(given: str | Sequence[str]) -> tuple[str, ...]:
     """One text, or several, as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def short_repr(given: object) -> str:
+    """A value as an error names it: on one line, and not all of a long one."""
+    text = " ".join(repr(given).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def check_text(given: object, parameter: str, advice: str) -> str:
+    """A plain text. Raises UsageError on a value of another type."""
+    if not isinstance(given, str):
+        raise UsageError(f"{short_repr(given)} is no text - {advice}", parameter)
+    return str(given)
+
+
+def check_texts(given: object, parameter: str) -> tuple[str, ...]:
+    """One text, or several, as a tuple of plain texts. Raises UsageError on a value of another type."""
+    try:
+        texts: tuple[object, ...] = (given,) if isinstance(given, str) else tuple(given)  # type: ignore[arg-type]
+    except TypeError:
+        texts = (given,)
+    if not all(isinstance(text, str) for text in texts):
+        raise UsageError(f"{short_repr(given)} is no text - give one, or a list of texts", parameter)
+    return tuple(map(str, texts))
+
+
+def check_count(given: object, parameter: str) -> int:
+    """A whole number, of numpy's types too. Raises UsageError on a value of another type."""
+    try:
+        if isinstance(given, bool):
+            raise TypeError
+        return operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageError(f"{short_repr(given)} is no whole number - give one like 10", parameter) from None
+
+
+def as_number(given: object) -> float:
+    """A number, of numpy's types too; NaN for anything else."""
+    try:
+        return math.nan if isinstance(given, bool | str | bytes) else float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
