@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flairsearch.codecs.codec import check_codec
 from flairsearch.core.errors import UsageError
 from flairsearch.core.limits import WRITE_LIMITS, WriteLimits
+from flairsearch.core.option import check_count
 from flairsearch.core.paths import index_folder
 from flairsearch.core.query import Query
 from flairsearch.core.reports import IndexReport, Progress, Status
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from flairsearch.core.protocols import Encoder
     from flairsearch.search.index_states import IndexStates, OpenedState
 
+MAX_IMAGE_ID = 2**63 - 1  # The largest integer that SQLite stores.
 MANY_SEARCHES = 1000  # A long-lived engine is expected to run so many searches that the fastest backend pays off.
 
 
@@ -204,6 +206,8 @@ class Engine:
         self, queries: Sequence[str | Query | SearchRequest], k: int = 10, **options: Any
     ) -> list[SearchResult]:
         """Search for each query; faster than one by one, since texts are encoded and tokens read for all together."""
+        if isinstance(queries, str):  # A text would be taken as a list of letters.
+            raise UsageError("a text is no list of queries - give a list, or use search", "queries")
         timer, requests = StageTimer(), [SearchRequest.of(query, k, **options) for query in queries]
         if not requests:
             return []
@@ -221,7 +225,7 @@ class Engine:
         image: the path of a photo, or the id of an indexed image. Conditions of the query are ignored.
         Raises UsageError when the photo is not in the index.
         """
-        path = self.path_of(image) if isinstance(image, int) else image
+        path = image if isinstance(image, str | os.PathLike) else self.path_of(image)
         if path is None:
             raise UsageError(f"no image {image} in the index")
         absolute, timer, request = os.path.abspath(os.path.expanduser(path)), StageTimer(), SearchRequest.of(query)
@@ -234,7 +238,8 @@ class Engine:
 
     def path_of(self, image: int) -> str | None:
         """Return the absolute path of an image; None when the index has no such id."""
-        return self._catalog.path_of(image)
+        number = check_count(image, "image")
+        return self._catalog.path_of(number) if 0 < number <= MAX_IMAGE_ID else None
 
     def status(self) -> Status:
         """Return what the index holds."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,6 +258,27 @@ def test_empty_and_broken_texts(tmp_path: Path, photos: Path, text: str) -> None
 def test_show_of_a_stranger(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(UsageError, match="not in the index"):
         fake_engine(tmp_path / "index").show(photos / "3.png", "red")
+
+
+def test_images_that_no_id_or_path_can_name(tmp_path: Path, photos: Path) -> None:
+    engine = fake_engine(tmp_path / "index")
+    engine.add(photos)
+    (hit,) = engine.search("red", 1)
+    image: Any = np.int64(hit.image)
+    assert (engine.path_of(image), engine.show(image, "red").path) == (hit.path, hit.path)
+    assert engine.path_of(10**30) is None
+    with pytest.raises(UsageError, match=r"no image 1000000000000000000000000000000 in the index"):
+        engine.show(10**30, "red")
+    stranger: Any
+    for stranger in (None, 2.5, True, b"x"):
+        for ask in (engine.path_of, lambda stranger: engine.show(stranger, "red")):
+            with pytest.raises(UsageError, match=r"^image: .* is no whole number"):
+                ask(stranger)
+
+
+def test_one_text_is_no_list_of_queries(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^queries: a text is no list of queries"):
+        fake_engine(tmp_path / "index").search_many("red")
 
 
 def test_status_counts(tmp_path: Path, photos: Path) -> None:

@@ -192,6 +192,8 @@ def _print_why_empty(request: SearchRequest, stats: SearchStats) -> None:
     filter_options = _filter_options(request)
     if not stats.views_in_filter:
         why = "no indexed photo is within the filter" if filter_options else "the index is empty"
+    elif request.offset:
+        why = f"no hit{' within the filter' if filter_options else ''} comes after the first {request.offset:,}"
     else:
         conditions = "--exclude, --position, --min-area or --min-score hide"
         reason = conditions if request.query.has_conditions else "--min-score hides"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from flairsearch.core.errors import UsageError
+from flairsearch.core.option import short_repr
 
 # The accepted formats, each with an upper bound on the length of the period it names.
 _DATE_FORMATS = {
@@ -33,20 +34,21 @@ def from_clock_seconds(seconds: int) -> datetime:
 
 
 def parse_date(text: str, parameter: str) -> tuple[datetime, datetime]:
-    """Parse a year, month, day, minute or second; return its start and its end, which is the start of the next one.
+    """Parse a year, month, day, minute or second; return its start, and the start of the next one.
 
     parameter: the name of the parameter that holds the date, for the error.
     Raises UsageError when the text is not a date.
     """
+    plain = text.strip().replace(" ", "T") if isinstance(text, str) else ""
     for form, length in _DATE_FORMATS.items():
         try:
-            start = datetime.strptime(text.strip().replace(" ", "T"), form)
-            end = start + length
+            first = datetime.strptime(plain, form)
+            after = first + length
         except (ValueError, OverflowError):
             continue
         if form == "%Y":
-            end = end.replace(month=1, day=1)
+            after = after.replace(month=1, day=1)
         elif form == "%Y-%m":
-            end = end.replace(day=1)
-        return start, end
-    raise UsageError(f"{text!r} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00", parameter)
+            after = after.replace(day=1)
+        return first, after
+    raise UsageError(f"{short_repr(text)} is no date - use 2024, 2024-05, 2024-05-17 or 2024-05-17T14:00", parameter)

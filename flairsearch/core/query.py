@@ -1,4 +1,4 @@
-"""Query and ImageExample: what to look for, what must not be there, and where in the photo the match must be."""
+"""What a query asks for: texts and example images, what must not be there, and where the match has to be."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from flairsearch.core.errors import UsageError
-from flairsearch.core.option import as_tuple, option
+from flairsearch.core.option import as_number, as_tuple, check_text, check_texts, option, short_repr
 from flairsearch.core.types import Box
 
-# The parts of a photo that a match can be required to lie in.
 POSITIONS = ("left", "right", "top", "bottom", "center")
-MAX_TEXT_LETTERS = 1000  # HTTP accepts texts of at most this many characters; the model reads far fewer.
+MAX_TEXT_LETTERS = 1000  # A text that comes over HTTP has at most this many letters; the model reads far fewer.
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,9 @@ class ImageExample:
     """An image to look for, or a part of it: `ImageExample("ball.jpg", box=(40, 30, 200, 180))`.
 
     source: the path of an image file, or its bytes. box: (left, top, right, bottom) in pixels of the upright image, or
-    the same as "40,30,200,180"; without a box the whole image is used. weight: of the image in the score; a text has
-    weight 1. name: the name of the image in the hits; the default is the name of the file.
-    Raises UsageError when the box is not valid or the weight is not above 0.
+    the same as "40,30,200,180"; without a box the whole image is meant. weight: in the score, where a text weighs 1.
+    name: what the image is called in the hits; a file has its own name.
+    Raises UsageError when the box is none or the weight is not above 0.
     """
 
     source: str | os.PathLike[str] | bytes = option(
@@ -39,10 +38,13 @@ class ImageExample:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.weight < math.inf:
-            raise UsageError(f"the weight is {self.weight} - give a number above 0; a text weighs 1", "image_weight")
-        if not isinstance(self.source, bytes):
-            object.__setattr__(self, "source", os.fspath(self.source))
+        weight = as_number(self.weight)
+        if not 0 < weight < math.inf:
+            found = f"the weight is {short_repr(self.weight)}"
+            raise UsageError(f"{found} - give a number above 0; a text weighs 1", "image_weight")
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "source", _check_source(self.source))
+        object.__setattr__(self, "name", check_text(self.name, "name", "say what the image is called"))
         if not self.name:
             object.__setattr__(self, "name", os.path.basename(self.path or "") or "picture")
         object.__setattr__(self, "box", self.part)
@@ -52,12 +54,12 @@ class ImageExample:
 
     @property
     def path(self) -> str | None:
-        """The path of the image's file; None if the source is bytes."""
+        """The path of the image's file; None where the bytes were given."""
         return None if isinstance(self.source, bytes) else os.fspath(self.source)
 
     @property
     def part(self) -> Box | None:
-        """The box in pixels of the upright image; None for the whole image."""
+        """The box in pixels of the upright image; None: the whole image."""
         return None if self.box is None else read_box(self.box)
 
 
@@ -65,9 +67,8 @@ class ImageExample:
 class Query:
     """What to look for: `Query(["white puppy", "black ears"], exclude="leash", position="left", min_area="5%")`.
 
-    Each text, and the image, is a phrase. Every phrase has its own score and regions in every hit, and the score of the
-    hit is the weighted mean of its phrases' scores. An excluded text must not be shown where the phrases are found; it
-    may be shown elsewhere in the photo.
+    Each text, and the image, is a phrase: it has a score and regions of its own in every hit, whose score is the
+    weighted mean of theirs. What is excluded is judged where the phrases are found, not elsewhere in the photo.
     Raises UsageError when the query asks for nothing, or a value makes no sense.
     """
 
@@ -100,11 +101,11 @@ class Query:
     images: tuple[ImageExample, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        texts, excluded = as_tuple(self.text), as_tuple(self.exclude)
+        texts, excluded = check_texts(self.text, "text"), check_texts(self.exclude, "exclude")
         for text in texts:
-            _check_text(text, "text", "say what to look for")
+            _check_words(text, "text", "say what to look for")
         for text in excluded:
-            _check_text(text, "exclude", "say what must not be there")
+            _check_words(text, "exclude", "say what must not be there")
         if not texts and self.image is None:
             raise UsageError("nothing to look for - give a text or an image")
         image = self.image if self.image is None or isinstance(self.image, ImageExample) else ImageExample(self.image)
@@ -112,7 +113,7 @@ class Query:
             "text": texts,
             "image": image,
             "exclude": excluded,
-            "position": _check_positions(as_tuple(self.position)),
+            "position": _check_positions(check_texts(self.position, "position")),
             "min_area": read_share(self.min_area, "min_area"),
             "images": () if image is None else (image,),
         }
@@ -126,12 +127,12 @@ class Query:
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """The texts that say what must not be there."""
+        """The texts of what must not be there."""
         return as_tuple(self.exclude)
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """The members of POSITIONS that must all hold."""
+        """Of POSITIONS, those that must all hold."""
         return as_tuple(self.position)
 
     @cached_property
@@ -141,20 +142,15 @@ class Query:
 
     @property
     def has_conditions(self) -> bool:
-        """Whether the query has conditions: a photo that does not meet them is left out, however well it scores."""
+        """Whether a photo that scores well may still be left out for what it shows, or where."""
         return bool(self.exclude or self.position or self.min_share)
 
 
 def read_box(box: Box | str) -> Box:
-    """Return a box as four integers.
-
-    Raises UsageError unless it is four whole numbers with 0 <= left < right and 0 <= top < bottom.
-    """
+    """Raises UsageError when it is no box: four whole numbers, left < right, top < bottom, none negative."""
     try:
         parts = box.split(",") if isinstance(box, str) else list(box)
-        left, top, right, bottom = (
-            int(str(part)) for part in parts
-        )  # Through its text, 1.5 is refused and not cut to 1.
+        left, top, right, bottom = (int(str(part)) for part in parts)  # The text of 1.5 is no whole number.
     except (TypeError, ValueError):
         left = top = right = bottom = 0
     if not (0 <= left < right and 0 <= top < bottom):
@@ -163,11 +159,7 @@ def read_box(box: Box | str) -> Box:
 
 
 def read_share(value: float | str, parameter: str) -> float:
-    """Return a share, "5%" or 0.05, as a number from 0 to 1.
-
-    parameter: the name of the parameter that holds the share, for the error.
-    Raises UsageError when the value is not a share from 0 to 1.
-    """
+    """A share like "5%" or 0.05 -> 0.05. Raises UsageError on anything but a share from 0 to 1."""
     text = str(value).strip()
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -178,7 +170,17 @@ def read_share(value: float | str, parameter: str) -> float:
     return share
 
 
-def _check_text(text: str, parameter: str, advice: str) -> None:
+def _check_source(source: object) -> str | bytes:
+    """The path of an image's file, or the file's bytes. Raises UsageError on anything else."""
+    if isinstance(source, bytes):
+        return source
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    if not isinstance(path, str) or not path:
+        raise UsageError(f"{short_repr(source)} is no image - give the path of its file, or the file's bytes", "image")
+    return str(path)
+
+
+def _check_words(text: str, parameter: str, advice: str) -> None:
     if not text.strip():
         raise UsageError(f"the text is empty - {advice}", parameter)
     try:
@@ -187,12 +189,12 @@ def _check_text(text: str, parameter: str, advice: str) -> None:
         raise UsageError("the text is no valid UTF-8 - check the terminal's encoding", parameter) from None
 
 
-def _check_positions(texts: Sequence[str]) -> tuple[str, ...]:
-    positions = tuple(dict.fromkeys(texts))
+def _check_positions(given: Sequence[str]) -> tuple[str, ...]:
+    positions = tuple(dict.fromkeys(given))
     for position in positions:
         if position not in POSITIONS:
             raise UsageError(f"there is no {position!r} - use one of {', '.join(POSITIONS)}", "position")
-    for side, opposite in (("left", "right"), ("top", "bottom")):
-        if side in positions and opposite in positions:
-            raise UsageError(f"nothing is at the {side} and at the {opposite} - give one of them", "position")
+    for one, other in (("left", "right"), ("top", "bottom")):
+        if one in positions and other in positions:
+            raise UsageError(f"nothing is at the {one} and at the {other} - give one of them", "position")
     return positions

@@ -163,6 +163,10 @@ def test_conditions_that_no_photo_meets(indexed: RunCommand) -> None:
     assert done.err == f"no photo to show: {conditions} hide all within the filter: --extension png\n"
     done = indexed("query", "a red ball", "--min-score", "2")
     assert done.err == "no photo to show: --min-score hides all\n"
+    done = indexed("query", "a red ball", "--offset", "1000")
+    assert done.err == "no photo to show: no hit comes after the first 1,000\n"
+    done = indexed("query", "a red ball", "--offset", "1000", "--extension", "png")
+    assert done.err == "no photo to show: no hit within the filter comes after the first 1,000: --extension png\n"
 
 
 def test_json_lines(indexed: RunCommand) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from flairsearch.core.errors import UsageError
@@ -56,6 +60,16 @@ def test_what_is_no_size_is_one_line_that_says_what_is_one(subtests: pytest.Subt
             ) as error:
                 Filter(larger_than=text)
             assert "\n" not in str(error.value)
+
+
+def test_values_of_other_types_are_one_line_that_names_the_parameter(subtests: pytest.Subtests) -> None:
+    values: list[Any] = [b"x", 5, True, math.nan, object(), ["a", None], np.arange(200).reshape(20, 10)]
+    for name, value in itertools.product(("folder", "since", "until", "larger_than", "extension"), values):
+        with subtests.test(name, value=repr(value)):
+            with pytest.raises(UsageError, match=f"^{name}: ") as error:
+                Filter(**{name: value})
+            assert "\n" not in str(error.value)
+            assert len(str(error.value)) < 250
 
 
 def test_kinds() -> None:

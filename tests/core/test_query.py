@@ -109,6 +109,16 @@ NONSENSE = [
         {"text": "a dog", "position": ["top", "center", "bottom"]},
         "position: nothing is at the top and at the bottom - give one of them",
     ),
+    ({"text": None}, "text: None is no text - give one, or a list of texts"),
+    ({"text": b"a dog"}, "text: b'a dog' is no text - give one, or a list of texts"),
+    ({"text": ["a dog", 5]}, "text: ['a dog', 5] is no text - give one, or a list of texts"),
+    ({"text": "a dog", "exclude": 5}, "exclude: 5 is no text - give one, or a list of texts"),
+    ({"text": "a dog", "exclude": [["cat"]]}, "exclude: [['cat']] is no text - give one, or a list of texts"),
+    ({"text": "a dog", "position": True}, "position: True is no text - give one, or a list of texts"),
+    ({"image": 5}, "image: 5 is no image - give the path of its file, or the file's bytes"),
+    ({"image": ""}, "image: '' is no image - give the path of its file, or the file's bytes"),
+    ({"image": bytearray(b"x")}, "image: bytearray(b'x') is no image - give the path of its file, or the file's bytes"),
+    ({"text": "a dog", "min_area": None}, "min_area: None is no share - give one like 5% or 0.05"),
     ({"text": "a dog", "min_area": "much"}, "min_area: 'much' is no share - give one like 5% or 0.05"),
 ]
 
@@ -258,10 +268,14 @@ def test_weights(weight: float) -> None:
     assert ImageExample("dog.jpg", None, weight).weight == weight
 
 
-@pytest.mark.parametrize("weight", [0, -1, -0.5, math.nan, math.inf, -math.inf])
-def test_no_weights(weight: float) -> None:
+@pytest.mark.parametrize("weight", [0, -1, -0.5, math.nan, math.inf, -math.inf, True, None, [1.0]])
+def test_no_weights(weight: Any) -> None:
     message = f"image_weight: the weight is {weight} - give a number above 0; a text weighs 1"
     assert refusal(ImageExample, "dog.jpg", None, weight) == message
+
+
+def test_no_name_of_an_image() -> None:
+    assert refusal(ImageExample, "dog.jpg", name=5) == "name: 5 is no text - say what the image is called"
 
 
 # -- images as bytes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +105,21 @@ NONSENSE = [
     ({"score": "cosine"}, "score: there is no 'cosine' - use one of flair, global, sum"),
     ({"shortlist": "some"}, "shortlist: 'some' is no size - use auto, all, or a number of views"),
     ({"shortlist": 0}, "shortlist: 0 is no size - use auto, all, or a number of views"),
+    ({"k": 2.5}, "k: 2.5 is no whole number - give one like 10"),
+    ({"k": math.nan}, "k: nan is no whole number - give one like 10"),
+    ({"k": True}, "k: True is no whole number - give one like 10"),
+    ({"k": "3"}, "k: '3' is no whole number - give one like 10"),
+    ({"k": None}, "k: None is no whole number - give one like 10"),
+    ({"offset": math.inf}, "offset: inf is no whole number - give one like 10"),
+    ({"offset": np.arange(2)}, "offset: array([0, 1]) is no whole number - give one like 10"),
+    ({"min_score": math.nan}, "min_score: nan is no score - give a number like 0.3"),
+    ({"min_score": math.inf}, "min_score: inf is no score - give a number like 0.3"),
+    ({"min_score": "0.3"}, "min_score: '0.3' is no score - give a number like 0.3"),
+    ({"min_score": 10**400}, f"min_score: 1{'0' * 96}... is no score - give a number like 0.3"),
+    ({"score": ["flair"]}, "score: there is no ['flair'] - use one of flair, global, sum"),
+    ({"filter": None}, "filter: None is no filter - give a Filter"),
+    ({"filter": "photos"}, "filter: 'photos' is no filter - give a Filter"),
+    ({"shortlist": True}, "shortlist: True is no size - use auto, all, or a number of views"),
     ({"shortlist": ""}, "shortlist: '' is no size - use auto, all, or a number of views"),
 ]
 
@@ -112,6 +129,20 @@ def test_requests_that_make_no_sense(options: dict[str, Any], message: str) -> N
     with pytest.raises(UsageError) as caught:
         SearchRequest.of("a dog", **options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("query", [None, 5, b"a dog", ["a dog"], ("a dog", "a cat")])
+def test_what_is_no_query(query: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        SearchRequest.of(query)
+    assert str(caught.value) == f"query: {query!r} is no query - give a Query"
+
+
+def test_numbers_of_numpy_become_plain_numbers() -> None:
+    options: dict[str, Any] = {"k": np.int64(3), "offset": np.uint8(2), "min_score": np.float32(0.25)}
+    request = SearchRequest.of("a dog", **options)
+    assert request == SearchRequest(Query("a dog"), k=3, offset=2, min_score=0.25)
+    assert [type(value) for value in (request.k, request.offset, request.min_score)] == [int, int, float]
 
 
 def test_shares_of_the_global_token() -> None:
