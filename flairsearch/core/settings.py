@@ -79,8 +79,8 @@ def check_views(views: str, tiles: bool = True) -> str:
     if views in SINGLE_VIEW_POLICIES:
         return views
     if not tile_count(views):
-        several = f", or tiles:N with N from {TILE_COUNTS[0]} to {TILE_COUNTS[-1]}" if tiles else ""
-        raise UsageError(f"no view policy named {views!r} - use {' or '.join(SINGLE_VIEW_POLICIES)}{several}")
+        tiles_hint = f", or tiles:N with N from {TILE_COUNTS[0]} to {TILE_COUNTS[-1]}" if tiles else ""
+        raise UsageError(f"no view policy named {views!r} - use {' or '.join(SINGLE_VIEW_POLICIES)}{tiles_hint}")
     if not tiles:
         raise UsageError(
             f"{views} makes several views of a photo, here is one needed - use {' or '.join(SINGLE_VIEW_POLICIES)}"

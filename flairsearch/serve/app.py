@@ -249,10 +249,10 @@ def _add_routes(app: FastAPI, api: Api, token: str | None) -> None:
         if not body:
             app.add_api_route(f"/api/v1/{path}", answer, methods=["HEAD"], include_in_schema=False)
 
-    one, several = _answers_with(SearchJson), _answers_with(SearchJson, shapes.BatchJson)
+    page, pages = _answers_with(SearchJson), _answers_with(SearchJson, shapes.BatchJson)
     regions, with_body = _answers_with(shapes.HeatHitJson), (*search, 408, 413, 414)
-    add("search", api.search, "Search by text or indexed image", one, (*search, 414))
-    add("search", api.search_by_body, "Search by image, or several searches", several, with_body)
+    add("search", api.search, "Search by text or indexed image", page, (*search, 414))
+    add("search", api.search_by_body, "Search by image, or several searches", pages, with_body)
     add("regions/{id}", api.regions, "Regions and heat in one photo", regions, (*search, 414))
     add("regions/{id}", api.regions_by_image, "Regions and heat of an image", regions, with_body)
     add("images/{id}", api.image, "A photo", {"content": kinds}, (*photo, 416))

@@ -66,13 +66,13 @@ class TokenAuth:
 
     def is_authorized(self, headers: dict[bytes, bytes]) -> bool:
         """Return whether the headers of a request contain the token or its cookie."""
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token.encode()):
+        scheme, _, sent_token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(sent_token.strip(), self.token.encode()):
             return True
         # Other servers on this host may have set cookies of any form, so only whole cookies are compared.
         cookies = headers.get(b"cookie", b"").split(b";")
-        wanted = f"{self.cookie_name}={self._derive('cookie')}".encode()
-        return any(hmac.compare_digest(cookie.strip(), wanted) for cookie in cookies)
+        own_cookie = f"{self.cookie_name}={self._derive('cookie')}".encode()
+        return any(hmac.compare_digest(cookie.strip(), own_cookie) for cookie in cookies)
 
     def is_token(self, text: str) -> bool:
         """Return whether `text` is the token, in a time that reveals nothing about the token."""
@@ -180,10 +180,10 @@ class SecurityMiddleware:
         needs no token: a visit through a link from another site sends no cookie, but the requests of the page do.
         """
         if scope["method"] in ("GET", "HEAD") and (scope["path"] == "/" or scope["path"].startswith("/static/")):
-            given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
-            if given is None:
+            tokens = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
+            if tokens is None:
                 return
-            if len(given) == 1 and auth.is_token(given[0]) and scope["path"] == "/":
+            if len(tokens) == 1 and auth.is_token(tokens[0]) and scope["path"] == "/":
                 raise RequestRejected(303, "", {"location": "/", "set-cookie": auth.set_cookie()})
         where = "open the address that flairsearch serve printed, or send Authorization: Bearer TOKEN"
         raise RequestRejected(401, f"the token is missing or wrong - {where}", {"www-authenticate": "Bearer"})
