@@ -169,7 +169,7 @@ def _say(request: SearchRequest, result: SearchResult, index: str | None) -> Non
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if not result.hits:
-        _say_nothing(request, result.stats)
+        _say_nothing(request, result)
 
 
 def _say_unseen(words: Iterable[str], index: str | None) -> None:
@@ -181,10 +181,12 @@ def _say_unseen(words: Iterable[str], index: str | None) -> None:
         typer.echo(f"note: {model} was trained on no text with {quoted}; it can only guess what that means", err=True)
 
 
-def _say_nothing(request: SearchRequest, stats: SearchStats) -> None:
+def _say_nothing(request: SearchRequest, result: SearchResult) -> None:
     """Say why there is no hit."""
     limits = _options_of_filter(request)
-    if not stats.views_in_filter:
+    if not result.stats.views_in_filter and not result.complete:
+        why = f"no part of the index{' within the filter' if limits else ''} can be read"
+    elif not result.stats.views_in_filter:
         why = "no indexed photo is within the filter" if limits else "the index is empty"
     elif request.offset:
         why = f"no hit{' within the filter' if limits else ''} comes after the first {request.offset:,}"
