@@ -174,7 +174,7 @@ def _print_messages(request: SearchRequest, result: SearchResult, index: str | N
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if not result.hits:
-        _print_why_empty(request, result.stats)
+        _print_why_empty(request, result)
 
 
 def _print_unseen_words(words: Iterable[str], index: str | None) -> None:
@@ -187,13 +187,16 @@ def _print_unseen_words(words: Iterable[str], index: str | None) -> None:
         typer.echo(f"note: {model} was trained on no text with {quoted}; it can only guess what that means", err=True)
 
 
-def _print_why_empty(request: SearchRequest, stats: SearchStats) -> None:
+def _print_why_empty(request: SearchRequest, result: SearchResult) -> None:
     """Print why there is no hit."""
     filter_options = _filter_options(request)
-    if not stats.views_in_filter:
+    within = " within the filter" if filter_options else ""
+    if not result.stats.views_in_filter and not result.complete:
+        why = f"no part of the index{within} can be read"
+    elif not result.stats.views_in_filter:
         why = "no indexed photo is within the filter" if filter_options else "the index is empty"
     elif request.offset:
-        why = f"no hit{' within the filter' if filter_options else ''} comes after the first {request.offset:,}"
+        why = f"no hit{within} comes after the first {request.offset:,}"
     else:
         conditions = "--exclude, --position, --min-area or --min-score hide"
         reason = conditions if request.query.has_conditions else "--min-score hides"

@@ -67,6 +67,8 @@ def _field(name: str) -> tuple[Any, Any]:
     if option.kind is float:
         bounds["allow_inf_nan"] = False
     arguments = {name: bound for name, bound in bounds.items() if bound is not None}
+    if option.choices and not option.many:
+        kind = Annotated[kind, Field(json_schema_extra={"enum": list(option.choices)})]
     if option.many:
         choices = {"items": {"type": "string", "enum": list(option.choices)}} if option.choices else {}
         arguments |= {"max_length": option.max_count, "json_schema_extra": choices or None}

@@ -406,6 +406,9 @@ def test_a_lost_segment_on_the_command_line(home: Path, run: RunCommand) -> None
     done = run("query", "a red ball")
     assert (done.code, done.out) == (0, "")
     assert f"warning: {file} is missing - run flairsearch verify --repair" in done.err.splitlines()
+    assert done.err.splitlines()[-1] == "no photo to show: no part of the index can be read"
+    last = run("query", "a red ball", "--extension", "png").err.splitlines()[-1]
+    assert last == "no photo to show: no part of the index within the filter can be read: --extension png"
     assert "is damaged - run flairsearch verify --repair" in run("show", "photos/3.png", "red").message
     gone = home / "photos" / "3.png"
     gone.unlink()

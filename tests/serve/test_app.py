@@ -494,6 +494,13 @@ def test_opening_the_page_loads_torch(client, site, monkeypatch):
     assert loaded == ["flairsearch.model.encoder"]
 
 
+def test_the_description_lists_the_values_of_options(client: TestClient) -> None:
+    given = client.get(f"{API}/openapi.json").json()["paths"][f"{API}/search"]["get"]["parameters"]
+    schemas = {parameter["name"]: parameter["schema"] for parameter in given}
+    assert schemas["position"]["items"]["enum"] == ["left", "right", "top", "bottom", "center"]
+    assert schemas["score"]["anyOf"][0]["enum"] == ["flair", "global", "sum"]
+
+
 def test_the_description_names_every_parameter_and_answer(client):
     found = client.get(f"{API}/openapi.json").json()
     for path, operations in found["paths"].items():
