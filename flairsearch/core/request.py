@@ -79,8 +79,13 @@ class SearchRequest:
 
     @staticmethod
     def of(query: str | Query | SearchRequest, k: int = 10, **options: Any) -> SearchRequest:
-        """A text, a query or a whole request as a request. options: fields of SearchRequest besides query and k."""
+        """Return a text, a query or a whole request as a request.
+
+        options: fields of SearchRequest besides query and k. Raises UsageError when they stand beside a whole request.
+        """
         if isinstance(query, SearchRequest):
+            if options:
+                raise UsageError("it stands beside a whole request - put it into the request", next(iter(options)))
             return query
         return SearchRequest(Query(query) if isinstance(query, str) else query, k=k, **options)
 
