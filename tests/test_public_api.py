@@ -74,6 +74,7 @@ def test_every_public_name_is_there() -> None:
         _ = flairsearch.Terms
 
 
+@pytest.mark.slow
 def test_a_client_passes_mypy_in_strict_mode(tmp_path: Path) -> None:
     """The package has its types: nothing that a client uses is Any by accident or missing."""
     client = tmp_path / "client.py"
