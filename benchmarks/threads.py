@@ -1,6 +1,6 @@
 """Threads that share one Engine while another process writes the index: is every answer right?
 
-    python -m benchmarks.threads PHOTOS val.json [--photos 1200] [--threads 4] [--searches 2000]
+    python -m benchmarks.threads PHOTOS val.json [--photos 600] [--threads 4] [--searches 2000]
 
 PHOTOS is a folder, val.json has captions of photos (Flickr30k's annotation format). The index holds few enough views
 to rank all of them, so that an answer is exact. The writer adds photos of a second folder in steps and forgets them
@@ -22,7 +22,8 @@ from pathlib import Path
 
 from flairsearch import Engine, Query
 
-K = 20
+K = 20  # Each search asks for this number of hits.
+TEXTS = 12  # This many different texts are asked; what is right for each takes a look at every photo.
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -61,12 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Threads that share one Engine beside a writer.")
     parser.add_argument("folder", type=Path, metavar="PHOTOS")
     parser.add_argument("captions", type=Path)
-    parser.add_argument("--photos", type=int, default=1200, help="Photos of the first folder.")
+    parser.add_argument("--photos", type=int, default=600, help="Photos of the first folder.")
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--searches", type=int, default=2000, help="Searches of all threads together.")
     args = parser.parse_args()
     files = sorted(path for path in args.folder.iterdir() if path.suffix == ".jpg")
-    texts = [one["caption"][0] for one in json.loads(args.captions.read_bytes())][:40]
+    texts = [one["caption"][0] for one in json.loads(args.captions.read_bytes())][:TEXTS]
     with tempfile.TemporaryDirectory() as scratch:
         root, index = Path(scratch), Path(scratch, "index")
         (root / "first").mkdir()
