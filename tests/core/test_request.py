@@ -80,7 +80,7 @@ def test_a_text_a_query_and_a_request_are_requests() -> None:
     assert SearchRequest.of("a dog", 3, score="sum") == request
     assert SearchRequest.of(Query("a dog"), k=3, score="sum") == request
     assert SearchRequest.of(request) is request
-    with pytest.raises(UsageError, match="^offset: it stands beside a whole request"):
+    with pytest.raises(UsageError, match=r"^offset: it stands beside a whole request"):
         SearchRequest.of(request, offset=3)
 
 
