@@ -1,6 +1,6 @@
 """Threads that share one Engine while another process writes the index: is every answer right?
 
-    python -m benchmarks.threads PHOTOS val.json [--photos 600] [--threads 4] [--searches 2000]
+    python -m benchmarks.threads PHOTOS val.json [--photos 400] [--threads 4] [--searches 2000]
 
 PHOTOS is a folder, val.json has captions of photos (Flickr30k's annotation format). The index holds few enough views
 to rank all of them, so that an answer is exact. The writer adds photos of a second folder in steps and forgets them
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from flairsearch import Engine, Query
 
-K = 20  # Each search asks for this number of hits.
+K = 5  # Each search asks for this number of hits.
 TEXTS = 12  # This many different texts are asked; what is right for each takes a look at every photo.
 WRITER = """
 import sys, time
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Threads that share one Engine beside a writer.")
     parser.add_argument("folder", type=Path, metavar="PHOTOS")
     parser.add_argument("captions", type=Path)
-    parser.add_argument("--photos", type=int, default=600, help="Photos of the first folder.")
+    parser.add_argument("--photos", type=int, default=400, help="Photos of the first folder.")
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--searches", type=int, default=2000, help="Searches of all threads together.")
     args = parser.parse_args()
@@ -85,14 +85,14 @@ def main() -> None:
             def search(thread: int) -> None:
                 for turn in range(args.searches // args.threads):
                     text = texts[(thread + turn) % len(texts)]
-                    query = Query(text, position="center") if turn % 25 == 24 else Query(text)
+                    query = Query(text, position="center") if turn % 100 == 99 else Query(text)
                     try:
                         result = engine.search(query, K)
                     except Exception as error:
                         wrong.append(f"{text}: {type(error).__name__}: {error}")
                         continue
                     states.add(result.stats.views_in_filter)
-                    if turn % 25 == 24:
+                    if turn % 100 == 99:
                         continue
                     base = {hit.path: hit.score for hit in whole[text]}
                     found = [(hit.path, hit.score) for hit in result]
