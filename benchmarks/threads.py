@@ -3,8 +3,8 @@
     python -m benchmarks.threads PHOTOS val.json [--photos 400] [--threads 4] [--searches 2000]
 
 PHOTOS is a folder, val.json has captions of photos (Flickr30k's annotation format). The index holds few enough views
-to rank all of them, so that an answer is exact. The writer adds photos of a second folder in steps and forgets them
-again. An answer is right when it is sorted, when every photo has the score that it has in any answer to the same query,
+to rank all of them, so that an answer is exact. The writer adds photos of a second folder in steps, with pauses of
+two seconds, and forgets them again. An answer is right when it is sorted, when every photo has the score that it has in any answer to the same query,
 and when its photos of the first folder are the best of that folder in their order.
 """
 
@@ -37,6 +37,7 @@ while not Path(index, "stop").exists():
             (more / Path(photo).name).symlink_to(photo)
         with Engine.open(index, device="cpu", create=False) as engine:
             engine.add(more)
+        time.sleep(2)
     with Engine.open(index, device="cpu", create=False) as engine:
         engine.forget(more)
     for link in more.iterdir():
