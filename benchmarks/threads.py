@@ -4,8 +4,8 @@
 
 PHOTOS is a folder, val.json has captions of photos (Flickr30k's annotation format). The index holds few enough views
 to rank all of them, so that an answer is exact. The writer adds photos of a second folder in steps, with pauses of
-two seconds, and forgets them again. An answer is right when it is sorted, when every photo has the score that it has in any answer to the same query,
-and when its photos of the first folder are the best of that folder in their order.
+two seconds, and forgets them again. An answer is right when it is sorted, when every photo has the score that it has in
+any answer to the same query, and when its photos of the first folder are the best of that folder in their order.
 """
 
 from __future__ import annotations
