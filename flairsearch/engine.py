@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flairsearch.codecs.codec import check_codec
 from flairsearch.core.errors import UsageError
-from flairsearch.core.limits import WRITE_LIMITS, WriteLimits
+from flairsearch.core.limits import MAX_INTEGER, WRITE_LIMITS, WriteLimits
 from flairsearch.core.option import check_count
 from flairsearch.core.paths import index_folder
 from flairsearch.core.query import Query
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from flairsearch.core.protocols import Encoder
     from flairsearch.search.index_states import IndexStates, OpenedState
 
-MAX_IMAGE_ID = 2**63 - 1  # The largest integer that SQLite stores.
 MANY_SEARCHES = 1000  # A long-lived engine is expected to run so many searches that the fastest backend pays off.
 
 
@@ -239,7 +238,7 @@ class Engine:
     def path_of(self, image: int) -> str | None:
         """Return the absolute path of an image; None when the index has no such id."""
         number = check_count(image, "image")
-        return self._catalog.path_of(number) if 0 < number <= MAX_IMAGE_ID else None
+        return self._catalog.path_of(number) if 0 < number <= MAX_INTEGER else None
 
     def status(self) -> Status:
         """Return what the index holds."""

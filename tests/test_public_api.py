@@ -88,6 +88,10 @@ def test_a_client_passes_mypy_in_strict_mode(tmp_path: Path) -> None:
     assert '"Region" has no attribute "places"' in done.stdout
 
 
+def query_of(text: str, position: str) -> flairsearch.Query:
+    return flairsearch.Query(text, position=position or ())
+
+
 def test_threads_share_an_engine_beside_a_writer(tmp_path: Path) -> None:
     """Every answer is that of some whole state: the photos of the first folder are in it, in their order."""
     for number in range(30):
@@ -95,15 +99,21 @@ def test_threads_share_an_engine_beside_a_writer(tmp_path: Path) -> None:
     with fake_engine(tmp_path / "index") as engine:
         engine.add(tmp_path / "photos")
         texts = ("red", "blue", "white", "green")
-        expected = {text: [(hit.path, hit.score) for hit in engine.search(text, 30)] for text in texts}
+        expected = {
+            (text, position): [(hit.path, hit.score) for hit in engine.search(query_of(text, position), 30)]
+            for text in texts
+            for position in ("", "left")
+        }
         wrong: list[object] = []
 
         def search(text: str) -> None:
             try:
                 for turn in range(50):
-                    hits = engine.search(flairsearch.Query(text, position=() if turn % 2 else "left"), 60)
+                    position = "left" if turn % 2 else ""
+                    hits = engine.search(query_of(text, position), 60)
                     found = [(hit.path, hit.score) for hit in hits if f"{tmp_path}/photos/" in hit.path]
-                    if turn % 2 and [path for path, _ in found] != [path for path, _ in expected[text]]:
+                    right = [(path, pytest.approx(score, abs=1e-6)) for path, score in expected[text, position]]
+                    if found != right:
                         wrong.append((text, turn, found))
             except Exception as error:
                 wrong.append(error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_INTEGER = 2**63 - 1  # The largest integer that SQLite stores, and so the largest id.
+
 
 @dataclass(frozen=True)
 class StoreLimits:

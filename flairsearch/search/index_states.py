@@ -64,10 +64,11 @@ class IndexStates:
 
     def _open(self, request: SearchRequest, phrases: int) -> OpenedState:
         if self._opened is None or self._opened.snapshot.generation != self._catalog.generation():
-            snapshot = open_snapshot(self._folder, self._settings, self._catalog, self._policy)
+            snapshot = Snapshot(self._folder, self._settings, self._catalog)
             expected = self._policy.expected_views(request.shortlist, len(snapshot)) * phrases * self._expected_searches
             backend = choose_backend(self._encoder.device, expected)
             place = LocalPlace(snapshot, self._catalog, self._encoder.pool_weights, backend, self._policy)
+            place.save_derived_files()
             self._opened = OpenedState(snapshot, Searcher(place, self._policy), backend)
         return self._opened
 

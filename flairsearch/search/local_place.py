@@ -29,12 +29,16 @@ class LocalPlace:
     def __init__(
         self, snapshot: Snapshot, catalog: Catalog, weights: PoolWeights, backend: Backend, policy: SearchPolicy
     ) -> None:
-        self.snapshot, self._catalog = snapshot, catalog
+        self.snapshot, self._catalog, self._policy = snapshot, catalog, policy
         self._shortlist = Shortlist(snapshot, backend.is_compiled)
         self._scorer = Scorer(snapshot, weights, backend)
         self._inspector = Inspector(snapshot, catalog, weights, policy)
         self._views_in: dict[Filter, Ids] = {}
         self._lock = Lock()  # The lock guards _views_in.
+
+    def save_derived_files(self) -> None:
+        """Write the derived files that make the next opening fast, if they are missing or damaged."""
+        self._shortlist.save_derived_files(self._policy.exhaustive_views)
 
     def count(self, query_filter: Filter) -> int:
         """Return the number of views within the filter.

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from flairsearch.core.errors import FlairSearchError, PictureError, UsageError
 from flairsearch.core.json_types import SearchJson
+from flairsearch.core.limits import MAX_INTEGER
 from flairsearch.core.request import MAX_HITS, SearchRequest
 from flairsearch.images.decoding import MAX_BYTES
 from flairsearch.serve import answer_schemas as shapes
@@ -41,7 +42,7 @@ MAX_JPEG_SIDE_PX = 65_500  # The sides of a JPEG cannot be longer.
 DECODE_WORKERS = min(4, os.cpu_count() or 1)  # Few, since decoding a photo may take hundreds of megabytes.
 
 _T = TypeVar("_T")
-_Id = Annotated[int, Path(ge=1, le=schemas.MAX_ID, description="Id of an image: `id` of a hit.")]
+_Id = Annotated[int, Path(ge=1, le=MAX_INTEGER, description="Id of an image: `id` of a hit.")]
 
 
 class Api:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from flairsearch.core.errors import UsageError
 from flairsearch.core.hits import Hit
+from flairsearch.core.limits import MAX_INTEGER
 from flairsearch.core.request import OPTIONS, SearchRequest, example_from_options
 from flairsearch.serve.answer_schemas import HeatHitJson, HeatPhraseJson
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from flairsearch.core.json_types import SearchJson
     from flairsearch.serve.worker import Page
 
-MAX_ID = 2**63 - 1  # The largest integer that SQLite stores.
 MAX_BATCH = 32  # A body of JSON has at most this many queries.
 
 
@@ -59,7 +59,7 @@ def _field(name: str) -> tuple[Any, Any]:
     option, default = OPTIONS[name]
     if name == "image":  # Over HTTP the option is the id of an indexed image, whose file the server has.
         help_text = "Id of an indexed image: search for what it shows."
-        return int | None, Field(None, ge=1, le=MAX_ID, description=help_text)
+        return int | None, Field(None, ge=1, le=MAX_INTEGER, description=help_text)
     kind: Any = option.kind
     if option.kind is str:
         kind = Annotated[str, StringConstraints(max_length=option.max_length)]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _PIECE_ROWS = 8192  # Rows are read in pieces of this number.
 _GLOBAL_KIND = "faiss"  # The kind of the derived file with the FAISS index of global tokens.
 
+_FoundCodes = tuple[NDArray[np.int64], NDArray[np.int8]]  # The result of `_find_codes`.
+
 
 class Shortlist:
     """The shortlist of one snapshot; threads may share it."""
@@ -34,9 +36,35 @@ class Shortlist:
         self._predictor = file.load()
         self._scan: CodeScan | None = None
         self._ids_without_codes = snapshot.views.id
+        self._unsaved_codes: _FoundCodes | None = None
         if self._predictor is not None:
-            self._scan, self._ids_without_codes = _open_codes(snapshot, file, self._predictor, is_compiled)
+            codes = _load_codes(snapshot, file, self._predictor)
+            if codes is None:
+                codes = self._unsaved_codes = _find_codes(snapshot, file, self._predictor)
+            rows = file.rows(self._predictor, snapshot.generation)
+            self._scan, self._ids_without_codes = _open_codes(snapshot, rows, codes, is_compiled)
         self._building = Lock()  # Two threads must not build the same index.
+
+    def save_derived_files(self, exhaustive_views: int) -> None:
+        """Write the derived files that make the next opening fast, if they are missing or damaged.
+
+        These are the columns of views and, with a predictor, the row and the prefix of each view's codes, else the
+        FAISS index of global tokens. If the index is damaged, only columns are written; if the folder is read-only,
+        nothing. exhaustive_views: an index of at most this number of views is ranked exhaustively, and gets no FAISS
+        index.
+        """
+        snapshot = self._snapshot
+        snapshot.save_columns()
+        if snapshot.damage:
+            return
+        with suppress(OSError):
+            if self._predictor is not None:
+                if self._unsaved_codes is not None:
+                    _save_codes(snapshot, self._predictor, self._unsaved_codes)
+            elif len(snapshot) > exhaustive_views and _load_global_index(snapshot) is None:
+                with snapshot.cache.atomic_write(_GLOBAL_KIND) as path:
+                    self._full_global_index.save(path)
+        self._unsaved_codes = None
 
     @property
     def _global_index(self) -> FaissIndex:
@@ -113,24 +141,8 @@ class Shortlist:
 
 
 def make_derived_files(snapshot: Snapshot, exhaustive_views: int = 0) -> None:
-    """Write the derived files that make opening an index fast, if they are missing or damaged.
-
-    These are the columns of views and, with a predictor, the row and the prefix of each view's codes, else the FAISS
-    index of global tokens. If the index is damaged, only columns are written; if the folder is read-only, nothing.
-    exhaustive_views: an index of at most this number of views is ranked exhaustively, and gets no FAISS index.
-    """
-    snapshot.save_columns()
-    if snapshot.damage:
-        return
-    file = PredictorFile(snapshot.folder, snapshot.dim)
-    predictor = file.load()
-    with suppress(OSError):
-        if predictor is not None:
-            if _load_codes(snapshot, file, predictor) is None:
-                _save_codes(snapshot, file, predictor)
-        elif len(snapshot) > exhaustive_views and _load_global_index(snapshot) is None:
-            with snapshot.cache.atomic_write(_GLOBAL_KIND) as path:
-                _build_global_index(snapshot).save(path)
+    """Open the shortlist of a snapshot and write its derived files: Shortlist.save_derived_files."""
+    Shortlist(snapshot).save_derived_files(exhaustive_views)
 
 
 def _build_global_index(snapshot: Snapshot) -> FaissIndex:
@@ -149,12 +161,14 @@ def _load_global_index(snapshot: Snapshot) -> FaissIndex | None:
 
 
 def _open_codes(
-    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor, is_compiled: bool
+    snapshot: Snapshot, rows: NDArray[np.void], codes: _FoundCodes, is_compiled: bool
 ) -> tuple[CodeScan, NDArray[np.int64]]:
-    """Return the codes of all views that have codes, and the ids i64[n] of the other views."""
-    ids, rows = snapshot.views.id, file.rows(predictor, snapshot.generation)
+    """Return the codes of all views that have codes, and the ids i64[n] of the other views.
+
+    rows: of the predictor's file. codes: the result of `_find_codes`.
+    """
+    ids, (rows_of_views, prefixes) = snapshot.views.id, codes
     flat = rows.view(np.int8).reshape(len(rows), rows.itemsize)
-    rows_of_views, prefixes = _load_codes(snapshot, file, predictor) or _find_codes(snapshot, file, predictor)
     has_codes = rows_of_views >= 0
     if has_codes.all():
         return CodeScan(ids, prefixes, rows_of_views, flat, CODES_OFFSET_BYTES, is_compiled), ids[:0]
@@ -162,9 +176,7 @@ def _open_codes(
     return CodeScan(*coded, flat, CODES_OFFSET_BYTES, is_compiled), ids[~has_codes]
 
 
-def _find_codes(
-    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor
-) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+def _find_codes(snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor) -> _FoundCodes:
     """Return the row i64[N] of each view's codes, -1 without codes, and their prefix i8[N, PREFIX_DIMS]."""
     ids, rows = snapshot.views.id, file.rows(predictor, snapshot.generation)
     rows_of_views = last_places(file, predictor, rows, ids)
@@ -175,20 +187,16 @@ def _find_codes(
     return rows_of_views, prefixes
 
 
-def _save_codes(snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor) -> None:
+def _save_codes(snapshot: Snapshot, predictor: ScorePredictor, codes: _FoundCodes) -> None:
     """Write the file that `_load_codes` maps, if every view has codes. Raises OSError."""
-    if len(file.rows(predictor, snapshot.generation)) < len(snapshot):
-        return
-    rows_of_views, prefixes = _find_codes(snapshot, file, predictor)
+    rows_of_views, prefixes = codes
     if (rows_of_views >= 0).all():
         with snapshot.cache.atomic_write(_kind(predictor)) as path, path.open("wb") as stream:
             stream.write(rows_of_views.astype("<i8").data)
             stream.write(prefixes.data)
 
 
-def _load_codes(
-    snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor
-) -> tuple[NDArray[np.int64], NDArray[np.int8]] | None:
+def _load_codes(snapshot: Snapshot, file: PredictorFile, predictor: ScorePredictor) -> _FoundCodes | None:
     """Map the file with the result of `_find_codes`; None if the index or the file is damaged, or there is no file."""
     count = len(snapshot)
     if snapshot.damage or not count:

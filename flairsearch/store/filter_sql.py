@@ -9,8 +9,7 @@ from itertools import chain
 
 from flairsearch.core.dates import clock_seconds, from_clock_seconds
 from flairsearch.core.filters import Filter
-
-_MAX_INTEGER = 2**63 - 1  # This is the largest integer that SQLite stores.
+from flairsearch.core.limits import MAX_INTEGER
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def image_condition(query_filter: Filter, roots: Mapping[str, int]) -> Condition
     if query_filter.taken_since is not None or query_filter.taken_before is not None:
         conditions.append(_dated(query_filter.taken_since, query_filter.taken_before))
     if query_filter.larger_than_bytes is not None:
-        conditions.append(Condition("images.size > ?", (min(query_filter.larger_than_bytes, _MAX_INTEGER),)))
+        conditions.append(Condition("images.size > ?", (min(query_filter.larger_than_bytes, MAX_INTEGER),)))
     if query_filter.extensions:  # LIKE ignores case, and extensions contain none of its wildcards.
         conditions.append(
             _any(Condition("images.path LIKE ?", (f"%.{extension}",)) for extension in query_filter.extensions)
@@ -103,4 +102,4 @@ def _nanoseconds(moment: datetime) -> int:
         seconds = int(moment.timestamp())
     except (ValueError, OverflowError, OSError):  # The date is so far away that the time zone does not matter.
         seconds = clock_seconds(moment)
-    return max(-_MAX_INTEGER, min(seconds * 10**9, _MAX_INTEGER))
+    return max(-MAX_INTEGER, min(seconds * 10**9, MAX_INTEGER))

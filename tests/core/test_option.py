@@ -237,12 +237,5 @@ def test_an_error_names_its_parameter(values: dict[str, Any], parameter: str) ->
     assert found.value.named(lambda name: f"<{name}>") == f"<{parameter}>: {found.value.message}"
 
 
-def test_options_are_defined_once() -> None:
-    """No option has a name of its own anywhere but in the record that holds it."""
-    assert set(OPTIONS) == {
-        *options_of(Query),
-        *options_of(ImageExample),
-        *options_of(Filter),
-        *options_of(SearchRequest),
-    }
+def test_no_two_records_have_an_option_of_one_name() -> None:
     assert sum(map(len, map(options_of, (Query, ImageExample, Filter, SearchRequest)))) == len(OPTIONS)
