@@ -590,3 +590,19 @@ def test_an_index_of_fitted_vectors_through_its_life(tmp_path: Path) -> None:
         list(engine.refit())
     with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=few) as engine:
         check(engine, 120)
+
+
+def test_global_scores_need_no_longer_shortlist_than_k(tmp_path: Path) -> None:
+    """By global tokens alone, the candidates are exact, although the index has predictions of another score."""
+    few = SearchPolicy(exhaustive_views=20, max_auto_views=45, max_auto_share=0.0)
+    for number in range(60):
+        mosaic(tmp_path / "photos" / f"{number}.png", number)
+    with fake_engine(tmp_path / "index", encoder=BankEncoder(), policy=few) as engine:
+        engine.add(tmp_path / "photos")
+        for query in (*sorted(COLOURS)[1:], Query(["red", "blue"])):
+            whole = engine.search(query, 60, shortlist="all", score="global")
+            assert [hit.score for hit in whole] == pytest.approx([hit.score_global for hit in whole], abs=1e-6)
+            for shortlist in (7, "auto"):
+                found = engine.search(query, 7, shortlist=shortlist, score="global")
+                assert numbers(found) == numbers(whole[:7])
+                assert found.stats.views_ranked < 60
